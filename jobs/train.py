@@ -1,0 +1,15 @@
+"""Train a model bundle from labelled images.
+
+    python jobs/train.py --images photographs/ --model models/monkeys
+    ray job submit --working-dir . -- python jobs/train.py --images s3://… --model s3://… --gpu
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from monkeyray.cli import main
+
+if __name__ == "__main__":
+    main(command="train")

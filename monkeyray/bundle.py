@@ -1,0 +1,210 @@
+"""The model bundle: all that scoring needs, as files that cannot carry code.
+
+    place/model.json            what the model is, with the SHA-256 of every file; written last
+    place/base-….safetensors    weights of the base
+    place/top-….safetensors     weights of the new top
+    place/report.html           for people
+
+The weights' names hold their hash, so a bundle that is replaced is at every moment the old one or
+the new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monkeyray.backbones import BACKBONES, Weights
+from monkeyray.decode import DECODE_VERSION
+from monkeyray.errors import BundleError, MissingError
+from monkeyray.runs import fingerprint
+from monkeyray.storage import Storage, join, normalise
+
+FORMAT_VERSION = 1
+
+#: The parts of model.json that decide a score. The model id is their hash.
+_IDENTITY = (
+    "format_version", "labels", "backbone", "input_size", "feature_width", "preprocessing", "head",
+    "weights",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model: `model` is what model.json says, `base` and `top` are weights by name."""
+
+    model: Mapping[str, Any]
+    base: Weights
+    top: Weights
+
+    @property
+    def model_id(self) -> str:
+        """64 hexadecimal digits that stand for everything that decides a score."""
+        return str(self.model["model_id"])
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in the order of the network's outputs."""
+        return [item["label"] for item in self.model["labels"]]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Label to what people call it, the label itself where it has no name."""
+        return {item["label"]: item["name"] or item["label"] for item in self.model["labels"]}
+
+    @property
+    def head(self) -> tuple[int, ...]:
+        """Widths of the Dense layers before the softmax."""
+        return tuple(self.model["head"])
+
+
+def preprocessing(backbone: str) -> dict[str, Any]:
+    """How bytes become the network's input, as a bundle records it."""
+    entry = BACKBONES[backbone]
+    return {
+        "decode_version": DECODE_VERSION,
+        "resize": "squeeze",
+        "filter": "bilinear",
+        "scale": entry.scale,
+        "offset": entry.offset,
+    }
+
+
+def describe(
+    *,
+    backbone: str,
+    labels: list[dict[str, Any]],
+    head: tuple[int, ...],
+    base: Weights,
+    top: Weights,
+    rest: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of model.json, with its model id; `rest` is what does not decide a score."""
+    entry = BACKBONES[backbone]
+    identity = {
+        "format_version": FORMAT_VERSION,
+        "labels": labels,
+        "backbone": backbone,
+        "input_size": entry.size,
+        "feature_width": entry.width,
+        "preprocessing": preprocessing(backbone),
+        "head": list(head),
+        "weights": {"base": _sha256(_pack(base)), "top": _sha256(_pack(top))},
+    }
+    return {**identity, "model_id": fingerprint(identity), **rest}
+
+
+def save_bundle(uri: str, storage: Storage, bundle: Bundle, report: str) -> None:
+    """Publish a bundle, whole or not at all, in the place of any older one."""
+    uri = normalise(uri)
+    packed = {"base": _pack(bundle.base), "top": _pack(bundle.top)}
+    files = {f"{name}-{_sha256(data)[:16]}.safetensors": data for name, data in packed.items()}
+    files["report.html"] = report.encode()
+    try:
+        old = set(_read_model(uri, storage)["files"])
+    except (BundleError, KeyError, TypeError):
+        old = set()
+    for name, data in files.items():
+        storage.write(join(uri, name), data)
+    listed = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
+    model = {**bundle.model, "files": listed}
+    storage.write(join(uri, "model.json"), (json.dumps(model, indent=1) + "\n").encode())
+    for name in old - set(files):
+        if _is_ours(name):
+            storage.delete(join(uri, name))
+
+
+def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bundle:
+    """Read a bundle and check every hash.
+
+    `model_id`: the id that is meant, or its first 8 digits or more. Raises BundleError when there
+    is no bundle, it is damaged (and which file), of a newer format, or not the one that is meant.
+    """
+    uri = normalise(uri)
+    model = _read_model(uri, storage)
+    version = model.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise BundleError(f"{uri}/model.json is damaged: it has no format version")
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"{uri} has the bundle format {version}, this MonkeyRay reads up to {FORMAT_VERSION}: "
+            "install a newer MonkeyRay"
+        )
+    missing = [key for key in (*_IDENTITY, "model_id", "files") if key not in model]
+    if missing:
+        raise BundleError(f"{uri}/model.json is damaged: it has no {missing[0]!r}")
+    actual = fingerprint({key: model[key] for key in _IDENTITY})
+    if actual != model["model_id"]:
+        raise BundleError(
+            f"{uri}/model.json is damaged: its content has the id {actual[:12]}, it says "
+            f"{str(model['model_id'])[:12]}"
+        )
+    if model_id is not None and (len(model_id) < 8 or not actual.startswith(model_id.lower())):
+        raise BundleError(
+            f"{uri} is the model {actual[:12]}, not {model_id}: correct --model or --model-id"
+        )
+    if model["backbone"] not in BACKBONES:
+        raise BundleError(
+            f"{uri} has the backbone {model['backbone']!r}, which this MonkeyRay does not know: "
+            "install a newer MonkeyRay"
+        )
+    if model["preprocessing"] != preprocessing(model["backbone"]):
+        raise BundleError(
+            f"{uri} was trained with another preprocessing than this MonkeyRay has: train it "
+            "again, or score with the version in its model.json"
+        )
+    weights = {part: _load_weights(uri, storage, model, part) for part in ("base", "top")}
+    return Bundle(model, weights["base"], weights["top"])
+
+
+def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
+    try:
+        model = json.loads(storage.read(join(uri, "model.json")).data)
+    except MissingError as error:
+        raise BundleError(f"no model bundle in {uri}: it has no model.json") from error
+    except ValueError as error:
+        raise BundleError(f"{uri}/model.json is damaged: it is no JSON") from error
+    if not isinstance(model, dict):
+        raise BundleError(f"{uri}/model.json is damaged: it is no JSON object")
+    return model
+
+
+def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], part: str) -> Weights:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    expected = model["weights"][part]
+    names = [name for name in model["files"] if name.startswith(f"{part}-") and _is_ours(name)]
+    if len(names) != 1:
+        raise BundleError(f"{uri}/model.json is damaged: it names no file for the {part}")
+    try:
+        data = storage.read(join(uri, names[0])).data
+    except MissingError as error:
+        raise BundleError(f"{uri} is damaged: {names[0]} is missing") from error
+    if _sha256(data) != expected:
+        raise BundleError(f"{uri} is damaged: {names[0]} is not what model.json says it is")
+    try:
+        weights: Weights = load(data)
+    except SafetensorError as error:
+        raise BundleError(f"{uri} is damaged: {names[0]} holds no weights: {error}") from error
+    return weights
+
+
+def _is_ours(name: str) -> bool:
+    # A name out of a stranger's model.json must not lead elsewhere.
+    return "/" not in name and "\\" not in name and name.endswith((".safetensors", ".html"))
+
+
+def _pack(weights: Weights) -> bytes:
+    from safetensors.numpy import save
+
+    return bytes(save({key: np.ascontiguousarray(weights[key]) for key in sorted(weights)}))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

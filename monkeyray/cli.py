@@ -1,0 +1,63 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
+from monkeyray.errors import MonkeyRayError
+
+Config = TrainConfig | ScoreConfig | DemoConfig
+
+_COMMANDS: dict[str, type[Config]] = {
+    "train": TrainConfig,
+    "score": ScoreConfig,
+    "demo": DemoConfig,
+}
+
+
+def main(arguments: Sequence[str] | None = None, command: str | None = None) -> None:
+    """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted.
+
+    `command`: the one that is meant; without it the first argument says which.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    try:
+        _run(_parse(arguments, command))
+    except MonkeyRayError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse(arguments: list[str], command: str | None) -> Config:
+    import tyro
+
+    options = (tyro.conf.OmitArgPrefixes,)
+    if command is not None:
+        kind = _COMMANDS[command]
+        return tyro.cli(kind, args=arguments, prog=f"{command}.py", config=options)
+    return tyro.extras.subcommand_cli_from_dict(  # type: ignore[no-any-return]
+        dict(_COMMANDS), args=arguments, prog="monkeyray", config=options
+    )
+
+
+def _run(config: Config) -> None:
+    if isinstance(config, TrainConfig):
+        from monkeyray.train import train
+
+        print(train(config))
+    elif isinstance(config, ScoreConfig):
+        from monkeyray.score import score
+
+        print(score(config))
+    else:
+        from monkeyray.demo import demo
+
+        print(demo(config))

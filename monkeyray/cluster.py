@@ -1,0 +1,245 @@
+"""The Ray cluster: connect to it, or start one here; what it can give; what its nodes share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monkeyray.errors import ClusterError, ConfigError
+from monkeyray.storage import Storage, is_local, join, scheme
+
+_WAIT_LINE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has in its nodes now, and at most when an autoscaler has added all it may."""
+
+    cpus: int
+    gpus: int
+    max_cpus: int
+    max_gpus: int
+    nodes: int
+
+
+def in_submitted_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or os.environ.get("RAY_JOB_SUBMISSION_ID"))
+
+
+def check_relative(option: str, uri: str | None) -> None:
+    """Refuse a relative path in a submitted job, where it means a folder that is thrown away."""
+    if uri is None or scheme(uri) != "file" or uri.startswith(("/", "~", "file:")):
+        return
+    if in_submitted_job():
+        raise ConfigError(
+            f"--{option} {uri} is a relative path, and this job runs in an uploaded copy that is "
+            "thrown away: give s3://… or another store, or an absolute path on a shared disk"
+        )
+
+
+@contextlib.contextmanager
+def connected(address: str | None, debug: bool = False) -> Iterator[None]:
+    """Be connected to a Ray cluster: the given one, RAY_ADDRESS, one that runs here, or a new one.
+
+    A connection that is there already is used and left as it is.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _quiet(debug)
+    package = Path(__file__).parent
+    # Workers that Ray starts here find this very copy of the code, installed or not.
+    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    options: dict[str, Any] = {
+        "log_to_driver": debug,
+        "logging_level": "INFO" if debug else "ERROR",
+    }
+    try:
+        if address is not None or os.environ.get("RAY_ADDRESS"):
+            try:
+                ray.init(address=address, **options, **_code(package))
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise ClusterError(
+                    f"no Ray cluster at {address or os.environ['RAY_ADDRESS']}: "
+                    f"{str(error).splitlines()[0][:200]}"
+                ) from error
+        else:
+            try:
+                ray.init(address="auto", **options, **_code(package))
+            except ConnectionError:
+                ray.init(address="local", include_dashboard=False, **options)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _code(package: Path) -> dict[str, Any]:
+    """Send this code to a cluster, unless a submitted job has brought it along already."""
+    if in_submitted_job():
+        return {}
+    return {"runtime_env": {"py_modules": [str(package)]}}
+
+
+def _quiet(debug: bool) -> None:
+    if debug:
+        return
+    import logging
+
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray Data and Ray Train log to the terminal what our own lines say already.
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def quiet_data() -> None:
+    """Keep Ray Data's progress bars and log lines off the terminal."""
+    import logging
+
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logger = logging.getLogger("ray.data")
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(
+            handler, logging.FileHandler
+        ):
+            handler.setLevel(logging.ERROR)
+
+
+def capacity() -> Capacity:
+    """What the connected cluster has, and can have."""
+    import ray
+
+    now = ray.cluster_resources()
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    most = _autoscaler_maximum()
+    cpus, gpus = int(now.get("CPU", 0)), int(now.get("GPU", 0))
+    return Capacity(
+        cpus, gpus, max(cpus, int(most.get("CPU", 0))), max(gpus, int(most.get("GPU", 0))), nodes
+    )
+
+
+def _autoscaler_maximum() -> dict[str, float]:
+    """What the autoscaler may grow to, empty where there is none.
+
+    Ray Data asks the same function; it is not public, so its absence is no error.
+    """
+    try:
+        from ray._private.state import state
+
+        return dict(state.get_max_resources_from_cluster_config() or {})
+    except Exception:
+        return {}
+
+
+def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
+    """The number of workers: as asked, or one per GPU or CPU core there is.
+
+    Raises ClusterError when the cluster can never have as many.
+    """
+    has = capacity()
+    kind, now, most = (
+        ("GPU", has.gpus, has.max_gpus) if gpu else ("CPU", has.cpus, has.max_cpus)
+    )
+    if most < 1:
+        raise ClusterError(
+            f"this Ray cluster has no {kind}s and can add none: "
+            + ("leave out --gpu, or use a cluster with GPUs" if gpu else "use another cluster")
+        )
+    if asked is not None and asked > most:
+        raise ClusterError(
+            f"--{option} {asked} needs {asked} {kind}s, this Ray cluster can have {most} at most: "
+            f"ask for {most} or fewer"
+        )
+    return asked if asked is not None else max(1, now)
+
+
+def wait_for_workers(workers: int, gpu: bool) -> None:
+    """Wait until the cluster has room for the workers, with a line every 30 s.
+
+    Asks for the room as a placement group, so that an autoscaler starts nodes for it.
+    """
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    bundle = {"CPU": 0.5, **({"GPU": 1.0} if gpu else {})}
+    group = placement_group([bundle] * workers, strategy="SPREAD")
+    try:
+        waited = 0.0
+        start = time.monotonic()
+        ready = group.ready()
+        while not ray.wait([ready], timeout=_WAIT_LINE_SECONDS)[0]:
+            waited = time.monotonic() - start
+            free = ray.available_resources()
+            kind = "GPU" if gpu else "CPU"
+            print(
+                f"waiting for room for {workers} workers, {free.get(kind, 0):g} {kind}s are free "
+                f"({waited:.0f} s so far)",
+                file=sys.stderr,
+                flush=True,
+            )
+    finally:
+        remove_placement_group(group)
+
+
+def check_shared(storage: Storage, inputs: dict[str, str], outputs: dict[str, str]) -> None:
+    """Refuse local paths that not all nodes of the cluster see alike.
+
+    `inputs` and `outputs`: option to URI. An input must be there on every node; for an output the
+    driver writes a small file that every node must see.
+    """
+    import ray
+
+    if capacity().nodes < 2:
+        return
+    probes: dict[str, str] = {}
+    paths = {option: uri for option, uri in inputs.items() if is_local(uri)}
+    for option, uri in outputs.items():
+        if is_local(uri):
+            probes[option] = join(uri, f".monkeyray-{uuid.uuid4().hex[:8]}.tmp")
+            storage.write(probes[option], b"")
+            paths[option] = probes[option]
+    if not paths:
+        return
+
+    def exist(paths: dict[str, str]) -> dict[str, bool]:
+        return {option: os.path.exists(path) for option, path in paths.items()}
+
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    try:
+        answers = ray.get(
+            [
+                ray.remote(exist)
+                .options(
+                    num_cpus=0,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                )
+                .remote(paths)
+                for node in ray.nodes()
+                if node["Alive"]
+            ]
+        )
+    finally:
+        for probe in probes.values():
+            storage.delete(probe)
+    for option, uri in {**inputs, **outputs}.items():
+        if is_local(uri) and not all(answer[option] for answer in answers):
+            raise ConfigError(
+                f"--{option} {uri} is a local path that not every node of this cluster sees: give "
+                "s3://… or another store, or a disk that all nodes mount"
+            )

@@ -1,0 +1,254 @@
+"""The options of every command, validated when built. The command line is generated from these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from monkeyray.errors import ConfigError
+from monkeyray.storage import Storage, normalise
+
+
+def _require(condition: bool, option: str, value: object, need: str) -> None:
+    if not condition:
+        raise ConfigError(f"--{option} is {value}: it must be {need}")
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where the store is and what is printed; the same options for every command."""
+
+    s3_endpoint: str | None = None
+    """URL of another S3 server than AWS, such as http://127.0.0.1:9000. Default: AWS_ENDPOINT_URL."""
+
+    s3_anonymous: bool = False
+    """Send S3 requests without credentials, for public buckets."""
+
+    ray_address: str | None = None
+    """Ray cluster to use. Default: RAY_ADDRESS, else one that runs here, else a new local one."""
+
+    quiet: bool = False
+    """Print nothing but errors."""
+
+    debug: bool = False
+    """Print Ray's own messages, and a traceback with errors."""
+
+    def storage(self) -> Storage:
+        """The storage that these options describe."""
+        return Storage(s3_endpoint=self.s3_endpoint, s3_anonymous=self.s3_anonymous)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Train a new top on a frozen, ImageNet-pretrained base, and write a model bundle."""
+
+    images: str
+    """Folder or prefix whose sub-folders are the labels, or a CSV or Parquet manifest with the
+    columns uri and label, and if you like split (train, validation or test) and group."""
+
+    model: str
+    """Where the model bundle is written: a folder or prefix. A bundle there is replaced whole."""
+
+    test: str | None = None
+    """Labelled images to report the result on, in the form of --images. Default: a share of those."""
+
+    label_names: str | None = None
+    """Table (CSV or Parquet) with the names of the labels, shown beside them. Its columns are label
+    (else the first) and name or common name (else the second)."""
+
+    features: str | None = None
+    """Where the features of the frozen base are kept. Default: features/ below --model."""
+
+    backbone: str = "mobilenet"
+    """The frozen network: mobilenet (224 px) or inception_v3 (299 px)."""
+
+    weights: str = "imagenet"
+    """Weights of the base: imagenet, none (random, for tests), or the URI of a Keras file (.h5)."""
+
+    head: str = "linear"
+    """The new top before its softmax: linear, or the widths of Dense relu layers, as 1024,1024,512."""
+
+    epochs: int = 200
+    """Passes over the training images at most; training stops early."""
+
+    patience: int = 5
+    """Epochs without a better validation loss after which training stops. The best epoch is kept."""
+
+    batch_size: int = 64
+    """Images in a step, over all workers."""
+
+    learning_rate: float | None = None
+    """Step size of Adam. Default: 0.005 for the linear head, 0.0003 for one with Dense layers."""
+
+    l2: float = 0.0
+    """L2 penalty on the kernels of the new top."""
+
+    validation_share: float = 0.15
+    """Share of each label's images that early stopping and every other choice looks at, 0 to 1."""
+
+    test_share: float = 0.15
+    """Share of each label's images that the result is reported on once, 0 to 1."""
+
+    seed: int = 0
+    """Seed of the split, of the first weights and of the order of images."""
+
+    workers: int = 1
+    """Data-parallel Ray Train workers for the new top, which is small: one is enough below some
+    100,000 images. With --live they run the base too, so give one a GPU or CPU core."""
+
+    embed_workers: int | None = None
+    """Processes that run the base over the images. Default: one per CPU core, or per GPU."""
+
+    gpu: bool = False
+    """Run the base and the training on GPUs, one per worker."""
+
+    live: bool = False
+    """Keep no features: every step decodes its images and runs the base."""
+
+    limit: int | None = None
+    """Use this many images at most, spread evenly over the labels."""
+
+    checkpoint_seconds: float = 10.0
+    """Seconds between two checkpoints at least; they are written at the end of an epoch."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+    def __post_init__(self) -> None:
+        from monkeyray.backbones import BACKBONES
+
+        if self.backbone not in BACKBONES:
+            raise ConfigError(
+                f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}"
+            )
+        parse_head(self.head)
+        for name in ("images", "model", "test", "label_names", "features"):
+            if getattr(self, name) is not None:
+                normalise(getattr(self, name))
+        for name in ("epochs", "patience", "batch_size", "workers"):
+            _require(getattr(self, name) >= 1, _flag(name), getattr(self, name), "1 or more")
+        for name in ("embed_workers", "limit"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, _flag(name), value, "1 or more")
+        rate = self.learning_rate
+        _require(rate is None or rate > 0, "learning-rate", rate, "above 0")
+        _require(self.l2 >= 0, "l2", self.l2, "0 or more")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(self.checkpoint_seconds >= 0, "checkpoint-seconds", self.checkpoint_seconds, "0 or more")
+        for name in ("validation_share", "test_share"):
+            _require(0 < getattr(self, name) < 1, _flag(name), getattr(self, name), "between 0 and 1")
+        _require(
+            self.validation_share + self.test_share < 0.9,
+            "validation-share and --test-share",
+            f"{self.validation_share} and {self.test_share}",
+            "below 0.9 together, so that something is left to train on",
+        )
+        _require(
+            self.batch_size >= self.workers,
+            "batch-size", self.batch_size, f"at least the number of workers, {self.workers}",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Score every image of a collection with a model bundle, and write predictions to Parquet."""
+
+    images: str
+    """Folder or prefix with images at any depth, or a CSV or Parquet manifest with a column uri."""
+
+    model: str
+    """The model bundle to score with."""
+
+    predictions: str
+    """Folder or prefix for the Parquet files. The same command goes on where it was stopped."""
+
+    model_id: str | None = None
+    """Refuse any other model than the one with this id (or its first 8 digits or more)."""
+
+    top_k: str = "5"
+    """How many labels with their scores each row lists: a number, or all."""
+
+    threshold: float | None = None
+    """Score from which a prediction is `accepted`, else it is `below_threshold`; 0 to 1."""
+
+    embeddings: bool = False
+    """Write the base's features of each image too, as a list of float32."""
+
+    batch_size: int = 32
+    """Images that go through the network at a time."""
+
+    workers: int | None = None
+    """Processes that decode and predict. Default: one per CPU core, or per GPU."""
+
+    gpu: bool = False
+    """Predict on GPUs, one per worker."""
+
+    rows_per_file: int = 4096
+    """Images in one Parquet file at most. A killed run loses at most the files being made."""
+
+    max_bytes: int = 256 * 2**20
+    """Larger files are not read but get a row `too_large`."""
+
+    max_pixels: int = 200_000_000
+    """Images with more pixels (width x height) are not decoded but get a row `too_large`."""
+
+    limit: int | None = None
+    """Score this many images at most, the first of the list."""
+
+    overwrite: bool = False
+    """Delete what is in --predictions and start anew."""
+
+    dry_run: bool = False
+    """Count the images, score a few, estimate the time, and stop. Nothing is kept."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("images", "model", "predictions"):
+            normalise(getattr(self, name))
+        if self.top_k != "all":
+            _require(
+                self.top_k.isdigit() and int(self.top_k) >= 1,
+                "top-k", repr(self.top_k), "a number from 1, or all",
+            )  # fmt: skip
+        for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels"):
+            _require(getattr(self, name) >= 1, _flag(name), getattr(self, name), "1 or more")
+        for name in ("workers", "limit"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, _flag(name), value, "1 or more")
+        threshold = self.threshold
+        _require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig:
+    """Draw a small camera-trap collection, train on it, score it, and show where the results are."""
+
+    folder: str = "monkeyray-demo"
+    """Folder for the drawn images, the model and the predictions. An older demo there is replaced."""
+
+    seed: int = 0
+    """Seed of the drawing and of the training."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+
+def parse_head(head: str) -> tuple[int, ...]:
+    """The Dense widths before the softmax that `--head` names.
+
+    >>> parse_head("linear"), parse_head("1024,512")
+    ((), (1024, 512))
+    """
+    if head == "linear":
+        return ()
+    try:
+        widths = tuple(int(part) for part in head.split(","))
+    except ValueError:
+        widths = (0,)
+    if not all(1 <= width <= 65536 for width in widths):
+        raise ConfigError(f"unknown head {head!r}: write linear, or widths such as 1024,1024,512")
+    return widths
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+

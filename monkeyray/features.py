@@ -1,0 +1,210 @@
+"""Features of the frozen base: computed once, kept as Parquet, found again by URI and version."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monkeyray.backbones import Weights
+from monkeyray.decode import DECODE_VERSION, Limits, perceptual_hash
+from monkeyray.engine import Network, TensorFlowEngine
+from monkeyray.errors import StorageError
+from monkeyray.pipeline import IMAGE_FIELDS, Batch, Job, run_parts
+from monkeyray.runs import create_run, cut, fingerprint, read_parquet
+from monkeyray.storage import Storage, join
+
+_ROWS_PER_FILE = 4096
+_BATCH = 32
+
+
+class Embedder:
+    """Maps batches of images to their content hash, perceptual hash and features.
+
+    Without weights it does not run the base: the hashes alone tell duplicates.
+    """
+
+    def __init__(self, network: Network, embed: bool, limits: Limits) -> None:
+        self._size = network.size
+        self._engine = TensorFlowEngine(network) if embed else None
+        self._limits = limits
+
+    def __call__(self, batch: Batch) -> pa.Table:
+        columns: dict[str, Any]
+        columns, pixels, good = batch.decode(self._size, self._limits)
+        rows = len(batch.fetched)
+        columns["perceptual_hash"] = [None] * rows
+        for position, image in zip(good, pixels, strict=True):
+            columns["perceptual_hash"][position] = perceptual_hash(image)
+        fields = [*IMAGE_FIELDS, ("perceptual_hash", pa.uint64())]
+        if self._engine is not None:
+            features, _ = self._engine(pixels)
+            columns["embedding"] = [None] * rows
+            for position, vector in zip(good, features, strict=True):
+                columns["embedding"][position] = vector
+            fields.append(("embedding", pa.list_(pa.float32(), features.shape[1])))
+        return pa.table(columns, schema=pa.schema(fields))
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is known of the planned images, in their order.
+
+    `table`: the columns of the cache but `embedding`. `vectors`: float32 (n, width), zeros where
+    the image could not be read, None where only hashes were asked for. `found`: images that were
+    in the cache and were not opened.
+    """
+
+    table: pa.Table
+    vectors: np.ndarray[Any, np.dtype[np.float32]] | None
+    found: int
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """The features of one base and preprocessing, in a folder of their own below `uri`.
+
+    Each pass over images that were not there is a run of its own in a sub-folder; a pass that was
+    killed leaves its finished files, and they count.
+    """
+
+    uri: str
+    storage: Storage
+    network: Network
+    embed: bool = True
+
+    @property
+    def place(self) -> str:
+        """The folder; its name is a hash of all that a feature depends on but the image."""
+        identity = {
+            "backbone": self.network.backbone,
+            "size": self.network.size,
+            "decode": DECODE_VERSION,
+            "weights": weights_hash(self.network.base) if self.embed else None,
+        }
+        return join(self.uri, f"{self.network.backbone}-{fingerprint(identity)[:16]}")
+
+    def load(self) -> pa.Table | None:
+        """All rows that are there, the newest of each URI; None when there are none."""
+        uris = [e.uri for e in self.storage.list(self.place) if e.uri.endswith(".parquet")]
+        # A pass's folder begins with its number, so the order of names is that of time.
+        tables = [read_parquet(self.storage, uri) for uri in sorted(uris)]
+        if not tables:
+            return None
+        table = pa.concat_tables(tables)
+        index = pa.array(range(table.num_rows), pa.int64())
+        keyed = pa.table({"uri": table["uri"], "index": index})
+        last = keyed.group_by("uri").aggregate([("index", "max")])["index_max"]
+        return table if len(last) == table.num_rows else table.take(last)
+
+    def get(
+        self,
+        images: pa.Table,
+        *,
+        limits: Limits,
+        workers: int,
+        gpu: bool,
+        progress: Callable[[int, dict[str, int]], None],
+        before: Callable[[int], None] = lambda workers: None,
+    ) -> Features:
+        """The features of all images, computing those that are not there or have changed.
+
+        `progress` is called with the number of images to compute and the rows by status so far;
+        `before` with the number of workers, only when there is something to compute.
+        """
+        cached = self.load()
+        where = _find(images, cached)
+        missing = pc.is_null(where)
+        todo = images.filter(missing).select(["uri", "size_bytes", "version"])
+        if todo.num_rows:
+            before(workers)
+            self._compute(todo, limits, workers, gpu, progress)
+            cached = self.load()
+            where = _find(images, cached, fresh=todo["uri"])
+        if cached is None or pc.any(pc.is_null(where)).as_py():
+            raise StorageError(
+                f"features written to {self.place} are not all there: is another program "
+                "deleting them? Run the same command again"
+            )
+        rows = cached.take(where)
+        vectors = _vectors(rows["embedding"]) if self.embed else None
+        keep = [name for name in rows.column_names if name != "embedding"]
+        return Features(rows.select(keep), vectors, images.num_rows - todo.num_rows)
+
+    def _compute(
+        self,
+        todo: pa.Table,
+        limits: Limits,
+        workers: int,
+        gpu: bool,
+        progress: Callable[[int, dict[str, int]], None],
+    ) -> None:
+        passes = {
+            entry.uri[len(self.place) + 1 :].split("/")[0] for entry in self.storage.list(self.place)
+        }
+        place = join(self.place, f"pass-{len(passes):05d}-{fingerprint(todo['uri'].to_pylist())[:8]}")
+        sizes = cut(todo.num_rows, workers, _ROWS_PER_FILE)
+        run = create_run(place, self.storage, {"features": self.place}, todo, sizes)
+        make = functools.partial(Embedder, self.network, self.embed, limits)
+        job = Job(run, make, limits, _BATCH, threads=16)
+        run_parts(
+            job,
+            list(range(len(sizes))),
+            workers=workers,
+            gpu=gpu,
+            progress=lambda rows: progress(todo.num_rows, rows),
+        )
+
+
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 over a network's weights, as 64 hexadecimal digits."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        array = np.ascontiguousarray(weights[key])
+        digest.update(f"{key} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def unusable(features: Features) -> Counter[str]:
+    """Images that cannot be trained on, by status."""
+    statuses = Counter(features.table["status"].to_pylist())
+    del statuses["ok"]
+    return statuses
+
+
+def _find(images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | None = None) -> Any:
+    """The row in the cache of each image, null where there is none that is up to date."""
+    if cached is None:
+        return pa.nulls(images.num_rows, pa.int32())
+    where = pc.index_in(images["uri"], value_set=cached["uri"].combine_chunks())
+    version = cached["etag_or_mtime"].take(where)
+    size = cached["size_bytes"].take(where)
+    # A manifest tells no version: then the image was read once and is taken to be the same.
+    same = pc.and_(
+        pc.fill_null(pc.equal(images["version"], version), pc.is_null(images["version"])),
+        pc.fill_null(pc.equal(images["size_bytes"], size), pc.is_null(images["size_bytes"])),
+    )
+    # Only what can change by itself is tried again: what was missing may be there by now.
+    status = cached["status"].take(where)
+    same = pc.and_(same, pc.invert(pc.is_in(status, value_set=pa.array(["missing", "forbidden"]))))
+    if fresh is not None:
+        same = pc.or_(same, pc.is_in(images["uri"], value_set=fresh.combine_chunks()))
+    return pc.if_else(same, where, pa.scalar(None, pa.int32()))
+
+
+def _vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
+    array = column.combine_chunks()
+    width = array.type.list_size
+    flat = array.values.slice(array.offset * width, len(array) * width)
+    valid = np.asarray(array.is_valid())
+    vectors = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), width)
+    return np.where(valid[:, None], vectors, np.float32(0))

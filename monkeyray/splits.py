@@ -1,0 +1,170 @@
+"""Duplicates and the three parts: train, validation and test never share the same picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monkeyray.errors import InputError
+
+PARTS = ("train", "validation", "test")
+
+#: Bits in which the perceptual hashes of two files of one picture may differ. On 1,080 photographs
+#: of monkeys all pairs up to 10 bits were the same picture, and from 12 bits on chance began.
+NEAR_BITS = 10
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """`parts`: a name of PARTS per image. `leaked`: test images (bool) whose picture is in another
+    part too, which happens only where the parts were given."""
+
+    parts: np.ndarray[Any, Any]
+    leaked: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def near_pairs(hashes: np.ndarray[Any, Any], bits: int = NEAR_BITS) -> Ints:
+    """Pairs of uint64 hashes at most `bits` apart (Hamming), as rows (i, j), i < j."""
+    found = [np.empty((0, 2), np.int64)]
+    for start in range(0, len(hashes), 512):
+        block = hashes[start : start + 512, None] ^ hashes[None, start:]
+        i, j = np.nonzero(np.bitwise_count(block) <= bits)
+        pairs = np.stack([i, j], axis=1).astype(np.int64) + start
+        found.append(pairs[pairs[:, 0] < pairs[:, 1]])
+    return np.concatenate(found)
+
+
+def group_images(
+    contents: Sequence[str], hashes: np.ndarray[Any, Any], groups: Sequence[str | None] | None = None
+) -> Ints:
+    """A group number per image: same content hash, near perceptual hash, or same given group.
+
+    Groups are joined transitively and numbered by their first image.
+    """
+    parent = np.arange(len(contents))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            parent[i] = parent[parent[i]]
+            i = parent[i]
+        return i
+
+    def union(i: int, j: int) -> None:
+        a, b = root(i), root(j)
+        parent[max(a, b)] = min(a, b)
+
+    for keys in (contents, groups or ()):
+        first: dict[str, int] = {}
+        for i, key in enumerate(keys):
+            if key is not None:
+                union(first.setdefault(key, i), i)
+    # Equal hashes once, so that a thousand copies are not half a million pairs.
+    values, index, inverse = np.unique(hashes, return_index=True, return_inverse=True)
+    for i, representative in enumerate(index[inverse]):
+        union(i, int(representative))
+    for i, j in near_pairs(values):
+        union(int(index[i]), int(index[j]))
+    return np.array([root(i) for i in range(len(contents))], np.int64)
+
+
+def split_images(
+    labels: Sequence[str],
+    groups: Ints,
+    given: Sequence[str | None],
+    validation_share: float,
+    test_share: float,
+    seed: int,
+) -> Split:
+    """Each image's part, by label, whole groups at a time, seeded.
+
+    `given` holds the parts that are fixed, None where free. Where some are given but no validation
+    (or no test), that share is taken out of train; what was given as test stays as it is, and
+    pictures that it shares with another part are named in `leaked`.
+
+    Raises InputError for a label with too few different pictures to be in every part.
+    """
+    parts: list[str | None] = list(given)
+    fixed = {part for part in parts if part is not None}
+    wanted = {
+        "test": 0.0 if "test" in fixed else test_share,
+        "validation": 0.0 if "validation" in fixed else validation_share,
+    }
+    if wanted["test"] or wanted["validation"]:
+        # What was given as train is free to be split further.
+        free = np.array([part in (None, "train") for part in parts])
+        _assign(parts, np.asarray(labels), groups, free, wanted, seed)
+    final = np.array([part or "train" for part in parts])
+    outside = set(groups[final != "test"].tolist())
+    leaked = np.array([part == "test" for part in final]) & np.isin(groups, list(outside))
+    _check_present(labels, final)
+    return Split(final, leaked)
+
+
+def _assign(
+    parts: list[str | None],
+    labels: np.ndarray[Any, Any],
+    groups: Ints,
+    free: np.ndarray[Any, np.dtype[np.bool_]],
+    wanted: dict[str, float],
+    seed: int,
+) -> None:
+    members: dict[int, list[int]] = {}
+    for i in np.flatnonzero(free):
+        members.setdefault(int(groups[i]), []).append(int(i))
+    # A group belongs to the label that most of its images have.
+    by_label: dict[str, list[int]] = {}
+    for group, images in members.items():
+        label = Counter(labels[images].tolist()).most_common(1)[0][0]
+        by_label.setdefault(label, []).append(group)
+    for number, label in enumerate(sorted(by_label)):
+        order = np.random.default_rng([seed, number]).permutation(by_label[label]).tolist()
+        needed = 1 + sum(share > 0 for share in wanted.values())
+        if len(order) < needed:
+            images = sum(len(members[group]) for group in order)
+            raise InputError(
+                f"label {label!r} has {len(order)} different pictures in {images} images (near-"
+                f"duplicates count once), the split needs {needed}: add photographs or drop it"
+            )
+        total = sum(len(members[group]) for group in order)
+        chosen: dict[str, list[int]] = {"train": order}
+        for part, share in wanted.items():
+            if share:
+                needed -= 1
+                room = max(1, round(share * total))
+                chosen[part], chosen["train"] = _take(chosen["train"], members, room, needed)
+        for part, its in chosen.items():
+            for group in its:
+                for i in members[group]:
+                    parts[i] = part
+
+
+def _take(
+    order: list[int], members: dict[int, list[int]], room: int, keep: int
+) -> tuple[list[int], list[int]]:
+    """Groups of at most `room` images together, in order, and the rest, at least `keep` groups.
+
+    Where no group fits, the smallest is taken all the same.
+    """
+    taken: list[int] = []
+    for group in order:
+        if len(members[group]) <= room and len(order) - len(taken) > keep:
+            taken.append(group)
+            room -= len(members[group])
+    taken = taken or [min(order, key=lambda group: len(members[group]))]
+    return taken, [group for group in order if group not in taken]
+
+
+def _check_present(labels: Sequence[str], parts: np.ndarray[Any, Any]) -> None:
+    counts = Counter(zip(labels, parts.tolist(), strict=True))
+    for label in sorted(set(labels)):
+        if not counts[label, "train"]:
+            raise InputError(
+                f"label {label!r} has no image to train on: add photographs, or drop it from the "
+                "test and validation parts"
+            )
