@@ -1,7 +1,7 @@
 """Train a model bundle from labelled images.
 
-    python jobs/train.py --images photographs/ --model models/monkeys
-    ray job submit --working-dir . -- python jobs/train.py --images s3://… --model s3://… --gpu
+python jobs/train.py --images photographs/ --model models/monkeys
+ray job submit --working-dir . -- python jobs/train.py --images s3://… --model s3://… --gpu
 """
 
 import sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
 from monkeyray.errors import MonkeyRayError
@@ -43,9 +44,10 @@ def _parse(arguments: list[str], command: str | None) -> Config:
     if command is not None:
         kind = _COMMANDS[command]
         return tyro.cli(kind, args=arguments, prog=f"{command}.py", config=options)
-    return tyro.extras.subcommand_cli_from_dict(  # type: ignore[no-any-return]
+    parsed = tyro.extras.subcommand_cli_from_dict(
         dict(_COMMANDS), args=arguments, prog="monkeyray", config=options
     )
+    return cast(Config, parsed)
 
 
 def _run(config: Config) -> None:

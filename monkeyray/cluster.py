@@ -31,7 +31,9 @@ class Capacity:
 
 def in_submitted_job() -> bool:
     """Whether this process was started by `ray job submit`."""
-    return bool(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or os.environ.get("RAY_JOB_SUBMISSION_ID"))
+    return bool(
+        os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or os.environ.get("RAY_JOB_SUBMISSION_ID")
+    )
 
 
 def check_relative(option: str, uri: str | None) -> None:
@@ -96,7 +98,10 @@ def _quiet(debug: bool) -> None:
         return
     import logging
 
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # Core's and TensorFlow's own log lines, which go to the terminal from C++.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GLOG_minloglevel", "3")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray Data and Ray Train log to the terminal what our own lines say already.
     for name in ("ray.data", "ray.train", "ray.tune"):
@@ -152,9 +157,7 @@ def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
     Raises ClusterError when the cluster can never have as many.
     """
     has = capacity()
-    kind, now, most = (
-        ("GPU", has.gpus, has.max_gpus) if gpu else ("CPU", has.cpus, has.max_cpus)
-    )
+    kind, now, most = ("GPU", has.gpus, has.max_gpus) if gpu else ("CPU", has.cpus, has.max_cpus)
     if most < 1:
         raise ClusterError(
             f"this Ray cluster has no {kind}s and can add none: "
@@ -217,7 +220,7 @@ def check_shared(storage: Storage, inputs: dict[str, str], outputs: dict[str, st
         return
 
     def exist(paths: dict[str, str]) -> dict[str, bool]:
-        return {option: os.path.exists(path) for option, path in paths.items()}
+        return {option: Path(path).exists() for option, path in paths.items()}
 
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -18,7 +18,7 @@ class StoreConfig:
     """Where the store is and what is printed; the same options for every command."""
 
     s3_endpoint: str | None = None
-    """URL of another S3 server than AWS, such as http://127.0.0.1:9000. Default: AWS_ENDPOINT_URL."""
+    """URL of an S3 server other than AWS, as http://127.0.0.1:9000. Default: AWS_ENDPOINT_URL."""
 
     s3_anonymous: bool = False
     """Send S3 requests without credentials, for public buckets."""
@@ -49,7 +49,7 @@ class TrainConfig:
     """Where the model bundle is written: a folder or prefix. A bundle there is replaced whole."""
 
     test: str | None = None
-    """Labelled images to report the result on, in the form of --images. Default: a share of those."""
+    """Labelled images to report the result on, in the form of --images, else a share of those."""
 
     label_names: str | None = None
     """Table (CSV or Parquet) with the names of the labels, shown beside them. Its columns are label
@@ -65,13 +65,13 @@ class TrainConfig:
     """Weights of the base: imagenet, none (random, for tests), or the URI of a Keras file (.h5)."""
 
     head: str = "linear"
-    """The new top before its softmax: linear, or the widths of Dense relu layers, as 1024,1024,512."""
+    """The new top before its softmax: linear, or widths of Dense relu layers, as 1024,1024,512."""
 
     epochs: int = 200
     """Passes over the training images at most; training stops early."""
 
     patience: int = 5
-    """Epochs without a better validation loss after which training stops. The best epoch is kept."""
+    """Epochs without a better validation loss after which training stops. The best one is kept."""
 
     batch_size: int = 64
     """Images in a step, over all workers."""
@@ -132,9 +132,13 @@ class TrainConfig:
         _require(rate is None or rate > 0, "learning-rate", rate, "above 0")
         _require(self.l2 >= 0, "l2", self.l2, "0 or more")
         _require(self.seed >= 0, "seed", self.seed, "0 or more")
-        _require(self.checkpoint_seconds >= 0, "checkpoint-seconds", self.checkpoint_seconds, "0 or more")
+        _require(
+            self.checkpoint_seconds >= 0, "checkpoint-seconds", self.checkpoint_seconds, "0 or more"
+        )
         for name in ("validation_share", "test_share"):
-            _require(0 < getattr(self, name) < 1, _flag(name), getattr(self, name), "between 0 and 1")
+            _require(
+                0 < getattr(self, name) < 1, _flag(name), getattr(self, name), "between 0 and 1"
+            )
         _require(
             self.validation_share + self.test_share < 0.9,
             "validation-share and --test-share",
@@ -220,10 +224,10 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Draw a small camera-trap collection, train on it, score it, and show where the results are."""
+    """Draw a small camera-trap collection, train on it, score it, and say where the results are."""
 
     folder: str = "monkeyray-demo"
-    """Folder for the drawn images, the model and the predictions. An older demo there is replaced."""
+    """Folder for the drawn images, the model and the predictions. An older demo is replaced."""
 
     seed: int = 0
     """Seed of the drawing and of the training."""
@@ -250,5 +254,3 @@ def parse_head(head: str) -> tuple[int, ...]:
 
 def _flag(name: str) -> str:
     return name.replace("_", "-")
-
-

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from monkeyray.errors import DecodeError
 
@@ -45,7 +45,7 @@ class Decoded:
     captured_at: str | None
 
 
-def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:  # noqa: B008 (frozen)
+def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:
     """Decode an image and squeeze the whole of it into a square of `size` pixels.
 
     JPEGs are decoded at the smallest scale that still covers `size`, then resized with an
@@ -65,7 +65,7 @@ def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:  # noq
             return _decode(data, size, limits)
     except DecodeError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise DecodeError("unsupported", f"not an image: {_describe(data)}") from None
     except Exception as error:  # Pillow's plugins raise almost anything for broken files
         raise DecodeError("unreadable", _one_line(error)) from None

@@ -24,7 +24,9 @@ def cross_entropy(logits: Array, truth: Array) -> float:
 
 def confusion(truth: Array, predicted: Array, labels: int) -> Array:
     """Counts of shape (labels, labels): row the true label, column the predicted one."""
-    return np.bincount(truth * labels + predicted, minlength=labels * labels).reshape(labels, labels)
+    return np.bincount(truth * labels + predicted, minlength=labels * labels).reshape(
+        labels, labels
+    )
 
 
 def summarise(logits: Array, truth: Array) -> dict[str, Any]:

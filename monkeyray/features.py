@@ -146,9 +146,12 @@ class FeatureCache:
         progress: Callable[[int, dict[str, int]], None],
     ) -> None:
         passes = {
-            entry.uri[len(self.place) + 1 :].split("/")[0] for entry in self.storage.list(self.place)
+            entry.uri[len(self.place) + 1 :].split("/")[0]
+            for entry in self.storage.list(self.place)
         }
-        place = join(self.place, f"pass-{len(passes):05d}-{fingerprint(todo['uri'].to_pylist())[:8]}")
+        place = join(
+            self.place, f"pass-{len(passes):05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
+        )
         sizes = cut(todo.num_rows, workers, _ROWS_PER_FILE)
         run = create_run(place, self.storage, {"features": self.place}, todo, sizes)
         make = functools.partial(Embedder, self.network, self.embed, limits)

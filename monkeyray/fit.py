@@ -100,11 +100,16 @@ class State:
         from safetensors.numpy import load_file
 
         arrays = load_file(folder / "state.safetensors")
-        lists = {
-            name: [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
-            for name in ("top", "optimizer", "best")
-        }
-        return cls(**lists, **json.loads((folder / "state.json").read_text()))
+
+        def variables(name: str) -> list[Array]:
+            return [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
+
+        return cls(
+            top=variables("top"),
+            optimizer=variables("optimizer"),
+            best=variables("best"),
+            **json.loads((folder / "state.json").read_text()),
+        )
 
 
 @dataclass(frozen=True)
@@ -194,9 +199,7 @@ def _advance(loop: _Loop, state: State, figures: dict[str, float], config: FitCo
     new = loop.state(int(figures["epoch"]), state)
     new = replace(new, history=[*state.history, figures])
     if figures["validation_loss"] < state.best_loss - _MIN_DELTA:
-        new = replace(
-            new, best=new.top, best_epoch=new.epoch, best_loss=figures["validation_loss"]
-        )
+        new = replace(new, best=new.top, best_epoch=new.epoch, best_loss=figures["validation_loss"])
     stale = new.epoch - new.best_epoch >= config.patience
     return replace(new, done=stale or new.epoch >= config.epochs)
 
@@ -276,9 +279,7 @@ class _Loop:
     def train(self, mine: Share, truth: Array) -> Array:
         """Run an epoch; returns this worker's sum of losses and of hits."""
         tf = self._tf
-        y, weight, total = (
-            tf.constant(a) for a in (truth[mine.index], mine.weight, mine.total)
-        )
+        y, weight, total = (tf.constant(a) for a in (truth[mine.index], mine.weight, mine.total))
         if isinstance(self._source, CachedSource):
             index = tf.constant(mine.index)
             return np.asarray(self._epoch(self._source.tensor(tf), index, y, weight, total))

@@ -29,8 +29,45 @@ PLAN_SCHEMA = pa.schema(
 #: Files that lie beside photographs and are none. Everything else is taken for an image, whatever
 #: its name: the decoder decides.
 _SIDECARS = frozenset(
-    "csv tsv txt json jsonl xml xmp yaml yml toml ini cfg md html htm log db sqlite parquet pq arrow "
-    "dat xls xlsx ods doc docx pdf py r ipynb sha256 md5 h5 safetensors thm tmp".split()
+    [
+        "csv",
+        "tsv",
+        "txt",
+        "json",
+        "jsonl",
+        "xml",
+        "xmp",
+        "yaml",
+        "yml",
+        "toml",
+        "ini",
+        "cfg",
+        "md",
+        "html",
+        "htm",
+        "log",
+        "db",
+        "sqlite",
+        "parquet",
+        "pq",
+        "arrow",
+        "dat",
+        "xls",
+        "xlsx",
+        "ods",
+        "doc",
+        "docx",
+        "pdf",
+        "py",
+        "r",
+        "ipynb",
+        "sha256",
+        "md5",
+        "h5",
+        "safetensors",
+        "thm",
+        "tmp",
+    ]
 )
 _HIDDEN = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "_SUCCESS"})
 _SPLITS = {

@@ -49,9 +49,7 @@ class LiveSource:
     The order is the one asked for, whatever the cluster's locality suggests.
     """
 
-    def __init__(
-        self, uris: list[str], network: Network, storage: Storage, limits: Limits
-    ) -> None:
+    def __init__(self, uris: list[str], network: Network, storage: Storage, limits: Limits) -> None:
         self._uris = np.array(uris, dtype=object)
         self._engine = TensorFlowEngine(network)
         self._decoder = Decoder(storage, network.size, limits)

@@ -258,7 +258,9 @@ def run_parts(
     finally:
         ray.kill(tally)
     if finished != len(parts):
-        raise StorageError(f"{finished} of {len(parts)} files were made: run the same command again")
+        raise StorageError(
+            f"{finished} of {len(parts)} files were made: run the same command again"
+        )
 
 
 @contextlib.contextmanager

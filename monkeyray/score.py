@@ -26,7 +26,7 @@ from monkeyray.engine import Network
 from monkeyray.errors import InputError
 from monkeyray.images import drop_duplicate_uris, list_images
 from monkeyray.pipeline import Job, run_parts
-from monkeyray.predictions import SCHEMA_VERSION, Scorer, ScoreOptions
+from monkeyray.predictions import SCHEMA_VERSION, ScoreOptions, Scorer
 from monkeyray.progress import Reporter
 from monkeyray.runs import Run, create_run, cut, open_run
 from monkeyray.storage import Storage, join, normalise
@@ -87,7 +87,9 @@ class Estimate:
         lines = [f"{self.images} images; {self.tried.total()} tried: {tried}"]
         if self.rate:
             seconds = self.images / self.rate
-            time = f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.1f} minutes"
+            time = (
+                f"{seconds / 3600:.1f} hours" if seconds > 5400 else f"{seconds / 60:.1f} minutes"
+            )
             lines.append(
                 f"{self.rate:.1f} images/s with {self.workers} workers: about {time} and start-up"
             )

@@ -41,7 +41,9 @@ def near_pairs(hashes: np.ndarray[Any, Any], bits: int = NEAR_BITS) -> Ints:
 
 
 def group_images(
-    contents: Sequence[str], hashes: np.ndarray[Any, Any], groups: Sequence[str | None] | None = None
+    contents: Sequence[str],
+    hashes: np.ndarray[Any, Any],
+    groups: Sequence[str | None] | None = None,
 ) -> Ints:
     """A group number per image: same content hash, near perceptual hash, or same given group.
 
@@ -66,10 +68,10 @@ def group_images(
                 union(first.setdefault(key, i), i)
     # Equal hashes once, so that a thousand copies are not half a million pairs.
     values, index, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    for i, representative in enumerate(index[inverse]):
-        union(i, int(representative))
-    for i, j in near_pairs(values):
-        union(int(index[i]), int(index[j]))
+    for image, representative in enumerate(index[inverse].tolist()):
+        union(image, representative)
+    for one, other in near_pairs(values).tolist():
+        union(int(index[one]), int(index[other]))
     return np.array([root(i) for i in range(len(contents))], np.int64)
 
 
@@ -119,8 +121,8 @@ def _assign(
         members.setdefault(int(groups[i]), []).append(int(i))
     # A group belongs to the label that most of its images have.
     by_label: dict[str, list[int]] = {}
-    for group, images in members.items():
-        label = Counter(labels[images].tolist()).most_common(1)[0][0]
+    for group, its_images in members.items():
+        label = Counter(labels[its_images].tolist()).most_common(1)[0][0]
         by_label.setdefault(label, []).append(group)
     for number, label in enumerate(sorted(by_label)):
         order = np.random.default_rng([seed, number]).permutation(by_label[label]).tolist()
@@ -140,8 +142,8 @@ def _assign(
                 chosen[part], chosen["train"] = _take(chosen["train"], members, room, needed)
         for part, its in chosen.items():
             for group in its:
-                for i in members[group]:
-                    parts[i] = part
+                for image in members[group]:
+                    parts[image] = part
 
 
 def _take(

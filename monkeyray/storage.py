@@ -61,7 +61,7 @@ def is_local(uri: str) -> bool:
 
 
 def normalise(uri: str) -> str:
-    """A URI in the one form that is used everywhere: absolute path, or scheme://… with no end slash.
+    """A URI in the one form used everywhere: absolute path, or scheme://… with no end slash.
 
     Raises ConfigError for a URI that is malformed or that carries a password.
     """
@@ -75,7 +75,8 @@ def normalise(uri: str) -> str:
         if parts is not None and parts.netloc not in ("", "localhost"):
             raise ConfigError(f"malformed URI {uri!r}: a file URI has three slashes, file:///path")
         path = unquote(uri[len("file://") + len(parts.netloc) :]) if parts else uri
-        return str(Path(os.path.abspath(os.path.expanduser(path))))
+        # Not resolve(): a link keeps the name under which it was given.
+        return os.path.abspath(Path(path).expanduser())  # noqa: PTH100
     authority, slash, rest = uri[len(kind) + 3 :].partition("/")
     if "@" in authority and kind not in ("abfs", "abfss"):
         raise ConfigError(
@@ -158,10 +159,10 @@ class Storage:
             with self._s3_errors(uri):
                 self._s3().put_object(Bucket=bucket, Key=key, Body=data)
         else:
-            filesystem, path = self.arrow(uri)
+            filesystem, name = self.arrow(uri)
             with _local_errors(uri):
-                filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-                with filesystem.open_output_stream(path) as stream:
+                filesystem.create_dir(name.rsplit("/", 1)[0], recursive=True)
+                with filesystem.open_output_stream(name) as stream:
                     stream.write(data)
 
     def delete(self, uri: str) -> None:
@@ -211,7 +212,7 @@ class Storage:
         """
         if is_local(uri):
             if Path(uri).is_file():
-                info = os.stat(uri)
+                info = Path(uri).stat()
                 yield Entry(uri, info.st_size, _mtime(info.st_mtime_ns))
             elif Path(uri).exists():
                 yield from _walk(uri, set())
@@ -354,9 +355,7 @@ class Storage:
                 raise ForbiddenError(
                     f"{where} refuses {uri} ({code}): check the permissions of these credentials"
                 ) from None
-            raise StorageError(
-                f"{where} answers {code} for {uri}: {_advice(code)}"
-            ) from None
+            raise StorageError(f"{where} answers {code} for {uri}: {_advice(code)}") from None
         except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.TokenRetrievalError):
             raise StorageError(
                 f"no AWS credentials for {uri}: set AWS_PROFILE, AWS_ACCESS_KEY_ID and "
@@ -403,7 +402,7 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
     """All files below a folder in sorted order, through links, each real folder once."""
     with _local_errors(folder), os.scandir(folder) as scan:
         children = sorted(scan, key=lambda child: child.name)
-        info = os.stat(folder)
+        info = Path(folder).stat()
     if (info.st_dev, info.st_ino) in seen:
         return
     seen.add((info.st_dev, info.st_ino))

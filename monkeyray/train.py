@@ -125,8 +125,7 @@ def train(config: TrainConfig) -> Trained:
     model = describe(
         backbone=config.backbone,
         labels=[
-            {"index": i, "label": label, "name": names.get(label)}
-            for i, label in enumerate(labels)
+            {"index": i, "label": label, "name": names.get(label)} for i, label in enumerate(labels)
         ],
         head=parse_head(config.head),
         base=base,
@@ -222,7 +221,9 @@ def _features(
     workers: int,
     reporter: Reporter,
 ) -> Features:
-    place = normalise(config.features) if config.features else join(normalise(config.model), "features")
+    place = join(normalise(config.model), "features")
+    if config.features is not None:
+        place = normalise(config.features)
     # Live training needs no features, but what is a duplicate must be known to split.
     cache = FeatureCache(place, storage, network, embed=not config.live)
     with reporter.bar("reading images" if config.live else "embedding images") as bar:
@@ -278,7 +279,9 @@ def _choose(
         "duplicate_groups": sum(size > 1 for size in sizes.values()),
         "duplicate_images": sum(size - 1 for size in sizes.values()),
         "leaks": int(split.leaked.sum()),
-        "fingerprint": fingerprint(sorted(zip(contents, labels, split.parts.tolist(), strict=True))),
+        "fingerprint": fingerprint(
+            sorted(zip(contents, labels, split.parts.tolist(), strict=True))
+        ),
     }
     return kept, Features(rows, vectors, features.found), data
 
@@ -505,5 +508,3 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-

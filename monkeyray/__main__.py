@@ -1,0 +1,5 @@
+"""`python -m monkeyray` is the command `monkeyray`."""
+
+from monkeyray.cli import main
+
+main()

@@ -1,0 +1,68 @@
+"""The demo: draw a small collection, train on it, score what nobody has labelled."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from monkeyray.cluster import connected
+from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
+from monkeyray.demo_images import DemoImages, draw_demo_images
+from monkeyray.errors import ConfigError
+from monkeyray.progress import Reporter
+from monkeyray.score import Estimate, Summary, score
+from monkeyray.train import Trained, train
+
+_MARK = ".monkeyray-demo"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where the demo's results are."""
+
+    images: DemoImages
+    trained: Trained
+    scored: Summary | Estimate
+    predictions: Path
+
+    def __str__(self) -> str:
+        query = f"SELECT label, count(*) FROM '{self.predictions}/*.parquet' GROUP BY label"
+        return (
+            f"{self.trained}\n\n{self.scored}\n\n"
+            "look at the report in a browser, and ask the predictions, for example with DuckDB:\n"
+            f'  duckdb -c "{query}"\n'
+            "or with pandas:\n"
+            f"  python -c \"import pandas; print(pandas.read_parquet('{self.predictions}'))\""
+        )
+
+
+def demo(config: DemoConfig) -> Demo:
+    """Draw, train and score in a folder. Raises ConfigError where it holds other things."""
+    folder = Path(config.folder).expanduser().absolute()
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise ConfigError(f"--folder {folder} holds other files: give a new or an empty folder")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    (folder / _MARK).touch()
+    reporter = Reporter(config.store.quiet)
+    reporter.say(f"drawing a camera-trap collection in {folder}")
+    images = draw_demo_images(folder / "images", config.seed)
+    predictions = folder / "predictions"
+    model = str(folder / "model")
+    with connected(config.store.ray_address, config.store.debug):
+        trained = train(
+            TrainConfig(
+                images=str(images.labelled), model=model, seed=config.seed, store=config.store
+            )
+        )
+        scored = score(
+            ScoreConfig(
+                images=str(images.unlabelled),
+                model=model,
+                predictions=str(predictions),
+                threshold=0.8,
+                store=config.store,
+            )
+        )
+    return Demo(images, trained, scored, predictions)

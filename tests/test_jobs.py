@@ -1,0 +1,381 @@
+"""The two jobs end to end, on real photographs, with the real base and a real Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from monkeyray.backbones import BACKBONES, build_base
+from monkeyray.bundle import load_bundle
+from monkeyray.cli import main
+from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
+from monkeyray.decode import decode
+from monkeyray.errors import BundleError, RunError
+from monkeyray.evaluate import softmax
+from monkeyray.head import build_top
+from monkeyray.score import Estimate, Summary, score
+from monkeyray.storage import Storage
+from monkeyray.train import Trained, train
+
+QUIET = StoreConfig(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Trained:
+    model = tmp_path_factory.mktemp("model") / "first"
+    return train(TrainConfig(images=str(few), model=str(model), store=QUIET))
+
+
+@pytest.fixture
+def collection(few: Path, tmp_path: Path) -> Path:
+    """Photographs with broken files in the middle, and what is no image."""
+    folder = tmp_path / "card"
+    shutil.copytree(few, folder)
+    good = next((few / "n0").iterdir()).read_bytes()
+    (folder / "n0" / "a broken #1 50%.jpg").write_bytes(good[: len(good) // 3])
+    (folder / "n5" / "empty.jpg").write_bytes(b"")
+    (folder / "n5" / "page.jpg").write_bytes(b"<!doctype html><p>404")
+    (folder / "n9" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (folder / "labels.csv").write_text("label\n")
+    (folder / ".hidden.jpg").write_bytes(good)
+    return folder
+
+
+def top_of(trained: Trained) -> dict[str, Any]:
+    return dict(load_bundle(trained.uri, Storage()).top)
+
+
+def scored(summary: Summary | Estimate) -> Summary:
+    assert isinstance(summary, Summary)
+    return summary
+
+
+def test_training_learns_and_reports(trained: Trained, few: Path) -> None:
+    model = trained.model
+    assert trained.opened == 42
+    assert trained.test_accuracy >= 0.8
+    assert model["metrics"]["test"]["images"] == model["data"]["parts"]["test"] >= 6
+    assert sum(model["data"]["parts"].values()) == model["data"]["used"] == 42
+    names = {path.name for path in Path(trained.uri).iterdir()}
+    assert {"model.json", "report.html", "features"} <= names
+    assert len(names) == 5  # and the two files of weights
+    assert str(few) not in (Path(trained.uri) / "model.json").read_text()
+
+
+def test_another_head_opens_no_image(trained: Trained, few: Path, tmp_path: Path) -> None:
+    features = str(Path(trained.uri) / "features")
+    again = train(
+        TrainConfig(
+            images=str(few), model=str(tmp_path / "m"), features=features, head="32", store=QUIET
+        )
+    )
+    assert again.opened == 0
+    assert again.model["head"] == [32]
+    assert again.model["model_id"] != trained.model["model_id"]
+    assert not (tmp_path / "m" / "features").exists()
+
+
+def test_only_new_and_changed_images_are_embedded(
+    trained: Trained, few: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(few, images)
+    config = TrainConfig(images=str(images), model=str(tmp_path / "m"), store=QUIET)
+    assert train(config).opened == 42
+    paths = sorted((images / "n0").iterdir())
+    paths[0].write_bytes(paths[1].read_bytes())
+    shutil.copy(paths[2], images / "n0" / "new.jpg")
+    second = train(config)
+    assert second.opened == 2
+    assert second.model["data"]["used"] == 43
+
+
+def test_any_number_of_workers_gives_the_same_weights(
+    trained: Trained, few: Path, tmp_path: Path
+) -> None:
+    def run(workers: int) -> dict[str, Any]:
+        config = TrainConfig(
+            images=str(few),
+            model=str(tmp_path / str(workers)),
+            features=str(Path(trained.uri) / "features"),
+            head="64,32",
+            workers=workers,
+            batch_size=9,  # does not divide evenly
+            store=QUIET,
+        )
+        return top_of(train(config))
+
+    one, two = run(1), run(2)
+    for key in one:
+        np.testing.assert_allclose(one[key], two[key], atol=1e-5, rtol=0)
+
+
+def test_live_training_gives_the_same_model(trained: Trained, few: Path, tmp_path: Path) -> None:
+    # As many workers as cores: Ray Data's tasks must find room beside them.
+    live = train(
+        TrainConfig(
+            images=str(few),
+            model=str(tmp_path / "live"),
+            live=True,
+            workers=max(2, os.cpu_count() or 2),
+            epochs=2,
+            store=QUIET,
+        )
+    )
+    cached = train(
+        TrainConfig(
+            images=str(few),
+            model=str(tmp_path / "cached"),
+            features=str(Path(trained.uri) / "features"),
+            epochs=2,
+            store=QUIET,
+        )
+    )
+    first, second = top_of(live), top_of(cached)
+    for key in first:
+        np.testing.assert_allclose(first[key], second[key], atol=1e-4, rtol=0)
+    assert live.test_accuracy == cached.test_accuracy
+
+
+def test_a_killed_worker_changes_nothing(trained: Trained, few: Path, tmp_path: Path) -> None:
+    def config(name: str) -> TrainConfig:
+        return TrainConfig(
+            images=str(few),
+            model=str(tmp_path / name),
+            features=str(Path(trained.uri) / "features"),
+            workers=2,
+            epochs=30,
+            patience=30,
+            checkpoint_seconds=0,
+            store=QUIET,
+        )
+
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            # At least one checkpoint is there, so what follows is a resume.
+            if len(list(tmp_path.glob("disturbed/.training/*/checkpoint_*"))) >= 1:
+                for pid in train_workers()[:1]:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    disturbed = train(config("disturbed"))
+    thread.join()
+    assert killed
+    assert disturbed.model["metrics"]["epochs_run"] == 30
+    undisturbed = train(config("undisturbed"))
+    for key, array in top_of(undisturbed).items():
+        np.testing.assert_array_equal(top_of(disturbed)[key], array)
+    assert disturbed.model["model_id"] == undisturbed.model["model_id"]
+    assert not (tmp_path / "disturbed" / ".training").exists()
+
+
+def train_workers() -> list[int]:
+    """The processes of Ray Train's workers on this machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"RayTrainWorker" in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_scoring_gives_one_row_for_every_file(
+    trained: Trained, collection: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    config = ScoreConfig(
+        images=str(collection),
+        model=trained.uri,
+        predictions=str(out),
+        embeddings=True,
+        threshold=0.5,
+        top_k="all",
+        store=QUIET,
+    )
+    summary = scored(score(config))
+    table = pq.read_table(out)
+    rows = {row["uri"]: row for row in table.to_pylist()}
+    assert len(rows) == table.num_rows == summary.images == 46
+    expected = {"ok": 42, "unreadable": 1, "empty": 1, "unsupported": 1, "missing": 1}
+    assert summary.statuses == Counter(expected)
+    assert rows[str(collection / "n0" / "a broken #1 50%.jpg")]["status"] == "unreadable"
+    assert summary.notes["files skipped, side-cars by their name"] == 1
+    assert summary.notes["files skipped, hidden"] == 1
+    assert json.loads((out / "_SUCCESS").read_text())["status"] == expected
+    schemas = {pq.read_schema(path) for path in out.glob("*.parquet")}
+    assert len(schemas) == 1
+
+    # The scores are the Keras model's own on the same pixels.
+    bundle = load_bundle(trained.uri, Storage())
+    backbone = BACKBONES["mobilenet"]
+    base = build_base("mobilenet", bundle.base)
+    top = build_top(backbone.width, bundle.head, len(bundle.labels), bundle.top)
+    good = [row for row in rows.values() if row["status"] == "ok"]
+    pixels = np.stack([decode(Path(row["uri"]).read_bytes(), 224).pixels for row in good])
+    features = base.predict(pixels * backbone.scale + backbone.offset, verbose=0)
+    probabilities = softmax(top.predict(features, verbose=0))
+    for row, expected_scores, vector in zip(good, probabilities, features, strict=True):
+        scores = {item["label"]: item["score"] for item in row["top_k"]}
+        np.testing.assert_allclose([scores[x] for x in bundle.labels], expected_scores, atol=1e-5)
+        np.testing.assert_allclose(row["embedding"], vector, atol=1e-4)
+        assert row["label"] == bundle.labels[int(expected_scores.argmax())]
+        assert row["decision"] == ("accepted" if row["score"] >= 0.5 else "below_threshold")
+    accuracy = np.mean([row["label"] == Path(row["uri"]).parent.name for row in good])
+    assert accuracy >= 0.9
+
+
+def test_the_same_command_goes_on(trained: Trained, collection: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    def run(**options: Any) -> Summary:
+        return scored(
+            score(
+                ScoreConfig(
+                    images=str(collection),
+                    model=trained.uri,
+                    predictions=str(out),
+                    rows_per_file=10,
+                    store=QUIET,
+                    **options,
+                )
+            )
+        )
+
+    first = run()
+    files = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
+    assert len(files) == 5
+    (out / "part-00001.parquet").unlink()
+    (out / "_SUCCESS").unlink()
+    second = run()
+    assert (second.scored, second.already) == (10, 36)
+    assert second.statuses == first.statuses
+    for path in out.glob("*.parquet"):
+        if path.name != "part-00001.parquet":
+            assert path.read_bytes() == files[path.name]
+    assert run().scored == 0
+    with pytest.raises(RunError, match="threshold is 0.9, was None"):
+        run(threshold=0.9)
+    assert run(threshold=0.9, overwrite=True).scored == 46
+
+
+def test_manifests_carry_their_columns(trained: Trained, few: Path, tmp_path: Path) -> None:
+    images = sorted(few.rglob("*.jpg"))[:5]
+    manifest = tmp_path / "list.csv"
+    lines = [f"{path},{i},{path.parent.name}" for i, path in enumerate(images)]
+    manifest.write_text("\n".join(["uri,camera,label", *lines, lines[0]]) + "\n")
+    out = tmp_path / "out"
+    summary = scored(
+        score(
+            ScoreConfig(images=str(manifest), model=trained.uri, predictions=str(out), store=QUIET)
+        )
+    )
+    assert summary.images == 5
+    assert summary.notes["rows with a URI that was listed before"] == 1
+    rows = {row["uri"]: row for row in pq.read_table(out).to_pylist()}
+    for i, path in enumerate(images):
+        assert rows[str(path)]["camera"] == str(i)
+        assert rows[str(path)]["input_label"] == path.parent.name
+
+
+def test_a_dry_run_keeps_nothing(trained: Trained, collection: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    estimate = score(
+        ScoreConfig(
+            images=str(collection),
+            model=trained.uri,
+            predictions=str(out),
+            dry_run=True,
+            store=QUIET,
+        )
+    )
+    assert isinstance(estimate, Estimate)
+    assert estimate.images == 46
+    assert estimate.tried.total() == 46
+    assert estimate.rate is not None
+    assert list(out.iterdir()) == []
+
+
+def test_damage_is_found(trained: Trained, tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
+        shutil.copytree(trained.uri, tmp_path / name)
+        return tmp_path / name
+
+    storage = Storage()
+    broken = copy("broken")
+    weights = next(broken.glob("base-*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(BundleError, match=weights.name):
+        load_bundle(str(broken), storage)
+    newer = copy("newer")
+    model = json.loads((newer / "model.json").read_text())
+    (newer / "model.json").write_text(json.dumps({**model, "format_version": 99}))
+    with pytest.raises(BundleError, match="newer MonkeyRay"):
+        load_bundle(str(newer), storage)
+    (newer / "model.json").write_text(json.dumps({**model, "labels": model["labels"][::-1]}))
+    with pytest.raises(BundleError, match="damaged"):
+        load_bundle(str(newer), storage)
+    with pytest.raises(BundleError, match="--model-id"):
+        load_bundle(trained.uri, storage, "0" * 12)
+    assert load_bundle(trained.uri, storage, str(trained.model["model_id"])[:12]).labels == [
+        "n0",
+        "n5",
+        "n9",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--images", "{empty}", "--model", "{out}"], "no images"),
+        (["train", "--images", "{tmp}/none", "--model", "{out}"], "no such folder"),
+        (["train", "--images", "{one}", "--model", "{out}"], "two or more"),
+        (["train", "--images", "{thin}", "--model", "{out}"], "needs 3"),
+        (["train", "--images", "{few}", "--model", "{out}", "--backbone", "x"], "unknown backbone"),
+        (["train", "--images", "s3:/bucket", "--model", "{out}"], "malformed URI"),
+        (["train", "--images", "{few}", "--model", "/proc/no"], "/proc/no"),
+        (["train", "--images", "{few}", "--model", "{out}", "--workers", "999"], "999 CPUs"),
+        (["score", "--images", "{few}", "--model", "{empty}", "--predictions", "{out}"], "no model"),
+        (["score", "--images", "{few}", "--model", "x", "--predictions", "y", "--top-k", "0"],
+         "--top-k"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(
+    arguments: list[str],
+    words: str,
+    few: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    ray_session: None,
+) -> None:
+    for name in ("empty", "one/a", "thin/a", "thin/b"):
+        (tmp_path / name).mkdir(parents=True)
+    for i, path in enumerate(sorted((few / "n0").iterdir())[:4]):
+        shutil.copy(path, tmp_path / "one" / "a")
+        shutil.copy(path, tmp_path / "thin" / ("a" if i < 2 else "b"))
+    places = {name: str(tmp_path / name) for name in ("empty", "one", "thin", "out")}
+    filled = [a.format(few=few, tmp=tmp_path, **places) for a in arguments]
+    with pytest.raises(SystemExit) as exit_:
+        main(filled)
+    assert exit_.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert words in lines[0]
