@@ -1,0 +1,55 @@
+"""The structure holds: which module may import what, and what starting up may load."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "monkeyray"
+HEAVY = ("tensorflow", "keras", "ray", "pyarrow", "numpy")
+
+
+def imports(module: str) -> set[str]:
+    """Everything that a module imports, at its top or inside its functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+def importers(package: str) -> set[str]:
+    return {
+        path.stem
+        for path in PACKAGE.glob("*.py")
+        if any(name.split(".")[0] == package for name in imports(path.stem))
+    }
+
+
+def test_imports_go_one_way() -> None:
+    assert "monkeyray.score" not in imports("train")
+    assert "monkeyray.train" not in imports("score")
+    assert importers("ray") == {"cluster", "live", "pipeline", "train"}
+    assert importers("tensorflow") == {"engine", "fit", "train"}
+    assert not (PACKAGE / "utils.py").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"], ["score", "--help"]])
+def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys, monkeyray\n"
+        f"arguments = {arguments!r}\n"
+        "if arguments:\n"
+        "    from monkeyray.cli import main\n"
+        "    try:\n        main(arguments)\n"
+        "    except SystemExit as error:\n        assert not error.code, error.code\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "LOADED []" in done.stdout

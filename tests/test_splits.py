@@ -1,0 +1,74 @@
+"""No picture on two sides, every label on each."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monkeyray.errors import InputError
+from monkeyray.splits import PARTS, group_images, near_pairs, split_images
+
+
+@given(st.lists(st.integers(0, 2**64 - 1), max_size=60), st.integers(0, 40))
+def test_near_pairs_are_those_of_brute_force(values: list[int], bits: int) -> None:
+    found = {(i, j) for i, j in near_pairs(np.array(values, np.uint64), bits).tolist()}
+    n = len(values)
+    pairs = [(i, j) for i in range(n) for j in range(i + 1, n)]
+    assert found == {(i, j) for i, j in pairs if (values[i] ^ values[j]).bit_count() <= bits}
+
+
+def test_groups_join_contents_hashes_and_given_groups() -> None:
+    far = [0, 2**64 - 1, 2**32 - 1, 0xF0F0F0F0F0F0F0F0, 1]
+    groups = group_images(
+        ["a", "b", "a", "c", "d"], np.array(far, np.uint64), [None, "x", None, "x", None]
+    )
+    assert groups.tolist() == [0, 1, 0, 1, 0]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30)), min_size=1, max_size=150),
+    st.integers(0, 5),
+)
+def test_a_split_divides_no_group(images: list[tuple[str, int]], seed: int) -> None:
+    labels = [label for label, _ in images]
+    names = {key: i for i, key in enumerate(dict.fromkeys(images))}
+    groups = np.array([names[image] for image in images])
+    free: list[str | None] = [None] * len(images)
+    try:
+        split = split_images(labels, groups, free, 0.2, 0.2, seed)
+    except InputError:
+        assert min(len({g for x, g in images if x == label}) for label in labels) < 3
+        return
+    assert not split.leaked.any()
+    for group in set(groups.tolist()):
+        assert len(set(split.parts[groups == group])) == 1
+    for label in set(labels):
+        its = split.parts[np.array(labels) == label]
+        assert set(its) == set(PARTS)
+    again = split_images(labels, groups, free, 0.2, 0.2, seed)
+    assert again.parts.tolist() == split.parts.tolist()
+
+
+def test_shares_are_kept_and_the_seed_counts() -> None:
+    labels = ["a"] * 200 + ["b"] * 100
+    free: list[str | None] = [None] * 300
+    groups = np.arange(300)
+    parts = [split_images(labels, groups, free, 0.15, 0.1, seed).parts for seed in (0, 1)]
+    assert [(parts[0] == part).sum() for part in PARTS] == [225, 45, 30]
+    assert parts[0].tolist() != parts[1].tolist()
+
+
+def test_given_parts_stay_and_leaks_are_found() -> None:
+    given_: list[str | None] = [*["train"] * 8, "test", "test"]
+    groups = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 8])
+    split = split_images(["a"] * 10, groups, given_, 0.2, 0.2, 0)
+    assert split.parts[8:].tolist() == ["test", "test"]
+    assert set(split.parts[:8]) == {"train", "validation"}
+    assert split.leaked.tolist() == [False] * 8 + [True, False]
+
+
+def test_too_few_pictures_are_named() -> None:
+    with pytest.raises(InputError, match=r"'a' has 2 different pictures in 5 images"):
+        split_images(["a"] * 5, np.array([0, 0, 0, 0, 1]), [None] * 5, 0.2, 0.2, 0)

@@ -1,0 +1,71 @@
+"""`ray job submit` to a head node, from an environment where monkeyray is not installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import _free_port
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A Python that has our dependencies and not us: what .pth files add, it does not see."""
+    venv.create(tmp_path / "bare", symlinks=True)
+    site = next((tmp_path / "bare" / "lib").glob("python*/site-packages"))
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = tmp_path / "bare" / "bin" / "python"
+    probe = "import importlib.util as u; assert u.find_spec('monkeyray') is None"
+    subprocess.run([python, "-c", probe], check=True, cwd=tmp_path)
+    return python
+
+
+@pytest.fixture
+def head(bare: Path) -> Iterator[dict[str, str]]:
+    """A Ray head node of that Python; the environment to talk to it."""
+    dashboard = _free_port()
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    environment.pop("PYTHONPATH", None)
+    ray = [str(bare), "-m", "ray.scripts.scripts"]
+    start = ["start", "--head", f"--port={_free_port()}", f"--dashboard-port={dashboard}"]
+    subprocess.run([*ray, *start, "--num-cpus=2"], check=True, env=environment, cwd=bare.parent)
+    yield environment
+    subprocess.run([*ray, "stop", "--force"], check=True, env=environment)
+
+
+def submit(
+    python: Path, environment: dict[str, str], *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(python), "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", str(ROOT),
+         "--", str(python), *arguments],
+        env=environment, capture_output=True, text=True, cwd=python.parent, timeout=400,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
+def test_both_jobs_are_submitted(
+    bare: Path, head: dict[str, str], few: Path, tmp_path: Path
+) -> None:
+    model, out = str(tmp_path / "model"), str(tmp_path / "out")
+    job = submit(bare, head, "jobs/train.py", "--images", str(few), "--model", model)
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert "test accuracy" in job.stdout
+    job = submit(
+        bare, head, "jobs/score.py", "--images", str(few), "--model", model, "--predictions", out
+    )
+    assert job.returncode == 0, job.stdout + job.stderr
+    assert pq.read_table(out).num_rows == 42
+    job = submit(bare, head, "jobs/train.py", "--images", str(few), "--model", "relative")
+    assert job.returncode != 0
+    assert "--model relative is a relative path" in job.stdout
