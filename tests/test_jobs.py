@@ -155,8 +155,8 @@ def test_a_killed_worker_changes_nothing(trained: Trained, few: Path, tmp_path: 
             model=str(tmp_path / name),
             features=str(Path(trained.uri) / "features"),
             workers=2,
-            epochs=30,
-            patience=30,
+            epochs=12,
+            patience=12,
             checkpoint_seconds=0,
             store=QUIET,
         )
@@ -178,7 +178,7 @@ def test_a_killed_worker_changes_nothing(trained: Trained, few: Path, tmp_path: 
     disturbed = train(config("disturbed"))
     thread.join()
     assert killed
-    assert disturbed.model["metrics"]["epochs_run"] == 30
+    assert disturbed.model["metrics"]["epochs_run"] == 12
     undisturbed = train(config("undisturbed"))
     for key, array in top_of(undisturbed).items():
         np.testing.assert_array_equal(top_of(disturbed)[key], array)
