@@ -17,6 +17,11 @@ from conftest import _free_port
 ROOT = Path(__file__).parent.parent
 
 
+def clean_environment() -> dict[str, str]:
+    """Our environment without the path that a Ray in this process has set for its workers."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
 @pytest.fixture
 def bare(tmp_path: Path) -> Path:
     """A Python that has our dependencies and not us: what .pth files add, it does not see."""
@@ -25,7 +30,7 @@ def bare(tmp_path: Path) -> Path:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     python = tmp_path / "bare" / "bin" / "python"
     probe = "import importlib.util as u; assert u.find_spec('monkeyray') is None"
-    subprocess.run([python, "-c", probe], check=True, cwd=tmp_path)
+    subprocess.run([python, "-c", probe], check=True, cwd=tmp_path, env=clean_environment())
     return python
 
 
@@ -33,9 +38,8 @@ def bare(tmp_path: Path) -> Path:
 def head(bare: Path) -> Iterator[dict[str, str]]:
     """A Ray head node of that Python; the environment to talk to it."""
     dashboard = _free_port()
-    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    environment = clean_environment()
     environment |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    environment.pop("PYTHONPATH", None)
     ray = [str(bare), "-m", "ray.scripts.scripts"]
     start = ["start", "--head", f"--port={_free_port()}", f"--dashboard-port={dashboard}"]
     subprocess.run([*ray, *start, "--num-cpus=2"], check=True, env=environment, cwd=bare.parent)
