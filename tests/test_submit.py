@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
+import socket
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import time
 import venv
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,14 +42,29 @@ def bare(tmp_path: Path) -> Path:
 @pytest.fixture
 def head(bare: Path) -> Iterator[dict[str, str]]:
     """A Ray head node of that Python; the environment to talk to it."""
-    dashboard = _free_port()
+    dashboard, agent = _free_port(), _free_port()
     environment = clean_environment()
     environment |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    ray = [str(bare), "-m", "ray.scripts.scripts"]
-    start = ["start", "--head", f"--port={_free_port()}", f"--dashboard-port={dashboard}"]
-    subprocess.run([*ray, *start, "--num-cpus=2"], check=True, env=environment, cwd=bare.parent)
-    yield environment
-    subprocess.run([*ray, "stop", "--force"], check=True, env=environment)
+    # A folder of its own (with a short name, for its sockets) and free ports, beside the session's
+    # Ray; and --block, because `ray stop` would end that one too.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    command = [
+        str(bare), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
+        f"--port={_free_port()}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+        f"--dashboard-agent-listen-port={agent}",
+    ]  # fmt: skip
+    with open(bare.parent / "head.log", "wb") as log:
+        node = subprocess.Popen(command, env=environment, cwd=bare.parent, stdout=log, stderr=log)
+    try:
+        for _ in range(120):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", dashboard)):
+                break
+            time.sleep(0.5)
+        yield environment
+    finally:
+        node.terminate()
+        node.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(
