@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from monkeyray.cli import main
+from monkeyray.cli import entry
 
 if __name__ == "__main__":
-    main(command="train")
+    entry(command="train")

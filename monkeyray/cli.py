@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
-from typing import cast
+from typing import NoReturn, cast
 
 from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
 from monkeyray.errors import MonkeyRayError
@@ -16,6 +17,22 @@ _COMMANDS: dict[str, type[Config]] = {
     "score": ScoreConfig,
     "demo": DemoConfig,
 }
+
+
+def entry(command: str | None = None) -> NoReturn:
+    """What the programs call: `main`, and then the end of the process without Python's own.
+
+    Threads of Ray and TensorFlow that are still there while Python takes itself apart can abort
+    the process, and a job that is done would be reported as failed.
+    """
+    code: object = 0
+    try:
+        main(command=command)
+    except SystemExit as exit_:
+        code = exit_.code
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 def main(arguments: Sequence[str] | None = None, command: str | None = None) -> None:

@@ -19,6 +19,9 @@ from monkeyray.storage import Storage, join
 # Before anything of Ray is imported: tests talk to nobody outside this machine.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# And before Ray's workers are started, which take their credentials from their own environment.
+os.environ.update(AWS_ACCESS_KEY_ID="admin", AWS_SECRET_ACCESS_KEY="secret-of-tests")
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
 
 @pytest.fixture(scope="session")
@@ -66,8 +69,6 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
         f"-master.port={_free_port()}", f"-volume.port={_free_port()}",
         f"-filer.port={_free_port()}", "-webdav=false", "-admin.ui=false",
     ]  # fmt: skip
-    os.environ.update(AWS_ACCESS_KEY_ID="admin", AWS_SECRET_ACCESS_KEY="secret-of-tests")
-    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     with open(folder / "log", "wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     storage = Storage(s3_endpoint=f"http://127.0.0.1:{port}")
