@@ -25,12 +25,24 @@ class RunError(MonkeyRayError):
     """The output place holds another run, or a run does not add up."""
 
 
+class LeaseError(RunError):
+    """Another live run is writing into the same place."""
+
+
 class ClusterError(MonkeyRayError):
-    """The Ray cluster cannot give what the job asks for."""
+    """The Ray cluster cannot give what the job asks for, or its processes keep dying."""
 
 
 class StorageError(MonkeyRayError):
-    """The store cannot be used: unreachable, wrong credentials, no bucket, no space."""
+    """The store cannot be used: wrong credentials, no bucket, no space."""
+
+
+class FaultError(StorageError):
+    """A fault of the store that may pass: throttled, unreachable, broken off. Worth a retry."""
+
+
+class ConflictError(StorageError):
+    """A file was to be created that is there, or replaced that is another one by now."""
 
 
 class ObjectError(StorageError):
@@ -55,5 +67,9 @@ class DecodeError(MonkeyRayError):
     """The bytes are no image that can be read; `kind` is the status of the image's row."""
 
     def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(reason)
+        super().__init__(kind, reason)
         self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

@@ -1,31 +1,50 @@
-"""URIs to bytes and back: local disk, S3 and whatever pyarrow or fsspec opens beside them.
-
-A path without a scheme is a local one. An `s3://bucket/key` is taken literally, so that keys with
-spaces, `%`, `#`, `?` or `+` keep their names; only `file://` is percent-decoded, as its standard
-says. S3 goes through boto3, because GET's own error code tells a missing object from a fault.
-"""
+"""URIs to bytes and back: local disk, S3 and whatever pyarrow or fsspec opens beside them."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
-import re
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
-from monkeyray.errors import ConfigError, ForbiddenError, MissingError, StorageError
+from monkeyray.errors import (
+    ConfigError,
+    ConflictError,
+    FaultError,
+    ForbiddenError,
+    MissingError,
+    StorageError,
+)
+from monkeyray.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, patiently
+from monkeyray.s3 import S3, endpoint_of, region
+from monkeyray.uris import bucket_and_key, is_local, join, scheme
 
 if TYPE_CHECKING:
     import pyarrow.fs
 
-_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
-_HALF_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+:/?[^/]")
+#: What a network disk says for a while, after which all may be well.
+_PASSING = (
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
+    errno.ECONNRESET, errno.EAGAIN, errno.ENETUNREACH, errno.ECONNREFUSED,
+)  # fmt: skip
+#: What a local disk says for certain of one name.
+_NO_SUCH = (
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO,
+    errno.EILSEQ,
+)  # fmt: skip
+
+_TAIL_BYTES = 2**16
+_MAKING = threading.Lock()
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -45,67 +64,17 @@ class Blob:
     version: str | None
 
 
-def scheme(uri: str) -> str:
-    """The scheme of a URI, `file` for a path.
-
-    >>> scheme("s3://bucket/key"), scheme("/data/x.jpg"), scheme("photos")
-    ('s3', 'file', 'file')
-    """
-    match = _SCHEME.match(uri)
-    return match.group(1).lower() if match else "file"
-
-
-def is_local(uri: str) -> bool:
-    """Whether a URI is on this machine's own file system."""
-    return scheme(uri) == "file"
-
-
-def normalise(uri: str) -> str:
-    """A URI in the one form used everywhere: absolute path, or scheme://… with no end slash.
-
-    Raises ConfigError for a URI that is malformed or that carries a password.
-    """
-    if not uri.strip():
-        raise ConfigError("a URI is empty: give a path or something like s3://bucket/prefix")
-    kind = scheme(uri)
-    if kind == "file":
-        if _HALF_SCHEME.match(uri) and not Path(uri).exists():
-            raise ConfigError(f"malformed URI {uri!r}: write it as scheme://bucket/path")
-        parts = urlsplit(uri) if _SCHEME.match(uri) else None
-        if parts is not None and parts.netloc not in ("", "localhost"):
-            raise ConfigError(f"malformed URI {uri!r}: a file URI has three slashes, file:///path")
-        path = unquote(uri[len("file://") + len(parts.netloc) :]) if parts else uri
-        # Not resolve(): a link keeps the name under which it was given.
-        return os.path.abspath(Path(path).expanduser())  # noqa: PTH100
-    authority, slash, rest = uri[len(kind) + 3 :].partition("/")
-    if "@" in authority and kind not in ("abfs", "abfss"):
-        raise ConfigError(
-            f"a {kind}:// URI carries credentials before the @: take them out, and give them "
-            "through the environment or a role"
-        )
-    if not authority and kind != "memory":
-        raise ConfigError(f"malformed URI {uri!r}: no bucket, write {kind}://bucket/path")
-    return f"{kind}://{authority}{slash}{rest}".rstrip("/")
-
-
-def join(uri: str, *names: str) -> str:
-    """A URI below another one.
-
-    >>> join("s3://bucket/a", "b", "c.jpg"), join("/", "x")
-    ('s3://bucket/a/b/c.jpg', '/x')
-    """
-    return "/".join([uri.rstrip("/"), *names])
-
-
 @dataclass(frozen=True)
 class Storage:
     """Opens URIs. Holds options only, so it travels to the workers; clients are made on first use.
 
     Credentials are never part of it: each process takes them from its own environment or role.
+    Faults are tried again for a while, so what is raised in the end has stayed.
     """
 
     s3_endpoint: str | None = None
     s3_anonymous: bool = False
+    patience_seconds: float = PATIENCE_SECONDS
     _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -113,6 +82,9 @@ class Storage:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+
+    def _patiently(self, operation: Callable[[], T]) -> T:
+        return patiently(operation, self.patience_seconds)
 
     # -- whole files ---------------------------------------------------------------------------
 
@@ -122,70 +94,132 @@ class Storage:
         Raises MissingError or ForbiddenError when the store says so of this file, and
         StorageError for everything else, after retries.
         """
+        return self._patiently(lambda: self._read(uri))
+
+    def _read(self, uri: str) -> Blob:
         if is_local(uri):
-            with _local_errors(uri), open(uri, "rb") as file:
+            with local_errors(uri), open(uri, "rb") as file:
                 version = _mtime(os.fstat(file.fileno()).st_mtime_ns)
                 return Blob(file.read(), version)
         if scheme(uri) == "s3":
-            bucket, key = _bucket_key(uri)
-            with self._s3_errors(uri):
-                answer = self._s3().get_object(Bucket=bucket, Key=key)
-                return Blob(answer["Body"].read(), answer["ETag"].strip('"'))
+            return Blob(*self._s3().get(uri))
         filesystem, path = self.arrow(uri)
-        with _local_errors(uri):
+        with local_errors(uri):
             info = filesystem.get_file_info(path)
             with filesystem.open_input_stream(path) as stream:
                 return Blob(stream.read(), _mtime(info.mtime_ns))
 
-    def write(self, uri: str, data: bytes) -> None:
-        """Publish a file whole or not at all: readers see the old one, or all of the new one."""
+    def open(self, uri: str) -> IO[bytes]:
+        """A file to read at any place; of a remote one, only what is read is fetched.
+
+        Raises as `read` does, here and in reading. pyarrow's own S3 file system gives up after some
+        seconds, and what it says then does not tell a fault from an answer.
+        """
+        if is_local(uri):
+            with local_errors(uri):
+                return open(uri, "rb")
+        if scheme(uri) == "s3":
+            return cast(IO[bytes], _S3File(self, uri))
+        filesystem, path = self.arrow(uri)
+        with local_errors(uri):
+            return cast(IO[bytes], filesystem.open_input_file(path))
+
+    def write(self, uri: str, data: bytes) -> str | None:
+        """Publish a file whole or not at all: readers see the old one, or all of the new one.
+
+        Returns its version.
+        """
+        return self._patiently(lambda: self._write(uri, data, Path.replace, {}))
+
+    def create(self, uri: str, data: bytes) -> str | None:
+        """Publish a file whole, only where there is none, and return its version.
+
+        Raises ConflictError where there is one.
+        """
+
+        def link(temporary: Path, path: Path) -> None:
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                raise ConflictError(f"{uri} is there already") from None
+            except OSError:
+                # A file system without hard links has no such call: look, then move.
+                if path.exists():
+                    raise ConflictError(f"{uri} is there already") from None
+                temporary.replace(path)
+
+        return self._patiently(lambda: self._write(uri, data, link, {"IfNoneMatch": "*"}))
+
+    def replace(self, uri: str, data: bytes, version: str | None) -> str | None:
+        """Publish a file whole in the place of the given version of it; returns its own version.
+
+        Raises ConflictError where there is another version, or none.
+        """
+
+        def swap(temporary: Path, path: Path) -> None:
+            if not path.exists() or _mtime(path.stat().st_mtime_ns) != version:
+                raise ConflictError(f"{uri} was changed by another program")
+            temporary.replace(path)
+
+        return self._patiently(lambda: self._write(uri, data, swap, {"IfMatch": str(version)}))
+
+    def _write(
+        self,
+        uri: str,
+        data: bytes,
+        publish: Callable[[Path, Path], Any],
+        conditions: dict[str, str],
+    ) -> str | None:
         if is_local(uri):
             path = Path(uri)
             # The temporary name must not match a reader's *.parquet.
-            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-            with _local_errors(uri):
+            temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.tmp")
+            with local_errors(uri, writing=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:
                     with open(temporary, "wb") as file:
                         file.write(data)
                         file.flush()
                         os.fsync(file.fileno())
-                    temporary.replace(path)
-                except BaseException:
+                        version = _mtime(os.fstat(file.fileno()).st_mtime_ns)
+                    publish(temporary, path)
+                    return version
+                finally:
                     temporary.unlink(missing_ok=True)
-                    raise
         elif scheme(uri) == "s3":
-            bucket, key = _bucket_key(uri)
-            with self._s3_errors(uri):
-                self._s3().put_object(Bucket=bucket, Key=key, Body=data)
+            return self._s3().put(uri, data, **conditions)
         else:
             filesystem, name = self.arrow(uri)
-            with _local_errors(uri):
+            with local_errors(uri, writing=True):
+                if "IfNoneMatch" in conditions and filesystem.get_file_info(name).is_file:
+                    raise ConflictError(f"{uri} is there already")
                 filesystem.create_dir(name.rsplit("/", 1)[0], recursive=True)
                 with filesystem.open_output_stream(name) as stream:
                     stream.write(data)
+                return _mtime(filesystem.get_file_info(name).mtime_ns)
 
     def delete(self, uri: str) -> None:
         """Delete one file; that it is not there is no error."""
         with contextlib.suppress(MissingError):
-            if is_local(uri):
-                with _local_errors(uri):
-                    Path(uri).unlink()
-            elif scheme(uri) == "s3":
-                bucket, key = _bucket_key(uri)
-                with self._s3_errors(uri):
-                    self._s3().delete_object(Bucket=bucket, Key=key)
-            else:
-                filesystem, path = self.arrow(uri)
-                with _local_errors(uri):
-                    filesystem.delete_file(path)
+            self._patiently(lambda: self._delete(uri))
+
+    def _delete(self, uri: str) -> None:
+        if is_local(uri):
+            with local_errors(uri):
+                Path(uri).unlink()
+        elif scheme(uri) == "s3":
+            self._s3().delete(uri)
+        else:
+            filesystem, path = self.arrow(uri)
+            with local_errors(uri):
+                filesystem.delete_file(path)
 
     def delete_tree(self, uri: str) -> None:
         """Delete everything below a URI; that there is nothing is no error."""
         if is_local(uri):
             import shutil
 
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(MissingError), local_errors(uri):
                 shutil.rmtree(uri)
             return
         with ThreadPoolExecutor(16) as pool:
@@ -193,19 +227,19 @@ class Storage:
 
     def exists(self, uri: str) -> bool:
         """Whether there is a file (not a folder) of this name."""
+        return self._patiently(lambda: self._exists(uri))
+
+    def _exists(self, uri: str) -> bool:
         if is_local(uri):
             return Path(uri).is_file()
         if scheme(uri) == "s3":
-            bucket, key = _bucket_key(uri)
-            with self._s3_errors(uri):
-                page = self._s3().list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1)
-                return any(item["Key"] == key for item in page.get("Contents", ()))
+            return self._s3().exists(uri)
         filesystem, path = self.arrow(uri)
-        with _local_errors(uri):
+        with local_errors(uri):
             return bool(filesystem.get_file_info(path).is_file)
 
     def list(self, uri: str) -> Iterator[Entry]:
-        """All files below a folder or prefix, at every depth, streamed, in the store's own order.
+        """All files below a folder or prefix, at every depth, streamed, in an order that is stable.
 
         A URI that is itself a file lists just that. Nothing there lists nothing, but a missing
         bucket and wrong credentials raise StorageError.
@@ -217,31 +251,19 @@ class Storage:
             elif Path(uri).exists():
                 yield from _walk(uri, set())
         elif scheme(uri) == "s3":
-            yield from self._list_s3(uri)
+            if bucket_and_key(uri, need_key=False)[1] and self.exists(uri):
+                blob = self.read(uri)
+                yield Entry(uri, len(blob.data), blob.version)
+            else:
+                yield from (Entry(*found) for found in self._s3().entries(uri))
         else:
             yield from self._list_arrow(uri)
-
-    def _list_s3(self, uri: str) -> Iterator[Entry]:
-        bucket, key = _bucket_key(uri, need_key=False)
-        if key and self.exists(uri):
-            prefix, only = key, key
-        else:
-            prefix, only = (f"{key}/" if key else ""), None
-        with self._s3_errors(uri):
-            pages = self._s3().get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=bucket, Prefix=prefix):
-                for item in page.get("Contents", ()):
-                    # A console writes empty objects "folder/" to show folders.
-                    if item["Key"].endswith("/") or (only and item["Key"] != only):
-                        continue
-                    name = f"s3://{bucket}/{item['Key']}"
-                    yield Entry(name, item["Size"], item["ETag"].strip('"'))
 
     def _list_arrow(self, uri: str) -> Iterator[Entry]:
         from pyarrow.fs import FileSelector
 
         filesystem, path = self.arrow(uri)
-        with _local_errors(uri):
+        with local_errors(uri):
             if filesystem.get_file_info(path).is_file:
                 infos = [filesystem.get_file_info(path)]
             else:
@@ -253,6 +275,13 @@ class Storage:
                 yield Entry(name, info.size, _mtime(info.mtime_ns))
 
     # -- checks before heavy work --------------------------------------------------------------
+
+    def check_reachable(self, uri: str) -> None:
+        """Ask the store for one name, with less patience, since at the start a wrong address is
+        likelier than a fault. Raises StorageError with the reason."""
+        brief = replace(self, patience_seconds=START_PATIENCE_SECONDS, _clients={})
+        with contextlib.suppress(MissingError, ForbiddenError):
+            brief.exists(join(uri, ".monkeyray"))
 
     def check_writable(self, uri: str) -> None:
         """Write and delete a small file below a URI. Raises StorageError with the reason."""
@@ -293,102 +322,69 @@ class Storage:
     def _arrow_s3(self, uri: str) -> pyarrow.fs.FileSystem:
         from pyarrow import fs
 
-        endpoint = self._endpoint()
-        region = _region()
-        if endpoint is None and region is None:
-            region = fs.resolve_s3_region(_bucket_key(uri, need_key=False)[0])
+        endpoint, where = endpoint_of(self.s3_endpoint), region()
+        if endpoint is None and where is None:
+            where = fs.resolve_s3_region(bucket_and_key(uri, need_key=False)[0])
         return fs.S3FileSystem(
             anonymous=self.s3_anonymous,
-            region=region,
+            region=where,
             endpoint_override=endpoint,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=6),
         )
 
-    def _endpoint(self) -> str | None:
-        names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-        return self.s3_endpoint or next((os.environ[n] for n in names if os.environ.get(n)), None)
-
-    def _s3(self) -> Any:
-        client = self._clients.get("s3")
-        if client is None:
-            import boto3
-            from botocore import UNSIGNED
-            from botocore.config import Config
-
-            options = Config(
-                retries={"mode": "standard", "max_attempts": 6},
-                connect_timeout=10,
-                read_timeout=60,
-                max_pool_connections=64,
-                # Other S3 servers do not know the checksum trailers of new SDKs.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                signature_version=UNSIGNED if self.s3_anonymous else None,
-            )
-            client = boto3.session.Session().client(
-                "s3",
-                endpoint_url=self._endpoint(),
-                region_name=_region() or "us-east-1",
-                config=options,
-            )
-            self._clients["s3"] = client
-        return client
-
-    @contextlib.contextmanager
-    def _s3_errors(self, uri: str) -> Iterator[None]:
-        """Turn botocore's errors into ours: what is certain of one object, and what is a fault."""
-        from botocore import exceptions as aws
-
-        bucket = uri[len("s3://") :].partition("/")[0]
-        where = self._endpoint() or "AWS"
-        try:
-            yield
-        except aws.ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "unknown")
-            if code in ("NoSuchKey", "404"):
-                raise MissingError(f"{uri} does not exist") from None
-            if code == "NoSuchBucket":
-                raise StorageError(
-                    f"bucket {bucket!r} does not exist at {where}: create it, or correct the URI"
-                ) from None
-            if code in ("AccessDenied", "403", "AllAccessDisabled", "InvalidObjectState"):
-                raise ForbiddenError(
-                    f"{where} refuses {uri} ({code}): check the permissions of these credentials"
-                ) from None
-            raise StorageError(f"{where} answers {code} for {uri}: {_advice(code)}") from None
-        except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.TokenRetrievalError):
-            raise StorageError(
-                f"no AWS credentials for {uri}: set AWS_PROFILE, AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY or a role, or give --s3-anonymous for a public bucket"
-            ) from None
-        except aws.ParamValidationError:
-            raise StorageError(f"malformed URI {uri!r}: {bucket!r} is no bucket name") from None
-        except (aws.BotoCoreError, OSError) as error:
-            raise StorageError(
-                f"cannot reach {where} for {uri} ({type(error).__name__}): check --s3-endpoint "
-                "and the network"
-            ) from None
+    def _s3(self) -> S3:
+        # Sixteen threads that begin at once would make sixteen, which takes seconds.
+        with _MAKING:
+            client: S3 | None = self._clients.get("s3")
+            if client is None:
+                client = S3(endpoint_of(self.s3_endpoint), self.s3_anonymous, self.patience_seconds)
+                self._clients["s3"] = client
+            return client
 
 
-def _advice(code: str) -> str:
-    if code in ("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"):
-        return "the credentials are wrong, set right ones"
-    if code in ("ExpiredToken", "RequestExpired", "ExpiredTokenException"):
-        return "the credentials have expired, renew them and run the same command again"
-    if code in ("SlowDown", "503", "500", "InternalError", "ServiceUnavailable", "Throttling"):
-        return "the store is overloaded, run the same command again later"
-    return "run the same command again, or look the code up in the store's documentation"
+class _S3File(io.RawIOBase):
+    """One version of an object, of which each read is a request of its own."""
 
+    def __init__(self, storage: Storage, uri: str) -> None:
+        self._storage, self._uri = storage, uri
+        # The end is where Parquet files are read first, and all of a small one.
+        self._tail, self._size, self._etag = storage._patiently(
+            lambda: storage._s3().get_tail(uri, _TAIL_BYTES)
+        )
+        self._at = 0
 
-def _region() -> str | None:
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    def readable(self) -> bool:
+        return True
 
+    def seekable(self) -> bool:
+        return True
 
-def _bucket_key(uri: str, need_key: bool = True) -> tuple[str, str]:
-    bucket, _, key = uri[len("s3://") :].partition("/")
-    if need_key and not key:
-        raise ConfigError(f"{uri} is a bucket, not a file: write s3://{bucket}/path")
-    return bucket, key
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        end = min(self._at + len(view), self._size)
+        if end <= self._at:
+            return 0
+        tail = self._size - len(self._tail)
+        if self._at >= tail:
+            data = self._tail[self._at - tail : end - tail]
+        else:
+            data = self._get(self._at, end)
+        view[: len(data)] = data
+        self._at = end
+        return len(data)
+
+    def _get(self, start: int, end: int) -> bytes:
+        return self._storage._patiently(
+            lambda: self._storage._s3().get_range(self._uri, start, end, self._etag)
+        )
 
 
 def _mtime(nanoseconds: int | None) -> str | None:
@@ -400,7 +396,7 @@ def _mtime(nanoseconds: int | None) -> str | None:
 
 def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
     """All files below a folder in sorted order, through links, each real folder once."""
-    with _local_errors(folder), os.scandir(folder) as scan:
+    with local_errors(folder), os.scandir(folder) as scan:
         children = sorted(scan, key=lambda child: child.name)
         info = Path(folder).stat()
     if (info.st_dev, info.st_ino) in seen:
@@ -419,13 +415,19 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
 
 
 @contextlib.contextmanager
-def _local_errors(uri: str) -> Iterator[None]:
+def local_errors(uri: str, *, writing: bool = False) -> Iterator[None]:
+    """Turn the operating system's errors into ours."""
     try:
         yield
-    except (FileNotFoundError, NotADirectoryError):
-        raise MissingError(f"{uri} does not exist") from None
     except PermissionError:
         raise ForbiddenError(f"no permission for {uri}: change its mode or the user") from None
     except OSError as error:
         reason = error.strerror or str(error).splitlines()[0]
+        # fsspec's own errors have no number.
+        if not writing and (error.errno in _NO_SUCH or isinstance(error, FileNotFoundError)):
+            raise MissingError(f"{uri} does not exist") from None
+        if error.errno in _PASSING:
+            raise FaultError(f"{uri}: {reason}: run the same command again") from None
         raise StorageError(f"{uri}: {reason}") from None
+    except ValueError:  # a null byte in a name
+        raise MissingError(f"{uri!r} cannot be the name of a file") from None

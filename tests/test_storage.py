@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from monkeyray.errors import ConfigError, MissingError
-from monkeyray.storage import Storage, join, normalise, scheme
+from monkeyray.storage import Storage
+from monkeyray.uris import join, normalise, scheme
 
 
 def test_uris_have_one_form(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
