@@ -2,32 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
 import re
+import struct
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from monkeyray.errors import DecodeError
 
 #: Goes up with every change that alters pixels, so that cached features are not mixed.
-DECODE_VERSION = 1
+DECODE_VERSION = 2
+
+#: Antialiased; the same in training and scoring.
+_FILTER = Image.Resampling.BILINEAR
 
 _READ = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What is refused from the header alone, before anything is decoded."""
+    """What one image may cost.
+
+    More than `max_bytes` or `max_pixels` are refused from the header alone, before anything is
+    decoded; after `decode_seconds` the decoder is taken to hang; `max_refused` images in sequence
+    that the store does not have or give are taken for a fault of the store.
+    """
 
     max_bytes: int = 256 * 2**20
-    max_pixels: int = 200_000_000
+    max_pixels: int = 150_000_000
+    decode_seconds: float = 60.0
+    max_refused: int = 1000
 
 
 @dataclass(frozen=True)
@@ -36,13 +48,15 @@ class Decoded:
 
     `pixels`: uint8 RGB of shape (size, size, 3), 0-255. `width` and `height`: of the original in
     pixels, as displayed (EXIF orientation applied). `captured_at`: EXIF local time in ISO 8601,
-    with an offset only where EXIF gives one.
+    with an offset only where EXIF gives one. `truncated`: why only a part of it could be read;
+    what is missing is grey.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
     width: int
     height: int
     captured_at: str | None
+    truncated: str | None = None
 
 
 def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:
@@ -50,7 +64,8 @@ def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:
 
     JPEGs are decoded at the smallest scale that still covers `size`, then resized with an
     antialiased bilinear filter. The whole frame is kept, since animals enter at its edges. The
-    first frame of a sequence is taken, and transparency is laid on white.
+    first frame of a sequence is taken, and transparency is laid on white. Of a JPEG that breaks
+    off, half of the rows is enough, or the first scan where it has several.
 
     Raises DecodeError with kind empty, unsupported, unreadable or too_large.
     """
@@ -63,10 +78,12 @@ def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:
             # Pillow warns of bombs and odd EXIF; the limits above and below decide instead.
             warnings.simplefilter("ignore")
             return _decode(data, size, limits)
-    except DecodeError:
+    except (DecodeError, MemoryError):
         raise
+    except Image.DecompressionBombError:  # Pillow's own bound, some 179 million pixels
+        raise DecodeError("too_large", "more pixels than Pillow reads") from None
     except UnidentifiedImageError:
-        raise DecodeError("unsupported", f"not an image: {_describe(data)}") from None
+        raise _unidentified(data) from None
     except Exception as error:  # Pillow's plugins raise almost anything for broken files
         raise DecodeError("unreadable", _one_line(error)) from None
 
@@ -99,23 +116,62 @@ def _dct_matrix(rows: int, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
 _DCT = _dct_matrix(8, 32)
 
 
+#: What EXIF's orientations ask for.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
+_ON_THEIR_SIDE = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
+
+
 def _decode(data: bytes, size: int, limits: Limits) -> Decoded:
-    with Image.open(io.BytesIO(data), formats=_formats()) as image:
+    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
+        # Pillow allocates this canvas when it opens the file, so it is looked at before.
+        width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
+        _check_pixels(width, height, limits)
+    with _open(data) as image:
         width, height = image.size
-        if width * height > limits.max_pixels:
-            raise DecodeError(
-                "too_large", f"{width} x {height} pixels, the limit is {limits.max_pixels}"
-            )
-        exif = image.getexif()
+        _check_pixels(width, height, limits)
+        if _is_raw(image):
+            raise DecodeError("unsupported", "not an image: a camera raw file")
+        truncated = None
+        jpeg = image.format in ("JPEG", "MPO")
+        if not jpeg:
+            # Before its EXIF: for a PNG's Pillow loads the image, and of a broken one fails once.
+            image.load()
+            width, height = image.size
+        exif = _exif(image)
         captured_at = _captured_at(exif)
-        if exif.get(ExifTags.Base.Orientation) in (5, 6, 7, 8):
+        # A TIFF is turned when it is loaded.
+        orientation = None if image.format == "TIFF" else exif.get(ExifTags.Base.Orientation)
+        turn = _TURNS.get(orientation or 1)
+        if jpeg:
+            _scale(image, size)
+            try:
+                image.load()
+            except OSError as error:
+                image, truncated = _rescue_jpeg(data, size, _one_line(error))
+        square = _square(image, size)
+    if turn is not None:
+        # A square can be turned after the resize, which is cheaper and the same. Not with Pillow's
+        # exif_transpose: it writes all of the EXIF anew, and fails where any of it is odd.
+        square = square.transpose(turn)
+        if turn in _ON_THEIR_SIDE:
             width, height = height, width
-        if isinstance(image, ImageFile.ImageFile) and image.format in ("JPEG", "MPO"):
-            image.draft("RGB" if image.mode != "L" else "L", (size, size))
-        square = _flatten(image).resize((size, size), Image.Resampling.BILINEAR)
-        # A square can be turned after the resize, which is cheaper and the same.
-        square = ImageOps.exif_transpose(_with_exif(square, exif))
-        return Decoded(np.asarray(square), width, height, captured_at)
+    return Decoded(np.asarray(square), width, height, captured_at, truncated)
+
+
+def _check_pixels(width: int, height: int, limits: Limits) -> None:
+    if width * height > limits.max_pixels:
+        raise DecodeError(
+            "too_large", f"{width} x {height} pixels, the limit is {limits.max_pixels}"
+        )
+
+
+def _open(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=_formats())
 
 
 @functools.cache
@@ -125,25 +181,137 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _READ if name in Image.OPEN)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: 16 bits are scaled down, transparency is laid on white."""
+def _scale(image: Image.Image, size: int) -> None:
+    """Let libjpeg decode at the smallest of its scales that still covers `size`."""
+    if isinstance(image, ImageFile.ImageFile):
+        image.draft("RGB" if image.mode != "L" else "L", (size, size))
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """Any mode to RGB of size x size: 16 bits are scaled down, transparency is laid on white."""
     if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode.startswith("I") else max(float(values.max()), 1.0)
-        image = Image.fromarray(np.clip(values * (255.0 / top), 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
+        image = _eight_bits(image)
+    clear = image.has_transparency_data
+    mode = "RGBA" if clear else "RGB"
+    if image.mode != mode:  # or Pillow makes a copy, which is up to half a gigabyte
+        image = image.convert(mode)
+    # Pillow resizes RGBA with its colours weighted by alpha, so this is what laying it on white
+    # first would give, without two more copies of a large image.
+    image = image.resize((size, size), _FILTER)
+    if clear:
         canvas = Image.new("RGBA", image.size, "white")
         canvas.alpha_composite(image)
-        image = canvas
-    return image.convert("RGB")
-
-
-def _with_exif(image: Image.Image, exif: Image.Exif) -> Image.Image:
-    orientation = exif.get(ExifTags.Base.Orientation)
-    if orientation in range(2, 9):
-        image.getexif()[ExifTags.Base.Orientation] = orientation
+        image = canvas.convert("RGB")
     return image
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Integers or floats to grey, some rows at a time, since there may be 150 million of them."""
+    width, height = image.size
+    rows = max(2**22 // width, 1)
+    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    scale = 1 / 256
+    if image.mode == "F":
+        peak = max(float(np.nan_to_num(np.asarray(image.crop(band))).max()) for band in bands)
+        scale = 255.0 / max(peak, 1.0)
+    grey = Image.new("L", image.size)
+    for band in bands:
+        values = np.nan_to_num(np.asarray(image.crop(band)))
+        grey.paste(Image.fromarray(np.clip(values * scale, 0, 255).astype(np.uint8)), band)
+    return grey
+
+
+# -- JPEGs that break off ----------------------------------------------------------------------
+
+#: A marker that ends a scan: not a stuffed byte, a restart or a filler.
+_SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_GREY = 128
+
+
+def _rescue_jpeg(data: bytes, size: int, reason: str) -> tuple[Image.Image, str]:
+    """What can be seen of a JPEG that breaks off, and how much that is.
+
+    Raises DecodeError(kind="unreadable") with the reason when it is too little.
+    """
+    several, end = _scans(data)
+    if several:
+        if not end:
+            raise DecodeError("unreadable", reason)
+        # With an end put to it, libjpeg shows the scans that it has.
+        image = _open(data[:end].rstrip(b"\xff") + b"\xff\xd9")
+        _scale(image, size)
+        image.load()
+        return image, f"{reason}; its first scans could be read"
+    image, rows = _decoded_rows(data, size)
+    share = f"{rows / image.height:.0%}"
+    if rows * 2 < image.height:
+        raise DecodeError("unreadable", f"{reason}; {share} of its rows could be read")
+    image.paste(_GREY if image.mode == "L" else (_GREY,) * 3, (0, rows, *image.size))
+    return image, f"{reason}; {share} of its rows could be read"
+
+
+def _scans(data: bytes) -> tuple[bool, int]:
+    """Whether a JPEG has several scans, and where what libjpeg can read of them ends.
+
+    That is the end of the data, or of the last whole segment; 0 where the first scan is not whole,
+    or the only one.
+    """
+    position, several, components, end = 2, False, 0, 0
+    while position + 5 <= len(data):
+        if data[position] != 0xFF or data[position + 1] == 0xFF:
+            position += 1
+            continue
+        marker = data[position + 1]
+        following = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == 0xD9 or following > len(data):
+            break
+        if marker in (0xC2, 0xC6, 0xCA, 0xCE):
+            several = True
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            components = data[position + 9] if position + 9 < len(data) else 0
+        if marker == 0xDA:
+            several = several or data[position + 4] < components
+            if not several:
+                return False, 0
+            scan_end = _SCAN_END.search(data, following)
+            if scan_end is None:
+                return several, len(data) if end else 0
+            following = scan_end.start()
+            end = following
+        elif end:
+            end = following
+        position = following
+    return several, end
+
+
+def _decoded_rows(data: bytes, size: int) -> tuple[Image.Image, int]:
+    """As much as libjpeg gives of a JPEG with one scan, as RGB or L, and how many rows that is."""
+    image = _open(data)
+    _scale(image, size)
+    assert isinstance(image, ImageFile.ImageFile)
+    image.load_prepare()
+    # Rows that still hold this noise afterwards were not written.
+    shape = (image.width, len(image.getbands()))
+    noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    sheet = np.broadcast_to(noise, (image.height, *shape)).squeeze(axis=2 if shape[1] == 1 else ())
+    noisy = Image.fromarray(np.ascontiguousarray(sheet), image.mode)
+    image.im.paste(noisy.im, (0, 0, *image.size))
+    with contextlib.suppress(OSError):
+        image.load()
+    image.tile = []  # what is there is all there will be
+    untouched = (np.asarray(image) == sheet).reshape(image.height, -1).all(axis=1)
+    rows = int(np.argmax(untouched)) if untouched.any() else image.height
+    return image.convert("L" if image.mode == "L" else "RGB"), rows
+
+
+# -- EXIF --------------------------------------------------------------------------------------
+
+
+def _exif(image: Image.Image) -> Image.Exif:
+    try:
+        return image.getexif()
+    except Exception:  # a broken EXIF block makes no image unreadable
+        return Image.Exif()
 
 
 _TIME = re.compile(r"^(\d{4})[:\-](\d\d)[:\-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
@@ -159,11 +327,22 @@ def _captured_at(exif: Image.Exif) -> str | None:
             return None
         moment = datetime(*(int(part) for part in match.groups()))  # type: ignore[arg-type]
         offset = str(details.get(ExifTags.Base.OffsetTimeOriginal, "")).strip("\0 ")
-    except Exception:  # a broken EXIF block makes no image unreadable
+    except Exception:
         return None
     return moment.isoformat() + (offset if _OFFSET.match(offset) else "")
 
 
+# -- Files that Pillow does not know -----------------------------------------------------------
+
+#: How the formats begin that we read. What begins so and is not known to Pillow is broken.
+_BEGINNINGS = (
+    ("JPEG", re.compile(rb"\xff\xd8\xff")),
+    ("PNG", re.compile(rb"\x89PNG\r\n\x1a\n")),
+    ("WEBP", re.compile(rb"RIFF....WEBP", re.DOTALL)),
+    ("GIF", re.compile(rb"GIF8[79]a")),
+    ("BMP", re.compile(rb"BM.{4}\0\0\0\0", re.DOTALL)),
+    ("AVIF", re.compile(rb"....ftypavi[fs]", re.DOTALL)),
+)
 _MAGIC = (
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1f\x8b", "a gzip archive"),
@@ -172,8 +351,58 @@ _MAGIC = (
     (b"%PDF", "a PDF"),
     (b"RIFF", "a video or sound file"),
     (b"\x1aE\xdf\xa3", "a video"),
-    (b"II\x2a\x00", "a TIFF or camera raw file"),
+    (b"\x30\x26\xb2\x75", "a video"),
+    (b"FUJIFILM", "a camera raw file"),
+    (b"IIU\0", "a camera raw file"),
+    (b"IIRO", "a camera raw file"),
+    (b"II*\0", "a TIFF or camera raw file"),
+    (b"MM\0*", "a TIFF or camera raw file"),
+    (b"8BPS", "a Photoshop file"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 image"),
+    (b"\xff\x0a", "a JPEG XL image"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL image"),
 )
+_BRANDS = {
+    **dict.fromkeys(("heic", "heix", "mif1"), "an HEIF image"),
+    **dict.fromkeys(("avif", "avis"), "an AVIF image"),
+    "crx": "a camera raw file",
+}
+
+
+def _unidentified(data: bytes) -> DecodeError:
+    """What a file is that Pillow does not know."""
+    for name, beginning in _BEGINNINGS:
+        if name in _formats() and beginning.match(data):
+            return DecodeError("unreadable", f"the header of this {name} cannot be read")
+    if data[:4] in (b"II*\0", b"MM\0*") and not _has_directory(data):
+        return DecodeError("unreadable", "this TIFF breaks off")
+    return DecodeError("unsupported", f"not an image: {_describe(data)}")
+
+
+#: Bytes of a value in a TIFF's directory, by its type.
+_TIFF_BYTES = (0, 1, 1, 2, 4, 8, 1, 1, 2, 4, 8, 4, 8)
+
+
+def _has_directory(data: bytes) -> bool:
+    """Whether a TIFF's first directory, which tells what it is, and its values lie in the file."""
+    order = "<" if data[:2] == b"II" else ">"
+    try:
+        (start,) = struct.unpack_from(order + "I", data, 4)
+        (entries,) = struct.unpack_from(order + "H", data, start)
+        for i in range(entries):
+            kind, count, place = struct.unpack_from(order + "HII", data, start + 12 * i + 4)
+            size = count * _TIFF_BYTES[kind] if kind < len(_TIFF_BYTES) else 0
+            if size > 4 and place + size > len(data):
+                return False
+    except struct.error:  # beyond the end
+        return False
+    return bool(start >= 8 and entries > 0)
+
+
+def _is_raw(image: Image.Image) -> bool:
+    """Whether this is a small preview that Pillow found in a camera raw file."""
+    kind = image.tag_v2.get(254, 0) if isinstance(image, TiffImagePlugin.TiffImageFile) else 0
+    return isinstance(kind, int) and kind & 1 == 1
 
 
 def _describe(data: bytes) -> str:
@@ -184,13 +413,19 @@ def _describe(data: bytes) -> str:
         return "an XML document"
     if data[4:8] == b"ftyp":
         brand = data[8:12].decode("latin-1").strip()
-        return f"an HEIF image ({brand})" if brand in ("heic", "heix", "mif1") else "a video"
+        name = _BRANDS.get(brand, "a video")
+        return f"{name} ({brand})" if name.endswith("image") else name
+    if data[257:262] == b"ustar":
+        return "a tar archive"
     for magic, name in _MAGIC:
         if data.startswith(magic):
             return name
     return "unknown format"
 
 
+_OBJECT = re.compile(r"<[^<>]* at 0x[0-9a-f]+>")
+
+
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = _OBJECT.sub("the file", " ".join(str(error).split())) or type(error).__name__
     return text[:200]

@@ -128,7 +128,7 @@ def test_times_have_an_offset_only_where_exif_does() -> None:
         (b"<html>404", "unsupported", "HTML"),
         (b"PK\x03\x04" + b"x" * 99, "unsupported", "zip"),
         (b"\0\0\0\x18ftypmp42" + b"x" * 99, "unsupported", "video"),
-        (JPEG[: len(JPEG) - 40], "unreadable", "truncated"),
+        (JPEG[: len(JPEG) - 400], "unreadable", "truncated"),
     ],
 )
 def test_rubbish_is_named(data: bytes, kind: str, words: str) -> None:
