@@ -7,10 +7,12 @@ of modification), the last two null where a manifest does not tell; then what el
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import os.path
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from monkeyray.errors import InputError
-from monkeyray.storage import Storage, is_local, join, normalise
+from monkeyray.storage import Storage
+from monkeyray.uris import is_local, join, normalise
 
 PLAN_SCHEMA = pa.schema(
     [("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())]
@@ -75,7 +78,7 @@ _SPLITS = {
     "validation": "validation", "val": "validation", "valid": "validation",
     "test": "test", "testing": "test",
 }  # fmt: skip
-_CHUNK = 65_536
+_CHUNK = 8_192
 
 
 def is_manifest(uri: str) -> bool:
@@ -83,17 +86,51 @@ def is_manifest(uri: str) -> bool:
     return uri.lower().endswith((".csv", ".parquet", ".pq"))
 
 
-def list_images(uri: str, storage: Storage, skipped: Counter[str]) -> Iterator[pa.Table]:
-    """All images below a folder or prefix, or in a manifest, in tables of some 65,000 rows.
+def list_images(
+    uri: str,
+    storage: Storage,
+    skipped: Counter[str],
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+) -> Iterator[pa.Table]:
+    """All images below a folder or prefix, or in a manifest, in tables of some thousand rows.
 
-    Counts into `skipped` what is no image by its name: "hidden" and "side-car" files.
+    `include` and `exclude` are globs of the path below a folder, or of the URI in a manifest, in
+    which * goes through folders too: one of the first must match, where there are any, and none of
+    the second. Counts into `skipped` what is no image by its name, "hidden" and "side-car" files,
+    and what is "excluded".
     Raises InputError when there is no such place, or a manifest without the column `uri`.
     """
     uri = normalise(uri)
     if is_manifest(uri):
-        yield from _read_manifest(uri, storage)
+        tables, start = _read_manifest(uri, storage), 0
     else:
-        yield from _list_folder(uri, storage, skipped)
+        tables, start = _list_folder(uri, storage, skipped), len(uri.rstrip("/")) + 1
+    for table in tables:
+        if include or exclude:
+            keep = _matches(pc.utf8_slice_codeunits(table["uri"], start), include, exclude)
+            skipped["excluded"] += table.num_rows - pc.sum(keep).as_py()
+            table = table.filter(keep)
+        yield table
+
+
+def _matches(names: pa.ChunkedArray, include: Sequence[str], exclude: Sequence[str]) -> Any:
+    def any_of(globs: Sequence[str]) -> Any:
+        matches = [pc.match_like(names, _like(glob)) for glob in globs]
+        return functools.reduce(pc.or_, matches)
+
+    keep = any_of(include) if include else any_of(["*"])
+    return pc.and_not(keep, any_of(exclude)) if exclude else keep
+
+
+def _like(glob: str) -> str:
+    """A glob as the pattern of SQL's LIKE, which Arrow matches without Python.
+
+    >>> _like("*/IMG_?.jpg")
+    '%/IMG\\\\__.jpg'
+    """
+    escaped = re.sub(r"([\\%_])", r"\\\1", glob)
+    return escaped.replace("*", "%").replace("?", "_")
 
 
 def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table:

@@ -1,12 +1,14 @@
-"""A run: a plan of images, cut into parts, each written as one whole Parquet file.
+"""A run: a plan of images, and each of its parts written as one whole Parquet file.
 
-    place/part-00000.parquet …   a file for each part, there whole or not at all
-    place/_run.json              what the run is (its identity) and how the plan is cut
-    place/_plan/plan-00000.arrow the plan itself, sixteen parts in a file
-    place/_SUCCESS               counts, written last
+    place/part-00000-….parquet …   a file for each part, there whole or not at all
+    place/_run.json                what the run is (its identity) and how the plan is cut
+    place/_plan/…                  the plan itself
+    place/_lease.json              who is writing, as long as somebody is
+    place/_SUCCESS                 counts, written last
 
 Side files never end in .parquet, because DuckDB's globs do not skip names with an underscore.
-A part's name follows from its place in the plan, so a part that is made twice is one file.
+A part's name follows from its place in the plan, so a part that is made twice is one file. It also
+names the run, so that what a forgotten process of an overwritten run writes can be told apart.
 """
 
 from __future__ import annotations
@@ -14,99 +16,266 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.ipc
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from monkeyray.errors import MissingError, RunError
-from monkeyray.storage import Storage, join
+from monkeyray.errors import ConflictError, MissingError, RunError
+from monkeyray.lease import NAME as LEASE
+from monkeyray.lease import Lease
+from monkeyray.plans import Listing, Plan
+from monkeyray.storage import Storage
+from monkeyray.uris import is_local, join
 
-_PARTS_IN_PLAN_FILE = 16
+#: Statuses whose reason may have passed since.
+MAY_PASS = ("missing", "forbidden", "crashed", "timeout")
+
+Rows = np.ndarray[Any, np.dtype[np.int64]]
+
+_PART = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.parquet")
+_READERS = 16
+
+
+@dataclass(frozen=True)
+class Redo:
+    """Rows of finished parts that are to be made again: by part, the rows in it.
+
+    A row that was made at or after `since` has been made again already.
+    """
+
+    since: datetime
+    rows: dict[int, list[int]]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in its place. `sizes`: the number of images in each part, in order."""
+    """A run in its place."""
 
     uri: str
     storage: Storage
+    run_id: str
     identity: dict[str, Any]
-    sizes: tuple[int, ...]
-    plan_schema: pa.Schema
+    plan: Plan
     #: What was seen while planning, such as files skipped, for the summary.
     notes: dict[str, Any] = field(default_factory=dict)
+    redo: Redo | None = None
 
     @property
     def rows(self) -> int:
         """Images in the plan."""
-        return sum(self.sizes)
+        return sum(self.plan.sizes)
 
     def part_uri(self, part: int) -> str:
         """The Parquet file of a part."""
-        return join(self.uri, f"part-{part:05d}.parquet")
+        return join(self.uri, f"part-{part:05d}-{self.run_id}.parquet")
 
-    def pending(self) -> list[int]:
-        """The parts that have no file yet, in order."""
-        there = {entry.uri for entry in self.storage.list(self.uri)}
-        return [part for part in range(len(self.sizes)) if self.part_uri(part) not in there]
+    def finished(self) -> set[int]:
+        """The parts that have a file."""
+        found = set()
+        for entry in self.storage.list(self.uri):
+            match = _PART.fullmatch(entry.uri[len(self.uri) + 1 :])
+            if match and match[2] == self.run_id:
+                found.add(int(match[1]))
+        return found
 
-    def read_plan(self, part: int) -> pa.Table:
-        """The plan's rows of one part."""
-        file = part // _PARTS_IN_PLAN_FILE
-        data = self.storage.read(_plan_uri(self.uri, file)).data
-        with pa.ipc.open_file(io.BytesIO(data)) as reader:
-            return pa.Table.from_batches([reader.get_batch(part % _PARTS_IN_PLAN_FILE)])
+    def pending(self) -> dict[int, int]:
+        """The parts that have no file yet or hold rows to be made again, in order, each with the
+        number of images that are to be opened for it."""
+        finished = self.finished()
+        pending = {p: n for p, n in enumerate(self.plan.sizes) if p not in finished}
+        if self.redo is not None:
+            again = [part for part in sorted(self.redo.rows) if part in finished]
+            for part, table in self.read_parts(["predicted_at"], again):
+                rows = self._to_redo(part, table["predicted_at"])
+                if len(rows):
+                    pending[part] = len(rows)
+        return dict(sorted(pending.items()))
 
-    def write_part(self, part: int, table: pa.Table) -> None:
-        """Publish the rows of a part. Raises RunError when they are not as many as planned."""
-        if table.num_rows != self.sizes[part]:
+    def _to_redo(self, part: int, made: pa.ChunkedArray) -> Rows:
+        """Which rows of a finished part are still to be made again; `made`: when they were."""
+        assert self.redo is not None
+        wanted = np.array(self.redo.rows.get(part, []), np.int64)
+        since = int(self.redo.since.timestamp() * 1_000_000)
+        early = made.cast(pa.int64()).to_numpy()[wanted] < since
+        return np.asarray(wanted[early], np.int64)
+
+    def read_to_redo(self, part: int) -> tuple[pa.Table, str | None, Rows] | None:
+        """A part's file, its version, and the rows of it to be made again; None without a file."""
+        if self.redo is None or part not in self.redo.rows:
+            return None
+        try:
+            blob = self.storage.read(self.part_uri(part))
+        except MissingError:
+            return None
+        table = pq.read_table(pa.BufferReader(blob.data))
+        return table, blob.version, self._to_redo(part, table["predicted_at"])
+
+    def read_part(self, part: int, columns: list[str] | None = None) -> pa.Table:
+        """A part's file, whole or some columns."""
+        return read_parquet(self.storage, self.part_uri(part), columns)
+
+    def publish(self, part: int, plan: pa.Table, table: pa.Table, lease: Lease) -> None:
+        """Publish the rows of a part that has no file yet.
+
+        Another worker's file of the same part is left as it is. Raises RunError when the rows are
+        not those of the plan, and LeaseError when the place has been taken over.
+        """
+        self._check(part, plan, table)
+        lease.check()
+        try:
+            self.storage.create(self.part_uri(part), to_parquet(table))
+        except ConflictError:
+            return
+        try:
+            lease.check()
+        except RunError:
+            # Between the first check and the file the place was taken over; where that was to
+            # start anew, a file of the old run must not stay.
+            if self._is_replaced():
+                self.storage.delete(self.part_uri(part))
+            raise
+
+    def publish_again(
+        self, part: int, plan: pa.Table, table: pa.Table, version: str | None, lease: Lease
+    ) -> None:
+        """Replace a part's file whole, if it is still the version that was read."""
+        self._check(part, plan, table)
+        lease.check()
+        self.storage.replace(self.part_uri(part), to_parquet(table), version)
+
+    def _check(self, part: int, plan: pa.Table, table: pa.Table) -> None:
+        if not table["uri"].equals(plan["uri"]):
             raise RunError(
-                f"part {part} has {table.num_rows} rows for {self.sizes[part]} images: "
-                "this is a bug in MonkeyRay"
+                f"part {part} has {table.num_rows} rows that are not its {plan.num_rows} planned "
+                "images: this is a bug in MonkeyRay"
             )
-        self.storage.write(self.part_uri(part), to_parquet(table))
+
+    def _is_replaced(self) -> bool:
+        try:
+            stored = json.loads(self.storage.read(join(self.uri, "_run.json")).data)
+        except (MissingError, ValueError):
+            return True
+        return bool(stored.get("run_id") != self.run_id)
 
     def finish(self, count: str | None = None) -> dict[str, Counter[str]]:
         """Count what the files hold, compare it with the plan, and write _SUCCESS.
 
-        Returns the rows by `status`, and by the column `count` of the rows that are ok.
-        Raises RunError when the files do not hold one row for each image of the plan.
+        Returns the rows by `status`, and by the column `count`. Raises RunError when the files do
+        not hold one row for each image of the plan.
         """
+        self._delete_strays()
         columns = ["status"] + ([count] if count else [])
         totals: dict[str, Counter[str]] = {name: Counter() for name in columns}
-        for table in self.read_parts(columns):
+        rows = 0
+        for part, table in self.read_parts(columns):
+            if table.num_rows != self.plan.sizes[part]:
+                raise RunError(
+                    f"{self.part_uri(part)} has {table.num_rows} rows for "
+                    f"{self.plan.sizes[part]} images: it was changed by another program; delete it "
+                    "and run the same command again"
+                )
+            rows += table.num_rows
             for name in columns:
                 for item in table[name].value_counts().to_pylist():
                     if item["values"] is not None:
                         totals[name][item["values"]] += item["counts"]
-        rows = totals["status"].total()
-        if rows != self.rows:
+        if not rows == self.rows == totals["status"].total():
             raise RunError(
-                f"{self.uri} has {rows} rows for {self.rows} planned images: files were changed or "
-                "removed by another program; run again with --overwrite"
+                f"{self.uri} has {rows} rows for {self.rows} planned images: files were removed by "
+                "another program; run the same command again"
             )
-        summary = {"planned": self.rows, "rows": rows, **totals, **self.notes}
+        summary = {
+            "planned": self.rows,
+            "rows": rows,
+            **totals,
+            **self.notes,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
         self.storage.write(join(self.uri, "_SUCCESS"), _json(summary))
         return totals
 
-    def read_parts(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The files that are there, as tables, in order."""
-        pending = set(self.pending())
-        parts = [part for part in range(len(self.sizes)) if part not in pending]
+    def _delete_strays(self) -> None:
+        for entry in self.storage.list(self.uri):
+            match = _PART.fullmatch(entry.uri[len(self.uri) + 1 :])
+            if match and match[2] != self.run_id:
+                self.storage.delete(entry.uri)
 
-        def read(part: int) -> pa.Table:
-            return read_parquet(self.storage, self.part_uri(part), columns)
+    def read_parts(
+        self, columns: list[str] | None = None, parts: list[int] | None = None
+    ) -> Iterator[tuple[int, pa.Table]]:
+        """The files that are there, or those of the given parts, as numbers and tables."""
+        parts = sorted(self.finished()) if parts is None else parts
 
-        with ThreadPoolExecutor(8) as pool:
+        def read(part: int) -> tuple[int, pa.Table]:
+            return part, self.read_part(part, columns)
+
+        with ThreadPoolExecutor(_READERS) as pool:
             # A window, so that memory holds a few files and not all.
-            for start in range(0, len(parts), 32):
-                yield from pool.map(read, parts[start : start + 32])
+            for start in range(0, len(parts), 2 * _READERS):
+                yield from pool.map(read, parts[start : start + 2 * _READERS])
+
+    def update(
+        self,
+        changes: Callable[[pa.Table, pa.Table | None], tuple[pa.Table, list[int]]],
+        columns: list[str],
+        new: Listing | None = None,
+        sizes: list[int] | None = None,
+        notes: dict[str, Any] | None = None,
+    ) -> Run:
+        """Change the plan, so that some rows are made again and new parts of `sizes` are added.
+
+        `changes` gets a part's plan and what its file holds of `columns` (None where it has no
+        file), and returns the part's new plan and the rows to be made again.
+        """
+        self.storage.delete(join(self.uri, "_SUCCESS"))
+        finished = self.finished()
+        again: dict[int, list[int]] = {}
+        latest = datetime.now(UTC)
+
+        def parts() -> Iterator[pa.Table]:
+            nonlocal latest
+            for part, rows in self.plan.read_all():
+                held = None
+                if part in finished:
+                    held = self.read_part(part, [*columns, "predicted_at"])
+                    # Clocks differ: all that was made so far is before what is made again.
+                    newest = pc.max(held["predicted_at"]).as_py()
+                    latest = max(latest, newest + timedelta(microseconds=1))
+                changed, redo = changes(rows, held)
+                if redo:
+                    again[part] = redo
+                yield changed
+            if new is not None:
+                yield from new.cut(sizes or [])
+
+        plan = replace(self.plan, sizes=(*self.plan.sizes, *(sizes or [])))
+        plan.write_all(parts())
+        run = replace(self, plan=plan, notes=notes or self.notes, redo=Redo(latest, again))
+        run.save()
+        return run
+
+    def save(self) -> None:
+        """Write _run.json, after the plan that it tells of."""
+        stored = {
+            "run_id": self.run_id,
+            "identity": self.identity,
+            "sizes": self.plan.sizes,
+            "notes": self.notes,
+            "redo": None
+            if self.redo is None
+            else {"since": self.redo.since.isoformat(), "rows": self.redo.rows},
+        }
+        self.storage.write(join(self.uri, "_run.json"), _json(stored))
 
 
 def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None:
@@ -117,86 +286,69 @@ def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None
     """
     try:
         stored = json.loads(storage.read(join(uri, "_run.json")).data)
+        different = [
+            f"{key} is {identity.get(key)!r}, was {stored['identity'].get(key)!r}"
+            for key in sorted({*identity, *stored["identity"]})
+            if identity.get(key) != stored["identity"].get(key)
+        ]
+        redo = stored["redo"]
+        if redo is not None:
+            rows = {int(part): rows for part, rows in redo["rows"].items()}
+            redo = Redo(datetime.fromisoformat(redo["since"]), rows)
+        plan = Plan(uri, storage, tuple(stored["sizes"]))
+        run = Run(uri, storage, stored["run_id"], identity, plan, stored["notes"], redo)
     except MissingError:
-        strange = next(
-            (e.uri for e in storage.list(uri) if not e.uri.startswith(join(uri, "_plan/"))), None
-        )
-        if strange is not None:
-            raise RunError(
-                f"{uri} is not empty and holds no run (it has {strange[len(uri) + 1 :]}): choose "
-                "an empty place, or delete what is there with --overwrite"
-            ) from None
+        _check_empty(uri, storage)
         return None
-    except ValueError as error:
-        raise RunError(f"{uri}/_run.json is damaged: start anew with --overwrite") from error
-    different = [
-        f"{key} is {identity.get(key)!r}, was {stored['identity'].get(key)!r}"
-        for key in sorted({*identity, *stored["identity"]})
-        if identity.get(key) != stored["identity"].get(key)
-    ]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{uri}/_run.json is damaged or of another version of MonkeyRay: choose another place, "
+            "or start anew with --overwrite"
+        ) from error
     if different:
         raise RunError(
             f"{uri} holds another run: {'; '.join(different)}. Choose another place, or replace "
             "it with --overwrite"
         )
-    schema = pa.ipc.read_schema(pa.py_buffer(bytes.fromhex(stored["plan_schema"])))
-    return Run(uri, storage, identity, tuple(stored["sizes"]), schema, stored["notes"])
+    return run
+
+
+def _check_empty(uri: str, storage: Storage) -> None:
+    ours = (join(uri, "_plan/"), join(uri, LEASE))
+    for entry in storage.list(uri):
+        if not entry.uri.startswith(ours) and not entry.uri.endswith(".tmp"):
+            raise RunError(
+                f"{uri} is not empty and holds no run (it has {entry.uri[len(uri) + 1 :]}): choose "
+                "an empty place, or delete what is there with --overwrite"
+            )
 
 
 def create_run(
     uri: str,
     storage: Storage,
     identity: dict[str, Any],
-    plan: pa.Table,
+    listing: Listing,
     sizes: list[int],
     notes: dict[str, Any] | None = None,
 ) -> Run:
     """Write a new run's plan, and _run.json last, so that a plan is there whole or not at all."""
-    plan = plan.combine_chunks()
-    starts = [0]
-    for size in sizes:
-        starts.append(starts[-1] + size)
-    if starts[-1] != plan.num_rows:
-        raise RunError(f"parts of {starts[-1]} images for a plan of {plan.num_rows}")
-    for file, first in enumerate(range(0, len(sizes), _PARTS_IN_PLAN_FILE)):
-        sink = io.BytesIO()
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
-        with pa.ipc.new_file(sink, plan.schema, options=options) as writer:
-            for part in range(first, min(first + _PARTS_IN_PLAN_FILE, len(sizes))):
-                piece = plan.slice(starts[part], sizes[part]).combine_chunks()
-                # One part is one batch, an empty one too.
-                writer.write_batch(
-                    piece.to_batches()[0]
-                    if piece.num_rows
-                    else pa.RecordBatch.from_pylist([], plan.schema)
-                )
-        storage.write(_plan_uri(uri, file), sink.getvalue())
-    run = Run(uri, storage, identity, tuple(sizes), plan.schema, notes or {})
-    stored = {
-        "identity": identity,
-        "sizes": sizes,
-        "plan_schema": plan.schema.serialize().to_pybytes().hex(),
-        "notes": run.notes,
-    }
-    storage.write(join(uri, "_run.json"), _json(stored))
+    if sum(sizes) != listing.rows:
+        raise RunError(f"parts of {sum(sizes)} images for a plan of {listing.rows}")
+    plan = Plan(uri, storage, tuple(sizes))
+    plan.write_all(listing.cut(sizes))
+    run = Run(uri, storage, uuid.uuid4().hex[:8], identity, plan, notes or {})
+    run.save()
     return run
 
 
-def cut(rows: int, workers: int, rows_per_file: int, smallest: int = 64) -> list[int]:
-    """The sizes of parts for a number of images: large first, small towards the end.
-
-    Guided self-scheduling (Polychronopoulos and Kuck 1987): each part is half of a worker's share
-    of what is left, so that all workers end together and files stay few.
-
-    >>> cut(1000, workers=2, rows_per_file=200)
-    [200, 200, 150, 113, 85, 64, 64, 64, 60]
-    """
-    sizes = []
-    while rows > 0:
-        size = min(rows, rows_per_file, max(smallest, -(-rows // (2 * workers))))
-        sizes.append(size)
-        rows -= size
-    return sizes
+def clear(uri: str, storage: Storage) -> None:
+    """Delete all of a run but its lease, its claim to be finished first."""
+    for name in ("_SUCCESS", "_run.json"):
+        storage.delete(join(uri, name))
+    keep = join(uri, LEASE)
+    with ThreadPoolExecutor(_READERS) as pool:
+        rest = (entry.uri for entry in list(storage.list(uri)) if entry.uri != keep)
+        list(pool.map(storage.delete, rest))
 
 
 def to_parquet(table: pa.Table) -> bytes:
@@ -207,17 +359,16 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def read_parquet(storage: Storage, uri: str, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file, whole or some columns."""
-    return pq.read_table(io.BytesIO(storage.read(uri).data), columns=columns)
+    """A Parquet file, whole or some columns; of a remote one, only their bytes are fetched."""
+    if columns is None or is_local(uri):
+        return pq.read_table(pa.BufferReader(storage.read(uri).data), columns=columns)
+    filesystem, path = storage.arrow(uri)
+    return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
 
 
 def fingerprint(value: Any) -> str:
     """SHA-256 of anything that JSON can write, in 64 hexadecimal digits."""
     return hashlib.sha256(_json(value)).hexdigest()
-
-
-def _plan_uri(uri: str, file: int) -> str:
-    return join(uri, "_plan", f"plan-{file:05d}.arrow")
 
 
 def _json(value: Any) -> bytes:

@@ -32,6 +32,24 @@ def test_labels_are_the_first_sub_folders(tmp_path: Path) -> None:
         assert +skipped == Counter({"hidden": 1, "side-car": 1})
 
 
+def test_globs_choose_images(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "a/1.jpg", "a/2.JPG", "a/b/100%_x.jpg", "a/b/100y_x.jpg", "c/[1].jpg", "c/d.png"
+    )
+
+    def chosen(include: list[str], exclude: list[str]) -> set[str]:
+        skipped: Counter[str] = Counter()
+        tables = list(list_images(str(tmp_path), STORAGE, skipped, include, exclude))
+        uris = {uri for table in tables for uri in table["uri"].to_pylist()}
+        assert skipped["excluded"] == 6 - len(uris)
+        return {uri.removeprefix(f"{tmp_path}/") for uri in uris}
+
+    assert chosen(["*.jpg"], ["a/*"]) == {"c/[1].jpg"}
+    assert chosen(["a/*"], []) == {"a/1.jpg", "a/2.JPG", "a/b/100%_x.jpg", "a/b/100y_x.jpg"}
+    assert chosen(["*100%_x*", "c/?.png"], []) == {"a/b/100%_x.jpg", "c/d.png"}
+    assert chosen([], ["*"]) == set()
+
+
 def test_names_are_kept_as_they_are(tmp_path: Path) -> None:
     names = ["a b.jpg", "100%.jpg", "x#1?.jpg", "p+q.jpg", 'it\'s "q".jpg', "l\nf.jpg", "ü日.jpg"]
     touch(tmp_path, *names)

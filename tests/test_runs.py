@@ -1,64 +1,111 @@
-"""Plans, parts, identity and the final count."""
+"""Parts, identity, what is made again, and the final count."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from monkeyray.errors import RunError
-from monkeyray.runs import Run, create_run, cut, open_run
+from monkeyray.errors import ConflictError, LeaseError, RunError
+from monkeyray.lease import Lease, hold
+from monkeyray.plans import Listing, collect
+from monkeyray.runs import Run, clear, create_run, open_run
 from monkeyray.storage import Storage
+from monkeyray.updates import COLUMNS, Changes, Listed, new_rows
 
 STORAGE = Storage()
-PLAN = pa.table({"uri": [f"/x/{i}.jpg" for i in range(50)]})
+IDENTITY = {"model_id": "a"}
 
 
-@given(st.integers(0, 10**6), st.integers(1, 64), st.integers(64, 10_000))
-def test_parts_cover_the_plan(rows: int, workers: int, most: int) -> None:
-    sizes = cut(rows, workers, most)
-    assert sum(sizes) == rows
-    assert all(0 < size <= most for size in sizes)
-    assert sizes == sorted(sizes, reverse=True)
+def listed(names: list[str], version: str = "1") -> Listing:
+    rows = len(names)
+    columns = {
+        "uri": pa.array(names, pa.string()),
+        "size_bytes": pa.array([3] * rows, pa.int64()),
+        "version": pa.array([version] * rows, pa.string()),
+    }
+    listing = collect([pa.table(columns)])
+    assert listing is not None
+    return listing
 
 
-def make(place: Path, sizes: list[int] | None = None) -> Run:
-    return create_run(str(place), STORAGE, {"model_id": "a"}, PLAN, sizes or [2] * 25)
+NAMES = [f"/x/{i}.jpg" for i in range(50)]
 
 
-def rows(run: Run, part: int) -> pa.Table:
-    plan = run.read_plan(part)
-    return plan.append_column("status", pa.array(["ok"] * plan.num_rows))
+def make(place: Path) -> Run:
+    return create_run(str(place), STORAGE, IDENTITY, listed(NAMES), [2] * 25)
 
 
-def test_a_run_is_read_back_and_finished(tmp_path: Path) -> None:
+@pytest.fixture
+def lease(tmp_path: Path) -> Iterator[Lease]:
+    with hold(str(tmp_path), STORAGE, print) as lease:
+        yield lease
+
+
+def rows(plan: pa.Table, status: str = "ok", at: datetime | None = None) -> pa.Table:
+    count = plan.num_rows
+    columns = {
+        "uri": plan["uri"],
+        "status": [status] * count,
+        "size_bytes": plan["size_bytes"],
+        "etag_or_mtime": plan["version"],
+        "predicted_at": pa.array([at or datetime.now(UTC)] * count, pa.timestamp("us", "UTC")),
+    }
+    return pa.table(columns)
+
+
+def publish(run: Run, part: int, lease: Lease, status: str = "ok") -> None:
+    plan = run.plan.read(part)
+    run.publish(part, plan, rows(plan, status), lease)
+
+
+def test_a_run_is_read_back_and_finished(tmp_path: Path, lease: Lease) -> None:
     made = make(tmp_path)
-    run = open_run(str(tmp_path), STORAGE, {"model_id": "a"})
+    run = open_run(str(tmp_path), STORAGE, IDENTITY)
     assert run is not None
-    assert run.sizes == made.sizes
-    assert pa.concat_tables(run.read_plan(part) for part in range(25)).equals(PLAN)
+    assert (run.run_id, run.plan.sizes) == (made.run_id, made.plan.sizes)
     for part in range(24):
-        run.write_part(part, rows(run, part))
-    assert run.pending() == [24]
+        publish(run, part, lease)
+    assert run.pending() == {24: 2}
     with pytest.raises(RunError, match="48 rows for 50"):
         run.finish()
     assert not (tmp_path / "_SUCCESS").exists()
-    run.write_part(24, rows(run, 24))
+    publish(run, 24, lease)
     assert run.finish()["status"] == {"ok": 50}
     assert json.loads((tmp_path / "_SUCCESS").read_text())["planned"] == 50
     parquet = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.parquet")}
-    assert parquet == {f"part-{part:05d}.parquet" for part in range(25)}
+    assert parquet == {f"part-{part:05d}-{run.run_id}.parquet" for part in range(25)}
 
 
-def test_a_part_with_lost_rows_is_refused(tmp_path: Path) -> None:
+def test_rows_that_are_not_the_plans_are_refused(tmp_path: Path, lease: Lease) -> None:
     run = make(tmp_path)
-    with pytest.raises(RunError, match="1 rows for 2"):
-        run.write_part(0, rows(run, 0).slice(1))
-    assert run.pending() == list(range(25))
+    plan = run.plan.read(0)
+    for wrong in (rows(plan).slice(1), rows(plan).take([1, 0]), rows(run.plan.read(1))):
+        with pytest.raises(RunError, match="bug"):
+            run.publish(0, plan, wrong, lease)
+    assert len(run.pending()) == 25
+
+
+def test_a_part_that_is_made_twice_is_one_file(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path)
+    publish(run, 0, lease)
+    before = Path(run.part_uri(0)).read_bytes()
+    publish(run, 0, lease, status="missing")
+    assert Path(run.part_uri(0)).read_bytes() == before
+
+
+def test_a_file_that_was_changed_is_found_at_the_end(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path)
+    for part in range(25):
+        publish(run, part, lease)
+    pq.write_table(rows(run.plan.read(3)).slice(1), run.part_uri(3))
+    with pytest.raises(RunError, match=r"part-00003-.* has 1 rows for 2"):
+        run.finish()
 
 
 def test_another_run_is_refused_and_named(tmp_path: Path) -> None:
@@ -66,7 +113,123 @@ def test_another_run_is_refused_and_named(tmp_path: Path) -> None:
     make(tmp_path / "run")
     with pytest.raises(RunError, match="model_id is 'b', was 'a'"):
         open_run(str(tmp_path / "run"), STORAGE, {"model_id": "b"})
+    (tmp_path / "run" / "_run.json").write_text('{"of": "another version"}')
+    with pytest.raises(RunError, match="--overwrite"):
+        open_run(str(tmp_path / "run"), STORAGE, IDENTITY)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.docx").touch()
     with pytest.raises(RunError, match=r"thesis\.docx"):
         open_run(str(tmp_path / "other"), STORAGE, {})
+
+
+def test_a_process_of_an_overwritten_run_does_no_harm(tmp_path: Path) -> None:
+    with hold(str(tmp_path), STORAGE, print) as old_lease:
+        old = make(tmp_path)
+        publish(old, 0, old_lease)
+    with hold(str(tmp_path), STORAGE, print) as lease:
+        clear(str(tmp_path), STORAGE)
+        run = make(tmp_path)
+        with pytest.raises(LeaseError, match="taken over"):
+            publish(old, 1, old_lease)
+        # One that had looked at the lease before, and wrote after the take-over.
+        plan = old.plan.read(2)
+        STORAGE.create(old.part_uri(2), b"a forgotten process's")
+        with pytest.raises(LeaseError):
+            old.publish(3, plan, rows(plan), _BlinkingLease(old_lease))
+        assert not Path(old.part_uri(3)).exists()
+        for part in range(25):
+            publish(run, part, lease)
+        run.finish()
+    names = {path.name for path in tmp_path.glob("*.parquet")}
+    assert names == {f"part-{part:05d}-{run.run_id}.parquet" for part in range(25)}
+
+
+class _BlinkingLease(Lease):
+    """A lease whose place is taken over just after its first check."""
+
+    def __init__(self, lease: Lease) -> None:
+        super().__init__(lease.place, lease.storage, lease.token)
+        object.__setattr__(self, "checks", 0)
+
+    def check(self) -> None:
+        object.__setattr__(self, "checks", self.checks + 1)  # type: ignore[attr-defined]
+        if self.checks > 1:  # type: ignore[attr-defined]
+            super().check()
+
+
+def test_failures_are_made_again_in_their_place(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path)
+    for part in range(25):
+        publish(run, part, lease, "missing" if part == 7 else "ok")
+    run.finish()
+    files = {path: path.read_bytes() for path in tmp_path.glob("*.parquet")}
+    changes = Changes(None, retry=True)
+    run = run.update(changes, COLUMNS)
+    assert (changes.retried, changes.changed, changes.vanished) == (2, 0, 0)
+    assert not (tmp_path / "_SUCCESS").exists()
+    again = open_run(str(tmp_path), STORAGE, IDENTITY)
+    assert again is not None
+    assert again.redo == run.redo
+    assert again.pending() == {7: 2}
+    held = again.read_to_redo(7)
+    assert held is not None
+    table, version, redo = held
+    assert redo.tolist() == [0, 1]
+    plan = again.plan.read(7)
+    later = again.redo.since if again.redo else None
+    again.publish_again(7, plan, rows(plan, "ok", later), version, lease)
+    assert again.pending() == {}
+    with pytest.raises(ConflictError):  # a slow one that had read the old file
+        again.publish_again(7, plan, table, version, lease)
+    assert again.finish()["status"] == {"ok": 50}
+    for path, data in files.items():
+        assert (path.read_bytes() == data) == ("part-00007" not in path.name)
+
+
+def test_clocks_that_go_ahead_hide_nothing(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path)
+    plan = run.plan.read(0)
+    run.publish(0, plan, rows(plan, "timeout", datetime.now(UTC) + timedelta(hours=1)), lease)
+    run = run.update(Changes(None, retry=True), COLUMNS)
+    assert run.pending()[0] == 2
+    assert run.redo is not None
+    assert run.redo.since > datetime.now(UTC) + timedelta(minutes=59)
+
+
+def test_an_update_finds_what_is_new_changed_and_gone(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path)
+    for part in range(20):
+        publish(run, part, lease)
+    now = pa.concat_tables(
+        [
+            pa.concat_tables(listed(NAMES[1:10] + NAMES[12:41]).tables()),
+            pa.concat_tables(listed([NAMES[10], NAMES[45], "/x/new1", "/x/new2"], "2").tables()),
+        ]
+    )
+    listing = collect([now])
+    assert listing is not None
+    new = listing.only(new_rows(run, listing))
+    assert pa.concat_tables(new.tables())["uri"].to_pylist() == ["/x/new1", "/x/new2"]
+    changes = Changes(Listed.of(listing), retry=False)
+    run = run.update(changes, COLUMNS, new, [1, 1])
+    # 0 and 11, 41-44, 46-49 are gone; 10 has a row that is old, 45 has none yet.
+    assert (changes.changed, changes.vanished) == (2, 10)
+    pending = run.pending()
+    assert pending == {5: 1, **dict.fromkeys(range(20, 25), 2), 25: 1, 26: 1}
+    held = run.read_to_redo(5)
+    assert held is not None
+    assert held[2].tolist() == [0]
+    assert run.plan.read(22)["version"].to_pylist() == ["1", None]
+    assert run.rows == 52
+    for part in pending:
+        plan = run.plan.read(part)
+        if part == 5:
+            later = run.redo.since if run.redo else None
+            run.publish_again(part, plan, rows(plan, "ok", later), held[1], lease)
+        else:
+            publish(run, part, lease)
+    assert run.finish()["status"] == {"ok": 52}
+    # Nothing has changed since.
+    changes = Changes(Listed.of(listing), retry=True)
+    table = pa.concat_tables(table for _, table in run.read_parts(["uri"]))
+    assert len(set(table["uri"].to_pylist())) == 52

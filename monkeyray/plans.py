@@ -1,0 +1,249 @@
+"""The plan of a run: which images, each once, cut into parts, kept beside the output.
+
+    place/_plan/plan-00000.arrow …    sixteen parts in a file, each one record batch
+
+A plan is written as it is listed. Memory holds 16 bytes for each image, not its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+from monkeyray.storage import Storage
+from monkeyray.uris import join
+
+PARTS_IN_FILE = 16
+
+_ZSTD = pa.ipc.IpcWriteOptions(compression="zstd")
+_SLICE = 8192
+
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan in its place. `sizes`: the number of images in each part, in order."""
+
+    place: str
+    storage: Storage
+    sizes: tuple[int, ...]
+
+    def read(self, part: int) -> pa.Table:
+        """The rows of one part."""
+        with _open_file(self, part // PARTS_IN_FILE) as reader:
+            return pa.Table.from_batches([reader.get_batch(part % PARTS_IN_FILE)])
+
+    def schema(self) -> pa.Schema:
+        """The columns of the plan."""
+        return self.read(0).schema
+
+    def read_all(self) -> Iterator[tuple[int, pa.Table]]:
+        """All parts in order, each with its number."""
+        for file in range(-(-len(self.sizes) // PARTS_IN_FILE)):
+            with _open_file(self, file) as reader:
+                # A killed update may have left more parts than there are.
+                rest = len(self.sizes) - file * PARTS_IN_FILE
+                for index in range(min(reader.num_record_batches, rest)):
+                    batch = reader.get_batch(index)
+                    yield file * PARTS_IN_FILE + index, pa.Table.from_batches([batch])
+
+    def write_all(self, parts: Iterable[pa.Table]) -> None:
+        """Write all parts, given in order."""
+        waiting: list[pa.Table] = []
+        file = 0
+        for part in parts:
+            waiting.append(part)
+            if len(waiting) == PARTS_IN_FILE:
+                self._write_file(file, waiting)
+                file, waiting = file + 1, []
+        if waiting:
+            self._write_file(file, waiting)
+
+    def _write_file(self, file: int, parts: list[pa.Table]) -> None:
+        sink = io.BytesIO()
+        with pa.ipc.new_file(sink, parts[0].schema, options=_ZSTD) as writer:
+            for part in parts:
+                # One part is one batch, an empty one too.
+                (batch,) = part.combine_chunks().to_batches() or [
+                    pa.RecordBatch.from_pylist([], part.schema)
+                ]
+                writer.write_batch(batch)
+        self.storage.write(_file_uri(self, file), sink.getvalue())
+
+
+@contextlib.contextmanager
+def _open_file(plan: Plan, file: int) -> Iterator[Any]:
+    data = plan.storage.read(_file_uri(plan, file)).data
+    with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+        yield reader
+
+
+def _file_uri(plan: Plan, file: int) -> str:
+    return join(plan.place, "_plan", f"plan-{file:05d}.arrow")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images that were listed, in a file that is gone with this object.
+
+    `rows`: how many, each URI once. `repeated`: how many more named a URI that was listed before.
+    """
+
+    rows: int
+    repeated: int
+    schema: pa.Schema
+    keys: Keys
+    _file: IO[bytes]
+    _first: Flags
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows in order, in tables of some thousand."""
+        self._file.seek(0)
+        start = 0
+        with pa.ipc.open_stream(self._file) as reader:
+            for batch in reader:
+                keep = self._first[start : start + batch.num_rows]
+                start += batch.num_rows
+                yield pa.Table.from_batches([batch.filter(pa.array(keep))])
+
+    def only(self, rows: Flags) -> Listing:
+        """Some of the rows."""
+        first = self._first.copy()
+        first[np.flatnonzero(first)[~rows]] = False
+        return replace(self, rows=int(rows.sum()), keys=self.keys[rows], _first=first)
+
+    def cut(self, sizes: Iterable[int]) -> Iterator[pa.Table]:
+        """The rows in tables of the given sizes."""
+        tables = self.tables()
+        ahead: pa.Table = self.schema.empty_table()
+        for size in sizes:
+            pieces, needed = [], size
+            while needed > 0:
+                if not ahead.num_rows:
+                    ahead = next(tables)
+                pieces.append(ahead.slice(0, needed))
+                needed -= pieces[-1].num_rows
+                ahead = ahead.slice(pieces[-1].num_rows)
+            yield pa.concat_tables(pieces or [self.schema.empty_table()])
+
+
+def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | None:
+    """Take in what is listed, each URI once, `limit` at most; None where nothing is listed."""
+    file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the Listing keeps it
+    writer: Any = None
+    keys: list[Keys] = []
+    schema, rows = None, 0
+    for table in tables:
+        if not table.num_rows:
+            continue
+        if writer is None:
+            schema = table.schema
+            writer = pa.ipc.new_stream(file, schema, options=_ZSTD)
+        table = table.cast(schema)
+        keys.append(string_keys(table["uri"]))
+        writer.write_table(table)
+        rows += table.num_rows
+        # Repeated ones among them may leave fewer than asked for.
+        if limit is not None and rows >= limit <= first_of_each(np.concatenate(keys)).sum():
+            break
+    if writer is None:
+        return None
+    writer.close()
+    all_keys = np.concatenate(keys)
+    first = first_of_each(all_keys)
+    kept = np.flatnonzero(first)
+    if limit is not None and len(kept) > limit:
+        first[kept[limit:]] = False
+        kept = kept[:limit]
+    repeated = int(kept[-1]) + 1 - len(kept) if limit is not None else rows - len(kept)
+    return Listing(len(kept), repeated, schema, all_keys[kept], file, first)
+
+
+def string_keys(strings: pa.ChunkedArray) -> Keys:
+    """128 bits that stand for each string, uint64 of shape (n, 2).
+
+    Multilinear hashing (Carter and Wegman 1979) with fixed random multipliers modulo 2^64, twice,
+    over the bytes of each string, without a Python object for any of them.
+    """
+    found = [np.empty((0, 2), np.uint64)]
+    for chunk in strings.chunks:
+        for start in range(0, len(chunk), _SLICE):
+            found.append(_keys(chunk.slice(start, _SLICE).cast(pa.large_string())))
+    return np.concatenate(found)
+
+
+def _keys(strings: pa.LargeStringArray) -> Keys:
+    _, offsets_buffer, data = strings.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int64)
+    offsets = offsets[strings.offset : strings.offset + len(strings) + 1]
+    values = np.frombuffer(data or b"", np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
+    starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
+    place = np.arange(len(values)) - np.repeat(starts, lengths)
+    random = _multipliers(1 << int(lengths.max(initial=1)).bit_length())
+    keys = np.zeros((len(strings), 2), np.uint64)
+    filled = lengths > 0  # reduceat has no empty slices
+    for column in range(2):
+        products = (values + np.uint64(1)) * random[column][place]
+        if filled.any():
+            keys[filled, column] = np.add.reduceat(products, starts[filled])
+    return keys
+
+
+@functools.lru_cache(maxsize=2)
+def _multipliers(length: int) -> tuple[Keys, Keys]:
+    draw = [np.random.default_rng(seed).integers(0, 2**64, length, np.uint64) for seed in (1, 2)]
+    return draw[0] | np.uint64(1), draw[1] | np.uint64(1)
+
+
+def first_of_each(keys: Keys) -> Flags:
+    """Which rows are the first ones with their key."""
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable, so the first of equals is first
+    sorted_keys = keys[order]
+    repeated = (sorted_keys[1:] == sorted_keys[:-1]).all(axis=1)
+    first = np.ones(len(keys), bool)
+    first[order[1:][repeated]] = False
+    return first
+
+
+def find(keys: Keys, among: Keys) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """For each key its row in `among`, in which none is twice; -1 where it is not there."""
+    order = np.lexsort((among[:, 1], among[:, 0]))
+    if not len(order):
+        return np.full(len(keys), -1, np.int64)
+    firsts = among[order, 0]
+    # Two URIs with the same first half are one in 10^5 at ten million: then both are looked at.
+    at = np.searchsorted(firsts, keys[:, 0])
+    rows = np.full(len(keys), -1, np.int64)
+    for step in range(2):
+        candidate = order[np.minimum(at + step, len(order) - 1)]
+        same = (among[candidate] == keys).all(axis=1)
+        rows = np.where(same & (rows < 0), candidate, rows)
+    return rows
+
+
+def cut(rows: int, workers: int, rows_per_file: int, smallest: int = 64) -> list[int]:
+    """The sizes of parts for a number of images: large first, small towards the end.
+
+    Guided self-scheduling (Polychronopoulos and Kuck 1987): each part is half of a worker's share
+    of what is left, so that all workers end together and files stay few.
+
+    >>> cut(1000, workers=2, rows_per_file=200)
+    [200, 200, 150, 113, 85, 64, 64, 64, 60]
+    """
+    sizes = []
+    while rows > 0:
+        size = min(rows, rows_per_file, max(smallest, -(-rows // (2 * workers))))
+        sizes.append(size)
+        rows -= size
+    return sizes
