@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from monkeyray.errors import ConfigError
-from monkeyray.storage import Storage, normalise
+from monkeyray.progress import hushed
+from monkeyray.storage import Storage
+from monkeyray.uris import normalise
 
 #: Weights in the order of keras.Model.get_weights(), each under "index/path of the variable".
 Weights = Mapping[str, np.ndarray[Any, Any]]
@@ -52,7 +55,10 @@ def import_keras() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GLOG_minloglevel", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"
-    return importlib.import_module("keras")
+    if "keras" in sys.modules:
+        return sys.modules["keras"]
+    with hushed():
+        return importlib.import_module("keras")
 
 
 def build_base(name: str, weights: Weights | None = None, seed: int = 0) -> Any:

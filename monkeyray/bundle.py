@@ -23,7 +23,8 @@ from monkeyray.backbones import BACKBONES, Weights
 from monkeyray.decode import DECODE_VERSION
 from monkeyray.errors import BundleError, MissingError
 from monkeyray.runs import fingerprint
-from monkeyray.storage import Storage, join, normalise
+from monkeyray.storage import Storage
+from monkeyray.uris import join, normalise
 
 FORMAT_VERSION = 1
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, cast
 
+from monkeyray.cluster import Terminated, heed_sigterm
 from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
 from monkeyray.errors import MonkeyRayError
 
@@ -36,12 +37,14 @@ def entry(command: str | None = None) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None, command: str | None = None) -> None:
-    """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted.
+    """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted,
+    143 when terminated.
 
     `command`: the one that is meant; without it the first argument says which.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
+    heed_sigterm()
     try:
         _run(_parse(arguments, command))
     except MonkeyRayError as error:
@@ -49,9 +52,9 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as end:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(143 if isinstance(end, Terminated) else 130)
 
 
 def _parse(arguments: list[str], command: str | None) -> Config:

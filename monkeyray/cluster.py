@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from monkeyray.errors import ClusterError, ConfigError
-from monkeyray.storage import Storage, is_local, join, scheme
+from monkeyray.progress import hushed
+from monkeyray.storage import Storage
+from monkeyray.uris import is_local, join, scheme
 
 _WAIT_LINE_SECONDS = 30.0
 
@@ -47,9 +51,24 @@ def check_relative(option: str, uri: str | None) -> None:
         )
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end: by SIGTERM, which is also what `ray job stop` sends."""
+
+
+def heed_sigterm() -> None:
+    """Let SIGTERM end this process as cleanly as an interrupt does."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
+
+
 @contextlib.contextmanager
 def connected(address: str | None, debug: bool = False) -> Iterator[None]:
-    """Be connected to a Ray cluster: the given one, RAY_ADDRESS, one that runs here, or a new one.
+    """Be connected to a Ray cluster: the given one, RAY_ADDRESS, what `ray start` has started here,
+    or a new one.
 
     A connection that is there already is used and left as it is.
     """
@@ -68,22 +87,45 @@ def connected(address: str | None, debug: bool = False) -> Iterator[None]:
         "logging_level": "INFO" if debug else "ERROR",
     }
     try:
-        if address is not None or os.environ.get("RAY_ADDRESS"):
-            try:
-                ray.init(address=address, **options, **_code(package))
-            except (ConnectionError, ValueError, RuntimeError) as error:
-                raise ClusterError(
-                    f"no Ray cluster at {address or os.environ['RAY_ADDRESS']}: "
-                    f"{str(error).splitlines()[0][:200]}"
-                ) from error
-        else:
-            try:
-                ray.init(address="auto", **options, **_code(package))
-            except ConnectionError:
-                ray.init(address="local", include_dashboard=False, **options)
+        with contextlib.nullcontext() if debug else hushed():
+            _connect(address or os.environ.get("RAY_ADDRESS"), options, _code(package))
+        heed_sigterm()  # Ray has set its own way
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(address: str | None, options: dict[str, Any], code: dict[str, Any]) -> None:
+    import ray
+
+    if address is None and (started := _started_here()) is not None:
+        # Where it has ended since, its address is still written down.
+        with contextlib.suppress(ConnectionError):
+            ray.init(address=started, **options, **code)
+            return
+    if address in (None, "local"):
+        ray.init(address="local", include_dashboard=False, **options)
+        return
+    try:
+        ray.init(address=address, **options, **code)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {address}: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+def _started_here() -> str | None:
+    """The address of what `ray start` has started on this machine.
+
+    Not "auto", which also finds a Ray that is another program's own and ends with it. The function
+    is not public, so its absence is no error.
+    """
+    try:
+        from ray._private.utils import read_ray_address
+
+        return read_ray_address() or None
+    except Exception:
+        return None
 
 
 def _code(package: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from monkeyray.errors import ConfigError
-from monkeyray.storage import Storage, normalise
+from monkeyray.storage import Storage
+from monkeyray.uris import normalise
 
 
 def _require(condition: bool, option: str, value: object, need: str) -> None:
@@ -24,7 +25,8 @@ class StoreConfig:
     """Send S3 requests without credentials, for public buckets."""
 
     ray_address: str | None = None
-    """Ray cluster to use. Default: RAY_ADDRESS, else one that runs here, else a new local one."""
+    """Ray cluster to use, or local for a new one on this machine. Default: RAY_ADDRESS, else what
+    `ray start` has started here, else a new local one."""
 
     quiet: bool = False
     """Print nothing but errors."""
@@ -167,6 +169,13 @@ class ScoreConfig:
     model_id: str | None = None
     """Refuse any other model than the one with this id (or its first 8 digits or more)."""
 
+    include: tuple[str, ...] = ()
+    """Score only what one of these globs matches: paths below --images, as *.jpg or site-1/*; *
+    goes through folders too. Of a manifest, whole URIs."""
+
+    exclude: tuple[str, ...] = ()
+    """Leave out what one of these globs matches."""
+
     top_k: str = "5"
     """How many labels with their scores each row lists: a number, or all."""
 
@@ -191,11 +200,25 @@ class ScoreConfig:
     max_bytes: int = 256 * 2**20
     """Larger files are not read but get a row `too_large`."""
 
-    max_pixels: int = 200_000_000
+    max_pixels: int = 150_000_000
     """Images with more pixels (width x height) are not decoded but get a row `too_large`."""
+
+    decode_seconds: float = 60.0
+    """Seconds after which an image that is still being decoded gets a row `timeout`."""
+
+    max_refused: int = 1000
+    """Stop when this many images in sequence are missing or forbidden: it is rather the
+    credentials or the place than the images."""
 
     limit: int | None = None
     """Score this many images at most, the first of the list."""
+
+    update: bool = False
+    """List the images again, and score what is new or has changed since a finished or stopped run.
+    Images that have vanished keep their rows and are reported."""
+
+    retry_failed: bool = False
+    """Score again what was missing, forbidden, crashed or timeout."""
 
     overwrite: bool = False
     """Delete what is in --predictions and start anew."""
@@ -213,11 +236,17 @@ class ScoreConfig:
                 self.top_k.isdigit() and int(self.top_k) >= 1,
                 "top-k", repr(self.top_k), "a number from 1, or all",
             )  # fmt: skip
-        for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels"):
+        for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels", "max_refused"):
             _require(getattr(self, name) >= 1, _flag(name), getattr(self, name), "1 or more")
         for name in ("workers", "limit"):
             value = getattr(self, name)
             _require(value is None or value >= 1, _flag(name), value, "1 or more")
+        _require(self.decode_seconds > 0, "decode-seconds", self.decode_seconds, "above 0")
+        for name in ("update", "retry_failed"):
+            if getattr(self, name) and self.overwrite:
+                raise ConfigError(
+                    f"--{_flag(name)} keeps what is there and --overwrite deletes it: give one"
+                )
         threshold = self.threshold
         _require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
 

@@ -13,12 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.backbones import Weights
+from monkeyray.batches import IMAGE_FIELDS, Batch
+from monkeyray.child import Work
 from monkeyray.decode import DECODE_VERSION, Limits, perceptual_hash
 from monkeyray.engine import Network, TensorFlowEngine
 from monkeyray.errors import StorageError
-from monkeyray.pipeline import IMAGE_FIELDS, Batch, Job, run_parts
-from monkeyray.runs import create_run, cut, fingerprint, read_parquet
-from monkeyray.storage import Storage, join
+from monkeyray.lease import hold
+from monkeyray.pipeline import Job, run_parts
+from monkeyray.plans import collect, cut
+from monkeyray.runs import MAY_PASS, create_run, fingerprint, read_parquet
+from monkeyray.storage import Storage
+from monkeyray.uris import join
 
 _ROWS_PER_FILE = 4096
 _BATCH = 32
@@ -30,14 +35,12 @@ class Embedder:
     Without weights it does not run the base: the hashes alone tell duplicates.
     """
 
-    def __init__(self, network: Network, embed: bool, limits: Limits) -> None:
-        self._size = network.size
+    def __init__(self, network: Network, embed: bool) -> None:
         self._engine = TensorFlowEngine(network) if embed else None
-        self._limits = limits
 
-    def __call__(self, batch: Batch) -> pa.Table:
+    def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
         columns: dict[str, Any]
-        columns, pixels, good = batch.decode(self._size, self._limits)
+        columns, pixels, good = decode(batch)
         rows = len(batch.fetched)
         columns["perceptual_hash"] = [None] * rows
         for position, image in zip(good, pixels, strict=True):
@@ -152,17 +155,24 @@ class FeatureCache:
         place = join(
             self.place, f"pass-{len(passes):05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
         )
-        sizes = cut(todo.num_rows, workers, _ROWS_PER_FILE)
-        run = create_run(place, self.storage, {"features": self.place}, todo, sizes)
-        make = functools.partial(Embedder, self.network, self.embed, limits)
-        job = Job(run, make, limits, _BATCH, threads=16)
-        run_parts(
-            job,
-            list(range(len(sizes))),
-            workers=workers,
-            gpu=gpu,
-            progress=lambda rows: progress(todo.num_rows, rows),
+        work = Work(
+            make_mapper=functools.partial(Embedder, self.network, self.embed),
+            storage=self.storage,
+            size=self.network.size,
+            limits=limits,
+            batch_size=_BATCH,
         )
+        listing = collect([todo])
+        assert listing is not None
+        with hold(place, self.storage, lambda line: None) as lease:
+            sizes = cut(todo.num_rows, workers, _ROWS_PER_FILE)
+            run = create_run(place, self.storage, {"features": self.place}, listing, sizes)
+            run_parts(
+                Job(run, lease, work, gpu),
+                list(range(len(sizes))),
+                workers=workers,
+                progress=lambda rows: progress(todo.num_rows, rows),
+            )
 
 
 def weights_hash(weights: Weights) -> str:
@@ -198,7 +208,7 @@ def _find(images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | No
     )
     # Only what can change by itself is tried again: what was missing may be there by now.
     status = cached["status"].take(where)
-    same = pc.and_(same, pc.invert(pc.is_in(status, value_set=pa.array(["missing", "forbidden"]))))
+    same = pc.and_(same, pc.invert(pc.is_in(status, value_set=pa.array(MAY_PASS))))
     if fresh is not None:
         same = pc.or_(same, pc.is_in(images["uri"], value_set=fresh.combine_chunks()))
     return pc.if_else(same, where, pa.scalar(None, pa.int32()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.batches import IMAGE_FIELDS, Batch
 from monkeyray.decode import Limits
 from monkeyray.engine import Network, TensorFlowEngine
-from monkeyray.pipeline import IMAGE_FIELDS, Batch
 
 #: Goes up when a column changes its name, type or meaning.
 SCHEMA_VERSION = 1
@@ -27,6 +28,8 @@ class ScoreOptions:
     threshold: float | None
     embeddings: bool
     limits: Limits
+    #: Rows that are made again are later than those that they replace, whatever the clocks say.
+    not_before: datetime | None = None
 
 
 def prediction_schema(plan: pa.Schema, embedding_width: int | None = None) -> pa.Schema:
@@ -69,10 +72,10 @@ class Scorer:
         self._model_id = model_id
         self._options = options
 
-    def __call__(self, batch: Batch) -> pa.Table:
+    def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
         options = self._options
         columns: dict[str, Any]
-        columns, pixels, good = batch.decode(self._network.size, options.limits)
+        columns, pixels, good = decode(batch)
         features, probabilities = self._engine(pixels)
         rows = len(batch.fetched)
         # Stable, so that equal scores come in the order of the labels.
@@ -94,7 +97,8 @@ class Scorer:
             ]
             columns["embedding"][position] = vector
         columns["model_id"] = [self._model_id] * rows
-        columns["predicted_at"] = [datetime.now(UTC)] * rows
+        now = datetime.now(UTC)
+        columns["predicted_at"] = [max(now, options.not_before or now)] * rows
         width = features.shape[1] if options.embeddings else None
         schema = prediction_schema(batch.plan.schema, width)
         ours = set(columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,30 @@ _LINE_SECONDS = 30.0
 
 #: Called with the number of images to do and the rows by status so far.
 Advance = Callable[[int, dict[str, int]], None]
+
+
+@contextlib.contextmanager
+def hushed() -> Iterator[None]:
+    """Keep what C++ code writes to standard error away from it.
+
+    TensorFlow and Ray print some lines while they start that no option of theirs turns off. Errors
+    come as exceptions, and are not touched.
+    """
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is no standard error
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class Reporter:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import pyarrow.compute as pc
 
 from monkeyray.bundle import Bundle, load_bundle
+from monkeyray.child import Work
 from monkeyray.cluster import (
     check_relative,
     check_shared,
@@ -24,14 +25,17 @@ from monkeyray.config import ScoreConfig
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
 from monkeyray.errors import InputError
-from monkeyray.images import drop_duplicate_uris, list_images
+from monkeyray.images import list_images
+from monkeyray.lease import Lease, hold
 from monkeyray.pipeline import Job, run_parts
+from monkeyray.plans import Listing, collect, cut
 from monkeyray.predictions import SCHEMA_VERSION, ScoreOptions, Scorer
 from monkeyray.progress import Reporter
-from monkeyray.runs import Run, create_run, cut, open_run
-from monkeyray.storage import Storage, join, normalise
+from monkeyray.runs import Run, clear, create_run, open_run
+from monkeyray.storage import Storage
+from monkeyray.updates import COLUMNS, Changes, Listed, new_rows
+from monkeyray.uris import join, normalise
 
-_FETCH_THREADS = 16
 _TRIAL_IMAGES = 64
 
 
@@ -106,29 +110,25 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     storage = config.store.storage()
     for option in ("images", "model", "predictions"):
         check_relative(option, getattr(config, option))
+        storage.check_reachable(normalise(getattr(config, option)))
     uri = normalise(config.predictions)
     bundle = load_bundle(config.model, storage, config.model_id)
     options = _options(config, bundle)
-    identity = _identity(config, bundle, options)
-    if config.overwrite and not config.dry_run:
-        storage.delete_tree(uri)
-    run = None if config.dry_run else open_run(uri, storage, identity)
-    plan, notes = (None, {}) if run else _plan(config, storage)
     storage.check_writable(uri)
-
-    with connected(config.store.ray_address, config.store.debug):
-        quiet_data()
-        workers = choose_workers("workers", config.workers, config.gpu)
-        check_shared(storage, {"images": normalise(config.images)}, {"predictions": uri})
-        if config.dry_run:
-            assert plan is not None
-            return _try(config, bundle, options, plan, workers)
-        if run is None:
-            assert plan is not None
-            sizes = cut(plan.num_rows, workers, config.rows_per_file)
-            run = create_run(uri, storage, identity, plan, sizes, notes)
-        scored = _score_parts(config, bundle, options, run, workers, reporter)
-    totals = run.finish(count="label")
+    if config.dry_run:
+        listing, _ = _list(config, storage)
+        with connected(config.store.ray_address, config.store.debug):
+            return _try(config, bundle, options, listing, _workers(config, storage, uri))
+    with (
+        hold(uri, storage, reporter.say) as lease,
+        connected(config.store.ray_address, config.store.debug),
+    ):
+        workers = _workers(config, storage, uri)
+        run = _open(config, storage, uri, _identity(config, bundle, options), workers)
+        options = replace(options, not_before=run.redo.since if run.redo else None)
+        scored = _score_parts(config, bundle, options, run, lease, workers, reporter)
+        lease.check()
+        totals = run.finish(count="label")
     return Summary(
         uri,
         totals["status"],
@@ -141,37 +141,84 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     )
 
 
+def _workers(config: ScoreConfig, storage: Storage, uri: str) -> int:
+    quiet_data()
+    workers = choose_workers("workers", config.workers, config.gpu)
+    check_shared(storage, {"images": normalise(config.images)}, {"predictions": uri})
+    return workers
+
+
+def _open(
+    config: ScoreConfig, storage: Storage, uri: str, identity: dict[str, Any], workers: int
+) -> Run:
+    """The run to go on with, brought up to date where that is asked for, or a new one."""
+    if config.overwrite:
+        clear(uri, storage)
+    run = open_run(uri, storage, identity)
+    if run is None:
+        listing, notes = _list(config, storage)
+        sizes = cut(listing.rows, workers, config.rows_per_file)
+        return create_run(uri, storage, identity, listing, sizes, notes)
+    if not config.update and not config.retry_failed:
+        return run
+    new, notes, sizes = None, dict(run.notes), []
+    listed = None
+    if config.update:
+        listing, notes = _list(config, storage)
+        listed = Listed.of(listing)
+        new = listing.only(new_rows(run, listing))
+        if new.rows and not new.schema.equals(run.plan.schema()):
+            raise InputError(
+                f"{config.images} has other columns than when {uri} was begun: use another place "
+                "or --overwrite"
+            )
+        sizes = cut(new.rows, workers, config.rows_per_file)
+        notes["images that are new"] = new.rows
+    changes = Changes(listed, config.retry_failed)
+    # The notes are complete once all parts have been seen.
+    run = run.update(changes, COLUMNS, new, sizes, notes)
+    run.notes["images that have changed"] = changes.changed
+    run.notes["images that have vanished, their rows are kept"] = changes.vanished
+    run.notes["images that had failed and are tried again"] = changes.retried
+    run.save()
+    return run
+
+
 def _score_parts(
     config: ScoreConfig,
     bundle: Bundle,
     options: ScoreOptions,
     run: Run,
+    lease: Lease,
     workers: int,
     reporter: Reporter,
 ) -> int:
-    """Make the files that are not there; returns how many images that took."""
+    """Make the files and rows that are not there; returns how many images that took."""
     pending = run.pending()
-    todo = sum(run.sizes[part] for part in pending)
+    todo = sum(pending.values())
     if not pending:
         return 0
     if todo < run.rows:
         reporter.say(f"going on: {run.rows - todo} of {run.rows} images are done")
     run.storage.delete(join(run.uri, "_SUCCESS"))
     wait_for_workers(min(workers, len(pending)), config.gpu)
-    job = _job(config, bundle, options, run)
+    job = Job(run, lease, _work(config, bundle, options, run.storage), config.gpu)
     with reporter.bar("scoring") as bar:
-        run_parts(
-            job, pending, workers=workers, gpu=config.gpu, progress=lambda rows: bar(todo, rows)
-        )
+        run_parts(job, list(pending), workers=workers, progress=lambda rows: bar(todo, rows))
     return todo
 
 
-def _job(config: ScoreConfig, bundle: Bundle, options: ScoreOptions, run: Run) -> Job:
+def _work(config: ScoreConfig, bundle: Bundle, options: ScoreOptions, storage: Storage) -> Work:
     network = Network(
         bundle.model["backbone"], bundle.base, bundle.top, bundle.head, len(bundle.labels)
     )
-    make = functools.partial(Scorer, network, bundle.labels, bundle.model_id, options)
-    return Job(run, make, options.limits, config.batch_size, _FETCH_THREADS)
+    return Work(
+        make_mapper=functools.partial(Scorer, network, bundle.labels, bundle.model_id, options),
+        storage=storage,
+        size=network.size,
+        limits=options.limits,
+        batch_size=config.batch_size,
+    )
 
 
 def _options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
@@ -180,7 +227,9 @@ def _options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
         top_k=min(top_k, len(bundle.labels)),
         threshold=config.threshold,
         embeddings=config.embeddings,
-        limits=Limits(config.max_bytes, config.max_pixels),
+        limits=Limits(
+            config.max_bytes, config.max_pixels, config.decode_seconds, config.max_refused
+        ),
     )
 
 
@@ -192,6 +241,8 @@ def _identity(config: ScoreConfig, bundle: Bundle, options: ScoreOptions) -> dic
         "engine": "tensorflow-float32",
         "images": normalise(config.images),
         "limit": config.limit,
+        "include": list(config.include),
+        "exclude": list(config.exclude),
         "top_k": options.top_k,
         "threshold": options.threshold,
         "embeddings": options.embeddings,
@@ -200,47 +251,47 @@ def _identity(config: ScoreConfig, bundle: Bundle, options: ScoreOptions) -> dic
     }
 
 
-def _plan(config: ScoreConfig, storage: Storage) -> tuple[pa.Table, dict[str, Any]]:
+def _list(config: ScoreConfig, storage: Storage) -> tuple[Listing, dict[str, Any]]:
     """The images to score, each URI once, and what was seen on the way."""
     skipped: Counter[str] = Counter()
-    chunks = []
-    rows = 0
-    for chunk in list_images(config.images, storage, skipped):
-        chunks.append(chunk)
-        rows += chunk.num_rows
-        if config.limit is not None and rows >= config.limit:
-            break
-    if not rows:
+    images = list_images(config.images, storage, skipped, config.include, config.exclude)
+    listing = collect(images, config.limit)
+    if listing is None and skipped["excluded"]:
+        raise InputError(
+            f"--include and --exclude leave none of the {skipped['excluded']} images in "
+            f"{config.images}: globs match the whole path below it, as in *.jpg or site-1/*"
+        )
+    if listing is None:
         raise InputError(
             f"no images in {config.images}: give a folder or prefix with images, or a manifest "
             "that ends in .csv or .parquet"
         )
-    listed = pa.concat_tables(chunks, promote_options="permissive")
-    plan = drop_duplicate_uris(listed)
-    notes = {
+    return listing, {
         "files skipped, side-cars by their name": skipped["side-car"],
         "files skipped, hidden": skipped["hidden"],
-        "rows with a URI that was listed before": listed.num_rows - plan.num_rows,
+        "images left out by --include and --exclude": skipped["excluded"],
+        "rows with a URI that was listed before": listing.repeated,
     }
-    return (plan if config.limit is None else plan.slice(0, config.limit)), notes
 
 
 def _try(
-    config: ScoreConfig, bundle: Bundle, options: ScoreOptions, plan: pa.Table, workers: int
+    config: ScoreConfig, bundle: Bundle, options: ScoreOptions, listing: Listing, workers: int
 ) -> Estimate:
     """Score a sample into a place that is thrown away, and estimate the time for all."""
-    step = max(1, plan.num_rows // _TRIAL_IMAGES)
-    sample = plan.take(pa.array(range(0, plan.num_rows, step)[:_TRIAL_IMAGES], pa.int64()))
+    chosen = np.zeros(listing.rows, bool)
+    chosen[:: max(1, listing.rows // _TRIAL_IMAGES)] = True
+    sample = listing.only(chosen)
     storage = config.store.storage()
     # Beside the predictions, so that the trial writes where the job will.
     place = join(normalise(config.predictions), f".trial-{time.time_ns()}")
-    half = -(-sample.num_rows // 2)
-    sizes = [half, sample.num_rows - half]
+    half = -(-sample.rows // 2)
+    sizes = [half, sample.rows - half]
     try:
-        run = create_run(place, storage, {}, sample, sizes)
-        job = _job(config, bundle, options, run)
-        run_parts(job, [0, 1], workers=1, gpu=config.gpu, progress=lambda rows: None)
-        tables = list(run.read_parts(["status", "predicted_at"]))
+        with hold(place, storage, lambda line: None) as lease:
+            run = create_run(place, storage, {}, sample, sizes)
+            job = Job(run, lease, _work(config, bundle, options, storage), config.gpu)
+            run_parts(job, [0, 1], workers=1, progress=lambda rows: None)
+            tables = [table for _, table in run.read_parts(["status", "predicted_at"])]
     finally:
         storage.delete_tree(place)
     # The first half warms the network up; the second half's last row comes after the first's.
@@ -248,4 +299,4 @@ def _try(
     seconds = (ends[-1] - ends[0]).total_seconds() if len(ends) > 1 else None
     tried = Counter(status for table in tables for status in table["status"].to_pylist())
     rate = sizes[1] / seconds * workers if seconds else None
-    return Estimate(plan.num_rows, tried, rate, workers)
+    return Estimate(listing.rows, tried, rate, workers)

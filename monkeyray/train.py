@@ -40,7 +40,8 @@ from monkeyray.progress import Reporter
 from monkeyray.report import render_report
 from monkeyray.runs import fingerprint
 from monkeyray.splits import PARTS, group_images, split_images
-from monkeyray.storage import Storage, is_local, join, normalise
+from monkeyray.storage import Storage
+from monkeyray.uris import is_local, join, normalise
 
 _LIMITS = Limits()
 
@@ -322,6 +323,7 @@ def _fit(
     workers: int,
 ) -> tuple[Weights, dict[str, Any], dict[str, Any]]:
     """Train with Ray Train; returns the top's weights, the figures of its epochs and its logits."""
+    import_keras()  # quietly, before Ray Train loads TensorFlow
     import ray
     import ray.train
     from ray.train.tensorflow import TensorflowTrainer

@@ -1,0 +1,232 @@
+"""The plan's rows in batches: their bytes fetched ahead, their pixels decoded, their columns."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from monkeyray.decode import Decoded, Limits, decode, sha256
+from monkeyray.errors import DecodeError, ObjectError, StorageError
+from monkeyray.storage import Storage
+
+#: What every row tells of its image, whatever else is added to it.
+IMAGE_FIELDS = [
+    ("uri", pa.string()),
+    ("status", pa.string()),
+    ("error", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("captured_at", pa.string()),
+    ("size_bytes", pa.int64()),
+    ("etag_or_mtime", pa.string()),
+    ("sha256", pa.string()),
+]
+
+#: Bytes and pixel size to a decoded image, or a DecodeError; `decode`, but for tests.
+Decode = Callable[[bytes, int, Limits], Decoded]
+
+#: An image by its position in the plan whose outcome is known already.
+Outcomes = Mapping[int, Decoded | DecodeError]
+
+#: Images that are fetched at once, enough to hide what a store takes to answer.
+FETCH_THREADS = 16
+
+_AHEAD_BYTES = 256 * 2**20
+_GUESSED_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An image's bytes, or the status and reason why there are none."""
+
+    data: bytes | None
+    version: str | None
+    status: str = "ok"
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of the plan, from position `start` on, with what was fetched for each."""
+
+    plan: pa.Table
+    fetched: list[Fetched]
+    start: int = 0
+
+    def decode(
+        self,
+        size: int,
+        limits: Limits,
+        decode: Decode = decode,
+        outcomes: Outcomes | None = None,
+        opening: Callable[[int | None], None] = lambda position: None,
+    ) -> tuple[dict[str, list[Any]], np.ndarray[Any, Any], list[int]]:
+        """Decode the batch.
+
+        `opening` is called with a position before it is decoded, and with None after the last.
+        Returns the columns of IMAGE_FIELDS, the pixels of the images that could be read, uint8 of
+        shape (n, size, size, 3), and their places in the batch.
+        """
+        columns: dict[str, list[Any]] = {name: [] for name, _ in IMAGE_FIELDS}
+        pixels, good = [], []
+        known = outcomes or {}
+        plan = zip(
+            self.plan["uri"].to_pylist(),
+            self.plan["size_bytes"].to_pylist(),
+            self.plan["version"].to_pylist(),
+            self.fetched,
+            strict=True,
+        )
+        for place, (uri, planned_size, planned_version, item) in enumerate(plan):
+            status, error = item.status, item.error
+            image: Decoded | None = None
+            if item.data is not None:
+                outcome = known.get(self.start + place)
+                if outcome is None:
+                    opening(self.start + place)
+                    outcome = attempt(decode, item.data, size, limits)
+                if isinstance(outcome, DecodeError):
+                    status, error = outcome.kind, outcome.reason
+                else:
+                    image = outcome
+                    pixels.append(image.pixels)
+                    good.append(place)
+                    if image.truncated:
+                        status, error = "truncated", image.truncated
+            row = {
+                "uri": uri,
+                "status": status,
+                "error": error,
+                "width": image.width if image else None,
+                "height": image.height if image else None,
+                "captured_at": image.captured_at if image else None,
+                "size_bytes": planned_size if item.data is None else len(item.data),
+                "etag_or_mtime": item.version or planned_version,
+                "sha256": None if item.data is None else sha256(item.data),
+            }
+            for name, value in row.items():
+                columns[name].append(value)
+        opening(None)
+        stack = np.stack(pixels) if pixels else np.empty((0, size, size, 3), np.uint8)
+        return columns, stack, good
+
+
+def attempt(decode: Decode, data: bytes, size: int, limits: Limits) -> Decoded | DecodeError:
+    """What comes of decoding."""
+    try:
+        return decode(data, size, limits)
+    except DecodeError as error:
+        return error
+
+
+def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) -> Fetched:
+    """One image's bytes; what the store says for certain of this one becomes its status.
+
+    Raises StorageError for faults, which say nothing of the image.
+    """
+    if size_bytes is not None and size_bytes > limits.max_bytes:
+        reason = f"{size_bytes} bytes, the limit is {limits.max_bytes}"
+        return Fetched(None, None, "too_large", reason)
+    try:
+        blob = storage.read(uri)
+    except ObjectError as error:
+        # The URI is in its column; the reason names no path.
+        return Fetched(None, None, error.kind, f"the store says that it is {error.kind}")
+    return Fetched(blob.data, blob.version)
+
+
+class Refusals:
+    """Watches for images that the store refuses or does not have, one after the other.
+
+    Such a row says something of its image only while other images can be read. So when some come
+    in sequence, one that could be read before is asked for again: if it is refused too, it is
+    rather the credentials (or the disk) than the images. At most `limit` come in sequence at all.
+    """
+
+    def __init__(self, storage: Storage, limit: int) -> None:
+        self._storage = storage
+        self._limit = limit
+        self._readable: str | None = None
+        self._streak = 0
+        self._unproven = 0
+
+    def see(self, uri: str, item: Fetched) -> None:
+        """Take note of an image. Raises StorageError when it is not the images."""
+        if item.status not in ("missing", "forbidden"):
+            if item.data is not None:
+                self._readable = uri
+            # What was refused stays unproven: images are fetched at once, so this one may have been
+            # read before the last one was refused.
+            self._streak = 0
+            return
+        self._streak += 1
+        self._unproven += 1
+        if self._streak >= self._limit:
+            raise StorageError(
+                f"{self._streak} images in sequence are {item.status}, the last is {uri}: check "
+                "the credentials and the place, then run the same command again; if it is right, "
+                "raise --max-refused"
+            )
+        if self._streak >= 8 and self._streak.bit_count() == 1:
+            self.prove(item.status)
+
+    def prove(self, status: str = "refused") -> None:
+        """Ask again for an image that could be read, if some were refused since it was asked for
+        last. Raises StorageError when it cannot be read now."""
+        if not self._unproven or self._readable is None:
+            return
+        try:
+            self._storage.read(self._readable)
+        except ObjectError as error:
+            raise StorageError(
+                f"{self._unproven} images are {status}, and {self._readable}, which could be read "
+                f"before, is {error.kind} now: check the credentials and the place, then run the "
+                "same command again"
+            ) from None
+        self._unproven = 0
+
+
+def batches(
+    plan: pa.Table,
+    storage: Storage,
+    limits: Limits,
+    *,
+    batch_size: int,
+    threads: int,
+    refusals: Refusals,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """The plan's rows from position `start` on in batches, in order.
+
+    With more than one of the `threads`, images are fetched ahead of use, as many as fit 256 MiB.
+    Where some were refused, `refusals` is asked for proof before the end.
+    """
+    uris, sizes = plan["uri"].to_pylist(), plan["size_bytes"].to_pylist()
+    with ThreadPoolExecutor(threads) as pool:
+        ahead: deque[tuple[Future[Fetched], int]] = deque()
+        bytes_ahead, following = 0, start
+        for first in range(start, len(uris), batch_size):
+            rows = range(first, min(first + batch_size, len(uris)))
+            fetched = []
+            for row in rows:
+                while following < len(uris) and following <= row + batch_size + threads:
+                    expected = sizes[following] or _GUESSED_BYTES
+                    if ahead and (threads == 1 or bytes_ahead + expected > _AHEAD_BYTES):
+                        break
+                    future = pool.submit(fetch, storage, uris[following], sizes[following], limits)
+                    ahead.append((future, expected))
+                    bytes_ahead += expected
+                    following += 1
+                future, expected = ahead.popleft()
+                bytes_ahead -= expected
+                fetched.append(future.result())
+                refusals.see(uris[row], fetched[-1])
+            if rows.stop == len(uris):
+                refusals.prove()
+            yield Batch(plan.slice(first, len(rows)), fetched, first)

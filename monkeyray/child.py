@@ -1,0 +1,333 @@
+"""The process that opens images, and may die of it.
+
+A worker runs the decoder and the network in a child, and watches it from outside: C code that
+crashes or hangs takes the child along and nothing else. The child says which image it opens, so
+the one that it died of is known. It is then tried alone, in another child that does nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pyarrow as pa
+
+from monkeyray.batches import (
+    FETCH_THREADS,
+    Batch,
+    Decode,
+    Outcomes,
+    Refusals,
+    attempt,
+    batches,
+    fetch,
+)
+from monkeyray.decode import Decoded, Limits, decode
+from monkeyray.errors import ClusterError, DecodeError, MonkeyRayError
+from monkeyray.storage import Storage
+
+#: A batch to a finished table, in the same order. Given how to decode the batch.
+Mapper = Callable[[Batch, Callable[[Batch], Any]], pa.Table]
+
+_START_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a child does: `make_mapper` is called in it, once."""
+
+    make_mapper: Callable[[], Mapper]
+    storage: Storage
+    size: int
+    limits: Limits
+    batch_size: int
+    decode: Decode = decode
+    threads: int = FETCH_THREADS
+
+
+class ChildDiedError(Exception):
+    """The child is gone. `position`: the image that it had open, None when there was none.
+    `hung`: it was ended because it did not come back from that image."""
+
+    def __init__(self, position: int | None, hung: bool, how: str) -> None:
+        super().__init__(how)
+        self.position = position
+        self.hung = hung
+        self.how = how
+
+
+class Child:
+    """A child process, seen from its worker."""
+
+    def __init__(
+        self, work: bytes, timeout_seconds: float, environment: Mapping[str, str] | None = None
+    ) -> None:
+        import multiprocessing
+
+        self._timeout_seconds = timeout_seconds
+        self._pipe, far = multiprocessing.Pipe()
+        paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
+        # From a thread that stays, because the child ends with the thread that started it.
+        self._process = (
+            _starter()
+            .submit(
+                subprocess.Popen,
+                [sys.executable, "-m", "monkeyray.child", str(far.fileno()), str(os.getpid())],
+                pass_fds=[far.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
+            )
+            .result()
+        )
+        far.close()
+        self._opened: int | None = None
+        with contextlib.suppress(BrokenPipeError):  # it died at once, which `_receive` will see
+            self._pipe.send_bytes(work)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    def run(self, plan: pa.Table, start: int, outcomes: Outcomes) -> Iterator[pa.Table]:
+        """Tables of the plan's rows from position `start` on, a batch each.
+
+        Raises ChildDiedError, the MonkeyRayError that the child met, or RuntimeError for a bug.
+        """
+        yield from self._ask(("run", plan, start, dict(outcomes)))
+
+    def open(self, uri: str) -> Decoded | DecodeError | None:
+        """Open one image; None where its bytes cannot be had. Raises as `run` does."""
+        (outcome,) = self._ask(("open", uri))
+        return outcome  # type: ignore[no-any-return]
+
+    def _ask(self, request: tuple[Any, ...]) -> Iterator[Any]:
+        try:
+            self._pipe.send(request)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._died(hung=False) from None
+        while True:
+            kind, value = self._receive()
+            if kind == "opening":
+                self._opened = value
+            elif kind == "error":
+                raise value
+            elif kind == "end":
+                return
+            else:
+                yield value
+
+    def _receive(self) -> Any:
+        # Only an open image is timed: the store has its own patience, and the network none needed.
+        wait = None if self._opened is None else self._timeout_seconds
+        try:
+            if not self._pipe.poll(wait):
+                raise self._died(hung=True)
+            return self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            raise self._died(hung=False) from None
+
+    def _died(self, hung: bool) -> ChildDiedError:
+        if not hung:
+            # Its pipe is closed, so it is ending: its own end is what is told.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+        self._process.kill()
+        code = self._process.wait()
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        return ChildDiedError(self._opened, hung, how)
+
+    def close(self) -> None:
+        """End the process and give its resources back."""
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+
+
+@functools.cache
+def _starter() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "starter")
+
+
+class Watched:
+    """A child for work that is started again when it dies, and finds out which image it was.
+
+    `pickle` makes bytes of the work that `pickle.loads` understands; `environment` is added to the
+    child's.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        environment: Mapping[str, str],
+        pickle: Callable[[Any], bytes] = pickle.dumps,
+    ) -> None:
+        self._work = pickle(work)
+        self._bare = pickle(replace(work, make_mapper=_no_mapper))
+        self._batch_size = work.batch_size
+        self._timeout_seconds = work.limits.decode_seconds
+        self._environment = dict(environment)
+        self._child = self._start()
+
+    def _start(self) -> Child:
+        return Child(self._work, self._timeout_seconds, self._environment)
+
+    def run(self, plan: pa.Table) -> Iterator[pa.Table]:
+        """Tables of all rows of a plan in order, whatever happens to the child on the way.
+
+        Raises ClusterError when it dies again and again for no image's fault.
+        """
+        done, deaths = 0, 0
+        outcomes: dict[int, Decoded | DecodeError] = {}
+        while done < plan.num_rows:
+            try:
+                for table in self._child.run(plan, done, outcomes):
+                    done += table.num_rows
+                    deaths = 0
+                    yield table
+            except ChildDiedError as death:
+                deaths += 1
+                if deaths > 4:
+                    raise ClusterError(
+                        f"the process that opens images died {deaths} times in sequence "
+                        f"({death.how}), and no image alone is the cause: it may lack memory; try "
+                        "fewer --workers or a smaller --batch-size"
+                    ) from None
+                suspects = [] if death.position is None else [death.position]
+                if not suspects and deaths > 1:
+                    # It may have been hurt by an image that it had closed already.
+                    suspects = list(range(done, min(done + self._batch_size, plan.num_rows)))
+                uris = plan["uri"]
+                for position in suspects:
+                    if position not in outcomes:
+                        found = self._try_alone(uris[position].as_py())
+                        if found is not None:
+                            outcomes[position] = found
+                self._child.close()
+                self._child = self._start()
+
+    def _try_alone(self, uri: str) -> Decoded | DecodeError | None:
+        """What comes of an image in a process of its own, tried twice."""
+        death: ChildDiedError | None = None
+        for _ in range(2):
+            child = Child(self._bare, self._timeout_seconds)
+            try:
+                return child.open(uri)
+            except ChildDiedError as died:
+                death = died
+            finally:
+                child.close()
+        assert death is not None
+        if death.hung:
+            return DecodeError("timeout", f"not decoded within {self._timeout_seconds:g} s, twice")
+        return DecodeError("crashed", f"the decoder died of it twice, by {death.how}")
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.close()
+
+
+def _no_mapper() -> Mapper:
+    raise ClusterError("a child that opens single images was asked for more")
+
+
+# -- inside the child --------------------------------------------------------------------------
+
+
+def main(descriptor: int, parent: int) -> None:
+    """Serve one worker until it closes the pipe or is gone."""
+    _die_with(parent)
+    from PIL import Image
+
+    # Our own limit on pixels decides, from the header, and not Pillow's.
+    Image.MAX_IMAGE_PIXELS = None
+    pipe = Connection(descriptor)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        work: Work = pipe.recv()
+        server = _Server(pipe, work)
+        while True:
+            request = pipe.recv()
+            try:
+                server.serve(*request)
+            except MonkeyRayError as error:
+                pipe.send(("error", error))
+            except MemoryError:
+                os._exit(1)  # nothing can be relied on any more
+            except Exception:
+                pipe.send(("error", RuntimeError(traceback.format_exc())))
+            else:
+                pipe.send(("end", None))
+
+
+class _Server:
+    def __init__(self, pipe: Connection, work: Work) -> None:
+        self._pipe = pipe
+        self._work = work
+        self._mapper: Mapper | None = None
+        self._refusals = Refusals(work.storage, work.limits.max_refused)
+
+    def serve(self, kind: str, *arguments: Any) -> None:
+        if kind == "run":
+            self._run(*arguments)
+        else:
+            self._open(*arguments)
+
+    def _run(self, plan: pa.Table, start: int, outcomes: Outcomes) -> None:
+        work = self._work
+        if self._mapper is None:
+            self._mapper = work.make_mapper()
+
+        def decode(batch: Batch) -> Any:
+            return batch.decode(work.size, work.limits, work.decode, outcomes, self._opening)
+
+        for batch in batches(
+            plan,
+            work.storage,
+            work.limits,
+            batch_size=work.batch_size,
+            threads=work.threads,
+            refusals=self._refusals,
+            start=start,
+        ):
+            self._pipe.send(("table", self._mapper(batch, decode)))
+
+    def _open(self, uri: str) -> None:
+        work = self._work
+        item = fetch(work.storage, uri, None, work.limits)
+        outcome: Decoded | DecodeError | None = None
+        if item.data is not None:
+            self._opening(0)
+            outcome = attempt(work.decode, item.data, work.size, work.limits)
+            self._opening(None)
+        self._pipe.send(("outcome", outcome))
+
+    def _opening(self, position: int | None) -> None:
+        self._pipe.send(("opening", position))
+
+
+def _die_with(parent: int) -> None:
+    """End this process when the thread that started it ends, even while C code hangs."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    # Under its own name, so that what is pickled here is found there.
+    from monkeyray import child
+
+    child.main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,142 @@
+"""The actors: poison, a worker killed from outside, and a fault, under a real Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray.cloudpickle
+import test_child
+from test_child import SIZE, hooked_decode, make_mapper, plan_of
+
+from monkeyray.batches import Batch
+from monkeyray.child import Work
+from monkeyray.cluster import quiet_data
+from monkeyray.decode import Limits
+from monkeyray.errors import StorageError
+from monkeyray.lease import hold
+from monkeyray.pipeline import Job, run_parts
+from monkeyray.plans import collect, cut
+from monkeyray.runs import Run, create_run
+from monkeyray.storage import Storage
+
+# The actors and their children cannot import these files.
+for module in (test_child, sys.modules[__name__]):
+    ray.cloudpickle.register_pickle_by_value(module)
+
+
+def dated_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    inner = make_mapper()
+
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        table = inner(batch, decode)
+        now = pa.array([datetime.now(UTC)] * table.num_rows, pa.timestamp("us", "UTC"))
+        return table.append_column("predicted_at", now)
+
+    return mapper
+
+
+def prepare(folder: Path, plan: pa.Table, rows_per_file: int) -> Run:
+    listing = collect([plan])
+    assert listing is not None
+    sizes = cut(listing.rows, 2, rows_per_file, smallest=8)
+    return create_run(str(folder), Storage(), {}, listing, sizes)
+
+
+def work(limits: Limits) -> Work:
+    return Work(dated_mapper, Storage(), SIZE, limits, 8, hooked_decode)
+
+
+def workers() -> list[int]:
+    """The actors and their children on this machine that run this module's work."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:
+            continue
+        if b"MapWorker" in line or b"monkeyray.child" in line:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+def test_poison_and_a_kill_from_outside_in_one_run(
+    ray_session: None, images: Path, tmp_path: Path
+) -> None:
+    quiet_data()
+    contents = {f"{i:04d}.jpg": b"slow" + bytes([i % 250]) for i in range(160)}
+    contents |= {"0031.jpg": b"crash", "0101.jpg": b"hang"}
+    plan = plan_of(images, contents)
+    run = prepare(tmp_path / "out", plan, 16)
+    killed: list[int] = []
+
+    def kill() -> None:
+        # After the first file is there: an actor once, a child once.
+        while not list((tmp_path / "out").glob("*.parquet")):
+            time.sleep(0.1)
+        for word in (b"MapWorker", b"monkeyray.child"):
+            for pid in workers():
+                if word in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    break
+            time.sleep(3)
+
+    thread = threading.Thread(target=kill)
+    with hold(run.uri, Storage(), print) as lease:
+        thread.start()
+        seen: list[dict[str, int]] = []
+        run_parts(
+            Job(run, lease, work(Limits(decode_seconds=3))),
+            list(run.pending()),
+            workers=2,
+            progress=seen.append,
+        )
+        thread.join()
+    assert len(killed) == 2
+    assert run.finish()["status"] == Counter(ok=158, crashed=1, timeout=1)
+    table = pa.concat_tables(table for _, table in run.read_parts())
+    assert table["uri"].to_pylist() == plan["uri"].to_pylist()
+    rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
+    assert rows["0031.jpg"]["status"] == "crashed"
+    assert rows["0101.jpg"]["status"] == "timeout"
+    for name, data in contents.items():
+        if rows[name]["status"] == "ok":
+            assert rows[name]["seen"] == data[-1]
+
+
+def test_a_fault_stops_the_job_with_its_own_error(
+    ray_session: None, images: Path, tmp_path: Path
+) -> None:
+    quiet_data()
+    plan = plan_of(images, {f"{i:04d}.jpg": b"good" + bytes([i]) for i in range(64)})
+    run = prepare(tmp_path / "out", plan, 16)
+    for path in list(images.iterdir())[:-1]:
+        path.unlink()
+    with (
+        hold(run.uri, Storage(), print) as lease,
+        pytest.raises(StorageError, match="8 images in sequence are missing"),
+    ):
+        run_parts(
+            Job(run, lease, work(Limits(max_refused=8))),
+            list(run.pending()),
+            workers=1,
+            progress=lambda rows: None,
+        )
+    assert not list((tmp_path / "out").glob("*.tmp"))
