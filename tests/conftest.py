@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from monkeyray.storage import Storage, join
+from monkeyray.storage import Storage
+from monkeyray.uris import join
 
 # Before anything of Ray is imported: tests talk to nobody outside this machine.
 os.environ["RAY_AUTH_MODE"] = "disabled"

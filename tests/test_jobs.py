@@ -263,18 +263,71 @@ def test_the_same_command_goes_on(trained: Trained, collection: Path, tmp_path: 
     first = run()
     files = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
     assert len(files) == 5
-    (out / "part-00001.parquet").unlink()
+    next(out.glob("part-00001-*.parquet")).unlink()
     (out / "_SUCCESS").unlink()
     second = run()
     assert (second.scored, second.already) == (10, 36)
     assert second.statuses == first.statuses
     for path in out.glob("*.parquet"):
-        if path.name != "part-00001.parquet":
+        if not path.name.startswith("part-00001-"):
             assert path.read_bytes() == files[path.name]
     assert run().scored == 0
     with pytest.raises(RunError, match=r"threshold is 0\.9, was None"):
         run(threshold=0.9)
     assert run(threshold=0.9, overwrite=True).scored == 46
+
+
+def test_an_update_scores_what_is_new_and_changed(
+    trained: Trained, collection: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def run(**options: Any) -> Summary:
+        config = ScoreConfig(
+            images=str(collection),
+            model=trained.uri,
+            predictions=str(out),
+            rows_per_file=10,
+            store=QUIET,
+            **options,
+        )
+        return scored(score(config))
+
+    def rows() -> dict[str, dict[str, Any]]:
+        table = pq.read_table(out)
+        assert len(set(table["uri"].to_pylist())) == table.num_rows
+        return {Path(row["uri"]).name: row for row in table.to_pylist()}
+
+    run()
+    before, files = rows(), {path.name: path.read_bytes() for path in out.glob("*.parquet")}
+    assert run(update=True).scored == 0
+    good = sorted((collection / "n9").glob("*"))
+    shutil.copy(good[2], collection / "n0" / "a broken #1 50%.jpg")
+    shutil.copy(good[2], collection / "n5" / "later.jpg")
+    shutil.copy(good[2], tmp_path / "here.jpg")
+    vanished = sorted((collection / "n5").glob("n5*"))[0]
+    vanished.unlink()
+    summary = run(update=True)
+    assert (summary.scored, summary.images) == (2, 47)
+    assert summary.notes["images that are new"] == 1
+    assert summary.notes["images that have changed"] == 1
+    assert summary.notes["images that have vanished, their rows are kept"] == 1
+    after = rows()
+    assert after["a broken #1 50%.jpg"]["status"] == after["later.jpg"]["status"] == "ok"
+    assert after["a broken #1 50%.jpg"]["sha256"] == after[good[2].name]["sha256"]
+    for name, row in before.items():
+        if name != "a broken #1 50%.jpg":
+            assert after[name] == row
+    changed = [name for name, data in files.items() if (out / name).read_bytes() != data]
+    assert len(changed) == 1
+    # What was missing is there by now, and is tried again only when that is asked for.
+    (collection / "n9" / "gone.jpg").unlink()
+    shutil.copy(good[2], collection / "n9" / "gone.jpg")
+    assert run().scored == 0
+    summary = run(retry_failed=True)
+    assert (summary.scored, summary.statuses["missing"]) == (1, 0)
+    assert rows()["gone.jpg"]["status"] == "ok"
+    assert json.loads((out / "_SUCCESS").read_text())["rows"] == 47
 
 
 def test_manifests_carry_their_columns(trained: Trained, few: Path, tmp_path: Path) -> None:

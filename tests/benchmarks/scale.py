@@ -1,0 +1,226 @@
+"""How scoring scales: memory and rate at 10,000 and 100,000 images, and a plan of 10 million.
+
+    python tests/benchmarks/scale.py images --photos FOLDER --counts 10000 100000
+    python tests/benchmarks/scale.py plan --rows 10000000
+
+The network is replaced by one that answers at once, so that all else is what is measured: the plan,
+Ray, the actors and their children, the decoder, the files. Memory is the proportional set size
+(PSS) of the driver and all processes below it, so that what they share is counted once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import json
+import os
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray.cloudpickle
+from PIL import Image
+
+from monkeyray.child import Work
+from monkeyray.cluster import connected, quiet_data
+from monkeyray.decode import Limits
+from monkeyray.images import list_images
+from monkeyray.lease import hold
+from monkeyray.pipeline import Job, run_parts
+from monkeyray.plans import collect, cut
+from monkeyray.predictions import ScoreOptions, Scorer
+from monkeyray.runs import create_run, open_run
+from monkeyray.storage import Storage
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+LABELS = [f"label {i}" for i in range(10)]
+
+
+class StubScorer(Scorer):
+    """The rows of predictions without a network: the scores are the mean colours'."""
+
+    def __init__(self, options: ScoreOptions) -> None:
+        self._labels = np.array(LABELS, dtype=object)
+        self._model_id = "0" * 64
+        self._options = options
+        self._engine = self._answer  # type: ignore[assignment]
+
+    def _answer(self, pixels: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+        mean = pixels.reshape(len(pixels), -1, 3).mean(axis=(1, 2), dtype=np.float32)
+        scores = np.ones((len(pixels), len(LABELS)), np.float32) * 0.05
+        scores[np.arange(len(pixels)), mean.astype(int) % len(LABELS)] = 0.55
+        return np.zeros((len(pixels), 8), np.float32), scores
+
+
+def pss_of_tree(root: int) -> dict[str, float]:
+    """PSS in MiB of a process and all below it, by the word that tells what it is."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    total: dict[str, float] = {}
+    for pid in parents:
+        above = pid
+        while above in parents and above != root:
+            above = parents[above]
+        if above != root:
+            continue
+        with contextlib.suppress(OSError):
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            kind = "driver" if pid == root else "Ray"
+            for word in ("monkeyray.child", "MapWorker"):
+                if word.encode() in line:
+                    kind = word
+            for entry in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if entry.startswith("Pss:"):
+                    total[kind] = total.get(kind, 0.0) + int(entry.split()[1]) / 1024
+    return total
+
+
+@contextlib.contextmanager
+def watch_memory(samples: list[dict[str, float]]) -> Any:
+    """Sample the memory of this process and its children every two seconds."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(2):
+            samples.append(pss_of_tree(os.getpid()))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def score_images(photos: Path, count: int, workers: int) -> dict[str, Any]:
+    """Score `count` links to small photographs in a Ray of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "small").mkdir()
+        small = []
+        for number, path in enumerate(sorted(photos.glob("*/*.jpg"))[:200]):
+            small.append(root / "small" / f"{number}.jpg")
+            with Image.open(path) as image:
+                image.thumbnail((256, 256))
+                image.convert("RGB").save(small[-1])
+        for number in range(count):
+            link = root / "images" / f"{number // 1000:04d}" / f"{number:07d}.jpg"
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.hardlink_to(small[number % len(small)])
+        storage = Storage()
+        options = ScoreOptions(5, None, False, Limits())
+        work = Work(functools.partial(StubScorer, options), storage, 224, options.limits, 32)
+        samples: list[dict[str, float]] = []
+        ticks: list[tuple[float, int]] = []
+        with connected("local"):
+            quiet_data()
+            with watch_memory(samples), hold(str(root / "out"), storage, print) as lease:
+                start = time.monotonic()
+                listing = collect(list_images(str(root / "images"), storage, Counter()))
+                assert listing is not None
+                sizes = cut(listing.rows, workers, 4096)
+                run = create_run(str(root / "out"), storage, {}, listing, sizes)
+                planned = time.monotonic()
+                run_parts(
+                    Job(run, lease, work),
+                    list(range(len(sizes))),
+                    workers=workers,
+                    progress=lambda rows: ticks.append((time.monotonic(), sum(rows.values()))),
+                )
+                done = time.monotonic()
+                assert run.finish()["status"] == {"ok": count}
+                end = time.monotonic()
+    # The steady part: from a tenth to nine tenths of the rows.
+    steady = [(t, rows) for t, rows in ticks if 0.1 * count <= rows <= 0.9 * count]
+    (began, few), (ended, many) = steady[0], steady[-1]
+    rate = (many - few) / (ended - began)
+    late = samples[len(samples) // 2 :]
+    kinds = sorted({kind for sample in late for kind in sample})
+    return {
+        "images": count,
+        "plan_seconds": round(planned - start, 2),
+        "score_seconds": round(done - planned, 2),
+        "finish_seconds": round(end - done, 2),
+        "steady_images_per_second": round(rate, 1),
+        "peak_pss_mib": round(max(sum(sample.values()) for sample in samples), 1),
+        "median_pss_mib": {
+            kind: round(float(np.median([sample.get(kind, 0) for sample in late])), 1)
+            for kind in kinds
+        },
+    }
+
+
+def plan_many(rows: int, place: str | None) -> dict[str, Any]:
+    """Plan a manifest of many rows, and find what is left when half is done."""
+    with tempfile.TemporaryDirectory() as name:
+        manifest = Path(name) / "manifest.parquet"
+        with pq.ParquetWriter(manifest, pa.schema([("uri", pa.string())])) as writer:
+            for first in range(0, rows, 1_000_000):
+                numbers = pa.array(np.arange(first, min(first + 1_000_000, rows))).cast(pa.string())
+                uris = pc.binary_join_element_wise(
+                    "s3://camera-traps/season-3/site-0042/camera-07/IMG", numbers, "_"
+                )
+                writer.write_table(pa.table({"uri": uris}))
+        storage = Storage()
+        out = place or str(Path(name) / "out")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        start = time.monotonic()
+        listing = collect(list_images(str(manifest), storage, Counter()))
+        assert listing is not None
+        sizes = cut(listing.rows, 64, 4096)
+        run = create_run(out, storage, {"a": 1}, listing, sizes)
+        planned = time.monotonic()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for part in range(0, len(sizes), 2):
+            storage.write(run.part_uri(part), b"stands for a finished file")
+        began = time.monotonic()
+        again = open_run(out, storage, {"a": 1})
+        assert again is not None
+        pending = again.pending()
+        found = time.monotonic()
+        assert sum(pending.values()) == sum(sizes[1::2])
+    return {
+        "rows": rows,
+        "parts": len(sizes),
+        "plan_seconds": round(planned - start, 1),
+        "peak_rss_mib": round(peak / 1024),
+        "rss_before_mib": round(before / 1024),
+        "find_what_is_left_seconds": round(found - began, 2),
+    }
+
+
+def main() -> None:
+    """Run one of the benchmarks and print its figures as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    which = parser.add_subparsers(required=True, dest="which")
+    images = which.add_parser("images")
+    images.add_argument("--photos", type=Path, required=True)
+    images.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
+    images.add_argument("--workers", type=int, default=os.cpu_count())
+    plan = which.add_parser("plan")
+    plan.add_argument("--rows", type=int, default=10_000_000)
+    plan.add_argument("--place", help="where the plan is written; default: a temporary folder")
+    given = parser.parse_args()
+    if given.which == "plan":
+        print(json.dumps(plan_many(given.rows, given.place), indent=1))
+        return
+    for count in given.counts:
+        print(json.dumps(score_images(given.photos, count, given.workers), indent=1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
