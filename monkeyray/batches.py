@@ -34,6 +34,9 @@ Decode = Callable[[bytes, int, Limits], Decoded]
 #: An image by its position in the plan whose outcome is known already.
 Outcomes = Mapping[int, Decoded | DecodeError]
 
+#: Statuses that say something of the image only as long as others can be read.
+REFUSED = ("missing", "forbidden")
+
 #: Images that are fetched at once, enough to hide what a store takes to answer.
 FETCH_THREADS = 16
 
@@ -156,9 +159,15 @@ class Refusals:
         self._streak = 0
         self._unproven = 0
 
+    def recall(self, readable: str | None, unproven: int) -> None:
+        """Take over what an earlier process knew: an image that it could read, and how many were
+        refused since it asked for that again."""
+        self._readable = self._readable or readable
+        self._unproven += unproven
+
     def see(self, uri: str, item: Fetched) -> None:
         """Take note of an image. Raises StorageError when it is not the images."""
-        if item.status not in ("missing", "forbidden"):
+        if item.status not in REFUSED:
             if item.data is not None:
                 self._readable = uri
             # What was refused stays unproven: images are fetched at once, so this one may have been

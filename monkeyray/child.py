@@ -23,9 +23,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from monkeyray.batches import (
     FETCH_THREADS,
+    REFUSED,
     Batch,
     Decode,
     Outcomes,
@@ -101,12 +103,20 @@ class Child:
         """The process's number."""
         return self._process.pid
 
-    def run(self, plan: pa.Table, start: int, outcomes: Outcomes) -> Iterator[pa.Table]:
+    def run(
+        self,
+        plan: pa.Table,
+        start: int = 0,
+        outcomes: Outcomes | None = None,
+        readable: str | None = None,
+        unproven: int = 0,
+    ) -> Iterator[pa.Table]:
         """Tables of the plan's rows from position `start` on, a batch each.
 
+        `readable` and `unproven`: see Refusals.recall.
         Raises ChildDiedError, the MonkeyRayError that the child met, or RuntimeError for a bug.
         """
-        yield from self._ask(("run", plan, start, dict(outcomes)))
+        yield from self._ask(("run", plan, start, dict(outcomes or {}), readable, unproven))
 
     def open(self, uri: str) -> Decoded | DecodeError | None:
         """Open one image; None where its bytes cannot be had. Raises as `run` does."""
@@ -179,6 +189,7 @@ class Watched:
         self._batch_size = work.batch_size
         self._timeout_seconds = work.limits.decode_seconds
         self._environment = dict(environment)
+        self._readable: str | None = None
         self._child = self._start()
 
     def _start(self) -> Child:
@@ -189,13 +200,14 @@ class Watched:
 
         Raises ClusterError when it dies again and again for no image's fault.
         """
-        done, deaths = 0, 0
+        done, deaths, refused, forgotten = 0, 0, 0, 0
         outcomes: dict[int, Decoded | DecodeError] = {}
         while done < plan.num_rows:
             try:
-                for table in self._child.run(plan, done, outcomes):
+                for table in self._child.run(plan, done, outcomes, self._readable, forgotten):
                     done += table.num_rows
                     deaths = 0
+                    refused += self._note(table)
                     yield table
             except ChildDiedError as death:
                 deaths += 1
@@ -217,6 +229,15 @@ class Watched:
                             outcomes[position] = found
                 self._child.close()
                 self._child = self._start()
+                # The new one has not seen what the old one had no proof of yet.
+                forgotten = refused
+
+    def _note(self, table: pa.Table) -> int:
+        """Remember an image that could be read; returns how many were refused."""
+        read = table["uri"].filter(table["sha256"].is_valid())
+        if len(read):
+            self._readable = read[-1].as_py()
+        return int(pc.sum(pc.is_in(table["status"], pa.array(REFUSED))).as_py() or 0)
 
     def _try_alone(self, uri: str) -> Decoded | DecodeError | None:
         """What comes of an image in a process of its own, tried twice."""
@@ -284,8 +305,16 @@ class _Server:
         else:
             self._open(*arguments)
 
-    def _run(self, plan: pa.Table, start: int, outcomes: Outcomes) -> None:
+    def _run(
+        self,
+        plan: pa.Table,
+        start: int,
+        outcomes: Outcomes,
+        readable: str | None,
+        unproven: int,
+    ) -> None:
         work = self._work
+        self._refusals.recall(readable, unproven)
         if self._mapper is None:
             self._mapper = work.make_mapper()
 

@@ -209,7 +209,7 @@ def _list_folder(uri: str, storage: Storage, skipped: Counter[str]) -> Iterator[
         raise InputError(f"no such folder of images: {uri}")
     for entry in storage.list(uri):
         # A URI that is one file names it on purpose, so its name is not judged.
-        why = _no_image(entry.uri[start:]) if entry.uri != uri else None
+        why = _no_image(entry.uri.removeprefix("file://")[start:]) if entry.uri != uri else None
         if why:
             skipped[why] += 1
             continue
@@ -236,14 +236,13 @@ def _no_image(relative: str) -> str | None:
 def _read_manifest(uri: str, storage: Storage) -> Iterator[pa.Table]:
     if not storage.exists(uri):
         raise InputError(f"no such manifest: {uri}")
-    filesystem, path = storage.arrow(uri)
     try:
         if uri.lower().endswith(".csv"):
-            with filesystem.open_input_stream(path) as stream:
+            with storage.open(uri) as stream:
                 head = io.StringIO(stream.read(1 << 20).decode("utf-8-sig", "replace"))
             # All columns as text: types guessed from the first rows may fail at the millionth.
             types = {name: pa.string() for name in next(csv.reader(head), [])}
-            with filesystem.open_input_stream(path) as stream:
+            with storage.open(uri) as stream:
                 reader = pyarrow.csv.open_csv(
                     stream,
                     parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
@@ -252,7 +251,7 @@ def _read_manifest(uri: str, storage: Storage) -> Iterator[pa.Table]:
                 for batch in reader:
                     yield _absolute(uri, pa.Table.from_batches([batch]))
         else:
-            with filesystem.open_input_file(path) as file:
+            with storage.open(uri) as file:
                 for batch in pq.ParquetFile(file).iter_batches(batch_size=_CHUNK):
                     yield _absolute(uri, pa.Table.from_batches([batch]))
     except pa.ArrowInvalid as error:
@@ -298,7 +297,7 @@ def _clean(uri: str) -> str:
 
 def _label_by_folder(uri: str, table: pa.Table, skipped: Counter[str]) -> pa.Table:
     start = len(uri.rstrip("/")) + 1
-    paths = [path[start:].split("/") for path in table["uri"].to_pylist()]
+    paths = [path.removeprefix("file://")[start:].split("/") for path in table["uri"].to_pylist()]
     while all(len(path) >= 3 for path in paths) and len({path[0] for path in paths}) == 1:
         paths = [path[1:] for path in paths]
     labelled = [len(path) >= 2 for path in paths]

@@ -87,7 +87,8 @@ def hold(place: str, storage: Storage, say: Callable[[str], None]) -> Iterator[L
     finally:
         stop.set()
         thread.join()
-        with contextlib.suppress(LeaseError):
+        # Where the store does not answer any more, the job's own error is the one to tell.
+        with contextlib.suppress(LeaseError, StorageError):
             lease.check()
             storage.delete(uri)
 

@@ -362,8 +362,8 @@ def read_parquet(storage: Storage, uri: str, columns: list[str] | None = None) -
     """A Parquet file, whole or some columns; of a remote one, only their bytes are fetched."""
     if columns is None or is_local(uri):
         return pq.read_table(pa.BufferReader(storage.read(uri).data), columns=columns)
-    filesystem, path = storage.arrow(uri)
-    return pq.read_table(path, columns=columns, filesystem=filesystem, partitioning=None)
+    with storage.open(uri) as file:
+        return pq.read_table(file, columns=columns)
 
 
 def fingerprint(value: Any) -> str:

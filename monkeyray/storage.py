@@ -25,7 +25,7 @@ from monkeyray.errors import (
 )
 from monkeyray.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, patiently
 from monkeyray.s3 import S3, endpoint_of, region
-from monkeyray.uris import bucket_and_key, is_local, join, scheme
+from monkeyray.uris import bucket_and_key, is_local, join, local_path, local_uri, scheme
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -98,7 +98,7 @@ class Storage:
 
     def _read(self, uri: str) -> Blob:
         if is_local(uri):
-            with local_errors(uri), open(uri, "rb") as file:
+            with local_errors(uri), open(local_path(uri), "rb") as file:
                 version = _mtime(os.fstat(file.fileno()).st_mtime_ns)
                 return Blob(file.read(), version)
         if scheme(uri) == "s3":
@@ -117,7 +117,7 @@ class Storage:
         """
         if is_local(uri):
             with local_errors(uri):
-                return open(uri, "rb")
+                return open(local_path(uri), "rb")
         if scheme(uri) == "s3":
             return cast(IO[bytes], _S3File(self, uri))
         filesystem, path = self.arrow(uri)
@@ -409,9 +409,9 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
             # A dangling link is listed all the same: it becomes a row `missing`.
             try:
                 stat = child.stat()
-                yield Entry(child.path, stat.st_size, _mtime(stat.st_mtime_ns))
+                yield Entry(local_uri(child.path), stat.st_size, _mtime(stat.st_mtime_ns))
             except OSError:
-                yield Entry(child.path, None, None)
+                yield Entry(local_uri(child.path), None, None)
 
 
 @contextlib.contextmanager

@@ -97,6 +97,8 @@ def train(config: TrainConfig) -> Trained:
     for option in ("images", "model", "test", "features", "label_names", "weights"):
         if option != "weights" or config.weights not in ("imagenet", "none"):
             check_relative(option.replace("_", "-"), getattr(config, option))
+            if getattr(config, option) is not None:
+                storage.check_reachable(normalise(getattr(config, option)))
     images, names, notes = _list(config, storage)
     storage.check_writable(uri)
     base = load_weights(config.backbone, config.weights, storage, config.seed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
 
 from monkeyray.errors import ConfigError
 
@@ -59,6 +59,31 @@ def normalise(uri: str) -> str:
     if not authority and kind != "memory":
         raise ConfigError(f"malformed URI {uri!r}: no bucket, write {kind}://bucket/path")
     return f"{kind}://{authority}{slash}{rest}".rstrip("/")
+
+
+def local_uri(path: str) -> str:
+    """The URI of a local path: the path itself, or where its bytes are no UTF-8, which no string
+    column can hold, file:// with those bytes percent-encoded.
+
+    >>> local_uri("/a/100%.jpg"), local_uri("/a/\\udcff.jpg")
+    ('/a/100%.jpg', 'file:///a/%FF.jpg')
+    """
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return f"file://{quote(os.fsencode(path))}"
+    return path
+
+
+def local_path(uri: str) -> str:
+    """The path of a local URI.
+
+    >>> local_path("/a/100%.jpg"), local_path("file:///a/b%20c.jpg")
+    ('/a/100%.jpg', '/a/b c.jpg')
+    """
+    if uri.startswith("file://"):
+        return os.fsdecode(unquote_to_bytes(uri[len("file://") :]))
+    return uri
 
 
 def join(uri: str, *names: str) -> str:

@@ -77,7 +77,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
         _wait_for_bucket(storage, folder / "log")
         yield storage
     finally:
-        server.terminate()
+        server.kill()
         server.wait(20)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -30,6 +31,19 @@ def test_labels_are_the_first_sub_folders(tmp_path: Path) -> None:
         table = list_labelled(str(root), STORAGE, skipped)
         assert table["label"].to_pylist() == ["n0", "n0", "n1"]
         assert +skipped == Counter({"hidden": 1, "side-car": 1})
+
+
+def test_names_that_are_no_text_are_read_too(tmp_path: Path) -> None:
+    folder = tmp_path / "n0"
+    folder.mkdir()
+    path = os.fsencode(folder) + b"/caf\xe9 100%.jpg"
+    with open(path, "wb") as file:
+        file.write(b"x")
+    (table,) = list_images(str(tmp_path), STORAGE, Counter())
+    (uri,) = table["uri"].to_pylist()
+    assert uri == f"file://{folder}/caf%E9%20100%25.jpg"
+    assert STORAGE.read(uri).data == b"x"
+    assert list_labelled(str(tmp_path), STORAGE, Counter())["label"].to_pylist() == ["n0"]
 
 
 def test_globs_choose_images(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ def test_errors_say_what_is_wrong(s3: Storage, monkeypatch: pytest.MonkeyPatch) 
         s3.read("s3://nowhere-at-all/x.jpg")
     assert not isinstance(missing.value, MissingError)
     with pytest.raises(StorageError, match=r"cannot reach http://127\.0\.0\.1:1"):
-        Storage(s3_endpoint="http://127.0.0.1:1").read("s3://photos/x")
+        Storage(s3_endpoint="http://127.0.0.1:1", patience_seconds=3).read("s3://photos/x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-planted-wrong-secret")
     with pytest.raises(StorageError, match="credentials") as wrong:
         Storage(s3_endpoint=s3.s3_endpoint).read("s3://photos/x")
