@@ -63,6 +63,18 @@ class ForbiddenError(ObjectError):
     kind = "forbidden"
 
 
+class TooLargeError(ObjectError):
+    """It has more bytes than may be read."""
+
+    kind = "too_large"
+
+
+class NoFileError(ObjectError):
+    """It is no file that can be read to an end, but a pipe, a socket or a device."""
+
+    kind = "unsupported"
+
+
 class DecodeError(MonkeyRayError):
     """The bytes are no image that can be read; `kind` is the status of the image's row."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
 import queue
 import threading
@@ -13,11 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from monkeyray.errors import (
+    ConfigError,
     ConflictError,
     FaultError,
     ForbiddenError,
     MissingError,
+    ObjectError,
     StorageError,
+    TooLargeError,
 )
 from monkeyray.retries import patiently
 from monkeyray.uris import bucket_and_key
@@ -25,6 +27,7 @@ from monkeyray.uris import bucket_and_key
 #: Prefixes that are listed at once, and pages of 1,000 names that each may be ahead.
 _LISTERS = 16
 _PAGES_AHEAD = 4
+_TOGETHER = 256
 
 _WRONG = (
     "InvalidAccessKeyId",
@@ -35,10 +38,11 @@ _WRONG = (
 _EXPIRED = ("ExpiredToken", "RequestExpired", "ExpiredTokenException", "TokenRefreshRequired")
 _FORBIDDEN = ("AccessDenied", "403", "AllAccessDisabled", "InvalidObjectState", "Forbidden")
 _MISSING = ("NoSuchKey", "404", "KeyTooLongError", "NoSuchVersion")
-_CONFLICT = ("PreconditionFailed", "412", "ConditionalRequestConflict")
+_CONFLICT = ("PreconditionFailed", "412")
 _BUSY = (
     "SlowDown", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
     "RequestLimitExceeded", "RequestTimeout", "TooManyRequests", "OperationAborted",
+    "ConditionalRequestConflict",
 )  # fmt: skip
 
 
@@ -64,32 +68,48 @@ class S3:
         import boto3
         from botocore import UNSIGNED
         from botocore.config import Config
+        from botocore.exceptions import BotoCoreError
 
         self._where = endpoint or "AWS"
         self._patience_seconds = patience_seconds
-        self._client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=endpoint,
-            region_name=region() or "us-east-1",
-            config=Config(
-                # A few quick tries here; Storage goes on with longer waits.
-                retries={"mode": "standard", "max_attempts": 3},
-                connect_timeout=10,
-                read_timeout=30,
-                max_pool_connections=64,
-                # Other S3 servers do not know the checksum trailers of new SDKs.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                signature_version=UNSIGNED if anonymous else None,
-            ),
+        options = Config(
+            # A few quick tries here; Storage goes on with longer waits.
+            retries={"mode": "standard", "max_attempts": 3},
+            connect_timeout=10,
+            read_timeout=30,
+            max_pool_connections=64,
+            # Other S3 servers do not know the checksum trailers of new SDKs.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            signature_version=UNSIGNED if anonymous else None,
         )
+        try:
+            self._client = boto3.session.Session().client(
+                "s3",
+                endpoint_url=endpoint,
+                region_name=region() or "us-east-1",
+                config=options,
+            )
+        except (BotoCoreError, ValueError) as error:  # such as a profile that is not there
+            raise ConfigError(f"cannot use S3 at {self._where}: {error}") from error
 
-    def get(self, uri: str) -> tuple[bytes, str]:
-        """An object's bytes and its ETag."""
+    def get(self, uri: str, max_bytes: int | None = None) -> tuple[bytes, str]:
+        """An object's bytes and its ETag. Raises TooLargeError where they are too many."""
         bucket, key = bucket_and_key(uri)
         with self._errors(uri):
             answer = self._client.get_object(Bucket=bucket, Key=key)
+            size = int(answer["ContentLength"])
+            if max_bytes is not None and size > max_bytes:
+                answer["Body"].close()
+                raise TooLargeError(f"{uri} has {size} bytes, the limit is {max_bytes}")
             return answer["Body"].read(), _etag(answer)
+
+    def head(self, uri: str) -> tuple[int, str]:
+        """An object's size in bytes and its ETag."""
+        bucket, key = bucket_and_key(uri)
+        with self._errors(uri):
+            answer = self._client.head_object(Bucket=bucket, Key=key)
+            return int(answer["ContentLength"]), _etag(answer)
 
     def get_tail(self, uri: str, size: int) -> tuple[bytes, int, str]:
         """An object's last bytes, `size` of them or all, its whole size, and its ETag."""
@@ -136,10 +156,11 @@ class S3:
                 )
         except ConflictError:
             # The answer to an earlier try may have been lost on its way.
-            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            with contextlib.suppress(MissingError), self._errors(uri):
-                if _etag(self._client.head_object(Bucket=bucket, Key=key)) == md5:
-                    return md5
+            # (An ETag need not be the MD5 of the bytes, so the bytes are compared.)
+            with contextlib.suppress(ObjectError):
+                there, etag = self.get(uri, max_bytes=len(data))
+                if there == data:
+                    return etag
             raise
         except MissingError:
             # So AWS answers where there is no version at all to replace; other servers say 412.
@@ -180,7 +201,8 @@ class S3:
                 prefixes += [item["Prefix"] for item in page.get("CommonPrefixes", ())]
             if not prefixes:
                 return
-        yield from self._list_at_once(uri, bucket, prefixes)
+        for start in range(0, len(prefixes), _TOGETHER):
+            yield from self._list_at_once(uri, bucket, prefixes[start : start + _TOGETHER])
 
     def _list_at_once(
         self, uri: str, bucket: str, prefixes: list[str]
@@ -272,6 +294,11 @@ class S3:
         if code in _CONFLICT:
             raise ConflictError(f"{uri} was changed by another program ({code})") from None
         answer = f"{self._where} answers {code} for {uri}"
+        if code == "NotImplemented" or status == 501:
+            raise StorageError(
+                f"{answer}: this store has no conditional writes (If-Match, If-None-Match), which "
+                "keep two runs apart: write to another one"
+            ) from None
         if code in _BUSY or status == 429 or status >= 500 or (code.isdigit() and int(code) >= 500):
             raise FaultError(
                 f"{answer}: the store is overloaded or down, run the same command again later"

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import stat
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,7 +22,9 @@ from monkeyray.errors import (
     FaultError,
     ForbiddenError,
     MissingError,
+    NoFileError,
     StorageError,
+    TooLargeError,
 )
 from monkeyray.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, patiently
 from monkeyray.s3 import S3, endpoint_of, region
@@ -88,26 +91,46 @@ class Storage:
 
     # -- whole files ---------------------------------------------------------------------------
 
-    def read(self, uri: str) -> Blob:
+    def read(self, uri: str, max_bytes: int | None = None) -> Blob:
         """All bytes of a file.
 
-        Raises MissingError or ForbiddenError when the store says so of this file, and
-        StorageError for everything else, after retries.
+        Raises an ObjectError for what the store says of this file (missing, forbidden, more than
+        `max_bytes`, no file at all), and StorageError for everything else, after retries.
         """
-        return self._patiently(lambda: self._read(uri))
+        return self._patiently(lambda: self._read(uri, max_bytes))
 
-    def _read(self, uri: str) -> Blob:
+    def _read(self, uri: str, max_bytes: int | None) -> Blob:
         if is_local(uri):
-            with local_errors(uri), open(local_path(uri), "rb") as file:
-                version = _mtime(os.fstat(file.fileno()).st_mtime_ns)
-                return Blob(file.read(), version)
+            with local_errors(uri), _open_local(uri) as file:
+                info = os.fstat(file.fileno())
+                check_size(uri, info.st_size, max_bytes)
+                return Blob(file.read(), _mtime(info.st_mtime_ns))
         if scheme(uri) == "s3":
-            return Blob(*self._s3().get(uri))
+            return Blob(*self._s3().get(uri, max_bytes))
         filesystem, path = self.arrow(uri)
         with local_errors(uri):
             info = filesystem.get_file_info(path)
+            check_size(uri, info.size or 0, max_bytes)
             with filesystem.open_input_stream(path) as stream:
                 return Blob(stream.read(), _mtime(info.mtime_ns))
+
+    def stat(self, uri: str) -> Entry:
+        """A file's size and version, without its bytes. Raises as `read` does."""
+        return self._patiently(lambda: self._stat(uri))
+
+    def _stat(self, uri: str) -> Entry:
+        if is_local(uri):
+            with local_errors(uri):
+                info = os.stat(local_path(uri))  # noqa: PTH116 - the path may be no text
+                return Entry(uri, info.st_size, _mtime(info.st_mtime_ns))
+        if scheme(uri) == "s3":
+            return Entry(uri, *self._s3().head(uri))
+        filesystem, path = self.arrow(uri)
+        with local_errors(uri):
+            info = filesystem.get_file_info(path)
+        if not info.is_file:
+            raise MissingError(f"{uri} does not exist")
+        return Entry(uri, info.size, _mtime(info.mtime_ns))
 
     def open(self, uri: str) -> IO[bytes]:
         """A file to read at any place; of a remote one, only what is read is fetched.
@@ -117,7 +140,7 @@ class Storage:
         """
         if is_local(uri):
             with local_errors(uri):
-                return open(local_path(uri), "rb")
+                return _open_local(uri)
         if scheme(uri) == "s3":
             return cast(IO[bytes], _S3File(self, uri))
         filesystem, path = self.arrow(uri)
@@ -191,8 +214,12 @@ class Storage:
         else:
             filesystem, name = self.arrow(uri)
             with local_errors(uri, writing=True):
-                if "IfNoneMatch" in conditions and filesystem.get_file_info(name).is_file:
+                # Other stores have no conditions here: this finds what is there, not a race.
+                there = filesystem.get_file_info(name)
+                if "IfNoneMatch" in conditions and there.is_file:
                     raise ConflictError(f"{uri} is there already")
+                if conditions.get("IfMatch", _mtime(there.mtime_ns)) != _mtime(there.mtime_ns):
+                    raise ConflictError(f"{uri} was changed by another program")
                 filesystem.create_dir(name.rsplit("/", 1)[0], recursive=True)
                 with filesystem.open_output_stream(name) as stream:
                     stream.write(data)
@@ -231,7 +258,11 @@ class Storage:
 
     def _exists(self, uri: str) -> bool:
         if is_local(uri):
-            return Path(uri).is_file()
+            try:
+                with local_errors(uri):
+                    return Path(uri).is_file()
+            except MissingError:
+                return False
         if scheme(uri) == "s3":
             return self._s3().exists(uri)
         filesystem, path = self.arrow(uri)
@@ -245,10 +276,10 @@ class Storage:
         bucket and wrong credentials raise StorageError.
         """
         if is_local(uri):
-            if Path(uri).is_file():
+            if self.exists(uri):
                 info = Path(uri).stat()
                 yield Entry(uri, info.st_size, _mtime(info.st_mtime_ns))
-            elif Path(uri).exists():
+            elif Path(uri).is_dir():
                 yield from _walk(uri, set())
         elif scheme(uri) == "s3":
             if bucket_and_key(uri, need_key=False)[1] and self.exists(uri):
@@ -387,6 +418,21 @@ class _S3File(io.RawIOBase):
         )
 
 
+def check_size(uri: str, size_bytes: int, max_bytes: int | None) -> None:
+    """Raise TooLargeError where a file has more bytes than may be read."""
+    if max_bytes is not None and size_bytes > max_bytes:
+        raise TooLargeError(f"{uri} has {size_bytes} bytes, the limit is {max_bytes}")
+
+
+def _open_local(uri: str) -> IO[bytes]:
+    # Not blocking: a pipe without a writer would be waited for without end.
+    descriptor = os.open(local_path(uri), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise NoFileError(f"{uri} is a folder, a pipe or a device, and no file")
+    return os.fdopen(descriptor, "rb")
+
+
 def _mtime(nanoseconds: int | None) -> str | None:
     if nanoseconds is None:
         return None
@@ -403,13 +449,16 @@ def _walk(folder: str, seen: set[tuple[int, int]]) -> Iterator[Entry]:
         return
     seen.add((info.st_dev, info.st_ino))
     for child in children:
-        if child.is_dir():
+        folder_like = False
+        with contextlib.suppress(OSError):  # a link to itself
+            folder_like = child.is_dir()
+        if folder_like:
             yield from _walk(child.path, seen)
         else:
             # A dangling link is listed all the same: it becomes a row `missing`.
             try:
-                stat = child.stat()
-                yield Entry(local_uri(child.path), stat.st_size, _mtime(stat.st_mtime_ns))
+                info = child.stat()
+                yield Entry(local_uri(child.path), info.st_size, _mtime(info.st_mtime_ns))
             except OSError:
                 yield Entry(local_uri(child.path), None, None)
 

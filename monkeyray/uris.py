@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from urllib.parse import quote, unquote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from monkeyray.errors import ConfigError
 
@@ -33,6 +33,15 @@ def is_local(uri: str) -> bool:
     return scheme(uri) == "file"
 
 
+def masked(uri: str) -> str:
+    """A URI as it may be printed, without the credentials that it may carry.
+
+    >>> masked("s3://key:secret@bucket/a@b.jpg"), masked("/a@b.jpg")
+    ('s3://***@bucket/a@b.jpg', '/a@b.jpg')
+    """
+    return re.sub(r"^([A-Za-z][A-Za-z0-9+.\-]+:/+)[^/]*@", r"\1***@", uri)
+
+
 def normalise(uri: str) -> str:
     """A URI in the one form used everywhere: absolute path, or scheme://… with no end slash.
 
@@ -43,13 +52,18 @@ def normalise(uri: str) -> str:
     kind = scheme(uri)
     if kind == "file":
         if _HALF_SCHEME.match(uri) and not Path(uri).exists():
-            raise ConfigError(f"malformed URI {uri!r}: write it as scheme://bucket/path")
+            raise ConfigError(f"malformed URI {masked(uri)!r}: write it as scheme://bucket/path")
         parts = urlsplit(uri) if _SCHEME.match(uri) else None
         if parts is not None and parts.netloc not in ("", "localhost"):
-            raise ConfigError(f"malformed URI {uri!r}: a file URI has three slashes, file:///path")
-        path = unquote(uri[len("file://") + len(parts.netloc) :]) if parts else uri
+            raise ConfigError(
+                f"malformed URI {masked(uri)!r}: a file URI has three slashes, file:///path"
+            )
+        if parts is not None:
+            path = Path(os.fsdecode(unquote_to_bytes(uri[len("file://") + len(parts.netloc) :])))
+        else:
+            path = _at_home(uri)
         # Not resolve(): a link keeps the name under which it was given.
-        return os.path.abspath(Path(path).expanduser())  # noqa: PTH100
+        return os.path.abspath(path)  # noqa: PTH100
     authority, slash, rest = uri[len(kind) + 3 :].partition("/")
     if "@" in authority and kind not in ("abfs", "abfss"):
         raise ConfigError(
@@ -59,6 +73,15 @@ def normalise(uri: str) -> str:
     if not authority and kind != "memory":
         raise ConfigError(f"malformed URI {uri!r}: no bucket, write {kind}://bucket/path")
     return f"{kind}://{authority}{slash}{rest}".rstrip("/")
+
+
+def _at_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{path} is in the home of a user that is not there: write the path in full"
+        ) from None
 
 
 def local_uri(path: str) -> str:

@@ -30,6 +30,7 @@ def test_awkward_keys_round_trip(s3: Storage) -> None:
         assert blob.data.decode() == uri.removeprefix("s3://photos/odd/")
         assert blob.version == entry.version
         assert entry.size_bytes == len(blob.data)
+        assert s3.stat(uri) == entry
     s3.delete_tree("s3://photos/odd")
     assert list(s3.list("s3://photos/odd")) == []
 
