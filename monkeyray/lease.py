@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,10 @@ from monkeyray.storage import Blob, Storage
 from monkeyray.uris import join
 
 RENEW_SECONDS = 5.0
-LAPSE_SECONDS = 30.0
+LAPSE_SECONDS = 60.0
+
+#: The lease is renewed, checked and given back with less patience than it takes to lapse.
+_PATIENCE_SECONDS = 10.0
 
 NAME = "_lease.json"
 
@@ -65,6 +68,7 @@ def hold(place: str, storage: Storage, say: Callable[[str], None]) -> Iterator[L
         "process": _process(os.getpid()),
         "renewals": 0,
     }
+    brief = replace(storage, patience_seconds=_PATIENCE_SECONDS)
     version = _acquire(uri, storage, mine, say)
     stop = threading.Event()
 
@@ -73,7 +77,7 @@ def hold(place: str, storage: Storage, say: Callable[[str], None]) -> Iterator[L
         while not stop.wait(RENEW_SECONDS):
             mine["renewals"] += 1
             try:
-                held = storage.replace(uri, _bytes(mine), held)
+                held = brief.replace(uri, _bytes(mine), held)
             except ConflictError:
                 return  # taken over: the workers' own checks stop them
             except StorageError:
@@ -89,8 +93,8 @@ def hold(place: str, storage: Storage, say: Callable[[str], None]) -> Iterator[L
         thread.join()
         # Where the store does not answer any more, the job's own error is the one to tell.
         with contextlib.suppress(LeaseError, StorageError):
-            lease.check()
-            storage.delete(uri)
+            replace(lease, storage=brief).check()
+            brief.delete(uri)
 
 
 def _acquire(
@@ -104,6 +108,7 @@ def _acquire(
         try:
             seen = storage.read(uri)
         except MissingError:
+            time.sleep(0.2)
             continue  # given back just now
         if not _is_dead(seen):
             _watch(uri, storage, seen, say)

@@ -1,6 +1,6 @@
 """The plan of a run: which images, each once, cut into parts, kept beside the output.
 
-    place/_plan/plan-00000.arrow …    sixteen parts in a file, each one record batch
+    place/_plan/<name>/plan-00000.arrow …    sixteen parts in a file, each one record batch
 
 A plan is written as it is listed. Memory holds 16 bytes for each image, not its name.
 """
@@ -33,9 +33,10 @@ Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan in its place. `sizes`: the number of images in each part, in order."""
+    """A plan in a folder of its own, which is written once. `sizes`: the number of images in each
+    part, in order."""
 
-    place: str
+    folder: str
     storage: Storage
     sizes: tuple[int, ...]
 
@@ -52,9 +53,7 @@ class Plan:
         """All parts in order, each with its number."""
         for file in range(-(-len(self.sizes) // PARTS_IN_FILE)):
             with _open_file(self, file) as reader:
-                # A killed update may have left more parts than there are.
-                rest = len(self.sizes) - file * PARTS_IN_FILE
-                for index in range(min(reader.num_record_batches, rest)):
+                for index in range(reader.num_record_batches):
                     batch = reader.get_batch(index)
                     yield file * PARTS_IN_FILE + index, pa.Table.from_batches([batch])
 
@@ -90,7 +89,7 @@ def _open_file(plan: Plan, file: int) -> Iterator[Any]:
 
 
 def _file_uri(plan: Plan, file: int) -> str:
-    return join(plan.place, "_plan", f"plan-{file:05d}.arrow")
+    return join(plan.folder, f"plan-{file:05d}.arrow")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
     place/part-00000-….parquet …   a file for each part, there whole or not at all
     place/_run.json                what the run is (its identity) and how the plan is cut
-    place/_plan/…                  the plan itself
+    place/_plan/…                  the plan itself; an update writes another and then changes over
     place/_lease.json              who is writing, as long as somebody is
     place/_SUCCESS                 counts, written last
 
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from monkeyray.errors import ConflictError, MissingError, RunError
+from monkeyray.errors import ConflictError, LeaseError, MissingError, RunError
 from monkeyray.lease import NAME as LEASE
 from monkeyray.lease import Lease
 from monkeyray.plans import Listing, Plan
@@ -42,7 +42,9 @@ MAY_PASS = ("missing", "forbidden", "crashed", "timeout")
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
-_PART = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.parquet")
+_PART = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.(parquet|trial)")
+#: What is ours in a place, but the lease.
+_OURS = re.compile(r"_SUCCESS|_run\.json|_plan/.*|\.trial-.*|\..*\.tmp|" + _PART.pattern, re.DOTALL)
 _READERS = 16
 
 
@@ -69,6 +71,10 @@ class Run:
     #: What was seen while planning, such as files skipped, for the summary.
     notes: dict[str, Any] = field(default_factory=dict)
     redo: Redo | None = None
+    #: The version of _run.json that this is.
+    version: str | None = None
+    #: A trial's files have another ending, so that no reader takes them for predictions.
+    ending: str = "parquet"
 
     @property
     def rows(self) -> int:
@@ -77,14 +83,14 @@ class Run:
 
     def part_uri(self, part: int) -> str:
         """The Parquet file of a part."""
-        return join(self.uri, f"part-{part:05d}-{self.run_id}.parquet")
+        return join(self.uri, f"part-{part:05d}-{self.run_id}.{self.ending}")
 
     def finished(self) -> set[int]:
         """The parts that have a file."""
         found = set()
         for entry in self.storage.list(self.uri):
             match = _PART.fullmatch(entry.uri[len(self.uri) + 1 :])
-            if match and match[2] == self.run_id:
+            if match and match[2] == self.run_id and match[3] == self.ending:
                 found.add(int(match[1]))
         return found
 
@@ -167,29 +173,36 @@ class Run:
             return True
         return bool(stored.get("run_id") != self.run_id)
 
-    def finish(self, count: str | None = None) -> dict[str, Counter[str]]:
-        """Count what the files hold, compare it with the plan, and write _SUCCESS.
+    def finish(self, lease: Lease, count: str | None = None) -> dict[str, Counter[str]]:
+        """Compare what the files hold with the plan, count it, and write _SUCCESS.
 
         Returns the rows by `status`, and by the column `count`. Raises RunError when the files do
-        not hold one row for each image of the plan.
+        not hold one row for each image of the plan, and LeaseError when the place has been taken
+        over.
         """
+        lease.check()
         self._delete_strays()
         columns = ["status"] + ([count] if count else [])
         totals: dict[str, Counter[str]] = {name: Counter() for name in columns}
         rows = 0
-        for part, table in self.read_parts(columns):
-            if table.num_rows != self.plan.sizes[part]:
+        finished = self.finished()
+        plan = self.plan.read_all()
+        for part, table in self.read_parts(["uri", *columns]):
+            planned = next(rows for number, rows in plan if number == part)
+            if not table["uri"].equals(planned["uri"]):
                 raise RunError(
-                    f"{self.part_uri(part)} has {table.num_rows} rows for "
-                    f"{self.plan.sizes[part]} images: it was changed by another program; delete it "
-                    "and run the same command again"
+                    f"{self.part_uri(part)} has {table.num_rows} rows that are not its "
+                    f"{planned.num_rows} images: it was changed by another program; delete it and "
+                    "run the same command again"
                 )
             rows += table.num_rows
             for name in columns:
                 for item in table[name].value_counts().to_pylist():
                     if item["values"] is not None:
                         totals[name][item["values"]] += item["counts"]
-        if not rows == self.rows == totals["status"].total():
+        if not rows == self.rows == totals["status"].total() or len(finished) < len(
+            self.plan.sizes
+        ):
             raise RunError(
                 f"{self.uri} has {rows} rows for {self.rows} planned images: files were removed by "
                 "another program; run the same command again"
@@ -201,13 +214,17 @@ class Run:
             **self.notes,
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        lease.check()
         self.storage.write(join(self.uri, "_SUCCESS"), _json(summary))
         return totals
 
     def _delete_strays(self) -> None:
+        """Delete files of an overwritten run, and what killed processes of this one left behind."""
         for entry in self.storage.list(self.uri):
-            match = _PART.fullmatch(entry.uri[len(self.uri) + 1 :])
-            if match and match[2] != self.run_id:
+            name = entry.uri[len(self.uri) + 1 :]
+            match = _PART.fullmatch(name)
+            left = name.startswith(".part-") and name.endswith(".tmp")
+            if left or (match and match[2] != self.run_id):
                 self.storage.delete(entry.uri)
 
     def read_parts(
@@ -226,17 +243,20 @@ class Run:
 
     def update(
         self,
+        lease: Lease,
         changes: Callable[[pa.Table, pa.Table | None], tuple[pa.Table, list[int]]],
         columns: list[str],
         new: Listing | None = None,
         sizes: list[int] | None = None,
-        notes: dict[str, Any] | None = None,
+        notes: Callable[[], dict[str, Any]] | None = None,
     ) -> Run:
         """Change the plan, so that some rows are made again and new parts of `sizes` are added.
 
         `changes` gets a part's plan and what its file holds of `columns` (None where it has no
-        file), and returns the part's new plan and the rows to be made again.
+        file), and returns the part's new plan and the rows to be made again. `notes` is asked for
+        new ones once all parts have been seen.
         """
+        lease.check()
         self.storage.delete(join(self.uri, "_SUCCESS"))
         finished = self.finished()
         again: dict[int, list[int]] = {}
@@ -252,30 +272,53 @@ class Run:
                     newest = pc.max(held["predicted_at"]).as_py()
                     latest = max(latest, newest + timedelta(microseconds=1))
                 changed, redo = changes(rows, held)
+                if held is not None and self.redo is not None:
+                    # What an earlier update asked for and did not get.
+                    redo = sorted({*redo, *self._to_redo(part, held["predicted_at"]).tolist()})
                 if redo:
                     again[part] = redo
                 yield changed
             if new is not None:
                 yield from new.cut(sizes or [])
 
-        plan = replace(self.plan, sizes=(*self.plan.sizes, *(sizes or [])))
+        all_sizes = (*self.plan.sizes, *(sizes or []))
+        plan = Plan(_new_plan(self.uri), self.storage, all_sizes)
         plan.write_all(parts())
-        run = replace(self, plan=plan, notes=notes or self.notes, redo=Redo(latest, again))
-        run.save()
+        run = replace(self, plan=plan, redo=Redo(latest, again))
+        run = replace(run, notes=notes() if notes else self.notes)._save(lease)
+        for entry in list(self.storage.list(self.plan.folder)):
+            self.storage.delete(entry.uri)
         return run
 
-    def save(self) -> None:
-        """Write _run.json, after the plan that it tells of."""
+    def _save(self, lease: Lease) -> Run:
+        """Write _run.json, after the plan that it tells of and only over the one it was read from.
+
+        Raises LeaseError when the place has been taken over.
+        """
         stored = {
             "run_id": self.run_id,
             "identity": self.identity,
+            "plan": self.plan.folder.rpartition("/")[2],
             "sizes": self.plan.sizes,
             "notes": self.notes,
             "redo": None
             if self.redo is None
             else {"since": self.redo.since.isoformat(), "rows": self.redo.rows},
         }
-        self.storage.write(join(self.uri, "_run.json"), _json(stored))
+        lease.check()
+        uri = join(self.uri, "_run.json")
+        try:
+            if self.version is None:
+                version = self.storage.create(uri, _json(stored))
+            else:
+                version = self.storage.replace(uri, _json(stored), self.version)
+        except ConflictError:
+            raise LeaseError(f"{self.uri} was taken over by another run") from None
+        return replace(self, version=version)
+
+
+def _new_plan(uri: str) -> str:
+    return join(uri, "_plan", uuid.uuid4().hex[:8])
 
 
 def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None:
@@ -285,7 +328,8 @@ def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None
     that belong to no run.
     """
     try:
-        stored = json.loads(storage.read(join(uri, "_run.json")).data)
+        blob = storage.read(join(uri, "_run.json"))
+        stored = json.loads(blob.data)
         different = [
             f"{key} is {identity.get(key)!r}, was {stored['identity'].get(key)!r}"
             for key in sorted({*identity, *stored["identity"]})
@@ -295,8 +339,9 @@ def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None
         if redo is not None:
             rows = {int(part): rows for part, rows in redo["rows"].items()}
             redo = Redo(datetime.fromisoformat(redo["since"]), rows)
-        plan = Plan(uri, storage, tuple(stored["sizes"]))
+        plan = Plan(join(uri, "_plan", stored["plan"]), storage, tuple(stored["sizes"]))
         run = Run(uri, storage, stored["run_id"], identity, plan, stored["notes"], redo)
+        run = replace(run, version=blob.version)
     except MissingError:
         _check_empty(uri, storage)
         return None
@@ -314,41 +359,53 @@ def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None
 
 
 def _check_empty(uri: str, storage: Storage) -> None:
-    ours = (join(uri, "_plan/"), join(uri, LEASE))
     for entry in storage.list(uri):
-        if not entry.uri.startswith(ours) and not entry.uri.endswith(".tmp"):
+        name = entry.uri[len(uri) + 1 :]
+        if name != LEASE and (not _OURS.fullmatch(name) or _PART.fullmatch(name)):
             raise RunError(
-                f"{uri} is not empty and holds no run (it has {entry.uri[len(uri) + 1 :]}): choose "
-                "an empty place, or delete what is there with --overwrite"
+                f"{uri} is not empty and holds no run (it has {name}): choose an empty place, or "
+                "delete it there"
             )
 
 
 def create_run(
     uri: str,
-    storage: Storage,
+    lease: Lease,
     identity: dict[str, Any],
     listing: Listing,
     sizes: list[int],
     notes: dict[str, Any] | None = None,
+    *,
+    ending: str = "parquet",
 ) -> Run:
     """Write a new run's plan, and _run.json last, so that a plan is there whole or not at all."""
     if sum(sizes) != listing.rows:
         raise RunError(f"parts of {sum(sizes)} images for a plan of {listing.rows}")
-    plan = Plan(uri, storage, tuple(sizes))
+    storage = lease.storage
+    plan = Plan(_new_plan(uri), storage, tuple(sizes))
     plan.write_all(listing.cut(sizes))
-    run = Run(uri, storage, uuid.uuid4().hex[:8], identity, plan, notes or {})
-    run.save()
-    return run
+    run_id = uuid.uuid4().hex[:8]
+    return Run(uri, storage, run_id, identity, plan, notes or {}, ending=ending)._save(lease)
 
 
-def clear(uri: str, storage: Storage) -> None:
-    """Delete all of a run but its lease, its claim to be finished first."""
+def clear(uri: str, lease: Lease) -> None:
+    """Delete all of a run but its lease, its claim to be finished first.
+
+    Raises RunError, and deletes nothing, where there are files that are not of a run.
+    """
+    storage = lease.storage
+    names = [entry.uri[len(uri) + 1 :] for entry in storage.list(uri)]
+    strange = [name for name in names if name != LEASE and not _OURS.fullmatch(name)]
+    if strange:
+        raise RunError(
+            f"{uri} holds other files than predictions ({len(strange)}, such as {strange[0]}), "
+            "which --overwrite does not delete: choose another place"
+        )
+    lease.check()
     for name in ("_SUCCESS", "_run.json"):
         storage.delete(join(uri, name))
-    keep = join(uri, LEASE)
     with ThreadPoolExecutor(_READERS) as pool:
-        rest = (entry.uri for entry in list(storage.list(uri)) if entry.uri != keep)
-        list(pool.map(storage.delete, rest))
+        list(pool.map(storage.delete, (join(uri, name) for name in names if name != LEASE)))
 
 
 def to_parquet(table: pa.Table) -> bytes:
