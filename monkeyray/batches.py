@@ -12,7 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.decode import Decoded, Limits, decode, sha256
-from monkeyray.errors import DecodeError, ObjectError, StorageError
+from monkeyray.errors import (
+    DecodeError,
+    NoFileError,
+    ObjectError,
+    StorageError,
+    TooLargeError,
+)
 from monkeyray.storage import Storage
 
 #: What every row tells of its image, whatever else is added to it.
@@ -137,7 +143,11 @@ def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) ->
         reason = f"{size_bytes} bytes, the limit is {limits.max_bytes}"
         return Fetched(None, None, "too_large", reason)
     try:
-        blob = storage.read(uri)
+        blob = storage.read(uri, limits.max_bytes)
+    except TooLargeError:
+        return Fetched(None, None, "too_large", f"more bytes than the limit, {limits.max_bytes}")
+    except NoFileError:
+        return Fetched(None, None, "unsupported", "a folder, a pipe or a device, and no file")
     except ObjectError as error:
         # The URI is in its column; the reason names no path.
         return Fetched(None, None, error.kind, f"the store says that it is {error.kind}")
@@ -217,7 +227,8 @@ def batches(
     Where some were refused, `refusals` is asked for proof before the end.
     """
     uris, sizes = plan["uri"].to_pylist(), plan["size_bytes"].to_pylist()
-    with ThreadPoolExecutor(threads) as pool:
+    pool = ThreadPoolExecutor(threads)
+    try:
         ahead: deque[tuple[Future[Fetched], int]] = deque()
         bytes_ahead, following = 0, start
         for first in range(start, len(uris), batch_size):
@@ -239,3 +250,6 @@ def batches(
             if rows.stop == len(uris):
                 refusals.prove()
             yield Batch(plan.slice(first, len(rows)), fetched, first)
+    finally:
+        # Not waited for: where the store is gone, each of them has its own patience.
+        pool.shutdown(wait=False, cancel_futures=True)

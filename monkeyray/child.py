@@ -15,11 +15,13 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -42,8 +44,6 @@ from monkeyray.storage import Storage
 
 #: A batch to a finished table, in the same order. Given how to decode the batch.
 Mapper = Callable[[Batch, Callable[[Batch], Any]], pa.Table]
-
-_START_SECONDS = 600.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Child:
         )
         far.close()
         self._opened: int | None = None
-        with contextlib.suppress(BrokenPipeError):  # it died at once, which `_receive` will see
+        with contextlib.suppress(OSError):  # it died at once, which `_receive` will see
             self._pipe.send_bytes(work)
 
     @property
@@ -124,9 +124,10 @@ class Child:
         return outcome  # type: ignore[no-any-return]
 
     def _ask(self, request: tuple[Any, ...]) -> Iterator[Any]:
+        self._opened = None
         try:
             self._pipe.send(request)
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:
             raise self._died(hung=False) from None
         while True:
             kind, value = self._receive()
@@ -146,7 +147,7 @@ class Child:
             if not self._pipe.poll(wait):
                 raise self._died(hung=True)
             return self._pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # closed, or broken off within a message
             raise self._died(hung=False) from None
 
     def _died(self, hung: bool) -> ChildDiedError:
@@ -156,7 +157,10 @@ class Child:
                 self._process.wait(5)
         self._process.kill()
         code = self._process.wait()
-        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit code {code}"
+        how = f"exit code {code}"
+        if code < 0:
+            names = {number.value: number.name for number in signal.Signals}
+            how = f"signal {-code} ({names.get(-code, 'unknown')})"
         return ChildDiedError(self._opened, hung, how)
 
     def close(self) -> None:
@@ -227,6 +231,8 @@ class Watched:
                         found = self._try_alone(uris[position].as_py())
                         if found is not None:
                             outcomes[position] = found
+                            if isinstance(found, DecodeError):
+                                deaths = 0  # that one is explained
                 self._child.close()
                 self._child = self._start()
                 # The new one has not seen what the old one had no proof of yet.
@@ -240,20 +246,31 @@ class Watched:
         return int(pc.sum(pc.is_in(table["status"], pa.array(REFUSED))).as_py() or 0)
 
     def _try_alone(self, uri: str) -> Decoded | DecodeError | None:
-        """What comes of an image in a process of its own, tried twice."""
-        death: ChildDiedError | None = None
-        for _ in range(2):
+        """What comes of an image in a process of its own, tried twice; None where its bytes cannot
+        be had. Raises ClusterError where such a process cannot even start."""
+        died: list[ChildDiedError] = []
+        failed = 0
+        while len(died) < 2:
             child = Child(self._bare, self._timeout_seconds)
             try:
                 return child.open(uri)
-            except ChildDiedError as died:
-                death = died
+            except ChildDiedError as death:
+                if death.position is not None:
+                    died.append(death)
+                    continue
+                # It had no image open, so it is no image's fault.
+                failed += 1
+                if failed > 5:
+                    raise ClusterError(
+                        f"a process to open one image dies before it has opened it ({death.how}): "
+                        "look at the memory and the installation of this node"
+                    ) from None
+                time.sleep(failed)
             finally:
                 child.close()
-        assert death is not None
-        if death.hung:
+        if died[-1].hung:
             return DecodeError("timeout", f"not decoded within {self._timeout_seconds:g} s, twice")
-        return DecodeError("crashed", f"the decoder died of it twice, by {death.how}")
+        return DecodeError("crashed", f"the decoder died of it twice, by {died[-1].how}")
 
     def close(self) -> None:
         """End the child."""
@@ -270,6 +287,9 @@ def _no_mapper() -> Mapper:
 def main(descriptor: int, parent: int) -> None:
     """Serve one worker until it closes the pipe or is gone."""
     _die_with(parent)
+    # Where memory runs out, this process is the one to go, and not its worker.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
     from PIL import Image
 
     # Our own limit on pixels decides, from the header, and not Pillow's.

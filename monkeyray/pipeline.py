@@ -12,6 +12,7 @@ import contextlib
 import os
 import pickle
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,9 +22,18 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.child import Watched, Work
-from monkeyray.errors import MonkeyRayError, StorageError
+from monkeyray.errors import (
+    ClusterError,
+    ConflictError,
+    MissingError,
+    MonkeyRayError,
+    StorageError,
+)
 from monkeyray.lease import Lease
 from monkeyray.runs import Run
+
+#: How often a worker may die and be started again.
+_MAX_RESTARTS = 20
 
 
 @dataclass(frozen=True)
@@ -65,17 +75,31 @@ class PartWorker:
 
     def _make(self, part: int) -> None:
         run, lease = self._job.run, self._job.lease
-        plan = run.plan.read(part)
+        try:
+            plan = run.plan.read(part)
+        except MissingError:
+            lease.check()  # which tells why, where the place was overwritten
+            raise
         held = run.read_to_redo(part)
         if held is None:
-            run.publish(part, plan, self._open(plan), lease)
+            # A worker that died after it had published is followed by one with the same part.
+            if not run.storage.exists(run.part_uri(part)):
+                run.publish(part, plan, self._open(plan), lease)
             return
         table, version, rows = held
+        if not len(rows):
+            return
         made = self._open(plan.take(pa.array(rows)))
         order = np.arange(len(table))
         order[rows] = len(table) + np.arange(len(rows))
         both = pa.concat_tables([table, made.cast(table.schema)])
-        run.publish_again(part, plan, both.take(pa.array(order)), version, lease)
+        try:
+            run.publish_again(part, plan, both.take(pa.array(order)), version, lease)
+        except ConflictError:
+            # Another one made it meanwhile: then nothing is left to do.
+            now = run.read_to_redo(part)
+            if now is None or len(now[2]):
+                raise
 
     def _open(self, plan: pa.Table) -> pa.Table:
         tables = []
@@ -132,17 +156,22 @@ def run_parts(
     if not parts:
         return
     workers = min(workers, len(parts))
-    tally = ray.remote(num_cpus=0)(Tally).remote()
+    tally = ray.remote(num_cpus=0, max_restarts=-1)(Tally).remote()
     data = ray.data.from_arrow([pa.table({"part": [part]}) for part in parts])
-    done = data.map_batches(
-        PartWorker,
-        fn_constructor_args=(ray.put(job), tally),
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
-        # Less than a core each, so that Ray Data's own tasks always find room.
-        num_cpus=0.5,
-        num_gpus=1 if job.gpu else 0,
-    )
+    with warnings.catch_warnings():
+        # Ray 2.60 deprecates options such as max_restarts here, and has no other place for it.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args")
+        done = data.map_batches(
+            PartWorker,
+            fn_constructor_args=(ray.put(job), tally),
+            batch_size=None,
+            compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
+            # Less than a core each, so that Ray Data's own tasks always find room.
+            num_cpus=0.5,
+            num_gpus=1 if job.gpu else 0,
+            # Ray's default is without end, and a worker that cannot live would come back for ever.
+            max_restarts=_MAX_RESTARTS,
+        )
     finished = 0
     try:
         with _watch(tally, progress):
@@ -151,9 +180,15 @@ def run_parts(
                     if error:
                         raise pickle.loads(error)
                 finished += len(batch["part"])
-        progress(ray.get(tally.rows.remote()))
-    except Exception as error:
-        raise cause(error) from error
+        with contextlib.suppress(ray.exceptions.RayError):
+            progress(ray.get(tally.rows.remote(), timeout=10))
+    except ray.exceptions.RayTaskError:
+        raise  # a bug of ours, told as it is
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"Ray gave the job up ({type(error).__name__}: {str(error).splitlines()[0][:200]}): "
+            "nothing that is finished is lost, run the same command again"
+        ) from error
     finally:
         ray.kill(tally)
     if finished != len(parts):
@@ -171,7 +206,9 @@ def _watch(tally: Any, progress: Callable[[dict[str, int]], None]) -> Iterator[N
 
     def tell() -> None:
         while not stop.wait(1):
-            progress(ray.get(tally.rows.remote()))
+            # It may be starting again, after its node was lost.
+            with contextlib.suppress(ray.exceptions.RayError):
+                progress(ray.get(tally.rows.remote(), timeout=10))
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()

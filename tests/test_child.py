@@ -127,6 +127,28 @@ def test_a_poison_file_and_one_that_hangs_cost_a_row_each(
         assert rows[name]["sha256"] is not None
 
 
+def test_a_broken_camera_writes_neighbours(start: Callable[..., Watched], tmp_path: Path) -> None:
+    # A whole batch of poison, more than the deaths that a process may die for no image's fault.
+    contents = good(24) | {f"{i:03d}.jpg": b"crash" for i in range(7, 16)}
+    table = pa.concat_tables(start().run(plan_of(tmp_path, contents)))
+    assert Counter(table["status"].to_pylist()) == {"ok": 15, "crashed": 9}
+
+
+def test_a_pipe_is_no_image(start: Callable[..., Watched], tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, good(3))
+    (tmp_path / "001.jpg").unlink()
+    os.mkfifo(tmp_path / "001.jpg")
+    table = pa.concat_tables(start().run(plan))
+    assert table["status"].to_pylist() == ["ok", "unsupported", "ok"]
+
+
+def test_a_file_is_not_read_beyond_the_limit(start: Callable[..., Watched], tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, good(2) | {"big.jpg": b"good" * 100})
+    table = pa.concat_tables(start(max_bytes=100).run(plan))
+    assert table["status"].to_pylist() == ["ok", "ok", "too_large"]
+    assert table["sha256"].to_pylist()[2] is None
+
+
 def test_a_file_that_kills_only_in_company_is_no_crash(
     start: Callable[..., Watched], tmp_path: Path
 ) -> None:

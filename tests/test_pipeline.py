@@ -24,7 +24,7 @@ from monkeyray.child import Work
 from monkeyray.cluster import quiet_data
 from monkeyray.decode import Limits
 from monkeyray.errors import StorageError
-from monkeyray.lease import hold
+from monkeyray.lease import Lease, hold
 from monkeyray.pipeline import Job, run_parts
 from monkeyray.plans import collect, cut
 from monkeyray.runs import Run, create_run
@@ -46,11 +46,11 @@ def dated_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
     return mapper
 
 
-def prepare(folder: Path, plan: pa.Table, rows_per_file: int) -> Run:
+def prepare(lease: Lease, plan: pa.Table, rows_per_file: int) -> Run:
     listing = collect([plan])
     assert listing is not None
     sizes = cut(listing.rows, 2, rows_per_file, smallest=8)
-    return create_run(str(folder), Storage(), {}, listing, sizes)
+    return create_run(lease.place, lease, {}, listing, sizes)
 
 
 def work(limits: Limits) -> Work:
@@ -83,7 +83,6 @@ def test_poison_and_a_kill_from_outside_in_one_run(
     contents = {f"{i:04d}.jpg": b"slow" + bytes([i % 250]) for i in range(160)}
     contents |= {"0031.jpg": b"crash", "0101.jpg": b"hang"}
     plan = plan_of(images, contents)
-    run = prepare(tmp_path / "out", plan, 16)
     killed: list[int] = []
 
     def kill() -> None:
@@ -99,7 +98,8 @@ def test_poison_and_a_kill_from_outside_in_one_run(
             time.sleep(3)
 
     thread = threading.Thread(target=kill)
-    with hold(run.uri, Storage(), print) as lease:
+    with hold(str(tmp_path / "out"), Storage(), print) as lease:
+        run = prepare(lease, plan, 16)
         thread.start()
         seen: list[dict[str, int]] = []
         run_parts(
@@ -109,8 +109,8 @@ def test_poison_and_a_kill_from_outside_in_one_run(
             progress=seen.append,
         )
         thread.join()
-    assert len(killed) == 2
-    assert run.finish()["status"] == Counter(ok=158, crashed=1, timeout=1)
+        assert len(killed) == 2
+        assert run.finish(lease)["status"] == Counter(ok=158, crashed=1, timeout=1)
     table = pa.concat_tables(table for _, table in run.read_parts())
     assert table["uri"].to_pylist() == plan["uri"].to_pylist()
     rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
@@ -126,17 +126,15 @@ def test_a_fault_stops_the_job_with_its_own_error(
 ) -> None:
     quiet_data()
     plan = plan_of(images, {f"{i:04d}.jpg": b"good" + bytes([i]) for i in range(64)})
-    run = prepare(tmp_path / "out", plan, 16)
     for path in list(images.iterdir())[:-1]:
         path.unlink()
-    with (
-        hold(run.uri, Storage(), print) as lease,
-        pytest.raises(StorageError, match="8 images in sequence are missing"),
-    ):
-        run_parts(
-            Job(run, lease, work(Limits(max_refused=8))),
-            list(run.pending()),
-            workers=1,
-            progress=lambda rows: None,
-        )
+    with hold(str(tmp_path / "out"), Storage(), print) as lease:
+        run = prepare(lease, plan, 16)
+        with pytest.raises(StorageError, match="8 images in sequence are missing"):
+            run_parts(
+                Job(run, lease, work(Limits(max_refused=8))),
+                list(run.pending()),
+                workers=1,
+                progress=lambda rows: None,
+            )
     assert not list((tmp_path / "out").glob("*.tmp"))
