@@ -1,19 +1,22 @@
 """The model bundle: all that scoring needs, as files that cannot carry code.
 
-    place/model.json            what the model is, with the SHA-256 of every file; written last
     place/base-….safetensors    weights of the base
     place/top-….safetensors     weights of the new top
+    place/model.json            what the model is, with the SHA-256 of every file and of itself
     place/report.html           for people
 
-The weights' names hold their hash, so a bundle that is replaced is at every moment the old one or
-the new one.
+They are written in this order, and the weights' names hold their hash, so a bundle that is replaced
+is at every moment the old one or the new one. Scoring needs no report: where a training was killed
+before it had written it, or somebody has edited it, the model is as good as ever, so that loading
+does not look at it. Its hash in model.json is for whoever wants to know.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +36,33 @@ _IDENTITY = (
     "format_version", "labels", "backbone", "input_size", "feature_width", "preprocessing", "head",
     "weights",
 )  # fmt: skip
+
+_REPORT = "report.html"
+
+
+def _is_label(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("label"), str)
+        and isinstance(item.get("name", 0), str | None)
+    )
+
+
+#: What the code below, and scoring, rely on. The rest is told by its hash.
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    "model_id": lambda value: isinstance(value, str),
+    "content_sha256": lambda value: isinstance(value, str),
+    "backbone": lambda value: isinstance(value, str),
+    "labels": lambda value: isinstance(value, list) and all(map(_is_label, value)),
+    "head": lambda value: isinstance(value, list) and all(type(x) is int for x in value),
+    "weights": lambda value: (
+        isinstance(value, dict) and all(isinstance(value.get(x), str) for x in ("base", "top"))
+    ),
+    "files": lambda value: (
+        isinstance(value, dict)
+        and all(isinstance(x, dict) and isinstance(x.get("sha256"), str) for x in value.values())
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -105,23 +135,28 @@ def save_bundle(uri: str, storage: Storage, bundle: Bundle, report: str) -> None
     uri = normalise(uri)
     packed = {"base": _pack(bundle.base), "top": _pack(bundle.top)}
     files = {f"{name}-{_sha256(data)[:16]}.safetensors": data for name, data in packed.items()}
-    files["report.html"] = report.encode()
+    page = report.encode()
     try:
-        old = set(_read_model(uri, storage)["files"])
+        old = {name for name in _read_model(uri, storage)["files"] if _is_ours(name)}
     except (BundleError, KeyError, TypeError):
         old = set()
+    listed = {
+        name: {"sha256": _sha256(data), "bytes": len(data)}
+        for name, data in {**files, _REPORT: page}.items()
+    }
+    # What is hashed is what will be read: JSON knows no tuples, and no keys but strings.
+    model = json.loads(json.dumps({**bundle.model, "files": listed}, allow_nan=False))
+    model["content_sha256"] = _content_hash(model)
     for name, data in files.items():
         storage.write(join(uri, name), data)
-    listed = {name: {"sha256": _sha256(data), "bytes": len(data)} for name, data in files.items()}
-    model = {**bundle.model, "files": listed}
     storage.write(join(uri, "model.json"), (json.dumps(model, indent=1) + "\n").encode())
+    storage.write(join(uri, _REPORT), page)
     for name in old - set(files):
-        if _is_ours(name):
-            storage.delete(join(uri, name))
+        storage.delete(join(uri, name))
 
 
 def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bundle:
-    """Read a bundle and check every hash.
+    """Read a bundle and check every hash but the report's.
 
     `model_id`: the id that is meant, or its first 8 digits or more. Raises BundleError when there
     is no bundle, it is damaged (and which file), of a newer format, or not the one that is meant.
@@ -136,14 +171,20 @@ def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bund
             f"{uri} has the bundle format {version}, this MonkeyRay reads up to {FORMAT_VERSION}: "
             "install a newer MonkeyRay"
         )
-    missing = [key for key in (*_IDENTITY, "model_id", "files") if key not in model]
-    if missing:
-        raise BundleError(f"{uri}/model.json is damaged: it has no {missing[0]!r}")
+    for key in (*_IDENTITY, *_TYPES):
+        if key not in model:
+            raise BundleError(f"{uri}/model.json is damaged: it has no {key!r}")
+        if key in _TYPES and not _TYPES[key](model[key]):
+            raise BundleError(f"{uri}/model.json is damaged: its {key!r} is of a wrong type")
     actual = fingerprint({key: model[key] for key in _IDENTITY})
     if actual != model["model_id"]:
         raise BundleError(
             f"{uri}/model.json is damaged: its content has the id {actual[:12]}, it says "
-            f"{str(model['model_id'])[:12]}"
+            f"{model['model_id'][:12]}"
+        )
+    if _content_hash(model) != model["content_sha256"]:
+        raise BundleError(
+            f"{uri}/model.json is damaged: the figures in it are not those that were written"
         )
     if model_id is not None and (len(model_id) < 8 or not actual.startswith(model_id.lower())):
         raise BundleError(
@@ -180,7 +221,7 @@ def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], part: st
     from safetensors.numpy import load
 
     expected = model["weights"][part]
-    names = [name for name in model["files"] if name.startswith(f"{part}-") and _is_ours(name)]
+    names = [x for x in model["files"] if _is_ours(x) and x.startswith(f"{part}-")]
     if len(names) != 1:
         raise BundleError(f"{uri}/model.json is damaged: it names no file for the {part}")
     try:
@@ -196,9 +237,15 @@ def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], part: st
     return weights
 
 
-def _is_ours(name: str) -> bool:
-    # A name out of a stranger's model.json must not lead elsewhere.
-    return "/" not in name and "\\" not in name and name.endswith((".safetensors", ".html"))
+def _is_ours(name: object) -> bool:
+    # A name out of a stranger's model.json must not lead elsewhere, nor delete what is not ours.
+    return isinstance(name, str) and bool(
+        re.fullmatch(r"(base|top)-[0-9a-f]{16}\.safetensors", name)
+    )
+
+
+def _content_hash(model: Mapping[str, Any]) -> str:
+    return fingerprint({key: value for key, value in model.items() if key != "content_sha256"})
 
 
 def _pack(weights: Weights) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from monkeyray.backbones import Weights, import_keras, named_weights
+from monkeyray.errors import ConfigError
 from monkeyray.head import build_top
 
 Array = np.ndarray[Any, Any]
@@ -64,6 +65,7 @@ class State:
     """Where a training is after some epochs: all that a checkpoint holds.
 
     `top` and `optimizer`: variables now; `best`: the top's at the lowest validation loss.
+    `resumed_from`: after which epochs it was interrupted and went on.
     """
 
     epoch: int
@@ -74,13 +76,15 @@ class State:
     best_loss: float
     history: list[dict[str, float]] = field(default_factory=list)
     done: bool = False
+    resumed_from: list[int] = field(default_factory=list)
 
     def save(self, folder: Path) -> None:
         """Write the state into a folder."""
         from safetensors.numpy import save_file
 
         arrays = {
-            f"{name}/{index:04d}": np.ascontiguousarray(array)
+            # Not ascontiguousarray, which makes Adam's count of steps an array of one.
+            f"{name}/{index:04d}": np.asarray(array, order="C")
             for name in ("top", "optimizer", "best")
             for index, array in enumerate(getattr(self, name))
         }
@@ -91,6 +95,7 @@ class State:
             "best_loss": self.best_loss,
             "history": self.history,
             "done": self.done,
+            "resumed_from": self.resumed_from,
         }
         (folder / "state.json").write_text(json.dumps(values))
 
@@ -139,7 +144,8 @@ def share(order: Array, batch_size: int, rank: int, world: int) -> Share:
     The last step, and steps that the workers cannot halve evenly, are padded with weight 0.
     """
     steps = -(-len(order) // batch_size)
-    wide = -(-batch_size // world) * world
+    # Padding costs as much as an image where features are not cached.
+    wide = -(-min(batch_size, len(order)) // world) * world
     index = np.zeros((steps, wide), np.int64)
     weight = np.zeros((steps, wide))
     for step in range(steps):
@@ -159,15 +165,17 @@ def fit(
     world: int = 1,
     resume: State | None = None,
     checkpoint: Callable[[State], None] = lambda state: None,
-    progress: Callable[[dict[str, float]], None] = lambda epoch: None,
 ) -> Fitted:
     """Train a top until its validation loss stops falling, and keep the best epoch's.
 
     `checkpoint` is called on every worker after the same epochs, at least `checkpoint_seconds`
-    apart, and must not return before all workers have called it or none needs to wait.
+    apart, and must not return before all workers have called it or none needs to wait. Raises
+    ConfigError on every worker alike when a loss is not finite.
     """
     loop = _Loop(config, source, strategy, rank, world)
     state = resume or loop.state(0, None)
+    if resume is not None and not resume.done:
+        state = replace(resume, resumed_from=[*resume.resumed_from, resume.epoch])
     loop.restore(state)
     last = time.monotonic()
     while not state.done:
@@ -185,8 +193,12 @@ def fit(
             "validation_loss": sums[2] / len(parts.validation),
             "validation_accuracy": sums[3] / len(parts.validation),
         }
+        if not np.isfinite(sums).all():
+            raise ConfigError(
+                f"training diverged in epoch {epoch}: lower --learning-rate (it is "
+                f"{config.learning_rate:g})"
+            )
         state = _advance(loop, state, figures, config)
-        progress(figures)
         if sums[4] > 0 and not state.done:
             checkpoint(state)
             last = time.monotonic()

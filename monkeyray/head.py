@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from monkeyray.backbones import Weights, import_keras, named_weights
+from monkeyray.backbones import Weights, import_keras
 
 
 def build_top(
@@ -38,8 +38,3 @@ def build_top(
     if weights is not None:
         model.set_weights([np.asarray(weights[key], dtype) for key in sorted(weights)])
     return model
-
-
-def top_weights(model: Any) -> Weights:
-    """A top's weights as float32, for a bundle."""
-    return {key: array.astype(np.float32) for key, array in named_weights(model).items()}

@@ -30,16 +30,17 @@ from monkeyray.cluster import (
 from monkeyray.config import TrainConfig, parse_head
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
-from monkeyray.errors import InputError
+from monkeyray.errors import ClusterError, ConfigError, InputError, MonkeyRayError
 from monkeyray.evaluate import evaluate, summarise
 from monkeyray.features import FeatureCache, Features, unusable
 from monkeyray.fit import CachedSource, FitConfig, Parts, State, fit
 from monkeyray.images import list_labelled, read_label_names
+from monkeyray.lease import Lease, hold
 from monkeyray.pipeline import cause
 from monkeyray.progress import Reporter
 from monkeyray.report import render_report
 from monkeyray.runs import fingerprint
-from monkeyray.splits import PARTS, group_images, split_images
+from monkeyray.splits import PARTS, Split, group_images, split_images
 from monkeyray.storage import Storage
 from monkeyray.uris import is_local, join, normalise
 
@@ -100,11 +101,28 @@ def train(config: TrainConfig) -> Trained:
             if getattr(config, option) is not None:
                 storage.check_reachable(normalise(getattr(config, option)))
     images, names, notes = _list(config, storage)
-    storage.check_writable(uri)
+    for place in (uri, *filter(None, [config.features])):
+        storage.check_writable(normalise(place))
     base = load_weights(config.backbone, config.weights, storage, config.seed)
     network = Network(config.backbone, base)
     reporter.say(f"{images.num_rows} images of {len(set(images['label'].to_pylist()))} labels")
 
+    # One training at a time goes on from the checkpoints below a model's place, and publishes.
+    with hold(uri, storage, reporter.say) as lease:
+        return _train(config, storage, reporter, lease, network, images, names, notes)
+
+
+def _train(
+    config: TrainConfig,
+    storage: Storage,
+    reporter: Reporter,
+    lease: Lease,
+    network: Network,
+    images: pa.Table,
+    names: dict[str, str],
+    skipped: Counter[str],
+) -> Trained:
+    uri = lease.place
     start = time.monotonic()
     with connected(config.store.ray_address, config.store.debug):
         seconds = {"ray": time.monotonic() - start}
@@ -115,7 +133,7 @@ def train(config: TrainConfig) -> Trained:
         start = time.monotonic()
         features = _features(config, storage, network, images, embedders, reporter)
         seconds["features"] = time.monotonic() - start
-        images, features, data = _choose(config, images, features, notes)
+        images, features, data = _choose(config, images, features, skipped)
         labels = sorted(set(images["label"].to_pylist()))
         parts = _parts(images, labels)
         start = time.monotonic()
@@ -131,7 +149,7 @@ def train(config: TrainConfig) -> Trained:
             {"index": i, "label": label, "name": names.get(label)} for i, label in enumerate(labels)
         ],
         head=parse_head(config.head),
-        base=base,
+        base=network.base,
         top=top,
         rest={
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -142,7 +160,9 @@ def train(config: TrainConfig) -> Trained:
             "packages": _packages(),
         },
     )
-    save_bundle(uri, storage, Bundle(model, base, top), render_report(model))
+    lease.check()
+    save_bundle(uri, storage, Bundle(model, network.base, top), render_report(model))
+    # Those of other options too: under the lease nobody is at work there.
     storage.delete_tree(join(uri, _TRAINING))
     return Trained(uri, model, data["opened"], seconds)
 
@@ -160,27 +180,45 @@ def _list(config: TrainConfig, storage: Storage) -> tuple[pa.Table, dict[str, st
                 f"common, such as {min(both)}: give places that do not overlap"
             )
         table = pa.concat_tables([table, test])
-    labels = Counter(table["label"].to_pylist())
+    labels = set(table["label"].to_pylist())
     if len(labels) < 2:
         raise InputError(
             f"{config.images} has the one label {next(iter(labels))!r}: a classifier needs two or "
             "more, each in a sub-folder of its own"
         )
-    few = [label for label, count in labels.items() if count < 3]
-    if few and config.test is None and not any(table["given"].to_pylist()):
-        raise InputError(
-            f"label {few[0]!r} has {labels[few[0]]} images, the split into train, validation and "
-            "test needs 3: add photographs or drop it"
-        )
     names = read_label_names(config.label_names, storage) if config.label_names else {}
-    if names and not set(names) & set(labels):
+    if names and not set(names) & labels:
         raise InputError(
             f"--label-names {config.label_names} names none of the labels, such as "
             f"{min(labels)!r}: its column 'label' must hold the labels"
         )
     if config.limit is not None:
         table = _limit(table, config.limit, config.seed)
+    _check_split(config, table)
     return table, names, skipped
+
+
+def _check_split(config: TrainConfig, images: pa.Table) -> None:
+    """Refuse before any image is opened what no content of the images could mend."""
+    no_hashes = np.empty(0, np.uint64)
+    groups = group_images(images["uri"].to_pylist(), no_hashes, images["group"].to_pylist())
+    try:
+        _split(config, images, groups)
+    except InputError as error:
+        if config.limit is None:
+            raise
+        raise InputError(f"{error} (with --limit {config.limit})") from error
+
+
+def _split(config: TrainConfig, images: pa.Table, groups: np.ndarray[Any, Any]) -> Split:
+    return split_images(
+        images["label"].to_pylist(),
+        groups,
+        images["given"].to_pylist(),
+        config.validation_share,
+        config.test_share,
+        config.seed,
+    )
 
 
 def _tagged(table: pa.Table, part: str | None) -> pa.Table:
@@ -245,10 +283,21 @@ def _choose(
 ) -> tuple[pa.Table, Features, dict[str, Any]]:
     """The usable images with their `part`, their features, and the counts for the bundle."""
     bad = unusable(features)
-    usable = np.array([status == "ok" for status in features.table["status"].to_pylist()])
+    statuses = features.table["status"].to_pylist()
+    usable = np.array([status == "ok" for status in statuses])
     if not usable.any():
         raise InputError(f"none of the {images.num_rows} images can be read: {dict(bad)}")
     kept, rows = images.filter(pa.array(usable)), features.table.filter(pa.array(usable))
+    by_label: dict[str, Counter[str]] = {}
+    for label, status in zip(images["label"].to_pylist(), statuses, strict=True):
+        by_label.setdefault(label, Counter())[status] += 1
+    for label, its in sorted(by_label.items()):
+        if "ok" not in its:
+            reasons = ", ".join(f"{count} {status}" for status, count in its.most_common())
+            raise InputError(
+                f"none of the {its.total()} images of label {label!r} can be read ({reasons}): "
+                "replace them or drop it"
+            )
     vectors = None if features.vectors is None else features.vectors[usable]
     contents = rows["sha256"].to_pylist()
     groups = group_images(
@@ -257,14 +306,7 @@ def _choose(
         kept["group"].to_pylist(),
     )
     labels = kept["label"].to_pylist()
-    split = split_images(
-        labels,
-        groups,
-        kept["given"].to_pylist(),
-        config.validation_share,
-        config.test_share,
-        config.seed,
-    )
+    split = _split(config, kept, groups)
     kept = kept.append_column("part", pa.array(split.parts.tolist(), pa.string()))
     kept = kept.append_column("leaked", pa.array(split.leaked))
     counts = Counter(zip(labels, split.parts.tolist(), strict=True))
@@ -299,6 +341,9 @@ def _parts(images: pa.Table, labels: list[str]) -> Parts:
 # -- Ray Train ---------------------------------------------------------------------------------
 
 _TRAINING = ".training"
+
+#: So often Ray Train starts the workers anew before the job gives up.
+_FAILURES = 3
 
 
 @dataclass(frozen=True)
@@ -372,14 +417,17 @@ def _fit(
             name=name,
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=3),
+            failure_config=ray.train.FailureConfig(max_failures=_FAILURES),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         ),
     )
     try:
         result = trainer.fit()
     except Exception as error:
-        raise cause(error) from error
+        raise _failure(error, join(uri, _TRAINING, name)) from error
+    if result.return_value is not None:
+        storage.delete_tree(join(uri, _TRAINING, name))  # it would only diverge again
+        raise result.return_value
     with result.checkpoint.as_directory() as folder:
         state = State.load(Path(folder))
         arrays = load_file(Path(folder) / "result.safetensors")
@@ -392,13 +440,33 @@ def _fit(
         "best_epoch": state.best_epoch,
         "epochs_run": state.epoch,
         "history": state.history,
+        "resumed_from": state.resumed_from,
         "fit_seconds": float(arrays["seconds"][0]),
     }
     return top, figures, {name: arrays[name] for name in ("validation", "test")}
 
 
-def _worker(options: dict[str, Any]) -> None:
-    """One Ray Train worker: restore, fit, report."""
+def _failure(error: BaseException, place: str) -> BaseException:
+    """What to tell of a training that Ray Train gave up: one line."""
+    inner = [*getattr(error, "worker_failures", {}).values()]
+    inner.append(getattr(error, "controller_failure", error))
+    for each in inner:
+        if isinstance(found := cause(each), MonkeyRayError):
+            return found
+    reason = next(iter(str(inner[0]).splitlines()), "")[:200]
+    return ClusterError(
+        f"the training failed {_FAILURES + 1} times, at last with {type(inner[0]).__name__}: "
+        f"{reason.rstrip('.')}; the same command goes on from the checkpoint in {place}, and "
+        "--debug shows more"
+    )
+
+
+def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
+    """One Ray Train worker: restore, fit, report.
+
+    Returns the error of a training that diverged, on all workers alike: Ray Train would try again
+    what it raises.
+    """
     import os
 
     import ray
@@ -443,16 +511,19 @@ def _worker(options: dict[str, Any]) -> None:
         with checkpoint.as_directory() as folder:
             resume = State.load(Path(folder))
     start = time.monotonic()
-    fitted = fit(
-        task.fit,
-        task.parts,
-        source,
-        strategy=strategy,
-        rank=rank,
-        world=world,
-        resume=resume,
-        checkpoint=report,
-    )
+    try:
+        fitted = fit(
+            task.fit,
+            task.parts,
+            source,
+            strategy=strategy,
+            rank=rank,
+            world=world,
+            resume=resume,
+            checkpoint=report,
+        )
+    except ConfigError as error:
+        return error
     extra = {
         **{f"top/{key}": np.ascontiguousarray(value) for key, value in fitted.weights.items()},
         "validation": fitted.validation_logits,
@@ -460,6 +531,7 @@ def _worker(options: dict[str, Any]) -> None:
         "seconds": np.array([time.monotonic() - start]),
     }
     report(fitted.state, extra)
+    return None
 
 
 # -- what the bundle says ----------------------------------------------------------------------
@@ -481,6 +553,7 @@ def _metrics(
         "best_epoch": figures["best_epoch"],
         "epochs_run": figures["epochs_run"],
         "history": figures["history"],
+        "resumed_from": figures["resumed_from"],
         "validation": summarise(logits["validation"], parts.truth[parts.validation]),
         "test": test,
     }

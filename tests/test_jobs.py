@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -21,20 +24,22 @@ from monkeyray.bundle import load_bundle
 from monkeyray.cli import main
 from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
 from monkeyray.decode import decode
-from monkeyray.errors import BundleError, RunError
+from monkeyray.errors import (
+    BundleError,
+    ClusterError,
+    ConfigError,
+    InputError,
+    LeaseError,
+    RunError,
+)
 from monkeyray.evaluate import softmax
 from monkeyray.head import build_top
+from monkeyray.lease import hold
 from monkeyray.score import Estimate, Summary, score
 from monkeyray.storage import Storage
-from monkeyray.train import Trained, train
+from monkeyray.train import Trained, _failure, _list, train
 
 QUIET = StoreConfig(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Trained:
-    model = tmp_path_factory.mktemp("model") / "first"
-    return train(TrainConfig(images=str(few), model=str(model), store=QUIET))
 
 
 @pytest.fixture
@@ -148,16 +153,37 @@ def test_live_training_gives_the_same_model(trained: Trained, few: Path, tmp_pat
     assert live.test_accuracy == cached.test_accuracy
 
 
+def checkpointed(model: Path) -> bool:
+    """Whether Ray Train has written down a checkpoint, so that what follows is a resume."""
+    for path in model.glob(".training/*/checkpoint_manager_snapshot.json"):
+        # It is being replaced now and then.
+        with contextlib.suppress(OSError, ValueError):
+            if json.loads(path.read_text())["latest_checkpoint_result"] is not None:
+                return True
+    return False
+
+
+def assert_resumed(disturbed: dict[str, Any], undisturbed: dict[str, Any]) -> None:
+    """It went on from a checkpoint, once, and nothing else differs."""
+    metrics, others = dict(disturbed["metrics"]), dict(undisturbed["metrics"])
+    (resumed_from,) = metrics.pop("resumed_from")
+    assert 0 < resumed_from < metrics["epochs_run"]
+    assert others.pop("resumed_from") == []
+    assert metrics == others
+    # The hashes of the weights and all else that decides a score.
+    assert disturbed["model_id"] == undisturbed["model_id"]
+
+
 def test_a_killed_worker_changes_nothing(trained: Trained, few: Path, tmp_path: Path) -> None:
-    def config(name: str) -> TrainConfig:
+    def config(name: str, checkpoint_seconds: float) -> TrainConfig:
         return TrainConfig(
             images=str(few),
             model=str(tmp_path / name),
             features=str(Path(trained.uri) / "features"),
             workers=2,
-            epochs=12,
-            patience=12,
-            checkpoint_seconds=0,
+            epochs=8,
+            patience=8,
+            checkpoint_seconds=checkpoint_seconds,
             store=QUIET,
         )
 
@@ -166,8 +192,7 @@ def test_a_killed_worker_changes_nothing(trained: Trained, few: Path, tmp_path: 
     def kill() -> None:
         deadline = time.monotonic() + 120
         while not killed and time.monotonic() < deadline:
-            # At least one checkpoint is there, so what follows is a resume.
-            if len(list(tmp_path.glob("disturbed/.training/*/checkpoint_*"))) >= 1:
+            if checkpointed(tmp_path / "disturbed"):
                 for pid in train_workers()[:1]:
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
@@ -175,27 +200,136 @@ def test_a_killed_worker_changes_nothing(trained: Trained, few: Path, tmp_path: 
 
     thread = threading.Thread(target=kill)
     thread.start()
-    disturbed = train(config("disturbed"))
+    disturbed = train(config("disturbed", 0))
     thread.join()
     assert killed
-    assert disturbed.model["metrics"]["epochs_run"] == 12
-    undisturbed = train(config("undisturbed"))
+    undisturbed = train(config("undisturbed", 60))
+    assert_resumed(disturbed.model, undisturbed.model)
     for key, array in top_of(undisturbed).items():
         np.testing.assert_array_equal(top_of(disturbed)[key], array)
-    assert disturbed.model["model_id"] == undisturbed.model["model_id"]
-    assert not (tmp_path / "disturbed" / ".training").exists()
+    names = {path.name for path in (tmp_path / "disturbed").iterdir()}
+    assert not names & {".training", "_lease.json"}
+
+
+def test_a_killed_driver_goes_on(trained: Trained, few: Path, tmp_path: Path) -> None:
+    def start(name: str, checkpoint_seconds: int) -> subprocess.Popen[str]:
+        command = [
+            sys.executable, "-m", "monkeyray", "train", "--images", str(few), "--model",
+            str(tmp_path / name), "--features", str(Path(trained.uri) / "features"),
+            "--epochs", "8", "--patience", "8", "--checkpoint-seconds", str(checkpoint_seconds),
+            "--ray-address", "local",
+        ]  # fmt: skip
+        # A Ray of its own, not the session's, so that it ends with its driver.
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def finish(process: subprocess.Popen[str], name: str) -> dict[str, Any]:
+        out, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, out
+        return dict(load_bundle(str(tmp_path / name), Storage()).model)
+
+    undisturbed = finish(start("undisturbed", 60), "undisturbed")
+    process = start("disturbed", 0)
+    while not checkpointed(tmp_path / "disturbed"):
+        assert process.poll() is None, "ended before a checkpoint was there"
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "disturbed" / "model.json").exists()
+    assert_resumed(finish(start("disturbed", 0), "disturbed"), undisturbed)
+    names = {path.name for path in (tmp_path / "disturbed").iterdir()}
+    assert not names & {".training", "_lease.json"}
+
+
+def test_a_training_that_diverges_is_not_tried_again(
+    trained: Trained, few: Path, tmp_path: Path
+) -> None:
+    config = TrainConfig(
+        images=str(few),
+        model=str(tmp_path / "m"),
+        features=str(Path(trained.uri) / "features"),
+        learning_rate=1e200,
+        workers=2,
+        store=QUIET,
+    )
+    with pytest.raises(ConfigError, match=r"diverged in epoch 1: lower --learning-rate") as caught:
+        train(config)
+    assert caught.value.__cause__ is None
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "m").rglob("*.json"))
+
+
+def test_a_training_that_keeps_failing_is_one_line() -> None:
+    from ray.train import WorkerGroupError
+
+    bug = WorkerGroupError("Traceback\n  …\n", {1: ValueError("shapes differ\nand more")})
+    told = _failure(bug, "/models/m/.training/0123")
+    assert isinstance(told, ClusterError)
+    assert str(told) == (
+        "the training failed 4 times, at last with ValueError: shapes differ; the same command "
+        "goes on from the checkpoint in /models/m/.training/0123, and --debug shows more"
+    )
+    known = WorkerGroupError("", {0: ValueError("collective aborted"), 1: InputError("a.jpg")})
+    assert isinstance(_failure(known, ""), InputError)
 
 
 def train_workers() -> list[int]:
-    """The processes of Ray Train's workers on this machine."""
+    """The processes of Ray Train's workers below this one, not those of other jobs here."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
+        with contextlib.suppress(OSError):
             if b"RayTrainWorker" in path.read_bytes():
-                found.append(int(path.parent.name))
-        except OSError:
-            continue
+                pid = above = int(path.parent.name)
+                while above not in (os.getpid(), 0):
+                    fields = Path(f"/proc/{above}/stat").read_text().rpartition(")")[2].split()
+                    above = int(fields[1])
+                if above:
+                    found.append(pid)
     return found
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"limit": 4}, r"the split needs 3: .* \(with --limit 4\)"),
+        ({"test": "{tmp}/test"}, "label 'other' has no image to train on"),
+        ({"images": "{tmp}/list.csv"}, "label 'n0' has 2 different pictures in 4 images"),
+    ],
+)
+def test_what_the_listing_tells_is_told_at_once(
+    options: dict[str, Any], words: str, few: Path, tmp_path: Path
+) -> None:
+    photos = sorted(few.rglob("*.jpg"))
+    (tmp_path / "test" / "other").mkdir(parents=True)
+    shutil.copy(photos[0], tmp_path / "test" / "other")
+    rows = ["uri,label,group"]
+    rows += [f"{path},n0,{i % 2}" for i, path in enumerate(photos[:4])]
+    rows += [f"{path},n9,{i}" for i, path in enumerate(photos[-4:], 10)]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    filled: dict[str, Any] = {"images": str(few), "model": str(tmp_path / "m")}
+    for key, value in options.items():
+        filled[key] = value.format(tmp=tmp_path) if isinstance(value, str) else value
+    with pytest.raises(InputError, match=words):
+        _list(TrainConfig(**filled), Storage())
+
+
+def test_a_label_without_a_readable_image_is_told(
+    few: Path, tmp_path: Path, ray_session: None
+) -> None:
+    shutil.copytree(few, tmp_path / "images")
+    for i in range(3):
+        (tmp_path / "images" / "b").mkdir(exist_ok=True)
+        (tmp_path / "images" / "b" / f"{i}.jpg").write_bytes(b"" if i else b"no image")
+    config = TrainConfig(images=str(tmp_path / "images"), model=str(tmp_path / "m"), store=QUIET)
+    words = r"none of the 3 images of label 'b' can be read \(2 empty, 1 unsupported\): replace"
+    with pytest.raises(InputError, match=words):
+        train(config)
+
+
+def test_two_trainings_into_one_place(trained: Trained, few: Path, tmp_path: Path) -> None:
+    with hold(str(tmp_path / "m"), Storage(), print), pytest.raises(LeaseError, match="wait for"):
+        train(TrainConfig(images=str(few), model=str(tmp_path / "m"), store=QUIET))
 
 
 def test_scoring_gives_one_row_for_every_file(

@@ -1,0 +1,209 @@
+"""The bundle: it comes back as it was, or says which file is damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monkeyray.bundle import _IDENTITY, Bundle, describe, load_bundle, save_bundle
+from monkeyray.errors import BundleError
+from monkeyray.runs import fingerprint
+from monkeyray.storage import Storage
+
+STORAGE = Storage()
+
+
+def make(top: float = 0.5, **rest: Any) -> Bundle:
+    base = {"0000/conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T}
+    weights = {"0000/dense_0/kernel": np.full((4, 2), top, np.float32)}
+    model = describe(
+        backbone="mobilenet",
+        labels=[
+            {"index": 0, "label": "n0", "name": "mantled_howler"},
+            {"index": 1, "label": "n5", "name": None},
+        ],
+        head=(),
+        base=base,
+        top=weights,
+        rest={"metrics": {"accuracy": 0.1 + 0.2, "counts": (1, 2), "by": {3: "x"}}, **rest},
+    )
+    return Bundle(model, base, weights)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    save_bundle(str(tmp_path / "m"), STORAGE, make(), "<html>first</html>")
+    return tmp_path / "m"
+
+
+def load(place: Path, model_id: str | None = None) -> Bundle:
+    return load_bundle(str(place), STORAGE, model_id)
+
+
+def edit(place: Path, change: Callable[[dict[str, Any]], Any], *, sign: bool) -> None:
+    """Change model.json; with `sign` as a stranger would who makes its hashes fit."""
+    path = place / "model.json"
+    model = json.loads(path.read_text())
+    change(model)
+    if sign:
+        identity = {key: model[key] for key in _IDENTITY if key in model}
+        if "model_id" in model:
+            model["model_id"] = fingerprint(identity)
+        content = {key: value for key, value in model.items() if key != "content_sha256"}
+        model["content_sha256"] = fingerprint(content)
+    path.write_text(json.dumps(model))
+
+
+def test_it_comes_back_as_it_was(place: Path) -> None:
+    saved, loaded = make(), load(place)
+    assert loaded.model_id == saved.model_id
+    assert loaded.labels == ["n0", "n5"]
+    assert loaded.names == {"n0": "mantled_howler", "n5": "n5"}
+    assert loaded.head == ()
+    for before, after in ((saved.base, loaded.base), (saved.top, loaded.top)):
+        assert before.keys() == after.keys()
+        for key, array in before.items():
+            np.testing.assert_array_equal(array, after[key], strict=True)
+    files = loaded.model["files"]
+    assert {path.name for path in place.iterdir()} == {"model.json", *files}
+    for name, listed in files.items():
+        data = (place / name).read_bytes()
+        assert listed == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def test_what_does_not_decide_a_score_does_not_change_the_id() -> None:
+    assert make(created_at="today").model_id == make(created_at="tomorrow").model_id
+    assert make(top=0.25).model_id != make().model_id
+
+
+def test_a_newer_one_takes_its_place_and_leaves_other_files(place: Path) -> None:
+    (place / "notes.html").write_text("mine")
+    (place / "base-mine.safetensors").write_text("mine")
+    # Even where the old model.json claims them.
+    edit(place, lambda m: m["files"].update({"notes.html": {}, "../other.html": {}}), sign=False)
+    (place.parent / "other.html").write_text("mine")
+    save_bundle(str(place), STORAGE, make(top=0.25), "<html>second</html>")
+    names = {path.name for path in place.iterdir()}
+    assert {"notes.html", "base-mine.safetensors"} < names
+    assert names == {
+        "notes.html",
+        "base-mine.safetensors",
+        "model.json",
+        *load(place).model["files"],
+    }
+    assert (place.parent / "other.html").exists()
+    assert load(place).top["0000/dense_0/kernel"][0, 0] == 0.25
+
+
+@pytest.mark.parametrize("part", ["base", "top"])
+def test_damaged_weights_are_named(place: Path, part: str) -> None:
+    path = next(place.glob(f"{part}-*"))
+    data = path.read_bytes()
+    for damaged in (data[:-1], data[:-1] + b"x", data + b"x", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(BundleError, match=path.name):
+            load(place)
+    path.unlink()
+    with pytest.raises(BundleError, match=f"{path.name} is missing"):
+        load(place)
+
+
+def test_any_change_of_model_json_is_found(place: Path) -> None:
+    path = place / "model.json"
+    text = path.read_text()
+    for key in json.loads(text):
+        edit(place, operator.methodcaller("pop", key), sign=False)
+        with pytest.raises(BundleError, match=r"model\.json is damaged"):
+            load(place)
+        path.write_text(text)
+    for broken in (text.replace("0.3", "0.4"), text.replace("n5", "n6"), text[:-5], "[]", ""):
+        assert broken != text
+        path.write_text(broken)
+        with pytest.raises(BundleError, match=r"model\.json is damaged"):
+            load(place)
+    path.unlink()
+    with pytest.raises(BundleError, match="no model bundle"):
+        load(place)
+
+
+def test_the_report_is_not_needed(place: Path) -> None:
+    (place / "report.html").write_text("older")
+    load(place)
+    (place / "report.html").unlink()
+    assert load(place).model_id == make().model_id
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("files", ["base"]),
+        ("files", {"base-0123456789abcdef.safetensors": "x"}),
+        ("files", None),
+        ("weights", []),
+        ("weights", {"base": 1, "top": 2}),
+        ("labels", "n0"),
+        ("labels", ["n0"]),
+        ("labels", [{"label": 1, "name": None}]),
+        ("labels", [{"label": "n0"}]),
+        ("head", 32),
+        ("head", ["32"]),
+        ("backbone", ["mobilenet"]),
+    ],
+)
+def test_wrong_types_are_damage(place: Path, key: str, value: object) -> None:
+    edit(place, lambda model: model.update({key: value}), sign=True)
+    with pytest.raises(BundleError, match=f"its '{key}' is of a wrong type"):
+        load(place)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../base-0123456789abcdef.safetensors", "base-/../../secret.safetensors", "/etc/passwd",
+     "base-..\\x.safetensors", "base-0123456789abcdef.safetensors/../x"],
+)  # fmt: skip
+def test_names_lead_nowhere_else(place: Path, name: str) -> None:
+    def change(model: dict[str, Any]) -> None:
+        base = next(x for x in model["files"] if x.startswith("base-"))
+        model["files"][name] = model["files"].pop(base)
+
+    edit(place, change, sign=True)
+    with pytest.raises(BundleError, match="names no file for the base"):
+        load(place)
+
+
+def test_versions(place: Path) -> None:
+    for version, words in ((2, "newer MonkeyRay"), (0, "no format version"), ("1", "no format")):
+        edit(place, operator.methodcaller("update", format_version=version), sign=True)
+        with pytest.raises(BundleError, match=words):
+            load(place)
+
+
+def test_another_preprocessing_or_backbone_is_refused(place: Path) -> None:
+    edit(place, lambda model: model["preprocessing"].update(decode_version=0), sign=True)
+    with pytest.raises(BundleError, match="another preprocessing"):
+        load(place)
+    edit(place, lambda model: model.update(backbone="resnet"), sign=True)
+    with pytest.raises(BundleError, match="'resnet', which this MonkeyRay does not know"):
+        load(place)
+
+
+def test_the_id_may_be_pinned(place: Path) -> None:
+    whole = make().model_id
+    for pinned in (whole, whole[:8], whole[:12].upper()):
+        assert load(place, pinned).model_id == whole
+    for pinned in (whole[:7], "0" * 12, whole + "0", ""):
+        with pytest.raises(BundleError, match="--model-id"):
+            load(place, pinned)
+
+
+def test_what_is_no_number_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_bundle(str(tmp_path / "m"), STORAGE, make(loss=float("nan")), "")
+    assert not (tmp_path / "m").exists()
