@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from monkeyray.errors import ConfigError
+from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.progress import hushed
 from monkeyray.storage import Storage
 from monkeyray.uris import normalise
@@ -130,7 +130,13 @@ def _from_keras_file(name: str, uri: str, storage: Storage) -> Weights:
             f"--weights {uri}: give imagenet, none, or a Keras file that ends in .h5 "
             "(….weights.h5 or …_notop.h5)"
         )
-    data = storage.read(uri).data
+    try:
+        data = storage.read(uri).data
+    except ObjectError as error:
+        raise ConfigError(
+            f"--weights {uri} cannot be read: {error}: correct the path, or leave --weights out "
+            "for the ImageNet weights"
+        ) from error
     model = build_base(name)
     with tempfile.TemporaryDirectory() as folder:
         # Keras chooses its reader by the name, and reads local files only.

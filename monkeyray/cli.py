@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn, cast
 
@@ -49,8 +50,9 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
         _run(_parse(arguments, command))
     except MonkeyRayError as error:
         if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
+            traceback.print_exc()
+        else:
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as end:
         print("interrupted; the same command goes on where it was", file=sys.stderr)

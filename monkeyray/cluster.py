@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,14 @@ from typing import Any
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.progress import hushed
 from monkeyray.storage import Storage
-from monkeyray.uris import is_local, join, scheme
+from monkeyray.uris import is_local, join, local_path, scheme
 
 _WAIT_LINE_SECONDS = 30.0
+
+#: Types of file systems that other machines can mount too.
+_NETWORK = frozenset(
+    ["nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "beegfs", "gpfs", "efs", "glusterfs", "9p"]
+)
 
 
 @dataclass(frozen=True)
@@ -213,8 +219,12 @@ def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
     return asked if asked is not None else max(1, now)
 
 
-def wait_for_workers(workers: int, gpu: bool) -> None:
-    """Wait until the cluster has room for the workers, with a line every 30 s.
+def _to_stderr(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def wait_for_workers(workers: int, gpu: bool, say: Callable[[str], None] = _to_stderr) -> None:
+    """Wait until the cluster has room for the workers, and `say` so every 30 s.
 
     Asks for the room as a placement group, so that an autoscaler starts nodes for it.
     """
@@ -231,25 +241,58 @@ def wait_for_workers(workers: int, gpu: bool) -> None:
             waited = time.monotonic() - start
             free = ray.available_resources()
             kind = "GPU" if gpu else "CPU"
-            print(
+            say(
                 f"waiting for room for {workers} workers, {free.get(kind, 0):g} {kind}s are free "
-                f"({waited:.0f} s so far)",
-                file=sys.stderr,
-                flush=True,
+                f"({waited:.0f} s so far)"
             )
     finally:
         remove_placement_group(group)
+
+
+def is_network_mount(path: str, mounts_text: str) -> bool:
+    """Whether an absolute path is on a network disk, by what /proc/mounts says.
+
+    >>> mounts = "/dev/sda1 / ext4 rw 0 0\\nserver:/x /mnt/a\\\\040b nfs4 rw 0 0\\n"
+    >>> is_network_mount("/mnt/a b/photos", mounts), is_network_mount("/mnt/a bc", mounts)
+    (True, False)
+    """
+    longest, kind = "", ""
+    for line in mounts_text.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        # Spaces and the like are written as octal numbers.
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
+        inside = f"{path}/".startswith(f"{point.rstrip('/')}/")
+        # Of two mounts on one point the later one hides the other.
+        if inside and len(point) >= len(longest):
+            longest, kind = point, fields[2]
+    return kind in _NETWORK or kind.startswith("fuse.")
+
+
+def _mounts() -> str:
+    try:
+        return Path("/proc/mounts").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def check_shared(storage: Storage, inputs: dict[str, str], outputs: dict[str, str]) -> None:
     """Refuse local paths that not all nodes of the cluster see alike.
 
     `inputs` and `outputs`: option to URI. An input must be there on every node; for an output the
-    driver writes a small file that every node must see.
+    driver writes a small file that every node must see. Nodes that an autoscaler may add later
+    cannot be asked: they are taken to see network disks only.
     """
     import ray
 
-    if capacity().nodes < 2:
+    has = capacity()
+    if has.max_cpus > has.cpus or has.max_gpus > has.gpus:
+        mounts = _mounts()
+        for option, uri in {**inputs, **outputs}.items():
+            if is_local(uri) and not is_network_mount(os.path.realpath(local_path(uri)), mounts):
+                raise _not_shared(option, uri)
+    if has.nodes < 2:
         return
     probes: dict[str, str] = {}
     paths = {option: uri for option, uri in inputs.items() if is_local(uri)}
@@ -284,7 +327,11 @@ def check_shared(storage: Storage, inputs: dict[str, str], outputs: dict[str, st
             storage.delete(probe)
     for option, uri in {**inputs, **outputs}.items():
         if is_local(uri) and not all(answer[option] for answer in answers):
-            raise ConfigError(
-                f"--{option} {uri} is a local path that not every node of this cluster sees: give "
-                "s3://… or another store, or a disk that all nodes mount"
-            )
+            raise _not_shared(option, uri)
+
+
+def _not_shared(option: str, uri: str) -> ConfigError:
+    return ConfigError(
+        f"--{option} {uri} is a local path that not every node of this cluster sees: give "
+        "s3://… or another store, or a disk that all nodes mount"
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 
 from monkeyray.errors import ConfigError
+from monkeyray.retries import PATIENCE_SECONDS
 from monkeyray.storage import Storage
-from monkeyray.uris import normalise
+from monkeyray.uris import is_local, join, normalise
 
 
 def _require(condition: bool, option: str, value: object, need: str) -> None:
@@ -24,6 +27,9 @@ class StoreConfig:
     s3_anonymous: bool = False
     """Send S3 requests without credentials, for public buckets."""
 
+    store_patience_seconds: float = PATIENCE_SECONDS
+    """Seconds for which a store that throttles or does not answer is tried again."""
+
     ray_address: str | None = None
     """Ray cluster to use, or local for a new one on this machine. Default: RAY_ADDRESS, else what
     `ray start` has started here, else a new local one."""
@@ -34,9 +40,30 @@ class StoreConfig:
     debug: bool = False
     """Print Ray's own messages, and a traceback with errors."""
 
+    def __post_init__(self) -> None:
+        patience = self.store_patience_seconds
+        _require(patience >= 0, "store-patience-seconds", patience, "0 or more")
+        endpoint = self.s3_endpoint
+        if endpoint is None:
+            return
+        # A password must not be repeated, wherever in a half URL it stands.
+        if "@" in endpoint:
+            raise ConfigError(
+                "--s3-endpoint carries credentials before the @: take them out, and give them "
+                "through the environment or a role"
+            )
+        _require(
+            re.fullmatch(r"(?i)https?://[^/\s]+(/\S*)?", endpoint) is not None,
+            "s3-endpoint", repr(endpoint), "a URL such as http://127.0.0.1:9000",
+        )  # fmt: skip
+
     def storage(self) -> Storage:
         """The storage that these options describe."""
-        return Storage(s3_endpoint=self.s3_endpoint, s3_anonymous=self.s3_anonymous)
+        return Storage(
+            s3_endpoint=self.s3_endpoint,
+            s3_anonymous=self.s3_anonymous,
+            patience_seconds=self.store_patience_seconds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +158,9 @@ class TrainConfig:
             value = getattr(self, name)
             _require(value is None or value >= 1, _flag(name), value, "1 or more")
         rate = self.learning_rate
-        _require(rate is None or rate > 0, "learning-rate", rate, "above 0")
-        _require(self.l2 >= 0, "l2", self.l2, "0 or more")
-        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+        _require(rate is None or 0 < rate < math.inf, "learning-rate", rate, "above 0 and finite")
+        _require(0 <= self.l2 < math.inf, "l2", self.l2, "0 or more and finite")
+        _check_seed(self.seed)
         _require(
             self.checkpoint_seconds >= 0, "checkpoint-seconds", self.checkpoint_seconds, "0 or more"
         )
@@ -229,11 +256,16 @@ class ScoreConfig:
     store: StoreConfig = field(default_factory=StoreConfig)
 
     def __post_init__(self) -> None:
-        for name in ("images", "model", "predictions"):
-            normalise(getattr(self, name))
+        predictions = normalise(self.predictions)
+        for name in ("images", "model"):
+            if join(normalise(getattr(self, name)), "").startswith(join(predictions, "")):
+                raise ConfigError(
+                    f"--{name} {getattr(self, name)} is in --predictions {self.predictions}, where "
+                    "files are written and deleted: give --predictions a place of its own"
+                )
         if self.top_k != "all":
             _require(
-                self.top_k.isdigit() and int(self.top_k) >= 1,
+                re.fullmatch("[0-9]{1,9}", self.top_k) is not None and int(self.top_k) >= 1,
                 "top-k", repr(self.top_k), "a number from 1, or all",
             )  # fmt: skip
         for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels", "max_refused"):
@@ -263,6 +295,16 @@ class DemoConfig:
 
     store: StoreConfig = field(default_factory=StoreConfig)
 
+    def __post_init__(self) -> None:
+        normalise(self.folder)
+        _require(is_local(self.folder), "folder", self.folder, "a folder of this machine")
+        _check_seed(self.seed)
+
+
+def _check_seed(seed: int) -> None:
+    # NumPy and TensorFlow take no more than 32 bits.
+    _require(0 <= seed < 2**32, "seed", seed, f"from 0 to {2**32 - 1}")
+
 
 def parse_head(head: str) -> tuple[int, ...]:
     """The Dense widths before the softmax that `--head` names.
@@ -272,10 +314,9 @@ def parse_head(head: str) -> tuple[int, ...]:
     """
     if head == "linear":
         return ()
-    try:
-        widths = tuple(int(part) for part in head.split(","))
-    except ValueError:
-        widths = (0,)
+    # int() also takes signs, spaces, underscores and the digits of other scripts.
+    parts = head.split(",")
+    widths = tuple(int(part) if re.fullmatch("[0-9]{1,5}", part) else 0 for part in parts)
     if not all(1 <= width <= 65536 for width in widths):
         raise ConfigError(f"unknown head {head!r}: write linear, or widths such as 1024,1024,512")
     return widths

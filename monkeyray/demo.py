@@ -12,7 +12,9 @@ from monkeyray.demo_images import DemoImages, draw_demo_images
 from monkeyray.errors import ConfigError
 from monkeyray.progress import Reporter
 from monkeyray.score import Estimate, Summary, score
+from monkeyray.storage import local_errors
 from monkeyray.train import Trained, train
+from monkeyray.uris import normalise
 
 _MARK = ".monkeyray-demo"
 
@@ -38,13 +40,13 @@ class Demo:
 
 
 def demo(config: DemoConfig) -> Demo:
-    """Draw, train and score in a folder. Raises ConfigError where it holds other things."""
-    folder = Path(config.folder).expanduser().absolute()
-    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
-        raise ConfigError(f"--folder {folder} holds other files: give a new or an empty folder")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    (folder / _MARK).touch()
+    """Draw, train and score in a folder.
+
+    Raises ConfigError where it holds other things, and StorageError where it cannot be written.
+    """
+    folder = Path(normalise(config.folder))
+    with local_errors(str(folder), writing=True):
+        _make_empty(folder)
     reporter = Reporter(config.store.quiet)
     reporter.say(f"drawing a camera-trap collection in {folder}")
     images = draw_demo_images(folder / "images", config.seed)
@@ -66,3 +68,18 @@ def demo(config: DemoConfig) -> Demo:
             )
         )
     return Demo(images, trained, scored, predictions)
+
+
+def _make_empty(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--folder {folder} is a file: give a new or an empty folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise ConfigError(f"--folder {folder} holds other files: give a new or an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    # The mark stays, so that what is deleted only in part is still known as a demo.
+    (folder / _MARK).touch()
+    for child in folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        elif child.name != _MARK:
+            child.unlink()

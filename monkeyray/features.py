@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +14,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.backbones import Weights
-from monkeyray.batches import IMAGE_FIELDS, Batch
+from monkeyray.batches import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.child import Work
 from monkeyray.decode import DECODE_VERSION, Limits, perceptual_hash
 from monkeyray.engine import Network, TensorFlowEngine
-from monkeyray.errors import StorageError
+from monkeyray.errors import ObjectError, StorageError
 from monkeyray.lease import hold
 from monkeyray.pipeline import Job, run_parts
 from monkeyray.plans import collect, cut
 from monkeyray.runs import MAY_PASS, create_run, fingerprint, read_parquet
-from monkeyray.storage import Storage
+from monkeyray.storage import Entry, Storage
 from monkeyray.uris import join
 
 _ROWS_PER_FILE = 4096
@@ -122,6 +123,7 @@ class FeatureCache:
         `before` with the number of workers, only when there is something to compute.
         """
         cached = self.load()
+        images = self._with_versions(images)
         where = _find(images, cached)
         missing = pc.is_null(where)
         todo = images.filter(missing).select(["uri", "size_bytes", "version"])
@@ -139,6 +141,29 @@ class FeatureCache:
         vectors = _vectors(rows["embedding"]) if self.embed else None
         keep = [name for name in rows.column_names if name != "embedding"]
         return Features(rows.select(keep), vectors, images.num_rows - todo.num_rows)
+
+    def _with_versions(self, images: pa.Table) -> pa.Table:
+        """The images with the version of each that was not listed with one, as in a manifest."""
+        unknown = np.flatnonzero(images["version"].is_null().to_numpy())
+        if not len(unknown):
+            return images
+        uris = images["uri"].take(pa.array(unknown)).to_pylist()
+
+        def stat(uri: str) -> Entry:
+            try:
+                return self.storage.stat(uri)
+            except ObjectError:
+                return Entry(uri, None, "none")  # as no cached one is, so that it is looked at
+
+        with ThreadPoolExecutor(FETCH_THREADS) as pool:
+            found = list(pool.map(stat, uris))
+        for name in ("size_bytes", "version"):
+            column = images[name].to_pylist()
+            for row, entry in zip(unknown.tolist(), found, strict=True):
+                column[row] = getattr(entry, name)
+            index = images.column_names.index(name)
+            images = images.set_column(index, name, pa.array(column, images[name].type))
+        return images
 
     def _compute(
         self,
@@ -166,7 +191,7 @@ class FeatureCache:
         assert listing is not None
         with hold(place, self.storage, lambda line: None) as lease:
             sizes = cut(todo.num_rows, workers, _ROWS_PER_FILE)
-            run = create_run(place, self.storage, {"features": self.place}, listing, sizes)
+            run = create_run(place, lease, {"features": self.place}, listing, sizes)
             run_parts(
                 Job(run, lease, work, gpu),
                 list(range(len(sizes))),

@@ -1,7 +1,8 @@
 """Which images there are: folders, prefixes and manifests to Arrow tables, and their labels.
 
 Every table has the columns `uri` (string), `size_bytes` (int64) and `version` (string: ETag or time
-of modification), the last two null where a manifest does not tell; then what else a manifest had.
+of modification), the last two null in a manifest's; then what else a manifest had, under another
+name where it is one of these.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import csv
 import functools
 import io
-import os.path
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -21,9 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from monkeyray.errors import InputError
-from monkeyray.storage import Storage
-from monkeyray.uris import is_local, join, normalise
+from monkeyray.errors import ConfigError, InputError, ObjectError
+from monkeyray.storage import Storage, local_errors
+from monkeyray.uris import is_local, join, local_path, local_uri, masked, normalise
 
 PLAN_SCHEMA = pa.schema(
     [("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())]
@@ -80,6 +80,17 @@ _SPLITS = {
 }  # fmt: skip
 _CHUNK = 8_192
 
+#: In RE2's syntax, for Arrow.
+_FULL = r"^(/|[A-Za-z][A-Za-z0-9+.\-]+://)"
+_LOCAL = r"(?i)^(/|file://)"
+_HALF_FULL = r"^[A-Za-z][A-Za-z0-9+.\-]+:/([^/]|$)"
+_DOTS = r"(^|/)\.{1,2}(/|$)"
+_S3 = r"(?i)^s3://"
+_S3_NAME = r"(?is)^s3://[a-z0-9][a-z0-9._\-]{1,254}/."
+_OTHER_NAME = r"(?is)^([^:]+://[^/]+/|memory://)."
+_CREDENTIALS = r"(?i)^[a-z][a-z0-9+.\-]+://[^/]*@"
+_AZURE = r"(?i)^abfss?://"
+
 
 def is_manifest(uri: str) -> bool:
     """Whether a URI names a table of images rather than a place with images."""
@@ -103,15 +114,38 @@ def list_images(
     """
     uri = normalise(uri)
     if is_manifest(uri):
-        tables, start = _read_manifest(uri, storage), 0
+        tables, start = _read_manifest(uri, storage), None
     else:
-        tables, start = _list_folder(uri, storage, skipped), len(uri.rstrip("/")) + 1
+        tables, start = _list_folder(uri, storage, skipped), _start(uri)
     for table in tables:
         if include or exclude:
-            keep = _matches(pc.utf8_slice_codeunits(table["uri"], start), include, exclude)
-            skipped["excluded"] += table.num_rows - pc.sum(keep).as_py()
+            keep = _matches(_names(table["uri"], start), include, exclude)
+            skipped["excluded"] += table.num_rows - _count(keep)
             table = table.filter(keep)
         yield table
+
+
+def _count(mask: Any) -> int:
+    return pc.sum(mask).as_py() or 0  # of no rows the sum is null
+
+
+def _start(root: str) -> int:
+    """Where in the path of an image below a place the part below it begins."""
+    return len(root.rstrip("/")) + 1
+
+
+def _names(uris: pa.ChunkedArray, start: int | None) -> pa.ChunkedArray:
+    """What globs are matched with."""
+    if start is None:
+        return uris
+    if not pc.any(pc.starts_with(uris, "file://")).as_py():
+        return pc.utf8_slice_codeunits(uris, start)
+    # Names that are no UTF-8: Arrow holds none, so what is none of it becomes U+FFFD.
+    names = [
+        local_path(uri)[start:].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        for uri in uris.to_pylist()
+    ]
+    return pa.chunked_array([pa.array(names, pa.string())])
 
 
 def _matches(names: pa.ChunkedArray, include: Sequence[str], exclude: Sequence[str]) -> Any:
@@ -152,11 +186,11 @@ def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table
             )
         for name in ("label", "split", "group"):
             if name in table.column_names:
-                text = pc.utf8_trim_whitespace(table[name].cast(pa.string()))
+                text = pc.utf8_trim_whitespace(_text(uri, table, name))
                 table = table.set_column(table.column_names.index(name), name, text)
     else:
         table = _label_by_folder(uri, table, skipped)
-    empty = pc.sum(pc.or_kleene(pc.is_null(table["label"]), pc.equal(table["label"], ""))).as_py()
+    empty = _count(pc.or_kleene(pc.is_null(table["label"]), pc.equal(table["label"], "")))
     if empty:
         raise InputError(f"manifest {uri} has {empty} rows with no label: fill them or drop them")
     if "split" in table.column_names:
@@ -178,20 +212,30 @@ def read_label_names(uri: str, storage: Storage) -> dict[str, str]:
     """Label to name out of any table: CSV or Parquet, also Kaggle's padded monkey_labels.txt.
 
     The label is the column `label`, else the first; the name is `common_name`, `name`, or else the
-    second column.
+    second column. Raises InputError for what is no such table.
     """
     uri = normalise(uri)
-    data = storage.read(uri).data
-    if uri.lower().endswith((".parquet", ".pq")):
-        table = pq.read_table(io.BytesIO(data))
-        header = table.column_names
-        rows = [[str(value) for value in row.values()] for row in table.to_pylist()]
-    else:
-        lines = list(csv.reader(io.StringIO(data.decode("utf-8-sig", "replace"))))
-        header, *rows = [line for line in lines if line] or [[]]
+    try:
+        data = storage.read(uri).data
+        if uri.lower().endswith((".parquet", ".pq")):
+            table = pq.read_table(io.BytesIO(data))
+            header = table.column_names
+            columns = [column.to_pylist() for column in table.columns]
+            lines = zip(*columns, strict=True)
+            rows = [["" if value is None else str(value) for value in line] for line in lines]
+        else:
+            read = csv.reader(io.StringIO(data.decode("utf-8-sig", "replace")))
+            header, *rows = [line for line in read if line] or [[]]
+    except (ObjectError, pa.ArrowException, OSError, csv.Error) as error:
+        raise InputError(
+            f"--label-names {uri} cannot be read: {_first_line(error)}: give a CSV or Parquet file "
+            "with the columns label and name"
+        ) from error
     keys = [name.strip().lower().replace(" ", "_") for name in header]
     if len(keys) < 2:
-        raise InputError(f"label names {uri} need two columns, label and name; found {len(keys)}")
+        raise InputError(
+            f"--label-names {uri} needs two columns, label and name; it has {len(keys)}"
+        )
     label = keys.index("label") if "label" in keys else 0
     wanted = [keys.index(name) for name in ("common_name", "name") if name in keys]
     name = wanted[0] if wanted else (1 if label == 0 else 0)
@@ -204,16 +248,19 @@ def read_label_names(uri: str, storage: Storage) -> dict[str, str]:
 
 def _list_folder(uri: str, storage: Storage, skipped: Counter[str]) -> Iterator[pa.Table]:
     entries: list[tuple[str, int | None, str | None]] = []
-    start = len(uri.rstrip("/")) + 1
-    if is_local(uri) and not Path(uri).exists():
-        raise InputError(f"no such folder of images: {uri}")
+    start = _start(uri)
+    if is_local(uri):
+        with local_errors(uri):
+            there = Path(uri).exists()
+        if not there:
+            raise InputError(f"no such folder of images: {uri}")
     for entry in storage.list(uri):
         # A URI that is one file names it on purpose, so its name is not judged.
-        why = _no_image(entry.uri.removeprefix("file://")[start:]) if entry.uri != uri else None
+        why = _no_image(local_path(entry.uri)[start:]) if entry.uri != uri else None
         if why:
             skipped[why] += 1
             continue
-        entries.append((entry.uri, entry.size_bytes, entry.version))
+        entries.append((local_uri(entry.uri), entry.size_bytes, entry.version))
         if len(entries) == _CHUNK:
             yield _plan_table(entries)
             entries = []
@@ -236,69 +283,166 @@ def _no_image(relative: str) -> str | None:
 def _read_manifest(uri: str, storage: Storage) -> Iterator[pa.Table]:
     if not storage.exists(uri):
         raise InputError(f"no such manifest: {uri}")
+    if local_uri(uri) != uri:
+        raise InputError(f"the path of manifest {uri!r} is no UTF-8: move it to one that is")
+    tried: set[str] = set()
     try:
-        if uri.lower().endswith(".csv"):
-            with storage.open(uri) as stream:
-                head = io.StringIO(stream.read(1 << 20).decode("utf-8-sig", "replace"))
-            # All columns as text: types guessed from the first rows may fail at the millionth.
-            types = {name: pa.string() for name in next(csv.reader(head), [])}
-            with storage.open(uri) as stream:
-                reader = pyarrow.csv.open_csv(
-                    stream,
-                    parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-                    convert_options=pyarrow.csv.ConvertOptions(column_types=types),
-                )
-                for batch in reader:
-                    yield _absolute(uri, pa.Table.from_batches([batch]))
-        else:
-            with storage.open(uri) as file:
-                for batch in pq.ParquetFile(file).iter_batches(batch_size=_CHUNK):
-                    yield _absolute(uri, pa.Table.from_batches([batch]))
-    except pa.ArrowInvalid as error:
-        raise InputError(f"manifest {uri} cannot be read: {str(error).splitlines()[0]}") from error
+        for table in _read_tables(uri, storage):
+            yield _absolute(uri, table, storage, tried)
+    except (pa.ArrowException, csv.Error) as error:
+        raise InputError(f"manifest {uri} cannot be read: {_first_line(error)}") from error
+    except OSError as error:
+        if error.errno is not None:
+            with local_errors(uri):
+                raise
+        # Arrow's own, for bytes that are no Parquet, has no number.
+        raise InputError(f"manifest {uri} cannot be read: {_first_line(error)}") from error
 
 
-def _absolute(manifest: str, table: pa.Table) -> pa.Table:
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _read_tables(uri: str, storage: Storage) -> Iterator[pa.Table]:
+    if uri.lower().endswith(".csv"):
+        with storage.open(uri) as stream:
+            head = io.StringIO(stream.read(1 << 20).decode("utf-8-sig", "replace"))
+        # All columns as text: types guessed from the first rows may fail at the millionth.
+        types = {name: pa.string() for name in next(csv.reader(head), [])}
+        with storage.open(uri) as stream:
+            reader = pyarrow.csv.open_csv(
+                stream,
+                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                convert_options=pyarrow.csv.ConvertOptions(column_types=types),
+            )
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
+    else:
+        with storage.open(uri) as file:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=_CHUNK):
+                yield pa.Table.from_batches([batch])
+
+
+def _absolute(manifest: str, table: pa.Table, storage: Storage, tried: set[str]) -> pa.Table:
     """A manifest's rows with full URIs and the columns of a plan first."""
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise InputError(f"manifest {manifest} has two columns {twice[0]!r}: rename one")
     if "uri" not in table.column_names:
         raise InputError(
             f"manifest {manifest} has no column 'uri', only {', '.join(table.column_names)}"
         )
-    uris = table["uri"].cast(pa.string())
-    bad = pc.sum(pc.or_kleene(pc.is_null(uris), pc.equal(uris, ""))).as_py()
+    uris = _text(manifest, table, "uri")
+    bad = _count(pc.or_kleene(pc.is_null(uris), pc.equal(uris, "")))
     if bad:
         raise InputError(f"manifest {manifest} has {bad} rows with no uri: fill them or drop them")
-    folder = manifest.rpartition("/")[0]
-    full = pc.match_substring_regex(uris, r"^(/|[A-Za-z][A-Za-z0-9+.\-]+://)")
-    uris = pc.if_else(full, uris, pc.binary_join_element_wise(pa.scalar(folder), uris, "/"))
-    odd = pc.match_substring_regex(uris, r"^file://|(^|/)\.{1,2}(/|$)")
-    if pc.any(odd).as_py():
-        mended = [
-            _clean(value) if flag else value
-            for value, flag in zip(uris.to_pylist(), odd.to_pylist(), strict=True)
-        ]
-        uris = pa.chunked_array([pa.array(mended, pa.string())])
-    columns: dict[str, Any] = {"uri": uris}
+    columns: dict[str, Any] = {"uri": _full_uris(manifest, uris, storage, tried)}
     for name, kind in (("size_bytes", pa.int64()), ("version", pa.string())):
         columns[name] = pa.nulls(table.num_rows, kind)
+    taken = {*columns, *table.column_names}
     for name in table.column_names:
-        if name not in columns:
-            columns[name] = table[name]
+        if name == "uri":
+            continue
+        mine = name
+        while mine in columns or (mine != name and mine in taken):
+            mine = f"input_{mine}"
+        columns[mine] = table[name]
     return pa.table(columns)
 
 
-def _clean(uri: str) -> str:
+def _text(manifest: str, table: pa.Table, name: str) -> pa.ChunkedArray:
+    try:
+        text = table[name].cast(pa.string())
+        text.validate(full=True)  # of bytes that are no UTF-8 no str can be made
+    except pa.ArrowException as error:
+        raise InputError(
+            f"manifest {manifest} has a column {name!r} ({table[name].type}) that is no text: "
+            "write one text in UTF-8 in each row"
+        ) from error
+    return text
+
+
+def _full_uris(
+    manifest: str, written: pa.ChunkedArray, storage: Storage, tried: set[str]
+) -> pa.ChunkedArray:
+    full = pc.match_substring_regex(written, _FULL)
+    folder = pa.scalar(manifest.rpartition("/")[0])
+    uris = pc.if_else(full, written, pc.binary_join_element_wise(folder, written, "/"))
+    local = pc.match_substring_regex(uris, _LOCAL)
+    _check_uris(manifest, written, pc.and_not(full, local))
+    _try_schemes(manifest, uris.filter(pc.invert(local)), storage, tried)
+    # A full URI of another store is one name as it is, dots and all.
+    dots = pc.and_(pc.match_substring_regex(uris, _DOTS), pc.or_(local, pc.invert(full)))
+    odd = pc.or_(pc.match_substring_regex(uris, "(?i)^file://"), dots)
+    if not pc.any(odd).as_py():
+        return uris
+    mended = [
+        _clean(manifest, value) if flag else value
+        for value, flag in zip(uris.to_pylist(), odd.to_pylist(), strict=True)
+    ]
+    return pa.chunked_array([pa.array(mended, pa.string())])
+
+
+def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
+    """Raise InputError for URIs that no store can have: one of them would stop a job that runs."""
+
+    def match(pattern: str) -> Any:
+        return pc.match_substring_regex(uris, pattern)
+
+    secret = pc.and_not(match(_CREDENTIALS), match(_AZURE))
+    formed = pc.if_else(match(_S3), match(_S3_NAME), match(_OTHER_NAME))
+    bad = pc.or_(pc.or_(secret, match(_HALF_FULL)), pc.and_not(remote, formed))
+    count = _count(bad)
+    if not count:
+        return
+    first = pc.index(bad, True).as_py()
+    if secret[first].as_py():
+        why = "it carries credentials before the @: give them through the environment or a role"
+    else:
+        why = "write a path, or scheme://bucket/path as s3://bucket/photos/1.jpg"
+    raise InputError(
+        f"manifest {manifest} has {count} malformed URIs, the first is "
+        f"{masked(uris[first].as_py())!r}: {why}"
+    )
+
+
+def _try_schemes(manifest: str, uris: pa.ChunkedArray, storage: Storage, tried: set[str]) -> None:
+    kinds = pc.utf8_lower(pc.replace_substring_regex(uris, "(?s)://.*", ""))
+    for kind in set(pc.unique(kinds).to_pylist()) - {"s3"} - tried:
+        example = uris[pc.index(kinds, kind).as_py()].as_py()
+        try:
+            storage.arrow(example)
+        except Exception as error:  # each file system has its own
+            count = _count(pc.equal(kinds, kind))
+            raise InputError(
+                f"manifest {manifest} has {count} URIs that cannot be opened, the first is "
+                f"{example!r}: {_first_line(error)}"
+            ) from error
+        tried.add(kind)
+
+
+def _clean(manifest: str, uri: str) -> str:
     if is_local(uri):
-        return normalise(uri)
+        try:
+            return local_uri(normalise(uri))
+        except ConfigError as error:
+            raise InputError(f"manifest {manifest} has a {error}") from error
     head, _, path = uri.partition("://")
-    bucket, _, key = path.partition("/")
-    return join(f"{head}://{bucket}", os.path.normpath(key))
+    bucket, *names = path.split("/")
+    kept: list[str] = []
+    for name in names:
+        if name == "..":
+            del kept[-1:]
+        elif name != ".":
+            kept.append(name)
+    return join(f"{head}://{bucket}", *kept)
 
 
 def _label_by_folder(uri: str, table: pa.Table, skipped: Counter[str]) -> pa.Table:
-    start = len(uri.rstrip("/")) + 1
-    paths = [path.removeprefix("file://")[start:].split("/") for path in table["uri"].to_pylist()]
+    root, start = uri, _start(uri)
+    paths = [local_path(path)[start:].split("/") for path in table["uri"].to_pylist()]
     while all(len(path) >= 3 for path in paths) and len({path[0] for path in paths}) == 1:
+        root = join(root, paths[0][0])
         paths = [path[1:] for path in paths]
     labelled = [len(path) >= 2 for path in paths]
     skipped["not in a label's folder"] += labelled.count(False)
@@ -308,7 +452,24 @@ def _label_by_folder(uri: str, table: pa.Table, skipped: Counter[str]) -> pa.Tab
             "manifest with the columns uri and label"
         )
     labels = [path[0] for path in paths if len(path) >= 2]
+    _check_label_folders(root, sorted(set(labels)))
     return table.filter(pa.array(labelled)).append_column("label", pa.array(labels, pa.string()))
+
+
+def _check_label_folders(root: str, labels: list[str]) -> None:
+    for label in labels:
+        if local_uri(label) != label:
+            raise InputError(
+                f"the label {label!r} in {root!r} is no UTF-8: rename the folder, or give a "
+                "manifest with the columns uri and label"
+            )
+    parts = {_SPLITS.get(label.lower()): label for label in labels}
+    if None not in parts:
+        train, test = parts.get("train", "train"), parts.get("test", "test")
+        raise InputError(
+            f"the sub-folders {', '.join(labels)} of {root} look like parts, not labels: give "
+            f"--images {join(root, train)} --test {join(root, test)}"
+        )
 
 
 def _check_splits(uri: str, table: pa.Table) -> pa.Table:

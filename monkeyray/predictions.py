@@ -13,6 +13,7 @@ import pyarrow as pa
 from monkeyray.batches import IMAGE_FIELDS, Batch
 from monkeyray.decode import Limits
 from monkeyray.engine import Network, TensorFlowEngine
+from monkeyray.errors import InputError
 
 #: Goes up when a column changes its name, type or meaning.
 SCHEMA_VERSION = 1
@@ -22,7 +23,7 @@ _PLAN_COLUMNS = ("uri", "size_bytes", "version")
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What changes the rows of predictions. `top_k` 0 means all labels."""
+    """What changes the rows of predictions. `top_k`: how many labels each row lists."""
 
     top_k: int
     threshold: float | None
@@ -32,32 +33,58 @@ class ScoreOptions:
     not_before: datetime | None = None
 
 
+_FIELDS = [
+    *IMAGE_FIELDS[:3],
+    ("label", pa.string()),
+    ("score", pa.float32()),
+    ("decision", pa.string()),
+    ("top_k", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))),
+    *IMAGE_FIELDS[3:],
+    ("model_id", pa.string()),
+    ("predicted_at", pa.timestamp("us", "UTC")),
+]
+
+
 def prediction_schema(plan: pa.Schema, embedding_width: int | None = None) -> pa.Schema:
     """The schema of predictions; columns that a manifest carried come last.
 
     A manifest's column with a name of ours is carried as `input_` and its name.
     """
-    fields = [
-        *IMAGE_FIELDS[:3],
-        ("label", pa.string()),
-        ("score", pa.float32()),
-        ("decision", pa.string()),
-        ("top_k", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))),
-        *IMAGE_FIELDS[3:],
-        ("model_id", pa.string()),
-        ("predicted_at", pa.timestamp("us", "UTC")),
-    ]
+    fields = list(_FIELDS)
     if embedding_width is not None:
         fields.append(("embedding", pa.list_(pa.float32(), embedding_width)))
-    ours = {name for name, _ in fields}
-    for name in plan.names:
-        if name not in _PLAN_COLUMNS:
-            fields.append((_carried(name, ours), plan.field(name).type))
+    fields += [(ours, plan.field(theirs).type) for theirs, ours in carried_columns(plan).items()]
     return pa.schema(fields, metadata={"monkeyray.schema_version": str(SCHEMA_VERSION)})
 
 
-def _carried(name: str, ours: set[str]) -> str:
-    return f"input_{name}" if name in ours else name
+def carried_columns(plan: pa.Schema) -> dict[str, str]:
+    """Which columns of a plan are carried through, each with its name in the predictions.
+
+    >>> carried_columns(pa.schema([("uri", pa.string()), ("site", pa.string()),
+    ...                            ("label", pa.string()), ("input_label", pa.string())]))
+    {'site': 'site', 'label': 'input_input_label', 'input_label': 'input_label'}
+    """
+    theirs = [name for name in plan.names if name not in _PLAN_COLUMNS]
+    taken = {name for name, _ in _FIELDS} | {"embedding"}
+    free = {name for name in theirs if name not in taken}
+    names = {}
+    for name in theirs:
+        ours = name
+        while ours in taken or (ours != name and ours in free):
+            ours = f"input_{ours}"
+        taken.add(ours)
+        names[name] = ours
+    return names
+
+
+def check_columns(plan: pa.Schema) -> None:
+    """Raise InputError for columns that Parquet cannot hold."""
+    for field in plan:
+        if pa.types.is_null(field.type):
+            raise InputError(
+                f"the manifest's column {field.name!r} has no values and no type: leave it out or "
+                "give it one"
+            )
 
 
 class Scorer:
@@ -80,7 +107,7 @@ class Scorer:
         rows = len(batch.fetched)
         # Stable, so that equal scores come in the order of the labels.
         order = np.argsort(-probabilities, axis=1, kind="stable")
-        order = order[:, : options.top_k or None]
+        order = order[:, : options.top_k]
         for name in ("label", "score", "decision", "top_k", "embedding"):
             columns[name] = [None] * rows
         for position, best, scores, vector in zip(
@@ -101,8 +128,6 @@ class Scorer:
         columns["predicted_at"] = [max(now, options.not_before or now)] * rows
         width = features.shape[1] if options.embeddings else None
         schema = prediction_schema(batch.plan.schema, width)
-        ours = set(columns)
-        for name in batch.plan.column_names:
-            if name not in _PLAN_COLUMNS:
-                columns[_carried(name, ours)] = batch.plan[name]
+        for theirs, ours in carried_columns(batch.plan.schema).items():
+            columns[ours] = batch.plan[theirs]
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)

@@ -29,7 +29,7 @@ from monkeyray.images import list_images
 from monkeyray.lease import Lease, hold
 from monkeyray.pipeline import Job, run_parts
 from monkeyray.plans import Listing, collect, cut
-from monkeyray.predictions import SCHEMA_VERSION, ScoreOptions, Scorer
+from monkeyray.predictions import SCHEMA_VERSION, ScoreOptions, Scorer, check_columns
 from monkeyray.progress import Reporter
 from monkeyray.runs import Run, clear, create_run, open_run
 from monkeyray.storage import Storage
@@ -119,16 +119,17 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         listing, _ = _list(config, storage)
         with connected(config.store.ray_address, config.store.debug):
             return _try(config, bundle, options, listing, _workers(config, storage, uri))
-    with (
-        hold(uri, storage, reporter.say) as lease,
-        connected(config.store.ray_address, config.store.debug),
-    ):
-        workers = _workers(config, storage, uri)
-        run = _open(config, storage, uri, _identity(config, bundle, options), workers)
-        options = replace(options, not_before=run.redo.since if run.redo else None)
-        scored = _score_parts(config, bundle, options, run, lease, workers, reporter)
-        lease.check()
-        totals = run.finish(count="label")
+    with hold(uri, storage, reporter.say) as lease:
+        identity = _identity(config, bundle, options)
+        found = None if config.overwrite else open_run(uri, storage, identity)
+        # Before Ray starts, in case there is nothing to score.
+        listed = _list(config, storage) if found is None or config.update else None
+        with connected(config.store.ray_address, config.store.debug):
+            workers = _workers(config, storage, uri)
+            run = _open(config, lease, uri, identity, found, listed, workers)
+            options = replace(options, not_before=run.redo.since if run.redo else None)
+            scored = _score_parts(config, bundle, options, run, lease, workers, reporter)
+        totals = run.finish(lease, count="label")
     return Summary(
         uri,
         totals["status"],
@@ -149,23 +150,29 @@ def _workers(config: ScoreConfig, storage: Storage, uri: str) -> int:
 
 
 def _open(
-    config: ScoreConfig, storage: Storage, uri: str, identity: dict[str, Any], workers: int
+    config: ScoreConfig,
+    lease: Lease,
+    uri: str,
+    identity: dict[str, Any],
+    run: Run | None,
+    listed: tuple[Listing, dict[str, Any]] | None,
+    workers: int,
 ) -> Run:
     """The run to go on with, brought up to date where that is asked for, or a new one."""
-    if config.overwrite:
-        clear(uri, storage)
-    run = open_run(uri, storage, identity)
     if run is None:
-        listing, notes = _list(config, storage)
+        assert listed is not None
+        listing, notes = listed
+        if config.overwrite:
+            clear(uri, lease)
         sizes = cut(listing.rows, workers, config.rows_per_file)
-        return create_run(uri, storage, identity, listing, sizes, notes)
+        return create_run(uri, lease, identity, listing, sizes, notes)
     if not config.update and not config.retry_failed:
         return run
-    new, notes, sizes = None, dict(run.notes), []
-    listed = None
-    if config.update:
-        listing, notes = _list(config, storage)
-        listed = Listed.of(listing)
+    new, sizes, now = None, [], None
+    seen: dict[str, Any] = dict(run.notes)
+    if listed is not None:
+        listing, seen = listed
+        now = Listed.of(listing)
         new = listing.only(new_rows(run, listing))
         if new.rows and not new.schema.equals(run.plan.schema()):
             raise InputError(
@@ -173,15 +180,17 @@ def _open(
                 "or --overwrite"
             )
         sizes = cut(new.rows, workers, config.rows_per_file)
-        notes["images that are new"] = new.rows
-    changes = Changes(listed, config.retry_failed)
-    # The notes are complete once all parts have been seen.
-    run = run.update(changes, COLUMNS, new, sizes, notes)
-    run.notes["images that have changed"] = changes.changed
-    run.notes["images that have vanished, their rows are kept"] = changes.vanished
-    run.notes["images that had failed and are tried again"] = changes.retried
-    run.save()
-    return run
+        seen["images that are new"] = new.rows
+    changes = Changes(now, config.retry_failed)
+
+    def notes_of_changes() -> dict[str, Any]:
+        return seen | {
+            "images that have changed": changes.changed,
+            "images that have vanished, their rows are kept": changes.vanished,
+            "images that had failed and are tried again": changes.retried,
+        }
+
+    return run.update(lease, changes, COLUMNS, new, sizes, notes_of_changes)
 
 
 def _score_parts(
@@ -200,8 +209,9 @@ def _score_parts(
         return 0
     if todo < run.rows:
         reporter.say(f"going on: {run.rows - todo} of {run.rows} images are done")
+    lease.check()
     run.storage.delete(join(run.uri, "_SUCCESS"))
-    wait_for_workers(min(workers, len(pending)), config.gpu)
+    wait_for_workers(min(workers, len(pending)), config.gpu, reporter.say)
     job = Job(run, lease, _work(config, bundle, options, run.storage), config.gpu)
     with reporter.bar("scoring") as bar:
         run_parts(job, list(pending), workers=workers, progress=lambda rows: bar(todo, rows))
@@ -266,6 +276,7 @@ def _list(config: ScoreConfig, storage: Storage) -> tuple[Listing, dict[str, Any
             f"no images in {config.images}: give a folder or prefix with images, or a manifest "
             "that ends in .csv or .parquet"
         )
+    check_columns(listing.schema)
     return listing, {
         "files skipped, side-cars by their name": skipped["side-car"],
         "files skipped, hidden": skipped["hidden"],
@@ -285,12 +296,12 @@ def _try(
     # Beside the predictions, so that the trial writes where the job will.
     place = join(normalise(config.predictions), f".trial-{time.time_ns()}")
     half = -(-sample.rows // 2)
-    sizes = [half, sample.rows - half]
+    sizes = [size for size in (half, sample.rows - half) if size]
     try:
         with hold(place, storage, lambda line: None) as lease:
-            run = create_run(place, storage, {}, sample, sizes)
+            run = create_run(place, lease, {}, sample, sizes, ending="trial")
             job = Job(run, lease, _work(config, bundle, options, storage), config.gpu)
-            run_parts(job, [0, 1], workers=1, progress=lambda rows: None)
+            run_parts(job, list(range(len(sizes))), workers=1, progress=lambda rows: None)
             tables = [table for _, table in run.read_parts(["status", "predicted_at"])]
     finally:
         storage.delete_tree(place)
@@ -298,5 +309,5 @@ def _try(
     ends = [pc.max(table["predicted_at"]).as_py() for table in tables if table.num_rows]
     seconds = (ends[-1] - ends[0]).total_seconds() if len(ends) > 1 else None
     tried = Counter(status for table in tables for status in table["status"].to_pylist())
-    rate = sizes[1] / seconds * workers if seconds else None
+    rate = sizes[-1] / seconds * workers if seconds else None
     return Estimate(listing.rows, tried, rate, workers)

@@ -1,0 +1,78 @@
+"""What can be known of a cluster without one: mounts, and who may add nodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from monkeyray import cluster
+from monkeyray.cluster import Capacity, check_shared, is_network_mount
+from monkeyray.errors import ConfigError
+from monkeyray.storage import Storage
+
+MOUNTS = r"""overlay / overlay rw,relatime 0 0
+/dev/sdb1 /data ext4 rw 0 0
+server:/export /data/shared nfs4 rw,vers=4.2 0 0
+tmpfs /data/shared/scratch tmpfs rw 0 0
+//nas/photos /mnt/my\040photos cifs rw 0 0
+bucket /mnt/bucket fuse.s3fs rw 0 0
+/dev/sdc1 /mnt/usb fuseblk rw 0 0
+/dev/sdd1 /mnt/twice ext4 rw 0 0
+server:/b /mnt/twice nfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "shared"),
+    [
+        ("/home/me/photos", False),
+        ("/data", False),
+        ("/data/sharedness", False),
+        ("/data/shared", True),
+        ("/data/shared/a/b", True),
+        ("/data/shared/scratch/a", False),
+        ("/mnt/my photos/a.jpg", True),
+        ("/mnt/bucket/a", True),
+        ("/mnt/usb/a", False),
+        ("/mnt/twice/a", True),
+    ],
+)
+def test_the_longest_mount_point_decides(path: str, shared: bool) -> None:
+    assert is_network_mount(path, MOUNTS) is shared
+
+
+def test_without_mounts_nothing_is_shared() -> None:
+    assert not is_network_mount("/data", "")
+    assert not is_network_mount("/data", "a line\n\n")
+
+
+@pytest.fixture
+def capacity(monkeypatch: pytest.MonkeyPatch) -> list[Capacity]:
+    """What the cluster has, which a test may replace."""
+    has = [Capacity(4, 0, 4, 0, 1)]
+    monkeypatch.setattr(cluster, "capacity", lambda: has[0])
+    return has
+
+
+def test_one_machine_shares_with_itself(capacity: list[Capacity], tmp_path: Path) -> None:
+    check_shared(Storage(), {"images": str(tmp_path)}, {"model": str(tmp_path / "model")})
+
+
+@pytest.mark.parametrize("most", [Capacity(4, 0, 64, 0, 1), Capacity(4, 0, 4, 8, 1)])
+def test_local_paths_are_refused_where_nodes_may_come(
+    capacity: list[Capacity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: Capacity
+) -> None:
+    capacity[0] = most
+    monkeypatch.setattr(cluster, "_mounts", lambda: "a / ext4 rw 0 0\n")
+    store = {"images": "s3://bucket/photos"}
+    check_shared(Storage(), store, {"model": "s3://bucket/model"})
+    with pytest.raises(ConfigError, match=f"--model {tmp_path} is a local path that not every"):
+        check_shared(Storage(), store, {"model": str(tmp_path)})
+    monkeypatch.setattr(cluster, "_mounts", lambda: f"a / ext4 rw 0 0\nb {tmp_path} nfs4 rw 0 0\n")
+    check_shared(Storage(), {"images": str(tmp_path / "images")}, {"model": str(tmp_path)})
+    assert list(tmp_path.iterdir()) == []
+    # A link on the shared disk may lead away from it.
+    (tmp_path / "link").symlink_to("/usr")
+    with pytest.raises(ConfigError, match="--images"):
+        check_shared(Storage(), {"images": str(tmp_path / "link")}, {"model": str(tmp_path)})

@@ -1,0 +1,56 @@
+"""The demo from end to end, as the README promises it."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from monkeyray.cli import main
+
+
+def test_the_demo_trains_and_scores(
+    tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "demo"
+    (folder / "predictions").mkdir(parents=True)
+    (folder / ".monkeyray-demo").touch()
+    for name in ("old.txt", "predictions/part-00000-00000000.parquet"):
+        (folder / name).write_text("of an older demo")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (folder / "link").symlink_to(outside)
+
+    main(["demo", "--folder", str(folder)])
+
+    printed = capsys.readouterr()
+    assert f"report {folder}/model/report.html" in printed.out
+    assert f"{folder}/predictions/*.parquet" in printed.out
+    assert "Traceback" not in printed.err
+    assert outside.is_dir()
+    assert {path.name for path in folder.iterdir()} == {
+        ".monkeyray-demo", "images", "model", "predictions",
+    }  # fmt: skip
+    assert "<html" in (folder / "model" / "report.html").read_text()
+
+    rows = pq.read_table(sorted((folder / "predictions").glob("*.parquet"))).to_pylist()
+    unlabelled = folder / "images" / "unlabelled"
+    images = {str(path) for path in unlabelled.rglob("*.JPG")}
+    assert len(rows) == len(images)
+    assert {row["uri"] for row in rows} == images
+    broken = {row["uri"]: row["status"] for row in rows if row["status"] != "ok"}
+    assert {Path(uri).name: status for uri, status in broken.items()} == {
+        "IMG_9001.JPG": "empty",
+        "IMG_9002.JPG": "unreadable",
+        "IMG_9003.JPG": "unsupported",
+        "IMG_9004.JPG": "unsupported",
+    }
+    assert all(row["label"] is None for row in rows if row["uri"] in broken)
+
+    with open(folder / "images" / "truth.csv", newline="") as file:
+        truth = {str(unlabelled / line["uri"]): line["label"] for line in csv.DictReader(file)}
+    right = Counter(truth[row["uri"]] == row["label"] for row in rows if row["uri"] in truth)
+    assert right[True] / right.total() > 0.6
