@@ -11,11 +11,15 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from monkeyray.storage import Storage
 from monkeyray.uris import join
+
+if TYPE_CHECKING:
+    from monkeyray.train import Trained
 
 # Before anything of Ray is imported: tests talk to nobody outside this machine.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -56,6 +60,17 @@ def ray_session() -> Iterator[None]:
 
     with connected(None):
         yield
+
+
+@pytest.fixture(scope="session")
+def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Trained:
+    """A model of the three species, trained once for all tests that need one."""
+    from monkeyray.config import StoreConfig, TrainConfig
+    from monkeyray.train import train
+
+    model = tmp_path_factory.mktemp("model") / "first"
+    config = TrainConfig(images=str(few), model=str(model), store=StoreConfig(quiet=True))
+    return train(config)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -207,6 +209,27 @@ def test_a_store_that_is_gone_for_20_s_changes_no_row(
     assert scored(proxy, trained, "gone").statuses == Counter(ok=IMAGES)
     assert time.monotonic() - gone[0] > 20
     assert_same(rows(s3, "gone"), undisturbed)
+
+
+def test_a_store_that_is_gone_for_good_stops_the_job_which_goes_on_later(
+    s3: Storage, proxy: FaultyProxy, trained: Trained, undisturbed: dict[str, Any]
+) -> None:
+    # In a process of its own, since one that lives still seems to hold its lease.
+    proxy.after_gets(50, "/card/", proxy.pause)
+    command = [
+        sys.executable, "-m", "monkeyray", "score", "--images", CARD, "--model", trained.uri,
+        "--predictions", place("for-good"), "--rows-per-file", "16", "--ray-address", "local",
+        "--s3-endpoint", proxy.url, "--store-patience-seconds", "5",
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("scoring:")]
+    assert len(lines) == 1
+    assert lines[0].startswith(f"error: cannot reach {proxy.url}")
+    assert 0 < len(rows(s3, "for-good")) < IMAGES
+    proxy.resume()
+    assert scored(proxy, trained, "for-good").already > 0
+    assert_same(rows(s3, "for-good"), undisturbed)
 
 
 @pytest.mark.parametrize("command", ["score", "train"])

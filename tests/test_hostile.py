@@ -21,11 +21,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
+from monkeyray.config import ScoreConfig, StoreConfig
 from monkeyray.decode import Decoded, Limits, decode
 from monkeyray.errors import DecodeError
 from monkeyray.score import Summary, score
-from monkeyray.train import Trained, train
+from monkeyray.train import Trained
 
 QUIET = StoreConfig(quiet=True)
 SIZE = 224
@@ -350,12 +350,6 @@ def test_a_progressive_photograph_needs_its_first_scan(progressive: bytes) -> No
 
 
 # -- in a job ----------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Trained:
-    model = tmp_path_factory.mktemp("model") / "model"
-    return train(TrainConfig(images=str(few), model=str(model), epochs=20, store=QUIET))
 
 
 def test_photographs_among_hostile_files_score_as_alone(

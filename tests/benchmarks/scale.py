@@ -133,7 +133,7 @@ def score_images(photos: Path, count: int, workers: int) -> dict[str, Any]:
                 listing = collect(list_images(str(root / "images"), storage, Counter()))
                 assert listing is not None
                 sizes = cut(listing.rows, workers, 4096)
-                run = create_run(str(root / "out"), storage, {}, listing, sizes)
+                run = create_run(str(root / "out"), lease, {}, listing, sizes)
                 planned = time.monotonic()
                 run_parts(
                     Job(run, lease, work),
@@ -142,7 +142,7 @@ def score_images(photos: Path, count: int, workers: int) -> dict[str, Any]:
                     progress=lambda rows: ticks.append((time.monotonic(), sum(rows.values()))),
                 )
                 done = time.monotonic()
-                assert run.finish()["status"] == {"ok": count}
+                assert run.finish(lease)["status"] == {"ok": count}
                 end = time.monotonic()
     # The steady part: from a tenth to nine tenths of the rows.
     steady = [(t, rows) for t, rows in ticks if 0.1 * count <= rows <= 0.9 * count]
@@ -182,7 +182,8 @@ def plan_many(rows: int, place: str | None) -> dict[str, Any]:
         listing = collect(list_images(str(manifest), storage, Counter()))
         assert listing is not None
         sizes = cut(listing.rows, 64, 4096)
-        run = create_run(out, storage, {"a": 1}, listing, sizes)
+        with hold(out, storage, print) as lease:
+            run = create_run(out, lease, {"a": 1}, listing, sizes)
         planned = time.monotonic()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for part in range(0, len(sizes), 2):
