@@ -298,7 +298,7 @@ def test_two_runs_into_one_place(model: str, many: Path, tmp_path: Path, ray_ses
             count = images_that_duckdb_sees(tmp_path)
             assert seen <= count <= IMAGES
             seen = count
-    assert 0 < seen
+    assert seen > 0
     assert images_that_duckdb_sees(tmp_path) == IMAGES
     ended = []
     for job in jobs:
