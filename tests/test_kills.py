@@ -282,7 +282,7 @@ def _identity_of(job: Job) -> dict[str, object]:
 
 def images_that_duckdb_sees(folder: Path) -> int:
     query = f"SELECT count(DISTINCT uri) FROM '{folder}/out/**/*.parquet'"
-    (count,) = duckdb.sql(query).fetchone() or (0,)
+    ((count,),) = duckdb.sql(query).fetchall()
     return int(count)
 
 
