@@ -22,6 +22,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from monkeyray.errors import ConfigError, InputError, ObjectError
+from monkeyray.plans import first_of_each, string_keys
 from monkeyray.storage import Storage, local_errors
 from monkeyray.uris import is_local, join, local_path, local_uri, masked, normalise
 
@@ -200,12 +201,7 @@ def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table
 
 def drop_duplicate_uris(table: pa.Table) -> pa.Table:
     """The first row of each URI, in order."""
-    index = pa.array(range(table.num_rows), pa.int64())
-    keys = pa.table({"uri": table["uri"], "index": index})
-    first = keys.group_by("uri").aggregate([("index", "min")])["index_min"]
-    if len(first) == table.num_rows:
-        return table
-    return table.take(first.take(pc.sort_indices(first)))
+    return table.filter(pa.array(first_of_each(string_keys(table["uri"]))))
 
 
 def read_label_names(uri: str, storage: Storage) -> dict[str, str]:

@@ -185,9 +185,9 @@ class Run:
         columns = ["status"] + ([count] if count else [])
         totals: dict[str, Counter[str]] = {name: Counter() for name in columns}
         rows = 0
-        finished = self.finished()
+        finished = sorted(self.finished())
         plan = self.plan.read_all()
-        for part, table in self.read_parts(["uri", *columns]):
+        for part, table in self.read_parts(["uri", *columns], finished):
             planned = next(rows for number, rows in plan if number == part)
             if not table["uri"].equals(planned["uri"]):
                 raise RunError(
