@@ -31,11 +31,11 @@ from monkeyray.config import TrainConfig, parse_head
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
 from monkeyray.errors import ClusterError, ConfigError, InputError, MonkeyRayError
-from monkeyray.evaluate import evaluate, summarise
 from monkeyray.features import FeatureCache, Features, unusable
 from monkeyray.fit import CachedSource, FitConfig, Parts, State, fit
 from monkeyray.images import list_labelled, read_label_names
 from monkeyray.lease import Lease, hold
+from monkeyray.metrics import evaluate, summarise
 from monkeyray.pipeline import cause
 from monkeyray.progress import Reporter
 from monkeyray.report import render_report

@@ -32,9 +32,9 @@ from monkeyray.errors import (
     LeaseError,
     RunError,
 )
-from monkeyray.evaluate import softmax
 from monkeyray.head import build_top
 from monkeyray.lease import hold
+from monkeyray.metrics import softmax
 from monkeyray.score import Estimate, Summary, score
 from monkeyray.storage import Storage
 from monkeyray.train import Trained, _failure, _list, train

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from monkeyray.evaluate import cross_entropy, evaluate, softmax
+from monkeyray.metrics import cross_entropy, evaluate, softmax
 
 
 def test_probabilities_and_loss() -> None:
