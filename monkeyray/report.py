@@ -9,9 +9,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from monkeyray.metrics import wilson
+
 #: The plot inside the template's viewBox of 480 x 280, the rest is for texts.
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 470, 44, 230
-_Z95 = 1.959963984540054
 _DASH = "\N{EN DASH}"
 
 
@@ -28,21 +29,6 @@ class Chart:
     right: int = _RIGHT
     top: int = _TOP
     bottom: int = _BOTTOM
-
-
-def wilson(accuracy: float | None, images: int) -> tuple[float, float] | None:
-    """The 95% Wilson score interval of a share of `images`; None where there is no share.
-
-    >>> low, high = wilson(0.5, 100)
-    >>> round(low, 3), round(high, 3)
-    (0.404, 0.596)
-    """
-    if accuracy is None or not images:
-        return None
-    z2 = _Z95**2 / images
-    middle = (accuracy + z2 / 2) / (1 + z2)
-    half = _Z95 * math.sqrt(accuracy * (1 - accuracy) / images + z2 / (4 * images)) / (1 + z2)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def _percent(share: float | None) -> str:

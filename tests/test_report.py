@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monkeyray.report import _steps, render_report, wilson
+from monkeyray.report import _steps, render_report
 
 VOID = {"meta", "br", "link", "img", "input", "hr", "wbr", "base", "embed", "source", "track"}
 INLINE = {"wbr", "bdi", "span", "code", "time"}
@@ -141,26 +141,6 @@ class Page(HTMLParser):
             ]
             for line in self.all("polyline", part)
         ]
-
-
-# Newcombe, Statistics in Medicine 17 (1998), table I, method 3
-@pytest.mark.parametrize(
-    ("right", "images", "low", "high"),
-    [
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-        (20, 20, 1 - 0.1611, 1.0),
-    ],
-)
-def test_wilson_interval(right: int, images: int, low: float, high: float) -> None:
-    assert wilson(right / images, images) == pytest.approx((low, high), abs=5e-5)
-
-
-def test_wilson_interval_of_nothing() -> None:
-    assert wilson(None, 10) is None
-    assert wilson(0.0, 0) is None
 
 
 def test_headline_and_facts() -> None:
