@@ -28,7 +28,7 @@ from monkeyray.errors import BundleError, InputError
 Array = np.ndarray[Any, Any]
 
 NEIGHBOURS = 5
-#: The training images that are kept weigh at most this; fewer cost little: a quarter of the images
+#: The training images that are kept weigh at most this. Fewer cost little: keeping every fourth
 #: lowered the AUROC by 0.003.
 BANK_BYTES = 7_000_000
 #: More directions than this would weigh more than they tell.
