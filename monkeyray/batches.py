@@ -122,7 +122,7 @@ class Batch:
             for name, value in row.items():
                 columns[name].append(value)
         opening(None)
-        stack = np.stack(pixels) if pixels else np.empty((0, size, size, 3), np.uint8)
+        stack = np.stack(pixels) if pixels else np.empty((0, 1, size, size, 3), np.uint8)
         return columns, stack, good
 
 

@@ -2,21 +2,25 @@
 
     place/base-….safetensors    weights of the base
     place/top-….safetensors     weights of the new top
+    place/outliers-….safetensors  what tells images that show none of the labels
     place/model.json            what the model is, with the SHA-256 of every file and of itself
     place/report.html           for people
+    place/metrics.json          the report's figures, for programs
 
 They are written in this order, and the weights' names hold their hash, so a bundle that is replaced
-is at every moment the old one or the new one. Scoring needs no report: where a training was killed
-before it had written it, or somebody has edited it, the model is as good as ever, so that loading
-does not look at it. Its hash in model.json is for whoever wants to know.
+is at every moment the old one or the new one. Scoring needs neither report nor metrics: where a
+training was killed before it had written them, or somebody has edited them, the model is as good as
+ever, so that loading does not look at them. Their hashes in model.json are for whoever wants to
+know.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +28,27 @@ import numpy as np
 
 from monkeyray.backbones import BACKBONES, Weights
 from monkeyray.decode import DECODE_VERSION
-from monkeyray.errors import BundleError, MissingError
+from monkeyray.engine import Network
+from monkeyray.errors import BundleError, ConfigError, MissingError
+from monkeyray.outliers import OutlierModel
 from monkeyray.runs import fingerprint
 from monkeyray.storage import Storage
+from monkeyray.thresholds import Thresholds
 from monkeyray.uris import join, normalise
+from monkeyray.views import VIEWS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 #: The parts of model.json that decide a score. The model id is their hash.
 _IDENTITY = (
     "format_version", "labels", "backbone", "input_size", "feature_width", "preprocessing", "head",
-    "weights",
+    "weights", "calibration",
 )  # fmt: skip
 
-_REPORT = "report.html"
+#: The arrays of a bundle, a file each.
+_PARTS = ("base", "top", "outliers")
+
+_REPORT, _METRICS = "report.html", "metrics.json"
 
 
 def _is_label(item: Any) -> bool:
@@ -45,6 +56,18 @@ def _is_label(item: Any) -> bool:
         isinstance(item, dict)
         and isinstance(item.get("label"), str)
         and isinstance(item.get("name", 0), str | None)
+    )
+
+
+def _is_calibration(item: tuple[Any, Any]) -> bool:
+    views, value = item
+    return (
+        isinstance(views, str)
+        and re.fullmatch("[1-9]", views) is not None
+        and isinstance(value, dict)
+        and isinstance(value.get("temperature"), float)
+        and 0 < value["temperature"] < math.inf
+        and isinstance(value.get("thresholds", 0), dict | None)
     )
 
 
@@ -56,8 +79,12 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "labels": lambda value: isinstance(value, list) and all(map(_is_label, value)),
     "head": lambda value: isinstance(value, list) and all(type(x) is int for x in value),
     "weights": lambda value: (
-        isinstance(value, dict) and all(isinstance(value.get(x), str) for x in ("base", "top"))
+        isinstance(value, dict) and all(isinstance(value.get(x), str) for x in _PARTS)
     ),
+    "calibration": lambda value: (
+        isinstance(value, dict) and all(map(_is_calibration, value.items()))
+    ),
+    "preprocessing": lambda value: isinstance(value, dict),
     "files": lambda value: (
         isinstance(value, dict)
         and all(isinstance(x, dict) and isinstance(x.get("sha256"), str) for x in value.values())
@@ -66,12 +93,22 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
 
 
 @dataclass(frozen=True)
+class Calibration:
+    """How logits become scores and decisions: scores are softmax(logits / temperature)."""
+
+    temperature: float
+    thresholds: Thresholds | None
+
+
+@dataclass(frozen=True)
 class Bundle:
-    """A model: `model` is what model.json says, `base` and `top` are weights by name."""
+    """A model: `model` is what model.json says; `base` and `top` are weights, and `outliers` the
+    arrays of an outlier model, by name."""
 
     model: Mapping[str, Any]
     base: Weights
     top: Weights
+    outliers: Weights
 
     @property
     def model_id(self) -> str:
@@ -93,13 +130,43 @@ class Bundle:
         """Widths of the Dense layers before the softmax."""
         return tuple(self.model["head"])
 
+    @property
+    def views(self) -> tuple[str, ...]:
+        """All views that the model was made for, in their order."""
+        return tuple(self.model["preprocessing"]["views"])
 
-def preprocessing(backbone: str) -> dict[str, Any]:
+    def choose_views(self, count: int | None) -> tuple[str, ...]:
+        """The first `count` views, all when None.
+
+        Raises ConfigError for a number that the model was not made for.
+        """
+        counts = sorted(map(int, self.model["calibration"]))
+        if count is not None and count not in counts:
+            raise ConfigError(
+                f"--views {count}: this model was made for {' or '.join(map(str, counts))}; train "
+                f"it with --views {count}, which embeds its images anew and is then quick"
+            )
+        return self.views[: count or len(self.views)]
+
+    def network(self, views: tuple[str, ...]) -> Network:
+        """The network with its top, on some of the views."""
+        return Network(
+            self.model["backbone"], self.base, views, self.top, self.head, len(self.labels)
+        )
+
+    def calibration(self, views: tuple[str, ...]) -> Calibration:
+        """What was fitted for the mean of these views."""
+        found = self.model["calibration"][str(len(views))]
+        thresholds = found["thresholds"]
+        return Calibration(found["temperature"], thresholds and Thresholds.from_json(thresholds))
+
+
+def preprocessing(backbone: str, views: Sequence[str]) -> dict[str, Any]:
     """How bytes become the network's input, as a bundle records it."""
     entry = BACKBONES[backbone]
     return {
         "decode_version": DECODE_VERSION,
-        "resize": "squeeze",
+        "views": list(views),
         "filter": "bilinear",
         "scale": entry.scale,
         "offset": entry.offset,
@@ -107,42 +174,51 @@ def preprocessing(backbone: str) -> dict[str, Any]:
 
 
 def describe(
+    network: Network,
     *,
-    backbone: str,
     labels: list[dict[str, Any]],
-    head: tuple[int, ...],
-    base: Weights,
-    top: Weights,
+    outliers: Weights,
+    calibration: Mapping[str, Any],
     rest: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of model.json, with its model id; `rest` is what does not decide a score."""
-    entry = BACKBONES[backbone]
+    """The content of model.json, with its model id; `rest` is what does not decide a score.
+
+    `calibration`: by the number of views, as text, the `temperature` and the `thresholds` (or
+    None) in JSON's types.
+    """
+    assert network.top is not None
+    entry = BACKBONES[network.backbone]
+    arrays = {"base": network.base, "top": network.top, "outliers": outliers}
     identity = {
         "format_version": FORMAT_VERSION,
         "labels": labels,
-        "backbone": backbone,
+        "backbone": network.backbone,
         "input_size": entry.size,
         "feature_width": entry.width,
-        "preprocessing": preprocessing(backbone),
-        "head": list(head),
-        "weights": {"base": _sha256(_pack(base)), "top": _sha256(_pack(top))},
+        "preprocessing": preprocessing(network.backbone, network.views),
+        "head": list(network.head),
+        "weights": {part: _sha256(_pack(arrays[part])) for part in _PARTS},
+        "calibration": dict(calibration),
     }
     return {**identity, "model_id": fingerprint(identity), **rest}
 
 
-def save_bundle(uri: str, storage: Storage, bundle: Bundle, report: str) -> None:
-    """Publish a bundle, whole or not at all, in the place of any older one."""
+def save_bundle(uri: str, storage: Storage, bundle: Bundle, report: str, metrics: str) -> None:
+    """Publish a bundle, whole or not at all, in the place of any older one.
+
+    `report`: the page for people; `metrics`: the JSON for programs.
+    """
     uri = normalise(uri)
-    packed = {"base": _pack(bundle.base), "top": _pack(bundle.top)}
+    packed = {part: _pack(getattr(bundle, part)) for part in _PARTS}
     files = {f"{name}-{_sha256(data)[:16]}.safetensors": data for name, data in packed.items()}
-    page = report.encode()
+    pages = {_REPORT: report.encode(), _METRICS: metrics.encode()}
     try:
         old = {name for name in _read_model(uri, storage)["files"] if _is_ours(name)}
     except (BundleError, KeyError, TypeError):
         old = set()
     listed = {
         name: {"sha256": _sha256(data), "bytes": len(data)}
-        for name, data in {**files, _REPORT: page}.items()
+        for name, data in {**files, **pages}.items()
     }
     # What is hashed is what will be read: JSON knows no tuples, and no keys but strings.
     model = json.loads(json.dumps({**bundle.model, "files": listed}, allow_nan=False))
@@ -150,13 +226,14 @@ def save_bundle(uri: str, storage: Storage, bundle: Bundle, report: str) -> None
     for name, data in files.items():
         storage.write(join(uri, name), data)
     storage.write(join(uri, "model.json"), (json.dumps(model, indent=1) + "\n").encode())
-    storage.write(join(uri, _REPORT), page)
+    for name, data in pages.items():
+        storage.write(join(uri, name), data)
     for name in old - set(files):
         storage.delete(join(uri, name))
 
 
 def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bundle:
-    """Read a bundle and check every hash but the report's.
+    """Read a bundle and check every hash but those of the report and the metrics.
 
     `model_id`: the id that is meant, or its first 8 digits or more. Raises BundleError when there
     is no bundle, it is damaged (and which file), of a newer format, or not the one that is meant.
@@ -166,9 +243,13 @@ def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bund
     version = model.get("format_version")
     if not isinstance(version, int) or version < 1:
         raise BundleError(f"{uri}/model.json is damaged: it has no format version")
+    if version < FORMAT_VERSION:
+        raise BundleError(
+            f"{uri} has the old bundle format {version}: train it again; its features are kept"
+        )
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"{uri} has the bundle format {version}, this MonkeyRay reads up to {FORMAT_VERSION}: "
+            f"{uri} has the bundle format {version}, this MonkeyRay reads {FORMAT_VERSION}: "
             "install a newer MonkeyRay"
         )
     for key in (*_IDENTITY, *_TYPES):
@@ -195,13 +276,22 @@ def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bund
             f"{uri} has the backbone {model['backbone']!r}, which this MonkeyRay does not know: "
             "install a newer MonkeyRay"
         )
-    if model["preprocessing"] != preprocessing(model["backbone"]):
+    views = model["preprocessing"].get("views")
+    known = isinstance(views, list) and views and all(view in VIEWS for view in views)
+    if not known or model["preprocessing"] != preprocessing(model["backbone"], views):
         raise BundleError(
             f"{uri} was trained with another preprocessing than this MonkeyRay has: train it "
             "again, or score with the version in its model.json"
         )
-    weights = {part: _load_weights(uri, storage, model, part) for part in ("base", "top")}
-    return Bundle(model, weights["base"], weights["top"])
+    if str(len(views)) not in model["calibration"]:
+        raise BundleError(f"{uri}/model.json is damaged: its views have no calibration")
+    arrays = {part: _load_weights(uri, storage, model, part) for part in _PARTS}
+    bundle = Bundle(model, arrays["base"], arrays["top"], arrays["outliers"])
+    # Checked here, so that nothing that is damaged comes as far as a worker.
+    OutlierModel.from_arrays(bundle.outliers)
+    for count in model["calibration"]:
+        bundle.calibration(bundle.views[: int(count)])
+    return bundle
 
 
 def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
@@ -240,7 +330,7 @@ def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], part: st
 def _is_ours(name: object) -> bool:
     # A name out of a stranger's model.json must not lead elsewhere, nor delete what is not ours.
     return isinstance(name, str) and bool(
-        re.fullmatch(r"(base|top)-[0-9a-f]{16}\.safetensors", name)
+        re.fullmatch(r"(base|top|outliers)-[0-9a-f]{16}\.safetensors", name)
     )
 
 

@@ -10,6 +10,7 @@ from monkeyray.errors import ConfigError
 from monkeyray.retries import PATIENCE_SECONDS
 from monkeyray.storage import Storage
 from monkeyray.uris import is_local, join, normalise
+from monkeyray.views import COUNTS, CROPS
 
 
 def _require(condition: bool, option: str, value: object, need: str) -> None:
@@ -93,6 +94,14 @@ class TrainConfig:
     weights: str = "imagenet"
     """Weights of the base: imagenet, none (random, for tests), or the URI of a Keras file (.h5)."""
 
+    crop: str = "middle"
+    """What is seen of an image: middle (its long side shortened half-way to a square), whole, or
+    square (the central square). All are squeezed into the network's square."""
+
+    views: int = 1
+    """Over how many views of an image its features are averaged, in training and in scoring: 1, or
+    2 with its mirror image, 4 and 6 with other crops too. More cost as many times the time."""
+
     head: str = "linear"
     """The new top before its softmax: linear, or widths of Dense relu layers, as 1024,1024,512."""
 
@@ -109,7 +118,34 @@ class TrainConfig:
     """Step size of Adam. Default: 0.005 for the linear head, 0.0003 for one with Dense layers."""
 
     l2: float = 0.0
-    """L2 penalty on the kernels of the new top."""
+    """L2 penalty on the kernels of what is trained."""
+
+    class_weights: str = "none"
+    """How much the images of a label count: none (all alike), balanced (each label in all the
+    same), or sqrt (half-way between the two, which is kinder to labels of a few images)."""
+
+    target_precision: float | None = None
+    """Find the thresholds from which at least this share of the accepted images is right, with 95%
+    confidence; label by label where there are enough images, pooled where not. 0 to 1."""
+
+    folds: int = 0
+    """Train on this many folds too, each without a part of the images, so that all of them are
+    predicted by a model that has not seen them: for the mean accuracy with its interval, the
+    temperature, the thresholds and the list of likely label errors. 0 for none, else 2 or more."""
+
+    fine_tune: str | None = None
+    """After the new top, train the last layers of the base too: so many layers with weights, as
+    20, or so many blocks, as 2-blocks. The result is kept only where it is better on validation."""
+
+    fine_tune_rate: float = 1e-5
+    """Step size of Adam in fine-tuning."""
+
+    fine_tune_epochs: int = 20
+    """Passes over the training images in fine-tuning at most."""
+
+    augment: bool = True
+    """In live training and fine-tuning: mirror, turn, crop and light each training image anew in
+    every epoch, and take the colour from some, as at infrared night."""
 
     validation_share: float = 0.15
     """Share of each label's images that early stopping and every other choice looks at, 0 to 1."""
@@ -149,6 +185,8 @@ class TrainConfig:
                 f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}"
             )
         parse_head(self.head)
+        _require(self.crop in CROPS, "crop", repr(self.crop), f"one of {', '.join(CROPS)}")
+        _require(self.views in COUNTS, "views", self.views, f"one of {', '.join(map(str, COUNTS))}")
         for name in ("images", "model", "test", "label_names", "features"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
@@ -161,6 +199,7 @@ class TrainConfig:
         _require(rate is None or 0 < rate < math.inf, "learning-rate", rate, "above 0 and finite")
         _require(0 <= self.l2 < math.inf, "l2", self.l2, "0 or more and finite")
         _check_seed(self.seed)
+        self._check_choices()
         _require(
             self.checkpoint_seconds >= 0, "checkpoint-seconds", self.checkpoint_seconds, "0 or more"
         )
@@ -178,6 +217,34 @@ class TrainConfig:
             self.batch_size >= self.workers,
             "batch-size", self.batch_size, f"at least the number of workers, {self.workers}",
         )  # fmt: skip
+
+    def _check_choices(self) -> None:
+        kinds = ("none", "balanced", "sqrt")
+        _require(
+            self.class_weights in kinds, "class-weights", repr(self.class_weights),
+            f"one of {', '.join(kinds)}",
+        )  # fmt: skip
+        target = self.target_precision
+        _require(target is None or 0 < target < 1, "target-precision", target, "between 0 and 1")
+        _require(
+            self.folds == 0 or 2 <= self.folds <= 100, "folds", self.folds, "0, or from 2 to 100"
+        )
+        if self.folds and self.live:
+            raise ConfigError(
+                "--folds trains on features that are kept, and --live keeps none: give one of them"
+            )
+        if self.folds and self.fine_tune is not None:
+            raise ConfigError(
+                "--folds judges the top on the frozen base, and --fine-tune changes the base: "
+                "train twice, once with each"
+            )
+        if self.fine_tune is not None:
+            from monkeyray.backbones import parse_fine_tune
+
+            parse_fine_tune(self.fine_tune)
+        rate = self.fine_tune_rate
+        _require(0 < rate < math.inf, "fine-tune-rate", rate, "above 0 and finite")
+        _require(self.fine_tune_epochs >= 1, "fine-tune-epochs", self.fine_tune_epochs, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,11 +270,16 @@ class ScoreConfig:
     exclude: tuple[str, ...] = ()
     """Leave out what one of these globs matches."""
 
+    views: int | None = None
+    """Over how many views of an image scores are averaged. Default: as the model was trained; fewer
+    are faster."""
+
     top_k: str = "5"
     """How many labels with their scores each row lists: a number, or all."""
 
     threshold: float | None = None
-    """Score from which a prediction is `accepted`, else it is `below_threshold`; 0 to 1."""
+    """Score from which a prediction is `accepted`, else it is `below_threshold`; 0 to 1. Default:
+    the thresholds that the model was given by --target-precision."""
 
     embeddings: bool = False
     """Write the base's features of each image too, as a list of float32."""
@@ -279,6 +351,11 @@ class ScoreConfig:
                 raise ConfigError(
                     f"--{_flag(name)} keeps what is there and --overwrite deletes it: give one"
                 )
+        views = self.views
+        _require(
+            views is None or views in COUNTS, "views", views,
+            f"one of {', '.join(map(str, COUNTS))}",
+        )  # fmt: skip
         threshold = self.threshold
         _require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
 

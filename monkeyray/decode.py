@@ -9,6 +9,7 @@ import io
 import re
 import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,12 +18,16 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from monkeyray.errors import DecodeError
+from monkeyray.views import VIEWS, View
 
 #: Goes up with every change that alters pixels, so that cached features are not mixed.
-DECODE_VERSION = 2
+DECODE_VERSION = 3
 
 #: Antialiased; the same in training and scoring.
 _FILTER = Image.Resampling.BILINEAR
+
+#: Left, top, right and bottom, in pixels.
+Box = tuple[float, float, float, float]
 
 _READ = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 
@@ -46,10 +51,10 @@ class Limits:
 class Decoded:
     """An image as the networks see it.
 
-    `pixels`: uint8 RGB of shape (size, size, 3), 0-255. `width` and `height`: of the original in
-    pixels, as displayed (EXIF orientation applied). `captured_at`: EXIF local time in ISO 8601,
-    with an offset only where EXIF gives one. `truncated`: why only a part of it could be read;
-    what is missing is grey.
+    `pixels`: uint8 RGB of shape (views, size, size, 3), 0-255. `width` and `height`: of the
+    original in pixels, as displayed (EXIF orientation applied). `captured_at`: EXIF local time in
+    ISO 8601, with an offset only where EXIF gives one. `truncated`: why only a part of it could be
+    read; what is missing is grey.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -59,13 +64,15 @@ class Decoded:
     truncated: str | None = None
 
 
-def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:
-    """Decode an image and squeeze the whole of it into a square of `size` pixels.
+def decode(
+    data: bytes, size: int, limits: Limits = Limits(), views: Sequence[str] = ("whole",)
+) -> Decoded:
+    """Decode an image and squeeze each of its `views` into a square of `size` pixels.
 
     JPEGs are decoded at the smallest scale that still covers `size`, then resized with an
-    antialiased bilinear filter. The whole frame is kept, since animals enter at its edges. The
-    first frame of a sequence is taken, and transparency is laid on white. Of a JPEG that breaks
-    off, half of the rows is enough, or the first scan where it has several.
+    antialiased bilinear filter. The first frame of a sequence is taken, and transparency is laid on
+    white. Of a JPEG that breaks off, half of the rows is enough, or the first scan where it has
+    several.
 
     Raises DecodeError with kind empty, unsupported, unreadable or too_large.
     """
@@ -77,7 +84,7 @@ def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:
         with warnings.catch_warnings():
             # Pillow warns of bombs and odd EXIF; the limits above and below decide instead.
             warnings.simplefilter("ignore")
-            return _decode(data, size, limits)
+            return _decode(data, size, limits, [VIEWS[view] for view in views])
     except (DecodeError, MemoryError):
         raise
     except Image.DecompressionBombError:  # Pillow's own bound, some 179 million pixels
@@ -126,7 +133,7 @@ _TURNS = {
 _ON_THEIR_SIDE = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
-def _decode(data: bytes, size: int, limits: Limits) -> Decoded:
+def _decode(data: bytes, size: int, limits: Limits, views: list[View]) -> Decoded:
     if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
         # Pillow allocates this canvas when it opens the file, so it is looked at before.
         width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
@@ -153,14 +160,20 @@ def _decode(data: bytes, size: int, limits: Limits) -> Decoded:
                 image.load()
             except OSError as error:
                 image, truncated = _rescue_jpeg(data, size, _one_line(error))
-        square = _square(image, size)
+        image = _colours(image)
+        boxes = [view.box(*image.size) for view in views]
+        squares = {box: _square(image, size, box) for box in boxes}
     if turn is not None:
-        # A square can be turned after the resize, which is cheaper and the same. Not with Pillow's
+        # Squares can be turned after the resize, which is cheaper and the same. Not with Pillow's
         # exif_transpose: it writes all of the EXIF anew, and fails where any of it is odd.
-        square = square.transpose(turn)
+        squares = {box: square.transpose(turn) for box, square in squares.items()}
         if turn in _ON_THEIR_SIDE:
             width, height = height, width
-    return Decoded(np.asarray(square), width, height, captured_at, truncated)
+    pixels = np.stack([np.asarray(squares[box]) for box in boxes])
+    for index, view in enumerate(views):
+        if view.mirrored:
+            pixels[index] = pixels[index, :, ::-1].copy()
+    return Decoded(pixels, width, height, captured_at, truncated)
 
 
 def _check_pixels(width: int, height: int, limits: Limits) -> None:
@@ -187,18 +200,21 @@ def _scale(image: Image.Image, size: int) -> None:
         image.draft("RGB" if image.mode != "L" else "L", (size, size))
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
-    """Any mode to RGB of size x size: 16 bits are scaled down, transparency is laid on white."""
+def _colours(image: Image.Image) -> Image.Image:
+    """Any mode to RGB, or RGBA where something is transparent; 16 bits are scaled down."""
     if image.mode.startswith("I") or image.mode == "F":
         image = _eight_bits(image)
-    clear = image.has_transparency_data
-    mode = "RGBA" if clear else "RGB"
-    if image.mode != mode:  # or Pillow makes a copy, which is up to half a gigabyte
-        image = image.convert(mode)
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    # Where nothing is to be done Pillow would make a copy, which is up to half a gigabyte.
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _square(image: Image.Image, size: int, box: Box) -> Image.Image:
+    """A part of an RGB or RGBA image to RGB of size x size, transparency laid on white."""
     # Pillow resizes RGBA with its colours weighted by alpha, so this is what laying it on white
     # first would give, without two more copies of a large image.
-    image = image.resize((size, size), _FILTER)
-    if clear:
+    image = image.resize((size, size), _FILTER, box)
+    if image.mode == "RGBA":
         canvas = Image.new("RGBA", image.size, "white")
         canvas.alpha_composite(image)
         image = canvas.convert("RGB")

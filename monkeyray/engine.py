@@ -1,4 +1,4 @@
-"""A batch of pixels to features and probabilities, in one TensorFlow graph."""
+"""A batch of pixels to features and logits, in one TensorFlow graph."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from monkeyray.backbones import BACKBONES, Weights, build_base, import_keras
+from monkeyray.backbones import BACKBONES, Backbone, Weights, build_base, import_keras
 from monkeyray.head import build_top
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -15,13 +15,16 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class Network:
-    """A base, and the top on it if there is one: all that an engine is built from.
+    """A base, what it sees of an image, and the top on it if there is one: all that an engine is
+    built from.
 
-    `head`: widths of the Dense layers before the softmax; `labels`: number of labels.
+    `views`: names of views.VIEWS; the top gets the mean of their features. `head`: widths of the
+    Dense layers before the softmax; `labels`: number of labels.
     """
 
     backbone: str
     base: Weights
+    views: tuple[str, ...]
     top: Weights | None = None
     head: tuple[int, ...] = ()
     labels: int = 0
@@ -36,7 +39,7 @@ class TensorFlowEngine:
     """Runs a network with preprocessing, base and top fused into one graph, in float32."""
 
     def __init__(self, network: Network) -> None:
-        keras = import_keras()
+        import_keras()
         import tensorflow as tf
 
         backbone = BACKBONES[network.backbone]
@@ -44,25 +47,38 @@ class TensorFlowEngine:
         top = None
         if network.top is not None:
             top = build_top(backbone.width, network.head, network.labels, network.top)
+        shape, width = (None, None, network.size, network.size, 3), backbone.width
 
         def run(pixels: Any) -> tuple[Any, Any]:
-            scaled = tf.cast(pixels, tf.float32) * backbone.scale + backbone.offset
-            features = base(scaled, training=False)
+            features = embed(base, backbone, pixels)
             if top is None:
                 return features, tf.zeros((tf.shape(features)[0], 0))
-            return features, keras.ops.softmax(top(features, training=False))
+            return features, top(tf.reduce_mean(features, axis=1), training=False)
 
-        shape = (None, network.size, network.size, 3)
         self._run = tf.function(run, input_signature=[tf.TensorSpec(shape, tf.uint8)])
-        self._width = backbone.width
-        self._labels = network.labels if top is not None else 0
+        self._empty = (
+            np.empty((0, len(network.views), width), np.float32),
+            np.empty((0, network.labels if top is not None else 0), np.float32),
+        )
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
-        """uint8 pixels (n, size, size, 3) to features (n, width) and probabilities (n, labels).
+        """uint8 pixels (n, views, size, size, 3) to features (n, views, width) and logits
+        (n, labels).
 
         Without a top there are no labels, so the second is of shape (n, 0).
         """
         if not len(pixels):
-            return np.empty((0, self._width), np.float32), np.empty((0, self._labels), np.float32)
-        features, probabilities = self._run(pixels)
-        return features.numpy(), probabilities.numpy()
+            return self._empty
+        features, logits = self._run(pixels)
+        return features.numpy(), logits.numpy()
+
+
+def embed(base: Any, backbone: Backbone, pixels: Any) -> Any:
+    """The tensor of features (n, views, width) of a tensor of uint8 pixels (n, views, size, size,
+    3), with the base in inference mode: its BatchNorm uses the statistics that it came with."""
+    import tensorflow as tf
+
+    flat = tf.reshape(pixels, (-1, *pixels.shape[2:]))
+    scaled = tf.cast(flat, tf.float32) * backbone.scale + backbone.offset
+    features = base(scaled, training=False)
+    return tf.reshape(features, (-1, tf.shape(pixels)[1], backbone.width))

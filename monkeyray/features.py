@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from monkeyray.backbones import Weights
 from monkeyray.batches import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.child import Work
-from monkeyray.decode import DECODE_VERSION, Limits, perceptual_hash
+from monkeyray.decode import DECODE_VERSION, Limits, decode, perceptual_hash
 from monkeyray.engine import Network, TensorFlowEngine
 from monkeyray.errors import ObjectError, StorageError
 from monkeyray.lease import hold
@@ -45,14 +45,15 @@ class Embedder:
         rows = len(batch.fetched)
         columns["perceptual_hash"] = [None] * rows
         for position, image in zip(good, pixels, strict=True):
-            columns["perceptual_hash"][position] = perceptual_hash(image)
+            columns["perceptual_hash"][position] = perceptual_hash(image[0])
         fields = [*IMAGE_FIELDS, ("perceptual_hash", pa.uint64())]
         if self._engine is not None:
             features, _ = self._engine(pixels)
             columns["embedding"] = [None] * rows
             for position, vector in zip(good, features, strict=True):
-                columns["embedding"][position] = vector
-            fields.append(("embedding", pa.list_(pa.float32(), features.shape[1])))
+                columns["embedding"][position] = vector.ravel()
+            width = features.shape[1] * features.shape[2]
+            fields.append(("embedding", pa.list_(pa.float32(), width)))
         return pa.table(columns, schema=pa.schema(fields))
 
 
@@ -60,9 +61,9 @@ class Embedder:
 class Features:
     """What is known of the planned images, in their order.
 
-    `table`: the columns of the cache but `embedding`. `vectors`: float32 (n, width), zeros where
-    the image could not be read, None where only hashes were asked for. `found`: images that were
-    in the cache and were not opened.
+    `table`: the columns of the cache but `embedding`. `vectors`: float32 (n, views, width), zeros
+    where the image could not be read, None where only hashes were asked for. `found`: images that
+    were in the cache and were not opened.
     """
 
     table: pa.Table
@@ -89,6 +90,7 @@ class FeatureCache:
         identity = {
             "backbone": self.network.backbone,
             "size": self.network.size,
+            "views": list(self.network.views),
             "decode": DECODE_VERSION,
             "weights": weights_hash(self.network.base) if self.embed else None,
         }
@@ -138,7 +140,10 @@ class FeatureCache:
                 "deleting them? Run the same command again"
             )
         rows = cached.take(where)
-        vectors = _vectors(rows["embedding"]) if self.embed else None
+        vectors = None
+        if self.embed:
+            flat = _vectors(rows["embedding"])
+            vectors = flat.reshape(len(flat), len(self.network.views), -1)
         keep = [name for name in rows.column_names if name != "embedding"]
         return Features(rows.select(keep), vectors, images.num_rows - todo.num_rows)
 
@@ -185,7 +190,8 @@ class FeatureCache:
             storage=self.storage,
             size=self.network.size,
             limits=limits,
-            batch_size=_BATCH,
+            batch_size=max(1, _BATCH // len(self.network.views)),
+            decode=functools.partial(decode, views=self.network.views),
         )
         listing = collect([todo])
         assert listing is not None

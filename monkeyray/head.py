@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from monkeyray.backbones import Weights, import_keras
+from monkeyray.backbones import Weights, import_keras, named_weights
+
+Array = np.ndarray[Any, Any]
 
 
 def build_top(
@@ -38,3 +40,42 @@ def build_top(
     if weights is not None:
         model.set_weights([np.asarray(weights[key], dtype) for key in sorted(weights)])
     return model
+
+
+def top_logits(weights: Weights, features: Array) -> Array:
+    """Logits, float64 of shape (n, labels), of a top on features of shape (n, width).
+
+    What the network computes, in NumPy: for features that are there, no TensorFlow is needed.
+    """
+    layers = [np.asarray(weights[key], np.float64) for key in sorted(weights)]
+    values = np.asarray(features, np.float64)
+    for kernel, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+        values = np.maximum(values @ kernel + bias, 0.0)
+    return np.asarray(values @ layers[-2] + layers[-1])
+
+
+class TopLearner:
+    """The top alone as what is trained, on features of a frozen base.
+
+    In float64: the order of sums then changes nothing that a float32 could show, so that any
+    number of workers ends with the same weights.
+    """
+
+    dtype = "float64"
+
+    #: XLA makes one kernel of Adam's dozens of small ones.
+    compiled = True
+
+    def __init__(self, features: int, head: tuple[int, ...], labels: int, seed: int) -> None:
+        self._top = build_top(features, head, labels, seed=seed, dtype=self.dtype)
+        self.variables = list(self._top.trainable_variables)
+
+    def logits(self, x: Any) -> Any:
+        """Features (b, width) to logits (b, labels)."""
+        import tensorflow as tf
+
+        return self._top(tf.cast(x, tf.float64))
+
+    def weights(self) -> Weights:
+        """The variables as float32 by name."""
+        return {key: value.astype(np.float32) for key, value in named_weights(self._top).items()}

@@ -1,60 +1,79 @@
-"""Training without a cache: images stream through Ray Data, and each worker runs the base."""
+"""Training without a cache: images stream through Ray Data into each worker as it needs them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.augment import augment
 from monkeyray.decode import Limits, decode
 from monkeyray.engine import Network, TensorFlowEngine
 from monkeyray.errors import DecodeError, InputError, ObjectError
 from monkeyray.storage import Storage
 
+Array = np.ndarray[Any, Any]
+
 #: Decoded images on their way to a worker, in steps; each is a batch of pixels.
 _STEPS_AHEAD = 2
+
+#: As decode.Limits has it, once for the tasks.
+_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Rows of URIs to rows of pixels, in Ray Data's tasks."""
+    """Rows of URIs to rows of pixels, in Ray Data's tasks.
+
+    `augmented`: seed and epoch, where the first view of each image is to be augmented by them and
+    the image's number; None for all views as they are.
+    """
 
     storage: Storage
     size: int
-    limits: Limits
+    views: Sequence[str]
+    augmented: tuple[int, int] | None
 
     def __call__(self, rows: pa.Table) -> dict[str, Any]:
-        """A table with the column `uri` to uint8 pixels of shape (n, size, size, 3).
+        """A table with the columns `uri` and `image` to uint8 pixels of shape
+        (n, views, size, size, 3).
 
         Raises InputError for an image that could be read before the training and no longer can.
         """
         pixels = []
-        for uri in rows["uri"].to_pylist():
+        for uri, image in zip(rows["uri"].to_pylist(), rows["image"].to_pylist(), strict=True):
             try:
-                pixels.append(decode(self.storage.read(uri).data, self.size, self.limits).pixels)
+                data = self.storage.read(uri).data
+                views = decode(data, self.size, _LIMITS, self.views).pixels
             except (DecodeError, ObjectError) as error:
                 raise InputError(
                     f"{uri} could be read before and cannot be now ({error}): run the same "
                     "command again"
                 ) from None
+            if self.augmented is not None:
+                views = augment(views[0], (*self.augmented, image))[None]
+            pixels.append(views)
         return {"pixels": np.stack(pixels)}
 
 
-class LiveSource:
-    """Features of images by index, from bytes at every call: fetch, decode, base.
+@dataclass(frozen=True)
+class PixelSource:
+    """Pixels of images by index, from bytes at every call: fetch, decode, and augment for training.
 
     The order is the one asked for, whatever the cluster's locality suggests.
     """
 
-    def __init__(self, uris: list[str], network: Network, storage: Storage, limits: Limits) -> None:
-        self._uris = np.array(uris, dtype=object)
-        self._engine = TensorFlowEngine(network)
-        self._decoder = Decoder(storage, network.size, limits)
+    uris: Array
+    size: int
+    views: tuple[str, ...]
+    storage: Storage
+    augment_seed: int | None
 
-    def __call__(self, index: np.ndarray[Any, Any]) -> Iterator[np.ndarray[Any, Any]]:
+    def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
+        """Each step's pixels, uint8 (b, views, size, size, 3)."""
         import ray.data
 
         from monkeyray.cluster import quiet_data
@@ -64,13 +83,36 @@ class LiveSource:
         quiet_data()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
-        steps = [pa.table({"uri": pa.array(self._uris[step], pa.string())}) for step in index]
+        steps = [
+            pa.table({"uri": pa.array(self.uris[step], pa.string()), "image": pa.array(step)})
+            for step in index
+        ]
+        augmented = None
+        if epoch is not None and self.augment_seed is not None:
+            augmented = (self.augment_seed, epoch)
+        decoder = Decoder(self.storage, self.size, self.views, augmented)
         pixels = ray.data.from_arrow(steps).map_batches(
-            self._decoder, batch_size=None, batch_format="pyarrow", num_cpus=0.25
+            decoder, batch_size=None, batch_format="pyarrow", num_cpus=0.25
         )
         batches = pixels.iter_batches(
             batch_size=index.shape[1], prefetch_batches=_STEPS_AHEAD, batch_format="numpy"
         )
         for batch in batches:
-            features, _ = self._engine(batch["pixels"])
-            yield features
+            yield batch["pixels"]
+
+
+class FeatureSource:
+    """Features of images by index: pixels through the frozen base at every call."""
+
+    def __init__(self, pixels: PixelSource, network: Network) -> None:
+        self._pixels = pixels
+        self._network = network
+        self._engine: TensorFlowEngine | None = None
+
+    def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
+        """Each step's features, the mean of the views, float32 (b, width)."""
+        # In the worker, which has set TensorFlow up before.
+        self._engine = self._engine or TensorFlowEngine(self._network)
+        for pixels in self._pixels(index, epoch):
+            features, _ = self._engine(pixels)
+            yield features.mean(axis=1)

@@ -217,14 +217,3 @@ def _watch(tally: Any, progress: Callable[[dict[str, int]], None]) -> Iterator[N
     finally:
         stop.set()
         thread.join()
-
-
-def cause(error: BaseException) -> BaseException:
-    """The MonkeyRayError inside Ray's wrappings, or the error itself."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MonkeyRayError):
-            return seen
-        inner = getattr(seen, "cause", None)
-        seen = inner if isinstance(inner, BaseException) else seen.__cause__
-    return error

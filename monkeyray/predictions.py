@@ -11,20 +11,28 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.batches import IMAGE_FIELDS, Batch
+from monkeyray.bundle import Bundle
 from monkeyray.decode import Limits
-from monkeyray.engine import Network, TensorFlowEngine
+from monkeyray.engine import TensorFlowEngine
 from monkeyray.errors import InputError
+from monkeyray.metrics import softmax
+from monkeyray.outliers import OutlierModel
+from monkeyray.thresholds import ACCEPTED, BELOW, decide
+
+Array = np.ndarray[Any, Any]
 
 #: Goes up when a column changes its name, type or meaning.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _PLAN_COLUMNS = ("uri", "size_bytes", "version")
 
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What changes the rows of predictions. `top_k`: how many labels each row lists."""
+    """What changes the rows of predictions. `views`: those that scores are averaged over. `top_k`:
+    how many labels each row lists. `threshold`: one for all, in the place of the bundle's."""
 
+    views: tuple[str, ...]
     top_k: int
     threshold: float | None
     embeddings: bool
@@ -38,6 +46,7 @@ _FIELDS = [
     ("label", pa.string()),
     ("score", pa.float32()),
     ("decision", pa.string()),
+    ("ood_score", pa.float32()),
     ("top_k", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))),
     *IMAGE_FIELDS[3:],
     ("model_id", pa.string()),
@@ -87,42 +96,68 @@ def check_columns(plan: pa.Schema) -> None:
             )
 
 
+class Judge:
+    """Features to labels, scores and decisions, in NumPy: what scoring and rescoring share."""
+
+    def __init__(self, bundle: Bundle, options: ScoreOptions) -> None:
+        self._labels = np.array(bundle.labels, dtype=object)
+        self._outliers = OutlierModel.from_arrays(bundle.outliers)
+        self._calibration = bundle.calibration(options.views)
+        self._options = options
+
+    def __call__(self, features: Array, logits: Array) -> dict[str, list[Any]]:
+        """The columns label to top_k of images from the mean features of their views, (n, width),
+        and their logits (n, labels)."""
+        options = self._options
+        probabilities = softmax(logits / self._calibration.temperature).astype(np.float32)
+        # Stable, so that equal scores come in the order of the labels.
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : options.top_k]
+        first = order[:, 0]
+        scores = probabilities[np.arange(len(order)), first]
+        return {
+            "label": self._labels[first].tolist(),
+            "score": scores.tolist(),
+            "decision": self._decide(scores, first),
+            "ood_score": self._outliers.score(features).tolist(),
+            "top_k": [
+                [{"label": self._labels[i], "score": row[i]} for i in best]
+                for best, row in zip(order, probabilities, strict=True)
+            ],
+        }
+
+    def _decide(self, scores: Array, first: Array) -> list[Any]:
+        if self._options.threshold is not None:
+            return list(np.where(scores >= self._options.threshold, ACCEPTED, BELOW))
+        if self._calibration.thresholds is None:
+            return [None] * len(scores)
+        return list(decide(scores, first, self._calibration.thresholds))
+
+
+#: The columns that a Judge fills.
+JUDGED = ("label", "score", "decision", "ood_score", "top_k")
+
+
 class Scorer:
     """Maps batches of images to rows of predictions."""
 
-    def __init__(
-        self, network: Network, labels: list[str], model_id: str, options: ScoreOptions
-    ) -> None:
-        self._network = network
-        self._engine = TensorFlowEngine(network)
-        self._labels = np.array(labels, dtype=object)
-        self._model_id = model_id
+    def __init__(self, bundle: Bundle, options: ScoreOptions) -> None:
+        self._engine = TensorFlowEngine(bundle.network(options.views))
+        self._judge = Judge(bundle, options)
+        self._model_id = bundle.model_id
         self._options = options
 
     def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
         options = self._options
         columns: dict[str, Any]
         columns, pixels, good = decode(batch)
-        features, probabilities = self._engine(pixels)
+        each, logits = self._engine(pixels)
+        features = each.mean(axis=1)
         rows = len(batch.fetched)
-        # Stable, so that equal scores come in the order of the labels.
-        order = np.argsort(-probabilities, axis=1, kind="stable")
-        order = order[:, : options.top_k]
-        for name in ("label", "score", "decision", "top_k", "embedding"):
+        judged = self._judge(features, logits)
+        for name, values in (judged | {"embedding": features}).items():
             columns[name] = [None] * rows
-        for position, best, scores, vector in zip(
-            good, order, probabilities, features, strict=True
-        ):
-            first = best[0]
-            columns["label"][position] = self._labels[first]
-            columns["score"][position] = scores[first]
-            if options.threshold is not None:
-                accepted = bool(scores[first] >= options.threshold)
-                columns["decision"][position] = "accepted" if accepted else "below_threshold"
-            columns["top_k"][position] = [
-                {"label": self._labels[i], "score": scores[i]} for i in best
-            ]
-            columns["embedding"][position] = vector
+            for position, value in zip(good, values, strict=True):
+                columns[name][position] = value
         columns["model_id"] = [self._model_id] * rows
         now = datetime.now(UTC)
         columns["predicted_at"] = [max(now, options.not_before or now)] * rows

@@ -22,8 +22,7 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import ScoreConfig
-from monkeyray.decode import Limits
-from monkeyray.engine import Network
+from monkeyray.decode import Limits, decode
 from monkeyray.errors import InputError
 from monkeyray.images import list_images
 from monkeyray.lease import Lease, hold
@@ -219,21 +218,21 @@ def _score_parts(
 
 
 def _work(config: ScoreConfig, bundle: Bundle, options: ScoreOptions, storage: Storage) -> Work:
-    network = Network(
-        bundle.model["backbone"], bundle.base, bundle.top, bundle.head, len(bundle.labels)
-    )
+    views = options.views
     return Work(
-        make_mapper=functools.partial(Scorer, network, bundle.labels, bundle.model_id, options),
+        make_mapper=functools.partial(Scorer, bundle, options),
         storage=storage,
-        size=network.size,
+        size=bundle.network(views).size,
         limits=options.limits,
-        batch_size=config.batch_size,
+        batch_size=max(1, config.batch_size // len(views)),
+        decode=functools.partial(decode, views=views),
     )
 
 
 def _options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
     top_k = len(bundle.labels) if config.top_k == "all" else int(config.top_k)
     return ScoreOptions(
+        views=bundle.choose_views(config.views),
         top_k=min(top_k, len(bundle.labels)),
         threshold=config.threshold,
         embeddings=config.embeddings,
@@ -248,6 +247,8 @@ def _identity(config: ScoreConfig, bundle: Bundle, options: ScoreOptions) -> dic
     return {
         "schema_version": SCHEMA_VERSION,
         "model_id": bundle.model_id,
+        "base": bundle.model["weights"]["base"],
+        "views": list(options.views),
         "engine": "tensorflow-float32",
         "images": normalise(config.images),
         "limit": config.limit,

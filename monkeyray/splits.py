@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -170,3 +171,46 @@ def _check_present(labels: Sequence[str], parts: np.ndarray[Any, Any]) -> None:
                 f"label {label!r} has no image to train on: add photographs, or drop it from the "
                 "test and validation parts"
             )
+
+
+def fold_images(
+    labels: Sequence[str],
+    groups: Ints,
+    eligible: np.ndarray[Any, np.dtype[np.bool_]],
+    folds: int,
+    validation_share: float,
+    seed: int,
+) -> list[np.ndarray[Any, Any]]:
+    """The parts of each of some folds, whole groups at a time, seeded: names of PARTS, and "" for
+    an image that is in none.
+
+    Every eligible image is in the test part of one fold; of the others of that fold a share is its
+    validation part. Raises InputError for a label with too few different pictures.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    where = np.flatnonzero(eligible)
+    its_labels, its_groups = np.asarray(labels)[where], groups[where]
+    several = min(folds, len(set(its_groups.tolist())))
+    if several < 2:
+        raise InputError(f"--folds {folds} needs two different pictures at least: add photographs")
+    cutter = StratifiedGroupKFold(several, shuffle=True, random_state=seed)
+    found = []
+    with warnings.catch_warnings():
+        # A label with fewer pictures than folds is not in the test part of each; that is fine.
+        warnings.simplefilter("ignore", UserWarning)
+        cuts = list(cutter.split(its_labels, its_labels, its_groups))
+    for number, (_, test) in enumerate(cuts):
+        given: list[str | None] = [None] * len(where)
+        for i in test:
+            given[i] = "test"
+        try:
+            split = split_images(
+                its_labels.tolist(), its_groups, given, validation_share, 0.0, seed + number
+            )
+        except InputError as error:
+            raise InputError(f"{error} (with --folds {folds})") from error
+        parts = np.full(len(labels), "", dtype="<U10")
+        parts[where] = split.parts
+        found.append(parts)
+    return found

@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 
 from monkeyray.bundle import _IDENTITY, Bundle, describe, load_bundle, save_bundle
-from monkeyray.errors import BundleError
+from monkeyray.engine import Network
+from monkeyray.errors import BundleError, ConfigError
+from monkeyray.outliers import fit_outliers
 from monkeyray.runs import fingerprint
 from monkeyray.storage import Storage
+from monkeyray.thresholds import choose_thresholds
 
 STORAGE = Storage()
 
@@ -23,23 +26,28 @@ STORAGE = Storage()
 def make(top: float = 0.5, **rest: Any) -> Bundle:
     base = {"0000/conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T}
     weights = {"0000/dense_0/kernel": np.full((4, 2), top, np.float32)}
+    network = Network("mobilenet", base, ("middle", "middle-mirrored"), weights, (), 2)
+    outliers = fit_outliers(np.eye(4, dtype=np.float32), np.arange(4) % 2, np.eye(4) + 0.1)
+    chosen = choose_thresholds(np.ones(80), np.zeros(80, int), np.zeros(80, int), ["n0", "n5"], 0.9)
     model = describe(
-        backbone="mobilenet",
+        network,
         labels=[
             {"index": 0, "label": "n0", "name": "mantled_howler"},
             {"index": 1, "label": "n5", "name": None},
         ],
-        head=(),
-        base=base,
-        top=weights,
+        outliers=outliers.to_arrays(),
+        calibration={
+            "1": {"temperature": 1.5, "thresholds": None},
+            "2": {"temperature": 2.5, "thresholds": chosen.to_json()},
+        },
         rest={"metrics": {"accuracy": 0.1 + 0.2, "counts": (1, 2), "by": {3: "x"}}, **rest},
     )
-    return Bundle(model, base, weights)
+    return Bundle(model, base, weights, outliers.to_arrays())
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    save_bundle(str(tmp_path / "m"), STORAGE, make(), "<html>first</html>")
+    save_bundle(str(tmp_path / "m"), STORAGE, make(), "<html>first</html>", "{}")
     return tmp_path / "m"
 
 
@@ -67,7 +75,8 @@ def test_it_comes_back_as_it_was(place: Path) -> None:
     assert loaded.labels == ["n0", "n5"]
     assert loaded.names == {"n0": "mantled_howler", "n5": "n5"}
     assert loaded.head == ()
-    for before, after in ((saved.base, loaded.base), (saved.top, loaded.top)):
+    for part in ("base", "top", "outliers"):
+        before, after = getattr(saved, part), getattr(loaded, part)
         assert before.keys() == after.keys()
         for key, array in before.items():
             np.testing.assert_array_equal(array, after[key], strict=True)
@@ -89,7 +98,7 @@ def test_a_newer_one_takes_its_place_and_leaves_other_files(place: Path) -> None
     # Even where the old model.json claims them.
     edit(place, lambda m: m["files"].update({"notes.html": {}, "../other.html": {}}), sign=False)
     (place.parent / "other.html").write_text("mine")
-    save_bundle(str(place), STORAGE, make(top=0.25), "<html>second</html>")
+    save_bundle(str(place), STORAGE, make(top=0.25), "<html>second</html>", "{}")
     names = {path.name for path in place.iterdir()}
     assert {"notes.html", "base-mine.safetensors"} < names
     assert names == {
@@ -102,7 +111,7 @@ def test_a_newer_one_takes_its_place_and_leaves_other_files(place: Path) -> None
     assert load(place).top["0000/dense_0/kernel"][0, 0] == 0.25
 
 
-@pytest.mark.parametrize("part", ["base", "top"])
+@pytest.mark.parametrize("part", ["base", "top", "outliers"])
 def test_damaged_weights_are_named(place: Path, part: str) -> None:
     path = next(place.glob(f"{part}-*"))
     data = path.read_bytes()
@@ -137,6 +146,7 @@ def test_the_report_is_not_needed(place: Path) -> None:
     (place / "report.html").write_text("older")
     load(place)
     (place / "report.html").unlink()
+    (place / "metrics.json").unlink()
     assert load(place).model_id == make().model_id
 
 
@@ -152,6 +162,11 @@ def test_the_report_is_not_needed(place: Path) -> None:
         ("labels", ["n0"]),
         ("labels", [{"label": 1, "name": None}]),
         ("labels", [{"label": "n0"}]),
+        ("calibration", {"1": {"temperature": 0.0, "thresholds": None}}),
+        ("calibration", {"1": {"temperature": "1", "thresholds": None}}),
+        ("calibration", {"0": {"temperature": 1.0, "thresholds": None}}),
+        ("calibration", {"2": {"temperature": 1.0, "thresholds": [0.5]}}),
+        ("preprocessing", "middle"),
         ("head", 32),
         ("head", ["32"]),
         ("backbone", ["mobilenet"]),
@@ -179,7 +194,12 @@ def test_names_lead_nowhere_else(place: Path, name: str) -> None:
 
 
 def test_versions(place: Path) -> None:
-    for version, words in ((2, "newer MonkeyRay"), (0, "no format version"), ("1", "no format")):
+    for version, words in (
+        (3, "newer MonkeyRay"),
+        (1, "train it again"),
+        (0, "no format version"),
+        ("1", "no format"),
+    ):
         edit(place, operator.methodcaller("update", format_version=version), sign=True)
         with pytest.raises(BundleError, match=words):
             load(place)
@@ -189,6 +209,12 @@ def test_another_preprocessing_or_backbone_is_refused(place: Path) -> None:
     edit(place, lambda model: model["preprocessing"].update(decode_version=0), sign=True)
     with pytest.raises(BundleError, match="another preprocessing"):
         load(place)
+    for views in (["middle", "upside-down"], [], None, "middle"):
+        edit(
+            place, lambda model, views=views: model["preprocessing"].update(views=views), sign=True
+        )
+        with pytest.raises(BundleError, match="another preprocessing"):
+            load(place)
     edit(place, lambda model: model.update(backbone="resnet"), sign=True)
     with pytest.raises(BundleError, match="'resnet', which this MonkeyRay does not know"):
         load(place)
@@ -203,7 +229,31 @@ def test_the_id_may_be_pinned(place: Path) -> None:
             load(place, pinned)
 
 
+def test_views_have_their_own_calibration(place: Path) -> None:
+    bundle = load(place)
+    assert bundle.choose_views(None) == ("middle", "middle-mirrored")
+    assert bundle.choose_views(1) == ("middle",)
+    with pytest.raises(ConfigError, match=r"--views 4: this model was made for 1 or 2; train it"):
+        bundle.choose_views(4)
+    one, two = (bundle.calibration(bundle.choose_views(count)) for count in (1, 2))
+    assert (one.temperature, two.temperature) == (1.5, 2.5)
+    assert one.thresholds is None
+    assert two.thresholds is not None
+    assert two.thresholds.per_label == {"n0": 1.0, "n5": None}
+    assert bundle.network(("middle",)).views == ("middle",)
+
+
+@pytest.mark.parametrize("thresholds", [{}, {"target": 0.9, "pooled": {}, "per_label": 3}])
+def test_damaged_thresholds_are_told(place: Path, thresholds: dict[str, Any]) -> None:
+    def change(model: dict[str, Any]) -> None:
+        model["calibration"]["2"]["thresholds"] = thresholds
+
+    edit(place, change, sign=True)
+    with pytest.raises(BundleError, match="thresholds are damaged"):
+        load(place)
+
+
 def test_what_is_no_number_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        save_bundle(str(tmp_path / "m"), STORAGE, make(loss=float("nan")), "")
+        save_bundle(str(tmp_path / "m"), STORAGE, make(loss=float("nan")), "", "{}")
     assert not (tmp_path / "m").exists()

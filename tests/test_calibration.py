@@ -36,14 +36,20 @@ def test_finds_the_temperature_that_was_put_in(factor: float) -> None:
 
 
 def test_temperature_worked_out_by_hand() -> None:
-    # 3 of 4 right at logits (1, 0): the best softmax says 3/4, which is logits of ln 3
+    # 3 of 4 right at logits (1, 0), and one error more: the best softmax says 3/5, which is logits
+    # of ln 3/2
     logits, truth = np.array([[1.0, 0.0]] * 4), np.array([0, 0, 0, 1])
-    assert fit_temperature(logits, truth) == pytest.approx(1 / np.log(3), rel=1e-4)
+    assert fit_temperature(logits, truth) == pytest.approx(1 / np.log(1.5), rel=1e-4)
+
+
+def test_where_every_image_is_right_the_score_is_that_of_the_rule_of_succession() -> None:
+    logits, truth = np.tile([[2.0, 0.0]], (99, 1)), np.zeros(99, int)
+    score = softmax(logits / fit_temperature(logits, truth))[0, 0]
+    assert score == pytest.approx(99 / 100, abs=1e-4)
 
 
 def test_temperature_where_none_can_be_fitted() -> None:
     assert fit_temperature(np.zeros((0, 3)), np.zeros(0, int)) == 1.0
-    assert fit_temperature(np.eye(3) * 9, np.arange(3)) == 1.0
     wrong = fit_temperature(np.eye(3) * 9, np.array([1, 2, 0]))
     assert wrong == pytest.approx(MOST, rel=1e-3)  # bounded, though flatter would fit still better
 
@@ -54,9 +60,14 @@ def test_no_temperature_nearby_is_better(seed: int, factor: float) -> None:
     logits, truth = _drawn(60, seed)
     best = fit_temperature(logits * factor, truth)
     assert LEAST <= best <= MOST
-    loss = cross_entropy(logits * factor / best, truth)
+    second = np.argsort(logits, axis=1)[:, -2]
+
+    def loss(temperature: float) -> float:
+        scaled = logits * factor / temperature
+        return 60 * cross_entropy(scaled, truth) + cross_entropy(scaled, second)
+
     for other in (best * 0.98, best * 1.02, 1.0):
-        assert loss <= cross_entropy(logits * factor / other, truth) + 1e-9
+        assert loss(best) <= loss(other) + 1e-6
 
 
 def test_calibration_error_by_hand() -> None:

@@ -15,6 +15,8 @@ import monkeyray.storage
 import monkeyray.train
 from monkeyray.bundle import Bundle, describe, save_bundle
 from monkeyray.cli import main
+from monkeyray.engine import Network
+from monkeyray.outliers import fit_outliers
 from monkeyray.storage import Storage
 
 
@@ -62,11 +64,16 @@ def bundles(places: dict[str, Path]) -> None:
     """Bundles of a network that is none, which loading does not find out."""
     weights = {"0000/x": np.zeros(3, np.float32)}
     labels = [{"label": name, "name": None} for name in ("a", "b")]
+    outliers = fit_outliers(np.eye(3), np.arange(3) % 2, np.eye(3) + 0.1).to_arrays()
     model = describe(
-        backbone="mobilenet", labels=labels, head=(), base=weights, top=weights, rest={}
+        Network("mobilenet", weights, ("middle",), weights, (), 2),
+        labels=labels,
+        outliers=outliers,
+        calibration={"1": {"temperature": 1.0, "thresholds": None}},
+        rest={},
     )
     for name in ("bundle", "newer", "cut", "changed"):
-        save_bundle(str(places[name]), Storage(), Bundle(model, weights, weights), "a report")
+        save_bundle(str(places[name]), Storage(), Bundle(model, weights, weights, outliers), "", "")
     path = places["newer"] / "model.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
     path = places["cut"] / "model.json"

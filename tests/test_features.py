@@ -45,7 +45,7 @@ def test_only_what_is_the_same_is_found() -> None:
 def test_a_manifest_tells_no_versions_so_they_are_asked_for(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"abc")
     paths = [str(tmp_path / "a.jpg"), str(tmp_path / "gone.jpg"), "listed"]
-    network = Network("mobilenet", {"0": np.zeros(1, np.float32)})
+    network = Network("mobilenet", {"0": np.zeros(1, np.float32)}, ("middle",))
     table = FeatureCache(str(tmp_path / "f"), STORAGE, network)._with_versions(
         images((paths[0], None, None), (paths[1], None, None), (paths[2], 7, "v7"))
     )
@@ -60,10 +60,11 @@ def test_a_weight_that_differs_makes_another_cache() -> None:
     other["a"][1, 1] = 1e-7
     assert weights_hash(one) != weights_hash(other)
     places = {
-        FeatureCache("/x", STORAGE, Network(name, weights), embed).place
+        FeatureCache("/x", STORAGE, Network(name, weights, views), embed).place
         for name in ("mobilenet", "inception_v3")
         for weights in (one, other)
         for embed in (True, False)
+        for views in (("middle",), ("whole",))
     }
     # Without the base's features its weights do not matter.
-    assert len(places) == 6
+    assert len(places) == 12

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError
-from monkeyray.fit import CachedSource, FitConfig, Fitted, Parts, State, fit, share
+from monkeyray.fit import CachedSource, FitConfig, Parts, State, fit, share
+from monkeyray.head import TopLearner, top_logits
 
 CONFIG = FitConfig(
-    features=8, labels=3, head=(6,), epochs=7, patience=7, batch_size=10, learning_rate=0.01,
-    l2=1e-4, seed=3, checkpoint_seconds=0,
-)  # fmt: skip
+    epochs=7, patience=7, batch_size=10, learning_rate=0.01, l2=1e-4, seed=3, checkpoint_seconds=0
+)
 
 
 @pytest.fixture(scope="module")
@@ -45,17 +45,15 @@ def vectors(parts: Parts) -> Any:
 
 
 def run(strategy: Any, parts: Parts, vectors: Any, config: FitConfig = CONFIG, **more: Any) -> Any:
-    return fit(config, parts, CachedSource(vectors), strategy=strategy, **more)
+    learner = TopLearner(8, (6,), 3, config.seed)
+    return fit(config, learner, parts, CachedSource(vectors), strategy=strategy, **more)
 
 
-def assert_same(first: Fitted, second: Fitted) -> None:
-    assert first.weights.keys() == second.weights.keys()
-    for key, array in first.weights.items():
-        np.testing.assert_array_equal(array, second.weights[key], strict=True)
-    np.testing.assert_array_equal(first.test_logits, second.test_logits)
-    np.testing.assert_array_equal(first.validation_logits, second.validation_logits)
-    assert first.state.history == second.state.history
-    assert first.state.best_epoch == second.state.best_epoch
+def assert_same(first: State, second: State) -> None:
+    for one, other in zip(first.best, second.best, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
+    assert first.history == second.history
+    assert first.best_epoch == second.best_epoch
 
 
 @pytest.mark.parametrize("kill_after", [1, 4, 6])
@@ -71,8 +69,8 @@ def test_a_resumed_training_ends_where_an_undisturbed_one_does(
     assert loaded.epoch == kill_after
     resumed = run(strategy, parts, vectors, resume=loaded)
     assert_same(resumed, whole)
-    assert whole.state.epoch == 7
-    assert (whole.state.resumed_from, resumed.state.resumed_from) == ([], [kill_after])
+    assert whole.epoch == 7
+    assert (whole.resumed_from, resumed.resumed_from) == ([], [kill_after])
 
 
 def test_a_state_comes_back_as_it_was(
@@ -84,14 +82,14 @@ def test_a_state_comes_back_as_it_was(
     assert any(array.ndim == 0 for array in state.optimizer)  # Adam's count of steps
     state.save(tmp_path)
     loaded = State.load(tmp_path)
-    for name in ("top", "optimizer", "best"):
+    for name in ("variables", "optimizer", "best"):
         for before, after in zip(getattr(state, name), getattr(loaded, name), strict=True):
             assert before.dtype == after.dtype
             np.testing.assert_array_equal(before, after, strict=True)
-    empty: dict[str, Any] = {"top": [], "optimizer": [], "best": []}
+    empty: dict[str, Any] = {"variables": [], "optimizer": [], "best": []}
     assert replace(loaded, **empty) == replace(state, **empty)
     # A training that had ended only answers again.
-    assert_same(run(strategy, parts, vectors, resume=fitted.state), fitted)
+    assert_same(run(strategy, parts, vectors, resume=fitted), fitted)
 
 
 def test_a_training_that_diverges_says_so(strategy: Any, parts: Parts, vectors: Any) -> None:
@@ -108,23 +106,68 @@ def test_a_training_that_diverges_says_so(strategy: Any, parts: Parts, vectors: 
 
 
 def test_features_may_come_as_they_are_needed(strategy: Any, parts: Parts, vectors: Any) -> None:
-    def stream(index: Any) -> Iterator[Any]:
+    asked = set()
+
+    def stream(index: Any, epoch: int | None) -> Iterator[Any]:
+        asked.add(epoch)
         for step in index:
             yield vectors[step]
 
     cached = run(strategy, parts, vectors)
-    streamed = fit(CONFIG, parts, stream, strategy=strategy)
-    for key, array in cached.weights.items():
-        np.testing.assert_allclose(array, streamed.weights[key], atol=1e-12, rtol=0)
+    learner = TopLearner(8, (6,), 3, CONFIG.seed)
+    streamed = fit(CONFIG, learner, parts, stream, strategy=strategy)
+    for one, other in zip(cached.best, streamed.best, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12, rtol=0)
+    assert asked == {None, *range(1, 8)}
 
 
 def test_it_learns_and_stops(strategy: Any, parts: Parts, vectors: Any) -> None:
-    fitted = run(strategy, parts, vectors, replace(CONFIG, epochs=200, patience=3))
-    state = fitted.state
+    state = run(strategy, parts, vectors, replace(CONFIG, epochs=200, patience=3))
     assert state.history[state.best_epoch - 1]["validation_loss"] == state.best_loss
     assert state.best_loss < state.history[0]["validation_loss"] / 2
     assert state.epoch == min(200, state.best_epoch + 3)
-    assert fitted.test_logits.shape == (11, 3)
+
+
+def test_weights_shift_what_the_top_cares_for(strategy: Any, parts: Parts, vectors: Any) -> None:
+    weight = np.where(parts.truth == 2, 2.8, 0.1)
+    more = replace(CONFIG, epochs=60, patience=60)
+    plain = run(strategy, parts, 0.3 * vectors, more)
+    tilted = run(strategy, replace(parts, weight=weight), 0.3 * vectors, more)
+    claimed = [
+        (top_logits(dict(zip("abcd", state.best, strict=True)), 0.3 * vectors).argmax(1) == 2).sum()
+        for state in (plain, tilted)
+    ]
+    assert claimed[1] > claimed[0]
+    # All weights 1 are no weights.
+    same = run(strategy, replace(parts, weight=np.ones(60)), vectors)
+    assert_same(same, run(strategy, parts, vectors))
+
+
+def test_what_is_trained_already_is_kept_unless_it_gets_better(
+    strategy: Any, parts: Parts, vectors: Any
+) -> None:
+    config = replace(CONFIG, keep_start=True, epochs=3)
+    learner = TopLearner(8, (6,), 3, 3)
+    good = run(strategy, parts, vectors, replace(CONFIG, epochs=80))
+    for variable, value in zip(learner.variables, good.best, strict=True):
+        variable.assign(value)
+    wild = replace(config, learning_rate=30.0)
+    kept = fit(wild, learner, parts, CachedSource(vectors), strategy=strategy)
+    assert kept.best_epoch == 0
+    for before, after, now in zip(good.best, kept.best, learner.variables, strict=True):
+        np.testing.assert_array_equal(before, after)
+        np.testing.assert_array_equal(before, np.asarray(now))
+    assert kept.history[0]["epoch"] == 0
+    assert kept.history[0]["validation_loss"] == pytest.approx(good.best_loss)
+    # One that is not good yet does get better.
+    assert run(strategy, parts, vectors, config).best_epoch > 0
+
+
+def test_numpy_and_keras_agree_on_a_top(vectors: Any) -> None:
+    for head in ((), (6,), (7, 5)):
+        learner = TopLearner(8, head, 3, 1)
+        expected = np.asarray(learner.logits(vectors))
+        np.testing.assert_allclose(top_logits(learner.weights(), vectors), expected, atol=1e-6)
 
 
 @given(

@@ -70,8 +70,8 @@ def status_of(
     except DecodeError as error:
         check_reason(error.reason)
         return error.kind, error.reason
-    assert image.pixels.shape == (size, size, 3)
-    assert image.pixels.dtype == np.uint8
+    assert image.pixels[0].shape == (size, size, 3)
+    assert image.pixels[0].dtype == np.uint8
     assert image.width > 0
     assert image.height > 0
     if image.truncated is None:
@@ -255,13 +255,13 @@ def test_what_is_cut_off_is_never_taken_for_something_else(
 def test_odd_exif_neither_loses_a_photograph_nor_its_orientation(photo: bytes) -> None:
     image = Image.open(io.BytesIO(photo)).resize((320, 200))
     plain = encode(image)
-    upright, turned = decode(plain, 64).pixels, np.rot90(decode(plain, 64).pixels, -1)
+    upright, turned = decode(plain, 64).pixels[0], np.rot90(decode(plain, 64).pixels[0], -1)
     for name, block in odd_exif().items():
         decoded = decode(with_exif(plain, block), 64)
         sides = (decoded.width, decoded.height)
         assert sides in [(320, 200), (200, 320)], name
         expected = turned if sides == (200, 320) else upright
-        np.testing.assert_array_equal(decoded.pixels, expected, err_msg=name)
+        np.testing.assert_array_equal(decoded.pixels[0], expected, err_msg=name)
         if block[10:12] == b"\x12\x01" and "orientation" not in name:
             assert sides == (200, 320), name
 
@@ -278,7 +278,7 @@ def test_a_tiff_is_turned_once(orientation: int, photo: bytes) -> None:
         png = decode(encode(image, "PNG", exif=exif), 64)
         assert (tiff.width, tiff.height) == (png.width, png.height)
         # Turned before the resize or behind it, which differ by what they round.
-        assert np.abs(tiff.pixels.astype(int) - png.pixels).max() <= 1
+        assert np.abs(tiff.pixels[0].astype(int) - png.pixels[0]).max() <= 1
 
 
 # -- photographs that break off ----------------------------------------------------------------
@@ -287,7 +287,7 @@ def test_a_tiff_is_turned_once(orientation: int, photo: bytes) -> None:
 def test_half_of_the_rows_is_enough(photo: bytes) -> None:
     picture = Image.open(io.BytesIO(photo)).resize((640, 480))
     rowed = encode(picture, quality=90, restart_marker_rows=1)
-    whole = decode(rowed, SIZE).pixels
+    whole = decode(rowed, SIZE).pixels[0]
     scan = next(start for marker, start, _ in segments(rowed) if marker == 0xDA)
     ends = [
         i + 2
@@ -306,7 +306,7 @@ def test_half_of_the_rows_is_enough(photo: bytes) -> None:
 
 
 def test_a_photograph_that_breaks_off_keeps_its_upper_part(photo: bytes) -> None:
-    whole = decode(photo, SIZE).pixels
+    whole = decode(photo, SIZE).pixels[0]
     shares = []
     for percent in range(2, 100, 4):
         cut = photo[: len(photo) * percent // 100]
@@ -325,13 +325,13 @@ def test_a_photograph_that_breaks_off_keeps_its_upper_part(photo: bytes) -> None
 def check_upper_part(decoded: Decoded, whole: np.ndarray[Any, Any], share: float) -> None:
     """Its rows are those of the whole photograph; below them it is grey."""
     rows = int(share * SIZE)
-    np.testing.assert_array_equal(decoded.pixels[: rows - 2], whole[: rows - 2])
+    np.testing.assert_array_equal(decoded.pixels[0][: rows - 2], whole[: rows - 2])
     if share < 0.9:
-        assert (decoded.pixels[-5:] == 128).all()
+        assert (decoded.pixels[0][-5:] == 128).all()
 
 
 def test_a_progressive_photograph_needs_its_first_scan(progressive: bytes) -> None:
-    whole = decode(progressive, SIZE).pixels.astype(int)
+    whole = decode(progressive, SIZE).pixels[0].astype(int)
     scans = [(start, end) for marker, start, end in segments(progressive) if marker == 0xDA]
     assert len(scans) > 2
     start, end = scans[0]
@@ -343,7 +343,7 @@ def test_a_progressive_photograph_needs_its_first_scan(progressive: bytes) -> No
         for beyond in (2, 3, 4, 5, 10, 25, 60):
             status, reason = status_of(progressive[: end + beyond])
             assert status == "truncated", (end, beyond, reason)
-        pixels = decode(progressive[: end + 2], SIZE).pixels
+        pixels = decode(progressive[: end + 2], SIZE).pixels[0]
         differences.append(float(np.abs(pixels - whole).mean()))
     assert differences == sorted(differences, reverse=True)
     assert differences[0] < 20

@@ -23,6 +23,7 @@ from monkeyray.backbones import BACKBONES, build_base
 from monkeyray.bundle import load_bundle
 from monkeyray.cli import main
 from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
+from monkeyray.dataset import list_dataset
 from monkeyray.decode import decode
 from monkeyray.errors import (
     BundleError,
@@ -37,7 +38,8 @@ from monkeyray.lease import hold
 from monkeyray.metrics import softmax
 from monkeyray.score import Estimate, Summary, score
 from monkeyray.storage import Storage
-from monkeyray.train import Trained, _failure, _list, train
+from monkeyray.train import Trained, train
+from monkeyray.trainer import _failure
 
 QUIET = StoreConfig(quiet=True)
 
@@ -74,7 +76,7 @@ def test_training_learns_and_reports(trained: Trained, few: Path) -> None:
     assert sum(model["data"]["parts"].values()) == model["data"]["used"] == 42
     names = {path.name for path in Path(trained.uri).iterdir()}
     assert {"model.json", "report.html", "features"} <= names
-    assert len(names) == 5  # and the two files of weights
+    assert len(names) == 7  # and the three files of arrays, and metrics.json
     assert str(few) not in (Path(trained.uri) / "model.json").read_text()
 
 
@@ -133,6 +135,7 @@ def test_live_training_gives_the_same_model(trained: Trained, few: Path, tmp_pat
             images=str(few),
             model=str(tmp_path / "live"),
             live=True,
+            augment=False,
             workers=max(2, os.cpu_count() or 2),
             epochs=2,
             store=QUIET,
@@ -311,7 +314,7 @@ def test_what_the_listing_tells_is_told_at_once(
     for key, value in options.items():
         filled[key] = value.format(tmp=tmp_path) if isinstance(value, str) else value
     with pytest.raises(InputError, match=words):
-        _list(TrainConfig(**filled), Storage())
+        list_dataset(TrainConfig(**filled), Storage())
 
 
 def test_a_label_without_a_readable_image_is_told(
@@ -364,9 +367,12 @@ def test_scoring_gives_one_row_for_every_file(
     base = build_base("mobilenet", bundle.base)
     top = build_top(backbone.width, bundle.head, len(bundle.labels), bundle.top)
     good = [row for row in rows.values() if row["status"] == "ok"]
-    pixels = np.stack([decode(Path(row["uri"]).read_bytes(), 224).pixels for row in good])
+    pixels = np.stack(
+        [decode(Path(row["uri"]).read_bytes(), 224, views=("middle",)).pixels[0] for row in good]
+    )
     features = base.predict(pixels * backbone.scale + backbone.offset, verbose=0)
-    probabilities = softmax(top.predict(features, verbose=0))
+    temperature = bundle.model["calibration"]["1"]["temperature"]
+    probabilities = softmax(top.predict(features, verbose=0) / temperature)
     for row, expected_scores, vector in zip(good, probabilities, features, strict=True):
         scores = {item["label"]: item["score"] for item in row["top_k"]}
         np.testing.assert_allclose([scores[x] for x in bundle.labels], expected_scores, atol=1e-5)

@@ -122,7 +122,7 @@ def score_images(photos: Path, count: int, workers: int) -> dict[str, Any]:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.hardlink_to(small[number % len(small)])
         storage = Storage()
-        options = ScoreOptions(5, None, False, Limits())
+        options = ScoreOptions(("middle",), 5, None, False, Limits())
         work = Work(functools.partial(StubScorer, options), storage, 224, options.limits, 32)
         samples: list[dict[str, float]] = []
         ticks: list[tuple[float, int]] = []

@@ -1,0 +1,225 @@
+"""The labelled images of a training: listed, cut into parts that share no picture, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from monkeyray.config import TrainConfig
+from monkeyray.errors import InputError
+from monkeyray.features import Features, unusable
+from monkeyray.fit import Parts
+from monkeyray.images import list_labelled, read_label_names
+from monkeyray.runs import fingerprint
+from monkeyray.splits import PARTS, Split, fold_images, group_images, split_images
+from monkeyray.storage import Storage
+
+Array = np.ndarray[Any, Any]
+
+#: A label with fewer training images is named in the report.
+RARE_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a training that can be read; all arrays are in their order.
+
+    `images`: as they were listed. `table`: what the feature cache knows of them but the vectors,
+    which are float32 (n, views, width), None where none are kept. `labels`: sorted; `parts.truth`
+    are indices into them. `names`: each image's part; `pictures`: the same number for files of one
+    picture; `leaked`: test images whose picture is in another part. `data`: counts for the bundle.
+    """
+
+    images: pa.Table
+    uris: Array
+    table: pa.Table
+    vectors: Array | None
+    labels: list[str]
+    parts: Parts
+    folds: tuple[Parts, ...]
+    names: Array
+    pictures: Array
+    leaked: Array
+    data: dict[str, Any]
+
+
+def list_dataset(
+    config: TrainConfig, storage: Storage
+) -> tuple[pa.Table, dict[str, str], Counter[str]]:
+    """All images with `label`, `given` part and `group`, and the labels' names."""
+    skipped: Counter[str] = Counter()
+    table = _tagged(list_labelled(config.images, storage, skipped), None)
+    if config.test is not None:
+        test = _tagged(list_labelled(config.test, storage, skipped), "test")
+        both = set(table["uri"].to_pylist()) & set(test["uri"].to_pylist())
+        if both:
+            raise InputError(
+                f"--test {config.test} and --images {config.images} have {len(both)} files in "
+                f"common, such as {min(both)}: give places that do not overlap"
+            )
+        table = pa.concat_tables([table, test])
+    labels = set(table["label"].to_pylist())
+    if len(labels) < 2:
+        raise InputError(
+            f"{config.images} has the one label {next(iter(labels))!r}: a classifier needs two or "
+            "more, each in a sub-folder of its own"
+        )
+    names = read_label_names(config.label_names, storage) if config.label_names else {}
+    if names and not set(names) & labels:
+        raise InputError(
+            f"--label-names {config.label_names} names none of the labels, such as "
+            f"{min(labels)!r}: its column 'label' must hold the labels"
+        )
+    if config.limit is not None:
+        table = _limit(table, config.limit, config.seed)
+    _check_split(config, table)
+    return table, names, skipped
+
+
+def _check_split(config: TrainConfig, images: pa.Table) -> None:
+    """Refuse before any image is opened what no content of the images could mend."""
+    no_hashes = np.empty(0, np.uint64)
+    groups = group_images(images["uri"].to_pylist(), no_hashes, images["group"].to_pylist())
+    try:
+        _split(config, images, groups)
+    except InputError as error:
+        if config.limit is None:
+            raise
+        raise InputError(f"{error} (with --limit {config.limit})") from error
+
+
+def _split(config: TrainConfig, images: pa.Table, groups: np.ndarray[Any, Any]) -> Split:
+    return split_images(
+        images["label"].to_pylist(),
+        groups,
+        images["given"].to_pylist(),
+        config.validation_share,
+        config.test_share,
+        config.seed,
+    )
+
+
+def _tagged(table: pa.Table, part: str | None) -> pa.Table:
+    columns = {name: table[name] for name in ("uri", "size_bytes", "version", "label")}
+    empty = pa.nulls(table.num_rows, pa.string())
+    if part is not None:
+        columns["given"] = pa.array([part] * table.num_rows, pa.string())
+    else:
+        columns["given"] = table["split"] if "split" in table.column_names else empty
+    columns["group"] = table["group"] if "group" in table.column_names else empty
+    return pa.table(columns)
+
+
+def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
+    """Some images, label by label in turn, so that a short trial has them all."""
+    labels = np.array(table["label"].to_pylist(), dtype=object)
+    turn = np.empty(len(labels), np.int64)
+    for number, label in enumerate(sorted(set(labels))):
+        its = np.flatnonzero(labels == label)
+        turn[np.random.default_rng([seed, number]).permutation(its)] = np.arange(len(its))
+    return table.take(np.sort(np.argsort(turn, kind="stable")[:limit]))
+
+
+def choose_images(
+    config: TrainConfig, images: pa.Table, features: Features, skipped: Counter[str]
+) -> Dataset:
+    """The usable images, cut into parts, and the counts for the bundle."""
+    bad = unusable(features)
+    usable = _usable(images, features)
+    kept, rows = images.filter(pa.array(usable)), features.table.filter(pa.array(usable))
+    vectors = None if features.vectors is None else features.vectors[usable]
+    contents = rows["sha256"].to_pylist()
+    groups = group_images(
+        contents,
+        rows["perceptual_hash"].to_numpy().astype(np.uint64),
+        kept["group"].to_pylist(),
+    )
+    its_labels = kept["label"].to_pylist()
+    split = _split(config, kept, groups)
+    names = split.parts.tolist()
+    labels = sorted(set(its_labels))
+    truth = np.searchsorted(labels, its_labels)
+    parts = _parts(truth, split.parts, config.class_weights)
+    folds: list[Array] = []
+    if config.folds:
+        eligible = split.parts != "test"
+        folds = fold_images(
+            its_labels, groups, eligible, config.folds, config.validation_share, config.seed
+        )
+    counts = Counter(zip(its_labels, names, strict=True))
+    sizes = Counter(groups.tolist())
+    data = {
+        "images": images.num_rows,
+        "used": kept.num_rows,
+        "opened": images.num_rows - features.found,
+        "unusable": dict(bad),
+        "skipped_files": {why: number for why, number in skipped.items() if number},
+        "parts": {part: names.count(part) for part in PARTS},
+        "by_label": {label: {part: counts[label, part] for part in PARTS} for label in labels},
+        "rare_labels": [
+            {"label": label, "train": counts[label, "train"]}
+            for label in labels
+            if counts[label, "train"] < RARE_IMAGES
+        ],
+        "duplicate_groups": sum(size > 1 for size in sizes.values()),
+        "duplicate_images": sum(size - 1 for size in sizes.values()),
+        "leaks": int(split.leaked.sum()),
+        "fingerprint": fingerprint(sorted(zip(contents, its_labels, names, strict=True))),
+    }
+    return Dataset(
+        images=kept,
+        uris=np.array(kept["uri"].to_pylist(), dtype=object),
+        table=rows,
+        vectors=vectors,
+        labels=labels,
+        parts=parts,
+        folds=tuple(_parts(truth, fold, config.class_weights) for fold in folds),
+        names=split.parts,
+        leaked=split.leaked,
+        pictures=groups,
+        data=data,
+    )
+
+
+def _usable(images: pa.Table, features: Features) -> Array:
+    """Which images can be read, bool (n,). Raises InputError for a label that has none."""
+    statuses = features.table["status"].to_pylist()
+    usable = np.array([status == "ok" for status in statuses])
+    if not usable.any():
+        raise InputError(
+            f"none of the {images.num_rows} images can be read: {dict(unusable(features))}"
+        )
+    by_label: dict[str, Counter[str]] = {}
+    for label, status in zip(images["label"].to_pylist(), statuses, strict=True):
+        by_label.setdefault(label, Counter())[status] += 1
+    for label, its in sorted(by_label.items()):
+        if "ok" not in its:
+            reasons = ", ".join(f"{count} {status}" for status, count in its.most_common())
+            raise InputError(
+                f"none of the {its.total()} images of label {label!r} can be read ({reasons}): "
+                "replace them or drop it"
+            )
+    return usable
+
+
+def _parts(truth: Array, names: Array, class_weights: str) -> Parts:
+    train, validation, test = (np.flatnonzero(names == name) for name in PARTS)
+    return Parts(truth, train, validation, test, weigh(truth, train, class_weights))
+
+
+def weigh(truth: Array, train: Array, class_weights: str) -> Array | None:
+    """The weight of every image in the loss, 1 on average over the training images; None for none.
+
+    balanced: images / (labels x images of the label), as scikit-learn has it; sqrt: its root.
+    """
+    if class_weights == "none":
+        return None
+    counts = np.bincount(truth[train], minlength=truth.max() + 1)
+    each = len(train) / (len(counts) * np.maximum(counts, 1))
+    if class_weights == "sqrt":
+        each = np.sqrt(each)
+    return np.asarray(each[truth] / each[truth[train]].mean())
