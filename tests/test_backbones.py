@@ -2,33 +2,118 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from monkeyray.backbones import BACKBONES, build_base, import_keras, load_weights
+from monkeyray.backbones import (
+    BACKBONES,
+    build_base,
+    import_keras,
+    load_weights,
+    named_weights,
+)
 from monkeyray.decode import decode
 from monkeyray.engine import Network, TensorFlowEngine
 from monkeyray.errors import ConfigError
+from monkeyray.head import build_top
 from monkeyray.storage import Storage
 
 STORAGE = Storage()
 
 
-@pytest.mark.parametrize("name", list(BACKBONES))
+#: Where keras.applications has each network, and how many blocks fine-tuning can name.
+MODULES = {
+    "mobilenet": ("mobilenet", 14),
+    "mobilenet_v2": ("mobilenet_v2", 19),
+    "mobilenet_v3_small": ("mobilenet_v3", 13),
+    "mobilenet_v3_large": ("mobilenet_v3", 17),
+    "efficientnet_v2_b0": ("efficientnet_v2", 23),
+    "resnet50_v2": ("resnet_v2", 17),
+    "inception_v3": ("inception_v3", 11),
+}
+every = pytest.mark.parametrize("name", list(BACKBONES))
+
+
+@cache
+def base(name: str) -> Any:
+    return build_base(name)
+
+
+@every
 def test_the_table_says_what_keras_says(name: str) -> None:
     keras = import_keras()
     backbone = BACKBONES[name]
-    model = build_base(name)
+    model = base(name)
     assert model.output_shape == (None, backbone.width)
     assert model.input_shape == (None, backbone.size, backbone.size, 3)
     assert not model.trainable_variables
-    family = "mobilenet" if name == "mobilenet" else name
-    preprocess = getattr(keras.applications, family).preprocess_input
-    pixels = np.arange(256, dtype=np.float32).reshape(1, 16, 16, 1).repeat(3, axis=3)
+    whole = getattr(keras.applications, backbone.builder)(weights=None)
+    assert whole.input_shape in ((None, backbone.size, backbone.size, 3), (None, None, None, 3))
+    preprocess = getattr(keras.applications, MODULES[name][0]).preprocess_input
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.float32)
     ours = pixels * backbone.scale + backbone.offset
     np.testing.assert_allclose(ours, preprocess(pixels.copy()), atol=1e-6)
+
+
+@every
+def test_pixels_are_scaled_once(name: str) -> None:
+    """The network does inside what the table leaves out, and nothing else."""
+    keras = import_keras()
+    backbone = BACKBONES[name]
+    inside = (backbone.scale, backbone.offset) == (1.0, 0.0)
+    model = base(name)
+    assert any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers) == inside
+    if not inside:
+        return
+    builder = getattr(keras.applications, backbone.builder)
+    bare = builder(
+        include_top=False, weights=None, input_shape=(backbone.size, backbone.size, 3),
+        pooling="avg", include_preprocessing=False,
+    )  # fmt: skip
+    bare.set_weights(model.get_weights())
+    pixels = np.random.default_rng(0).integers(0, 256, (2, backbone.size, backbone.size, 3))
+    if name.startswith("efficientnet"):
+        mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+        scaled = (pixels / 255 - mean) / deviation
+    else:
+        scaled = pixels / 127.5 - 1.0
+    ours = np.asarray(model(pixels, training=False))
+    assert ours.std() > 0
+    assert (
+        np.abs(ours - np.asarray(model(scaled, training=False))).max() > 1e-3 * np.abs(ours).max()
+    )
+    theirs = np.asarray(bare(scaled, training=False))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(ours).max())
+
+
+@every
+def test_the_engine_runs_it(name: str) -> None:
+    backbone = BACKBONES[name]
+    pixels = np.random.default_rng(0).integers(
+        0, 256, (3, backbone.size, backbone.size, 3), dtype=np.uint8
+    )
+    features, _ = TensorFlowEngine(Network(name, named_weights(base(name))))(pixels)
+    scaled = pixels.astype(np.float32) * backbone.scale + backbone.offset
+    expected = np.asarray(base(name)(scaled, training=False))
+    assert expected.std() > 0
+    np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_names_of_weights_do_not_depend_on_what_was_built_before() -> None:
+    first, second = build_base("inception_v3"), build_base("inception_v3")
+    assert first.layers[1].name != second.layers[1].name
+    assert list(named_weights(first)) == list(named_weights(second))
+    # The packaged file and a network that is built have the same names, too.
+    packaged = load_weights("mobilenet", "imagenet", STORAGE)
+    assert sorted(named_weights(base("mobilenet"))) == sorted(packaged)
+    assert next(iter(named_weights(base("mobilenet_v3_small")))) == "0000/conv/kernel"
+    assert "conv_1/kernel" in {key[5:] for key in named_weights(base("mobilenet_v3_small"))}
+    top = named_weights(build_top(4, (3,), 2))
+    assert list(top)[::2] == ["0000/top/dense_0/kernel", "0002/top/dense_1/kernel"]
 
 
 def test_packaged_weights_are_as_good_as_the_published_ones(photos: Path) -> None:
@@ -45,23 +130,9 @@ def test_packaged_weights_are_as_good_as_the_published_ones(photos: Path) -> Non
     assert cosine.min() >= 0.9999
 
 
-def test_weights_of_keras_itself_are_read(tmp_path: Path) -> None:
-    model = build_base("mobilenet", seed=3)
-    for name in ("mine.weights.h5", "mobilenet_1_0_224_tf_no_top.h5"):
-        model.save_weights(tmp_path / "mine.weights.h5")
-        (tmp_path / "mine.weights.h5").rename(tmp_path / name)
-        if not name.endswith(".weights.h5"):
-            with pytest.raises(ConfigError, match="does not fit"):
-                load_weights("mobilenet", str(tmp_path / name), STORAGE)
-            continue
-        read = load_weights("mobilenet", str(tmp_path / name), STORAGE)
-        for ours, theirs in zip((read[key] for key in sorted(read)), model.weights, strict=True):
-            np.testing.assert_array_equal(ours, np.asarray(theirs))
-
-
 def test_weights_that_cannot_be_had_are_named(tmp_path: Path) -> None:
     other = tmp_path / "other.weights.h5"
-    build_base("inception_v3").save_weights(other)
+    base("inception_v3").save_weights(other)
     with pytest.raises(ConfigError, match=r"other\.weights\.h5 does not fit mobilenet"):
         load_weights("mobilenet", str(other), STORAGE)
     with pytest.raises(ConfigError, match="imagenet, none, or a Keras file"):
