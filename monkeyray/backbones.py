@@ -1,4 +1,4 @@
-"""The frozen networks: a table of their facts, and where weights come from."""
+"""The frozen networks: a table of their facts, their blocks, and where weights come from."""
 
 from __future__ import annotations
 
@@ -66,6 +66,18 @@ BACKBONES: dict[str, Backbone] = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class FineTune:
+    """What `--fine-tune` names: the last `count` layers that can be trained, or blocks."""
+
+    count: int
+    blocks: bool
+
+    def __str__(self) -> str:
+        what = "block" if self.blocks else "layer"
+        return f"{self.count} {what}{'s' if self.count > 1 else ''}"
+
+
 def import_keras() -> Any:
     """Keras on TensorFlow, set up before its first import."""
     # oneDNN is off by default on AMD and doubles the speed of MobileNet there.
@@ -126,6 +138,64 @@ def named_weights(model: Any) -> Weights:
         path = "/".join(steady.get(part, part) for part in variable.path.split("/"))
         weights[f"{index:04d}/{path}"] = np.asarray(variable)
     return weights
+
+
+def parse_fine_tune(spec: str) -> FineTune:
+    """The value of `--fine-tune`: a number of layers or, as 2-blocks, of blocks.
+
+    >>> parse_fine_tune("20"), parse_fine_tune("1-block")
+    (FineTune(count=20, blocks=False), FineTune(count=1, blocks=True))
+    """
+    match = re.fullmatch("([0-9]{1,4})(-blocks?)?", spec)
+    if match is None or int(match[1]) == 0:
+        raise ConfigError(
+            f"--fine-tune is {spec!r}: give the number of layers to train from the end, as 20, or "
+            "of blocks, as 2-blocks; to train none, leave it out"
+        )
+    return FineTune(int(match[1]), blocks=match[2] is not None)
+
+
+def last_layers(model: Any, name: str, spec: str) -> list[Any]:
+    """The layers of a base that `--fine-tune` names, in the order of the model.
+
+    `model`: of build_base(`name`). Layers without weights are not counted, nor is
+    BatchNormalization, which is never trained: its statistics are of far more images than a
+    training has, and of batches far larger. Raises ConfigError when there are fewer.
+    """
+    wanted = parse_fine_tune(spec)
+    blocks = _blocks(model, name)
+    units = blocks if wanted.blocks else [[layer] for block in blocks for layer in block]
+    if wanted.count > len(units):
+        raise ConfigError(
+            f"--fine-tune {spec}: {name} has {FineTune(len(units), wanted.blocks)} to train: give "
+            "that or less"
+        )
+    return [layer for unit in units[-wanted.count :] for layer in unit]
+
+
+def unfreeze(model: Any, layers: list[Any]) -> None:
+    """Let these layers of a base be trained, and no other.
+
+    Call the model with training=False while it is trained too: EfficientNetV2 has Dropout.
+    """
+    trained = {id(layer) for layer in layers}
+    # A frozen model hides what its layers have to train.
+    model.trainable = True
+    for layer in model.layers:
+        layer.trainable = id(layer) in trained
+
+
+def _blocks(model: Any, name: str) -> list[list[Any]]:
+    """The layers that can be trained, by block; what follows the last block end is one too."""
+    keras = import_keras()
+    blocks: list[list[Any]] = [[]]
+    # Keras sorts layers by their distance from the output, so all of a block come before its end.
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, keras.layers.BatchNormalization):
+            blocks[-1].append(layer)
+        if re.fullmatch(BACKBONES[name].block_end, layer.name):
+            blocks.append([])
+    return [block for block in blocks if block]
 
 
 def _steady_names(model: Any) -> dict[str, str]:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from monkeyray.backbones import (
     BACKBONES,
+    FineTune,
     build_base,
     import_keras,
+    last_layers,
     load_weights,
     named_weights,
+    parse_fine_tune,
+    unfreeze,
 )
 from monkeyray.decode import decode
 from monkeyray.engine import Network, TensorFlowEngine
@@ -147,3 +154,117 @@ def test_no_network_means_give_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", no_network)
     with pytest.raises(ConfigError, match=r"\(OSError\).*--weights PATH"):
         load_weights("inception_v3", "imagenet", STORAGE)
+
+
+def kernels(model: Any) -> list[Any]:
+    """The layers that fine-tuning may train, told by their weights and not by their class."""
+    return [
+        layer
+        for layer in model.layers
+        if {"kernel", "bias"} & {variable.name for variable in layer.weights}
+    ]
+
+
+def block_of(layer: Any) -> str:
+    """What a layer's own name says about its block."""
+    found = re.match(
+        r"conv_(?:dw|pw)_(\d+)|(block_\d+)_|(expanded_conv(?:_\d+)?)_(?=[a-z])|"
+        r"(block\d+[a-z])_|(conv\d_block\d+)_",
+        layer.name,
+    )
+    return found[found.lastindex or 0] if found else str(layer.name)
+
+
+@every
+def test_blocks_are_those_that_the_names_of_layers_tell(name: str) -> None:
+    model = base(name)
+    count = MODULES[name][1]
+    blocks: list[list[Any]] = []
+    for number in range(1, count + 1):
+        layers = last_layers(model, name, f"{number}-blocks")
+        added = layers[: len(layers) - sum(len(block) for block in blocks)]
+        assert added
+        assert layers == [*added, *(layer for block in blocks for layer in block)]
+        blocks.insert(0, added)
+    assert [layer for block in blocks for layer in block] == kernels(model)
+    with pytest.raises(ConfigError, match=rf"{name} has {count} blocks to train"):
+        last_layers(model, name, f"{count + 1}-blocks")
+    if name == "inception_v3":
+        return
+    told = [{block_of(layer) for layer in block} for block in blocks]
+    assert all(len(names) == 1 for names in told)
+    assert len(set().union(*told)) == count
+
+
+def test_blocks_of_inception_end_where_its_branches_meet() -> None:
+    """Every layer of a block leads to the block's own end, and none of an earlier block does."""
+    model = base("inception_v3")
+    ends = [layer for layer in model.layers if re.fullmatch(r"mixed\d+", layer.name)]
+    known: list[Any] = []
+    for number, end in enumerate(ends):
+        inputs = import_keras().Model(model.input, end.output).layers
+        below = [layer for layer in kernels(model) if layer in inputs]
+        rest = last_layers(model, "inception_v3", f"{len(ends) - number}-blocks")
+        assert known + rest == kernels(model)
+        assert set(map(id, below)) >= set(map(id, known))
+        known = below
+    assert known == kernels(model)
+    assert len(last_layers(model, "inception_v3", "1-block")) == 9
+
+
+@every
+def test_layers_are_counted_from_the_end(name: str) -> None:
+    model = base(name)
+    possible = kernels(model)
+    for count in (1, 2, 20, len(possible)):
+        assert last_layers(model, name, str(count)) == possible[-count:]
+    with pytest.raises(ConfigError, match=rf"{name} has {len(possible)} layers to train"):
+        last_layers(model, name, str(len(possible) + 1))
+
+
+@every
+def test_only_what_is_named_is_trained(name: str) -> None:
+    keras = import_keras()
+    import tensorflow as tf
+
+    model = build_base(name)
+    layers = last_layers(model, name, "2-blocks")
+    unfreeze(model, layers)
+    before = named_weights(model)
+    pixels = np.random.default_rng(0).random((2, *model.input_shape[1:]), np.float32)
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(model(pixels, training=True) ** 2)
+    wanted = [variable.path for layer in layers for variable in layer.weights]
+    assert [variable.path for variable in model.trainable_variables] == wanted
+    gradients = tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+    assert all(gradient is not None for gradient in gradients)
+    # Even in training nothing has moved the statistics of BatchNormalization.
+    for key, array in named_weights(model).items():
+        np.testing.assert_array_equal(array, before[key])
+    frozen = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert frozen
+    assert not any(layer.trainable for layer in frozen)
+
+
+@given(st.integers(1, 9999), st.sampled_from(["", "-block", "-blocks"]))
+def test_fine_tune_is_a_number_of_layers_or_blocks(count: int, form: str) -> None:
+    assert parse_fine_tune(f"{count}{form}") == FineTune(count, blocks=bool(form))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    ["", "0", "0-blocks", "-1", "2 blocks", "2blocks", "all", "1.5", "²", "٣", "20\n", "1" * 9],
+)
+def test_anything_else_says_what_to_write(spec: str) -> None:
+    with pytest.raises(ConfigError, match="as 20, or of blocks, as 2-blocks"):
+        parse_fine_tune(spec)
+
+
+@given(st.text(max_size=8))
+def test_no_text_is_more_than_a_config_error(spec: str) -> None:
+    try:
+        parsed = parse_fine_tune(spec)
+    except ConfigError:
+        return
+    assert parsed.count >= 1
+    assert re.fullmatch("[0-9]+(-blocks?)?", spec)
