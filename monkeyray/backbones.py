@@ -1,20 +1,20 @@
-"""The frozen networks: a table of their facts, and where their weights come from."""
+"""The frozen networks: a table of their facts, their blocks, and where weights come from."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monkeyray.errors import ConfigError, ObjectError
+from monkeyray.keras_file import read_keras_file
 from monkeyray.progress import hushed
 from monkeyray.storage import Storage
 from monkeyray.uris import normalise
@@ -27,9 +27,10 @@ Weights = Mapping[str, np.ndarray[Any, Any]]
 class Backbone:
     """One network without its top, global average pooling at its end.
 
-    `builder`: module and name in keras.applications, a string so that nothing loads Keras early.
+    `builder`: its name in keras.applications, a string so that nothing loads Keras early.
     `size`: side of its square input in pixels. `width`: length of its feature vector. `scale`,
-    `offset`: its preprocessing, uint8 pixels p become p * scale + offset.
+    `offset`: its preprocessing, uint8 pixels p become p * scale + offset; 1 and 0 where the
+    network does it inside. `block_end`: matches the name of the last layer of each block.
     """
 
     builder: str
@@ -37,15 +38,44 @@ class Backbone:
     width: int
     scale: float
     offset: float
+    block_end: str
     packaged: str | None = None
 
 
+_V3_BLOCK = r"conv_bn|expanded_conv(_\d+)?_project_bn"
+
 BACKBONES: dict[str, Backbone] = {
     "mobilenet": Backbone(
-        "MobileNet", 224, 1024, 1 / 127.5, -1.0, packaged="mobilenet_imagenet.safetensors"
+        "MobileNet", 224, 1024, 1 / 127.5, -1.0, r"(conv1|conv_pw_\d+)_relu",
+        packaged="mobilenet_imagenet.safetensors",
     ),
-    "inception_v3": Backbone("InceptionV3", 299, 2048, 1 / 127.5, -1.0),
-}
+    "mobilenet_v2": Backbone(
+        "MobileNetV2", 224, 1280, 1 / 127.5, -1.0,
+        r"Conv1_relu|(expanded_conv|block_\d+)_project_BN",
+    ),
+    "mobilenet_v3_small": Backbone("MobileNetV3Small", 224, 576, 1.0, 0.0, _V3_BLOCK),
+    "mobilenet_v3_large": Backbone("MobileNetV3Large", 224, 960, 1.0, 0.0, _V3_BLOCK),
+    "efficientnet_v2_b0": Backbone(
+        "EfficientNetV2B0", 224, 1280, 1.0, 0.0, r"stem_bn|block\d+[a-z]_project_bn"
+    ),
+    "resnet50_v2": Backbone(
+        "ResNet50V2", 224, 2048, 1 / 127.5, -1.0, r"pool1_pool|conv\d_block\d+_out"
+    ),
+    # Its other layers have no names of their own; the stem counts to the first block.
+    "inception_v3": Backbone("InceptionV3", 299, 2048, 1 / 127.5, -1.0, r"mixed\d+"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """What `--fine-tune` names: the last `count` layers that can be trained, or blocks."""
+
+    count: int
+    blocks: bool
+
+    def __str__(self) -> str:
+        what = "block" if self.blocks else "layer"
+        return f"{self.count} {what}{'s' if self.count > 1 else ''}"
 
 
 def import_keras() -> Any:
@@ -98,11 +128,85 @@ def load_weights(name: str, source: str, storage: Storage, seed: int = 0) -> Wei
 
 
 def named_weights(model: Any) -> Weights:
-    """A Keras model's weights under names that sort in their order."""
-    return {
-        f"{index:04d}/{variable.path}": np.asarray(variable)
-        for index, variable in enumerate(model.weights)
-    }
+    """A Keras model's weights under names that sort in their order.
+
+    The names are those of the layers, and the same however many models were built before.
+    """
+    steady = _steady_names(model)
+    weights = {}
+    for index, variable in enumerate(model.weights):
+        path = "/".join(steady.get(part, part) for part in variable.path.split("/"))
+        weights[f"{index:04d}/{path}"] = np.asarray(variable)
+    return weights
+
+
+def parse_fine_tune(spec: str) -> FineTune:
+    """The value of `--fine-tune`: a number of layers or, as 2-blocks, of blocks.
+
+    >>> parse_fine_tune("20"), parse_fine_tune("1-block")
+    (FineTune(count=20, blocks=False), FineTune(count=1, blocks=True))
+    """
+    match = re.fullmatch("([0-9]{1,4})(-blocks?)?", spec)
+    if match is None or int(match[1]) == 0:
+        raise ConfigError(
+            f"--fine-tune is {spec!r}: give the number of layers to train from the end, as 20, or "
+            "of blocks, as 2-blocks; to train none, leave it out"
+        )
+    return FineTune(int(match[1]), blocks=match[2] is not None)
+
+
+def last_layers(model: Any, name: str, spec: str) -> list[Any]:
+    """The layers of a base that `--fine-tune` names, in the order of the model.
+
+    `model`: of build_base(`name`). Layers without weights are not counted, nor is
+    BatchNormalization, which is never trained: its statistics are of far more images than a
+    training has, and of batches far larger. Raises ConfigError when there are fewer.
+    """
+    wanted = parse_fine_tune(spec)
+    blocks = _blocks(model, name)
+    units = blocks if wanted.blocks else [[layer] for block in blocks for layer in block]
+    if wanted.count > len(units):
+        raise ConfigError(
+            f"--fine-tune {spec}: {name} has {FineTune(len(units), wanted.blocks)} to train: give "
+            "that or less"
+        )
+    return [layer for unit in units[-wanted.count :] for layer in unit]
+
+
+def unfreeze(model: Any, layers: list[Any]) -> None:
+    """Let these layers of a base be trained, and no other.
+
+    Call the model with training=False while it is trained too: EfficientNetV2 has Dropout.
+    """
+    trained = {id(layer) for layer in layers}
+    # A frozen model hides what its layers have to train.
+    model.trainable = True
+    for layer in model.layers:
+        layer.trainable = id(layer) in trained
+
+
+def _blocks(model: Any, name: str) -> list[list[Any]]:
+    """The layers that can be trained, by block; what follows the last block end is one too."""
+    keras = import_keras()
+    blocks: list[list[Any]] = [[]]
+    # Keras sorts layers by their distance from the output, so all of a block come before its end.
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, keras.layers.BatchNormalization):
+            blocks[-1].append(layer)
+        if re.fullmatch(BACKBONES[name].block_end, layer.name):
+            blocks.append([])
+    return [block for block in blocks if block]
+
+
+def _steady_names(model: Any) -> dict[str, str]:
+    """The names of layers, without the number where Keras has given it: conv2d for conv2d_95."""
+    names = {layer.name: layer.name for layer in model.layers}
+    for layer in model.layers:
+        stem = re.sub(r"_\d+$", "", layer.name)
+        # Keras gives the class in small letters, and its own numbers never have a 0.
+        if stem.replace("_", "") == type(layer).__name__.lower() and f"{stem}_0" not in names:
+            names[layer.name] = stem
+    return names
 
 
 def _in_order(weights: Weights) -> list[np.ndarray[Any, Any]]:
@@ -125,10 +229,13 @@ def _download(name: str) -> Weights:
 
 
 def _from_keras_file(name: str, uri: str, storage: Storage) -> Weights:
-    if not uri.endswith(".h5"):
+    if not uri.endswith((".h5", ".hdf5")):
+        hint = ""
+        if uri.endswith(".keras"):
+            hint = "; of a whole .keras file, write its base with base.save_weights('x.weights.h5')"
         raise ConfigError(
             f"--weights {uri}: give imagenet, none, or a Keras file that ends in .h5 "
-            "(….weights.h5 or …_notop.h5)"
+            f"(….weights.h5, …_notop.h5 or …_no_top.h5){hint}"
         )
     try:
         data = storage.read(uri).data
@@ -138,15 +245,5 @@ def _from_keras_file(name: str, uri: str, storage: Storage) -> Weights:
             "for the ImageNet weights"
         ) from error
     model = build_base(name)
-    with tempfile.TemporaryDirectory() as folder:
-        # Keras chooses its reader by the name, and reads local files only.
-        path = Path(folder) / uri.rsplit("/", 1)[-1]
-        path.write_bytes(data)
-        try:
-            model.load_weights(path)
-        except Exception as error:  # h5py and Keras raise many kinds
-            reason = " ".join(str(error).split())[:200]
-            raise ConfigError(
-                f"--weights {uri} does not fit {name} without its top: {reason}"
-            ) from error
+    read_keras_file(data, model, f"--weights {uri}", name)
     return named_weights(model)

@@ -89,10 +89,13 @@ class TrainConfig:
     """Where the features of the frozen base are kept. Default: features/ below --model."""
 
     backbone: str = "mobilenet"
-    """The frozen network: mobilenet (224 px) or inception_v3 (299 px)."""
+    """The frozen network: mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large,
+    efficientnet_v2_b0, resnet50_v2 (all 224 px) or inception_v3 (299 px)."""
 
     weights: str = "imagenet"
-    """Weights of the base: imagenet, none (random, for tests), or the URI of a Keras file (.h5)."""
+    """Weights of the base: imagenet (downloaded once by Keras, mobilenet's come with the package),
+    none (random, for tests), or the URI of a Keras file without the top, as ….weights.h5,
+    …_notop.h5 or …_no_top.h5."""
 
     crop: str = "middle"
     """What is seen of an image: middle (its long side shortened half-way to a square), whole, or
