@@ -158,7 +158,9 @@ class Bundle:
         """What was fitted for the mean of these views."""
         found = self.model["calibration"][str(len(views))]
         thresholds = found["thresholds"]
-        return Calibration(found["temperature"], thresholds and Thresholds.from_json(thresholds))
+        return Calibration(
+            found["temperature"], None if thresholds is None else Thresholds.from_json(thresholds)
+        )
 
 
 def preprocessing(backbone: str, views: Sequence[str]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def read_keras_file(data: bytes, model: Any, what: str, name: str) -> None:
 
 def _check(path: Path, model: Any, what: str, name: str) -> bool:
     """Refuse what is not exactly this network; true for the older kind."""
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     if not h5py.is_hdf5(path):
         raise ConfigError(f"{what} is no HDF5 file: give a file as Keras writes or publishes it")

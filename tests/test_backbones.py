@@ -101,9 +101,12 @@ def test_pixels_are_scaled_once(name: str) -> None:
 def test_the_engine_runs_it(name: str) -> None:
     backbone = BACKBONES[name]
     pixels = np.random.default_rng(0).integers(
-        0, 256, (3, backbone.size, backbone.size, 3), dtype=np.uint8
+        0, 256, (3, 2, backbone.size, backbone.size, 3), dtype=np.uint8
     )
-    features, _ = TensorFlowEngine(Network(name, named_weights(base(name))))(pixels)
+    network = Network(name, named_weights(base(name)), ("middle", "whole"))
+    features, logits = TensorFlowEngine(network)(pixels)
+    assert (features.shape, logits.shape) == ((3, 2, backbone.width), (3, 0))
+    features, pixels = features.reshape(6, -1), pixels.reshape(6, *pixels.shape[2:])
     scaled = pixels.astype(np.float32) * backbone.scale + backbone.offset
     expected = np.asarray(base(name)(scaled, training=False))
     assert expected.std() > 0
@@ -130,7 +133,8 @@ def test_packaged_weights_are_as_good_as_the_published_ones(photos: Path) -> Non
     features = []
     for source in ("imagenet", published):
         weights = load_weights("mobilenet", source, STORAGE)
-        vectors, _ = TensorFlowEngine(Network("mobilenet", weights))(pixels)
+        vectors, _ = TensorFlowEngine(Network("mobilenet", weights, ("middle",)))(pixels)
+        vectors = vectors[:, 0]
         features.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
     cosine = (features[0] * features[1]).sum(axis=1)
     assert len(paths) == 60

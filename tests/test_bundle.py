@@ -210,9 +210,8 @@ def test_another_preprocessing_or_backbone_is_refused(place: Path) -> None:
     with pytest.raises(BundleError, match="another preprocessing"):
         load(place)
     for views in (["middle", "upside-down"], [], None, "middle"):
-        edit(
-            place, lambda model, views=views: model["preprocessing"].update(views=views), sign=True
-        )
+        change = {"views": views}
+        edit(place, lambda model: model["preprocessing"].update(change), sign=True)  # noqa: B023
         with pytest.raises(BundleError, match="another preprocessing"):
             load(place)
     edit(place, lambda model: model.update(backbone="resnet"), sign=True)
