@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
-from monkeyray.splits import PARTS, group_images, near_pairs, split_images
+from monkeyray.splits import PARTS, fold_images, group_images, near_pairs, split_images
 
 
 @given(st.lists(st.integers(0, 2**64 - 1), max_size=60), st.integers(0, 40))
@@ -72,3 +72,35 @@ def test_given_parts_stay_and_leaks_are_found() -> None:
 def test_too_few_pictures_are_named() -> None:
     with pytest.raises(InputError, match=r"'a' has 2 different pictures in 5 images"):
         split_images(["a"] * 5, np.array([0, 0, 0, 0, 1]), [None] * 5, 0.2, 0.2, 0)
+
+
+def test_every_image_is_tested_in_one_fold_and_no_group_is_divided() -> None:
+    rng = np.random.default_rng(0)
+    labels = [str(label) for label in rng.integers(0, 3, 200)]
+    groups = np.array([int(label) * 1000 + rng.integers(0, 20) for label in labels])
+    eligible = np.arange(200) >= 30
+    folds = fold_images(labels, groups, eligible, 4, 0.2, seed=1)
+    assert len(folds) == 4
+    tested = np.stack([fold == "test" for fold in folds]).sum(axis=0)
+    np.testing.assert_array_equal(tested, eligible)
+    for fold in folds:
+        assert set(fold[~eligible]) == {""}
+        assert set(fold[eligible]) == set(PARTS)
+        sides = {
+            (group, part) for group, part in zip(groups[eligible], fold[eligible], strict=True)
+        }
+        assert len(sides) == len({group for group, _ in sides})
+        for label in set(labels):
+            its = fold[np.array(labels) == label]
+            assert (its == "train").any()
+    again = fold_images(labels, groups, eligible, 4, 0.2, seed=1)
+    for one, other in zip(folds, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_folds_need_pictures() -> None:
+    eligible = np.ones(8, bool)
+    with pytest.raises(InputError, match=r"label 'b' has 1 different .* \(with --folds 4\)"):
+        fold_images(["a"] * 6 + ["b"] * 2, np.arange(8), eligible, 4, 0.2, 0)
+    with pytest.raises(InputError, match="--folds 2 needs two different pictures"):
+        fold_images(["a"] * 8, np.zeros(8, int), eligible, 2, 0.2, 0)
