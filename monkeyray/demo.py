@@ -13,7 +13,8 @@ from monkeyray.errors import ConfigError
 from monkeyray.progress import Reporter
 from monkeyray.score import Estimate, Summary, score
 from monkeyray.storage import local_errors
-from monkeyray.train import Trained, train
+from monkeyray.train import train
+from monkeyray.trained import Trained
 from monkeyray.uris import normalise
 
 _MARK = ".monkeyray-demo"

@@ -39,49 +39,10 @@ from monkeyray.live import FeatureSource, PixelSource
 from monkeyray.progress import Reporter
 from monkeyray.report import render_report
 from monkeyray.storage import Storage
+from monkeyray.trained import Trained
 from monkeyray.trainer import TRAINING, Outcome, Task, below, run_training
 from monkeyray.uris import join, normalise
 from monkeyray.views import choose_views
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training did. `seconds`: by stage. `opened`: images that were decoded for it."""
-
-    uri: str
-    model: dict[str, Any]
-    opened: int
-    seconds: dict[str, float]
-
-    @property
-    def test_accuracy(self) -> float:
-        """Share of the test images whose label was found."""
-        return float(self.model["metrics"]["test"]["accuracy"])
-
-    def __str__(self) -> str:
-        data, metrics = self.model["data"], self.model["metrics"]
-        lines = [
-            f"{data['used']} of {data['images']} images used, {self.opened} opened"
-            f" ({data['duplicate_images']} are copies of another)",
-            f"trained {metrics['epochs_run']} epochs, kept epoch {metrics['best_epoch']}"
-            f" ({self.seconds['head']:.1f} s; features {self.seconds['features']:.1f} s,"
-            f" Ray {self.seconds['ray'] + self.seconds['training'] - self.seconds['head']:.1f} s)",
-            f"test accuracy {self.test_accuracy:.4f} on {metrics['test']['images']} images,"
-            f" validation {metrics['validation']['accuracy']:.4f}",
-        ]
-        for status, count in data["unusable"].items():
-            lines.insert(1, f"{count} images could not be used: {status}")
-        if data["leaks"]:
-            clean = metrics["test"]["without_leaks"]
-            figure = f"without them accuracy is {clean['accuracy']:.4f}" if clean else "all of them"
-            lines.append(f"{data['leaks']} test images are also in another part; {figure}")
-        return "\n".join(
-            [
-                *lines,
-                f"model  {self.model['model_id'][:12]} in {self.uri}",
-                f"report {join(self.uri, 'report.html')}",
-            ]
-        )
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from monkeyray.storage import Storage
 from monkeyray.uris import join
 
 if TYPE_CHECKING:
-    from monkeyray.train import Trained
+    from monkeyray.trained import Trained
 
 # Before anything of Ray is imported: tests talk to nobody outside this machine.
 os.environ["RAY_AUTH_MODE"] = "disabled"

@@ -31,7 +31,8 @@ from monkeyray.retries import START_PATIENCE_SECONDS
 from monkeyray.runs import read_parquet
 from monkeyray.score import Summary, score
 from monkeyray.storage import Storage
-from monkeyray.train import Trained, train
+from monkeyray.train import train
+from monkeyray.trained import Trained
 
 CARD = "s3://photos/faulty/card"
 UNIT = "s3://photos/faulty/unit"

@@ -25,7 +25,7 @@ from monkeyray.config import ScoreConfig, StoreConfig
 from monkeyray.decode import Decoded, Limits, decode
 from monkeyray.errors import DecodeError
 from monkeyray.score import Summary, score
-from monkeyray.train import Trained
+from monkeyray.trained import Trained
 
 QUIET = StoreConfig(quiet=True)
 SIZE = 224

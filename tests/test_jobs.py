@@ -38,7 +38,8 @@ from monkeyray.lease import hold
 from monkeyray.metrics import softmax
 from monkeyray.score import Estimate, Summary, score
 from monkeyray.storage import Storage
-from monkeyray.train import Trained, train
+from monkeyray.train import train
+from monkeyray.trained import Trained
 from monkeyray.trainer import _failure
 
 QUIET = StoreConfig(quiet=True)

@@ -30,7 +30,7 @@ from PIL import Image
 
 from monkeyray.runs import open_run
 from monkeyray.storage import Storage
-from monkeyray.train import Trained
+from monkeyray.trained import Trained
 from monkeyray.uris import join
 
 ROUNDS = int(os.environ.get("MONKEYRAY_KILL_ROUNDS", "2"))

@@ -86,9 +86,7 @@ def test_every_image_is_tested_in_one_fold_and_no_group_is_divided() -> None:
     for fold in folds:
         assert set(fold[~eligible]) == {""}
         assert set(fold[eligible]) == set(PARTS)
-        sides = {
-            (group, part) for group, part in zip(groups[eligible], fold[eligible], strict=True)
-        }
+        sides = set(zip(groups[eligible], fold[eligible], strict=True))
         assert len(sides) == len({group for group, _ in sides})
         for label in set(labels):
             its = fold[np.array(labels) == label]

@@ -1,0 +1,124 @@
+"""What a training did, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from monkeyray.uris import join
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training did. `seconds`: by stage. `opened`: images that were decoded for it."""
+
+    uri: str
+    model: dict[str, Any]
+    opened: int
+    seconds: dict[str, float]
+
+    @property
+    def test_accuracy(self) -> float:
+        """Share of the test images whose label was found."""
+        return float(self.model["metrics"]["test"]["accuracy"])
+
+    def __str__(self) -> str:
+        data, metrics = self.model["data"], self.model["metrics"]
+        rest = self.seconds["ray"] + self.seconds["training"] - self.seconds["head"]
+        lines = [
+            f"{data['used']} of {data['images']} images used, {self.opened} opened"
+            f" ({data['duplicate_images']} are copies of another)",
+            *(
+                f"{count} images could not be used: {status}"
+                for status, count in data["unusable"].items()
+            ),
+            *_rare(data["rare_labels"]),
+            f"trained {metrics['epochs_run']} epochs, kept epoch {metrics['best_epoch']}"
+            f" ({self.seconds['head']:.1f} s; features {self.seconds['features']:.1f} s,"
+            f" Ray {rest:.1f} s)",
+            *_fine_tuning(metrics["fine_tuning"]),
+            *_folds(metrics["folds"]),
+            *_calibration(metrics),
+            *_thresholds(metrics["thresholds"]),
+            f"test accuracy {self.test_accuracy:.4f} on {metrics['test']['images']} images,"
+            f" validation {metrics['validation']['accuracy']:.4f}",
+        ]
+        if data["leaks"]:
+            clean = metrics["test"]["without_leaks"]
+            figure = f"without them accuracy is {clean['accuracy']:.4f}" if clean else "all of them"
+            lines.append(f"{data['leaks']} test images are also in another part; {figure}")
+        return "\n".join(
+            [
+                *lines,
+                f"model  {self.model['model_id'][:12]} in {self.uri}",
+                f"report {join(self.uri, 'report.html')}",
+            ]
+        )
+
+
+def _rare(labels: list[dict[str, Any]]) -> Iterator[str]:
+    if labels:
+        some = ", ".join(f"{each['label']} ({each['train']})" for each in labels[:5])
+        more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+        yield f"few images to train on: {some}{more}; --class-weights may help them"
+
+
+def _fine_tuning(figures: dict[str, Any] | None) -> Iterator[str]:
+    if figures is None:
+        return
+    before = figures["history"][0]
+    if figures["kept"]:
+        after = figures["history"][figures["best_epoch"]]
+        yield (
+            f"fine-tuned {figures['layers']}: validation loss {before['validation_loss']:.4f} to "
+            f"{after['validation_loss']:.4f}, accuracy {before['validation_accuracy']:.4f} to "
+            f"{after['validation_accuracy']:.4f}, epoch {figures['best_epoch']}"
+        )
+    else:
+        yield (
+            f"fine-tuning {figures['layers']} made nothing better on validation: the frozen base "
+            "is kept"
+        )
+
+
+def _folds(figures: dict[str, Any] | None) -> Iterator[str]:
+    if figures is not None:
+        low, high = figures["interval"]
+        yield (
+            f"{figures['folds']} folds: mean accuracy {figures['mean']:.4f} ({low:.4f} to "
+            f"{high:.4f} with 95% confidence)"
+        )
+
+
+def _calibration(metrics: dict[str, Any]) -> Iterator[str]:
+    found = metrics["calibration"]
+    before, after = found["before"]["ece"], found["after"]["ece"]
+    if after is not None:
+        yield (
+            f"temperature {found['temperature']:.3f} from {found['images']} {found['source']} "
+            f"images: calibration error {before:.3f} to {after:.3f}"
+        )
+
+
+def _thresholds(found: dict[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        return
+    own = [row for row in found["per_label"] if row["threshold"] is not None]
+    rest = len(found["per_label"]) - len(own)
+    pooled = found["pooled"]["threshold"]
+    lines = []
+    if own:
+        lines.append(f"{len(own)} labels have a threshold of their own")
+    if rest:
+        lines.append(
+            f"{rest} labels share {pooled:.4f}" if pooled is not None
+            else f"NO threshold for {rest}: too few images, or too many errors, to promise it"
+        )  # fmt: skip
+    test = found["test"]
+    yield f"precision {found['target']:g}: {'; '.join(lines)}"
+    if test["accepted"]:
+        yield (
+            f"on test that accepts {test['accepted']} of {test['images']} images, "
+            f"{test['precision']:.4f} of them right"
+        )
