@@ -17,6 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from monkeyray.errors import DecodeError
+from monkeyray.fingerprints import thumbnail
 
 #: Goes up with every change that alters pixels, so that cached features are not mixed.
 DECODE_VERSION = 2
@@ -49,7 +50,7 @@ class Decoded:
     `pixels`: uint8 RGB of shape (size, size, 3), 0-255. `width` and `height`: of the original in
     pixels, as displayed (EXIF orientation applied). `captured_at`: EXIF local time in ISO 8601,
     with an offset only where EXIF gives one. `truncated`: why only a part of it could be read;
-    what is missing is grey.
+    what is missing is grey. `thumbnail`: the whole frame, to find duplicates by.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -57,6 +58,7 @@ class Decoded:
     height: int
     captured_at: str | None
     truncated: str | None = None
+    thumbnail: bytes | None = None
 
 
 def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:
@@ -91,29 +93,6 @@ def decode(data: bytes, size: int, limits: Limits = Limits()) -> Decoded:
 def sha256(data: bytes) -> str:
     """The content hash of a file, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
-
-
-def perceptual_hash(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
-    """The 64-bit DCT hash (pHash, Zauner 2010) of uint8 RGB pixels of shape (n, n, 3), n >= 32.
-
-    Images that differ by a re-encoding or a rescale are a few bits apart; on photographs of
-    animals 10 bits or fewer mean the same picture.
-    """
-    grey = Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.BOX)
-    values = np.asarray(grey, dtype=np.float64)
-    low = (_DCT @ values @ _DCT.T).ravel()
-    bits = low > np.median(low[1:])
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def _dct_matrix(rows: int, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    k, i = np.mgrid[0:rows, 0:n]
-    matrix = np.cos(np.pi * k * (2 * i + 1) / (2 * n)) * np.sqrt(2 / n)
-    matrix[0] /= np.sqrt(2)
-    return np.asarray(matrix, dtype=np.float64)
-
-
-_DCT = _dct_matrix(8, 32)
 
 
 #: What EXIF's orientations ask for.
@@ -160,7 +139,7 @@ def _decode(data: bytes, size: int, limits: Limits) -> Decoded:
         square = square.transpose(turn)
         if turn in _ON_THEIR_SIDE:
             width, height = height, width
-    return Decoded(np.asarray(square), width, height, captured_at, truncated)
+    return Decoded(np.asarray(square), width, height, captured_at, truncated, thumbnail(square))
 
 
 def _check_pixels(width: int, height: int, limits: Limits) -> None:

@@ -29,9 +29,11 @@ from monkeyray.cluster import (
 )
 from monkeyray.config import TrainConfig, parse_head
 from monkeyray.decode import Limits
+from monkeyray.duplicates import group_images
 from monkeyray.engine import Network
 from monkeyray.errors import ClusterError, ConfigError, InputError, MonkeyRayError
 from monkeyray.features import FeatureCache, Features, unusable
+from monkeyray.fingerprints import thumbnails
 from monkeyray.fit import CachedSource, FitConfig, Parts, State, fit
 from monkeyray.images import list_labelled, read_label_names
 from monkeyray.lease import Lease, hold
@@ -40,7 +42,7 @@ from monkeyray.pipeline import cause
 from monkeyray.progress import Reporter
 from monkeyray.report import render_report
 from monkeyray.runs import fingerprint
-from monkeyray.splits import PARTS, Split, group_images, split_images
+from monkeyray.splits import PARTS, Split, split_images
 from monkeyray.storage import Storage
 from monkeyray.uris import is_local, join, normalise
 
@@ -200,8 +202,7 @@ def _list(config: TrainConfig, storage: Storage) -> tuple[pa.Table, dict[str, st
 
 def _check_split(config: TrainConfig, images: pa.Table) -> None:
     """Refuse before any image is opened what no content of the images could mend."""
-    no_hashes = np.empty(0, np.uint64)
-    groups = group_images(images["uri"].to_pylist(), no_hashes, images["group"].to_pylist())
+    groups = group_images(images["uri"].to_pylist(), None, images["group"].to_pylist())
     try:
         _split(config, images, groups)
     except InputError as error:
@@ -300,11 +301,7 @@ def _choose(
             )
     vectors = None if features.vectors is None else features.vectors[usable]
     contents = rows["sha256"].to_pylist()
-    groups = group_images(
-        contents,
-        rows["perceptual_hash"].to_numpy().astype(np.uint64),
-        kept["group"].to_pylist(),
-    )
+    groups = group_images(contents, thumbnails(rows["thumbnail"]), kept["group"].to_pylist())
     labels = kept["label"].to_pylist()
     split = _split(config, kept, groups)
     kept = kept.append_column("part", pa.array(split.parts.tolist(), pa.string()))
