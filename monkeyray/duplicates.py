@@ -25,9 +25,10 @@ _ALL_BUT_EQUAL = 0.98
 #: unlike one that its hash is near; before a still camera it may be unlike thousands.
 _PATIENCE = 32
 
-#: Comparisons, and pairs of hashes, that are worked on at a time.
+#: Comparisons, pairs of hashes and pairs that were found, that are worked on at a time.
 _SOME = 2048
 _MANY = 2**20
+_LOT = 2**22
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -181,7 +182,7 @@ def _in_lots(found: Iterator[Ints]) -> Iterator[Ints]:
     for pairs in found:
         lot.append(pairs)
         size += len(pairs)
-        if size > _MANY:
+        if size > _LOT:
             yield np.concatenate(lot)
             lot, size = [], 0
     if lot:

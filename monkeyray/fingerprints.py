@@ -21,7 +21,7 @@ THUMBNAIL_BYTES = SIDE * SIDE
 
 #: The least correlation of two thumbnails of one picture, the one laid over the other. Of 300
 #: million pairs of pieces of different photographs 10 were near by their hashes, and the most alike
-#: of these reached 0.91. Copies with up to 5 % cut off at every side stay above 0.92.
+#: of these reached 0.91. Of copies with up to 5 % cut off at every side 99 in 100 are above.
 AGREEMENT = 0.92
 
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -143,7 +143,7 @@ def _best_agreement(ones: Bytes, others: Bytes) -> Floats:
         seen = _sampler(top, bottom) @ frame @ _sampler(left, right).transpose(0, 2, 1)
         found = np.sum(_normed(seen) * _normed(wanted), axis=(1, 2))
         going = found < AGREEMENT
-        if step > 1:
+        if step:
             going &= found > best[rows] + 0.002
         best[rows] = np.maximum(best[rows], found)
         rows, seen, wanted = rows[going], seen[going], wanted[going]
