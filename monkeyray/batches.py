@@ -79,10 +79,11 @@ class Batch:
         """Decode the batch.
 
         `opening` is called with a position before it is decoded, and with None after the last.
-        Returns the columns of IMAGE_FIELDS, the pixels of the images that could be read, uint8 of
-        shape (n, size, size, 3), and their places in the batch.
+        Returns the columns of IMAGE_FIELDS and `thumbnail`, the pixels of the images that could be
+        read, uint8 of shape (n, size, size, 3), and their places in the batch.
         """
         columns: dict[str, list[Any]] = {name: [] for name, _ in IMAGE_FIELDS}
+        columns["thumbnail"] = []
         pixels, good = [], []
         known = outcomes or {}
         plan = zip(
@@ -118,6 +119,7 @@ class Batch:
                 "size_bytes": planned_size if item.data is None else len(item.data),
                 "etag_or_mtime": item.version or planned_version,
                 "sha256": None if item.data is None else sha256(item.data),
+                "thumbnail": image.thumbnail if image else None,
             }
             for name, value in row.items():
                 columns[name].append(value)

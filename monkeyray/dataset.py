@@ -10,12 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.config import TrainConfig
+from monkeyray.duplicates import group_images
 from monkeyray.errors import InputError
 from monkeyray.features import Features, unusable
+from monkeyray.fingerprints import thumbnails
 from monkeyray.fit import Parts
 from monkeyray.images import list_labelled, read_label_names
 from monkeyray.runs import fingerprint
-from monkeyray.splits import PARTS, Split, fold_images, group_images, split_images
+from monkeyray.splits import PARTS, Split, fold_images, split_images
 from monkeyray.storage import Storage
 
 Array = np.ndarray[Any, Any]
@@ -31,7 +33,8 @@ class Dataset:
     `images`: as they were listed. `table`: what the feature cache knows of them but the vectors,
     which are float32 (n, views, width), None where none are kept. `labels`: sorted; `parts.truth`
     are indices into them. `names`: each image's part; `pictures`: the same number for files of one
-    picture; `leaked`: test images whose picture is in another part. `data`: counts for the bundle.
+    picture, `groups`: for what must not be divided; `leaked`: test images whose group is in
+    another part too. `data`: counts for the bundle.
     """
 
     images: pa.Table
@@ -43,6 +46,7 @@ class Dataset:
     folds: tuple[Parts, ...]
     names: Array
     pictures: Array
+    groups: Array
     leaked: Array
     data: dict[str, Any]
 
@@ -82,8 +86,7 @@ def list_dataset(
 
 def _check_split(config: TrainConfig, images: pa.Table) -> None:
     """Refuse before any image is opened what no content of the images could mend."""
-    no_hashes = np.empty(0, np.uint64)
-    groups = group_images(images["uri"].to_pylist(), no_hashes, images["group"].to_pylist())
+    groups = group_images(images["uri"].to_pylist(), None, images["group"].to_pylist())
     try:
         _split(config, images, groups)
     except InputError as error:
@@ -133,11 +136,9 @@ def choose_images(
     kept, rows = images.filter(pa.array(usable)), features.table.filter(pa.array(usable))
     vectors = None if features.vectors is None else features.vectors[usable]
     contents = rows["sha256"].to_pylist()
-    groups = group_images(
-        contents,
-        rows["perceptual_hash"].to_numpy().astype(np.uint64),
-        kept["group"].to_pylist(),
-    )
+    pictures = group_images(contents, thumbnails(rows["thumbnail"]))
+    # A group is never divided, whatever its pictures show.
+    groups = group_images([str(number) for number in pictures], None, kept["group"].to_pylist())
     its_labels = kept["label"].to_pylist()
     split = _split(config, kept, groups)
     names = split.parts.tolist()
@@ -151,7 +152,7 @@ def choose_images(
             its_labels, groups, eligible, config.folds, config.validation_share, config.seed
         )
     counts = Counter(zip(its_labels, names, strict=True))
-    sizes = Counter(groups.tolist())
+    sizes = Counter(pictures.tolist())
     data = {
         "images": images.num_rows,
         "used": kept.num_rows,
@@ -180,7 +181,8 @@ def choose_images(
         folds=tuple(_parts(truth, fold, config.class_weights) for fold in folds),
         names=split.parts,
         leaked=split.leaked,
-        pictures=groups,
+        pictures=pictures,
+        groups=groups,
         data=data,
     )
 

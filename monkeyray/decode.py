@@ -18,6 +18,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from monkeyray.errors import DecodeError
+from monkeyray.fingerprints import thumbnail
 from monkeyray.views import VIEWS, View
 
 #: Goes up with every change that alters pixels, so that cached features are not mixed.
@@ -54,7 +55,8 @@ class Decoded:
     `pixels`: uint8 RGB of shape (views, size, size, 3), 0-255. `width` and `height`: of the
     original in pixels, as displayed (EXIF orientation applied). `captured_at`: EXIF local time in
     ISO 8601, with an offset only where EXIF gives one. `truncated`: why only a part of it could be
-    read; what is missing is grey.
+    read; what is missing is grey. `thumbnail`: the whole frame, to find duplicates by, where it was
+    asked for.
     """
 
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -62,10 +64,15 @@ class Decoded:
     height: int
     captured_at: str | None
     truncated: str | None = None
+    thumbnail: bytes | None = None
 
 
 def decode(
-    data: bytes, size: int, limits: Limits = Limits(), views: Sequence[str] = ("whole",)
+    data: bytes,
+    size: int,
+    limits: Limits = Limits(),
+    views: Sequence[str] = ("whole",),
+    thumbnails: bool = False,
 ) -> Decoded:
     """Decode an image and squeeze each of its `views` into a square of `size` pixels.
 
@@ -84,7 +91,7 @@ def decode(
         with warnings.catch_warnings():
             # Pillow warns of bombs and odd EXIF; the limits above and below decide instead.
             warnings.simplefilter("ignore")
-            return _decode(data, size, limits, [VIEWS[view] for view in views])
+            return _decode(data, size, limits, [VIEWS[view] for view in views], thumbnails)
     except (DecodeError, MemoryError):
         raise
     except Image.DecompressionBombError:  # Pillow's own bound, some 179 million pixels
@@ -100,29 +107,6 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def perceptual_hash(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
-    """The 64-bit DCT hash (pHash, Zauner 2010) of uint8 RGB pixels of shape (n, n, 3), n >= 32.
-
-    Images that differ by a re-encoding or a rescale are a few bits apart; on photographs of
-    animals 10 bits or fewer mean the same picture.
-    """
-    grey = Image.fromarray(pixels).convert("L").resize((32, 32), Image.Resampling.BOX)
-    values = np.asarray(grey, dtype=np.float64)
-    low = (_DCT @ values @ _DCT.T).ravel()
-    bits = low > np.median(low[1:])
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def _dct_matrix(rows: int, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    k, i = np.mgrid[0:rows, 0:n]
-    matrix = np.cos(np.pi * k * (2 * i + 1) / (2 * n)) * np.sqrt(2 / n)
-    matrix[0] /= np.sqrt(2)
-    return np.asarray(matrix, dtype=np.float64)
-
-
-_DCT = _dct_matrix(8, 32)
-
-
 #: What EXIF's orientations ask for.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
@@ -133,7 +117,7 @@ _TURNS = {
 _ON_THEIR_SIDE = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
-def _decode(data: bytes, size: int, limits: Limits, views: list[View]) -> Decoded:
+def _decode(data: bytes, size: int, limits: Limits, views: list[View], thumbnails: bool) -> Decoded:
     if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
         # Pillow allocates this canvas when it opens the file, so it is looked at before.
         width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
@@ -162,7 +146,9 @@ def _decode(data: bytes, size: int, limits: Limits, views: list[View]) -> Decode
                 image, truncated = _rescue_jpeg(data, size, _one_line(error))
         image = _colours(image)
         boxes = [view.box(*image.size) for view in views]
-        squares = {box: _square(image, size, box) for box in boxes}
+        whole = VIEWS["whole"].box(*image.size)
+        wanted = [*boxes, whole] if thumbnails else boxes
+        squares = {box: _square(image, size, box) for box in wanted}
     if turn is not None:
         # Squares can be turned after the resize, which is cheaper and the same. Not with Pillow's
         # exif_transpose: it writes all of the EXIF anew, and fails where any of it is odd.
@@ -173,7 +159,8 @@ def _decode(data: bytes, size: int, limits: Limits, views: list[View]) -> Decode
     for index, view in enumerate(views):
         if view.mirrored:
             pixels[index] = pixels[index, :, ::-1].copy()
-    return Decoded(pixels, width, height, captured_at, truncated)
+    small = thumbnail(squares[whole]) if thumbnails else None
+    return Decoded(pixels, width, height, captured_at, truncated, small)
 
 
 def _check_pixels(width: int, height: int, limits: Limits) -> None:

@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 from monkeyray.backbones import Weights
 from monkeyray.batches import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.child import Work
-from monkeyray.decode import DECODE_VERSION, Limits, decode, perceptual_hash
+from monkeyray.decode import DECODE_VERSION, Limits, decode
 from monkeyray.engine import Network, TensorFlowEngine
 from monkeyray.errors import ObjectError, StorageError
+from monkeyray.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.lease import hold
 from monkeyray.pipeline import Job, run_parts
 from monkeyray.plans import collect, cut
@@ -31,9 +32,9 @@ _BATCH = 32
 
 
 class Embedder:
-    """Maps batches of images to their content hash, perceptual hash and features.
+    """Maps batches of images to their content hash, thumbnail and features.
 
-    Without weights it does not run the base: the hashes alone tell duplicates.
+    Without weights it does not run the base: hash and thumbnail tell duplicates.
     """
 
     def __init__(self, network: Network, embed: bool) -> None:
@@ -43,10 +44,7 @@ class Embedder:
         columns: dict[str, Any]
         columns, pixels, good = decode(batch)
         rows = len(batch.fetched)
-        columns["perceptual_hash"] = [None] * rows
-        for position, image in zip(good, pixels, strict=True):
-            columns["perceptual_hash"][position] = perceptual_hash(image[0])
-        fields = [*IMAGE_FIELDS, ("perceptual_hash", pa.uint64())]
+        fields = [*IMAGE_FIELDS, ("thumbnail", pa.binary(THUMBNAIL_BYTES))]
         if self._engine is not None:
             features, _ = self._engine(pixels)
             columns["embedding"] = [None] * rows
@@ -92,6 +90,7 @@ class FeatureCache:
             "size": self.network.size,
             "views": list(self.network.views),
             "decode": DECODE_VERSION,
+            "thumbnail": THUMBNAIL_VERSION,
             "weights": weights_hash(self.network.base) if self.embed else None,
         }
         return join(self.uri, f"{self.network.backbone}-{fingerprint(identity)[:16]}")
@@ -191,7 +190,7 @@ class FeatureCache:
             size=self.network.size,
             limits=limits,
             batch_size=max(1, _BATCH // len(self.network.views)),
-            decode=functools.partial(decode, views=self.network.views),
+            decode=functools.partial(decode, views=self.network.views, thumbnails=True),
         )
         listing = collect([todo])
         assert listing is not None

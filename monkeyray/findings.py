@@ -6,9 +6,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from monkeyray.assess import Assessment, suspicious_labels
 from monkeyray.dataset import Dataset
+from monkeyray.duplicates import leaks
 from monkeyray.uris import join
+
+Array = np.ndarray[Any, Any]
 
 
 def find(data: Dataset, found: Assessment, root: str) -> dict[str, Any]:
@@ -16,7 +21,10 @@ def find(data: Dataset, found: Assessment, root: str) -> dict[str, Any]:
     start = join(root, "")
     names = [uri.removeprefix(start) for uri in data.uris]
     truth = data.parts.truth
+    contents = data.table["sha256"].to_pylist()
     return {
+        "leaks": leaks(names, data.names.tolist(), contents, data.pictures, data.groups),
+        "duplicates": _duplicates(names, contents, data.pictures),
         "label_errors": [
             {
                 "uri": names[each.index],
@@ -28,6 +36,21 @@ def find(data: Dataset, found: Assessment, root: str) -> dict[str, Any]:
             for each in suspicious_labels(found, truth)
         ],
     }
+
+
+def _duplicates(names: list[str], contents: list[str], pictures: Array) -> list[dict[str, Any]]:
+    """The files of each picture that has several, and whether all of them are the same bytes."""
+    members: dict[int, list[int]] = {}
+    for image, picture in enumerate(pictures.tolist()):
+        members.setdefault(picture, []).append(image)
+    return [
+        {
+            "uris": [names[image] for image in images],
+            "how": "identical" if len({contents[image] for image in images}) == 1 else "near",
+        }
+        for images in members.values()
+        if len(images) > 1
+    ]
 
 
 def to_json(model: Mapping[str, Any], findings: Mapping[str, Any]) -> str:

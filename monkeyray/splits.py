@@ -1,4 +1,4 @@
-"""Duplicates and the three parts: train, validation and test never share the same picture."""
+"""The three parts: train, validation and test never share a group of images."""
 
 from __future__ import annotations
 
@@ -14,10 +14,6 @@ from monkeyray.errors import InputError
 
 PARTS = ("train", "validation", "test")
 
-#: Bits in which the perceptual hashes of two files of one picture may differ. On 1,080 photographs
-#: of monkeys all pairs up to 10 bits were the same picture, and from 12 bits on chance began.
-NEAR_BITS = 10
-
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -28,52 +24,6 @@ class Split:
 
     parts: np.ndarray[Any, Any]
     leaked: np.ndarray[Any, np.dtype[np.bool_]]
-
-
-def near_pairs(hashes: np.ndarray[Any, Any], bits: int = NEAR_BITS) -> Ints:
-    """Pairs of uint64 hashes at most `bits` apart (Hamming), as rows (i, j), i < j."""
-    found = [np.empty((0, 2), np.int64)]
-    for start in range(0, len(hashes), 512):
-        block = hashes[start : start + 512, None] ^ hashes[None, start:]
-        i, j = np.nonzero(np.bitwise_count(block) <= bits)
-        pairs = np.stack([i, j], axis=1).astype(np.int64) + start
-        found.append(pairs[pairs[:, 0] < pairs[:, 1]])
-    return np.concatenate(found)
-
-
-def group_images(
-    contents: Sequence[str],
-    hashes: np.ndarray[Any, Any],
-    groups: Sequence[str | None] | None = None,
-) -> Ints:
-    """A group number per image: same content hash, near perceptual hash, or same given group.
-
-    Groups are joined transitively and numbered by their first image.
-    """
-    parent = np.arange(len(contents))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    def union(i: int, j: int) -> None:
-        a, b = root(i), root(j)
-        parent[max(a, b)] = min(a, b)
-
-    for keys in (contents, groups or ()):
-        first: dict[str, int] = {}
-        for i, key in enumerate(keys):
-            if key is not None:
-                union(first.setdefault(key, i), i)
-    # Equal hashes once, so that a thousand copies are not half a million pairs.
-    values, index, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    for image, representative in enumerate(index[inverse].tolist()):
-        union(image, representative)
-    for one, other in near_pairs(values).tolist():
-        union(int(index[one]), int(index[other]))
-    return np.array([root(i) for i in range(len(contents))], np.int64)
 
 
 def split_images(

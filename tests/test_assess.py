@@ -40,7 +40,7 @@ def dataset(folds: bool = False) -> Dataset:
         labels=LABELS, parts=parts(test),
         folds=(parts(part < 4), parts((part >= 4) & (part < 7))) if folds else (),
         names=np.select([train, validation], ["train", "validation"], "test"),
-        pictures=np.arange(IMAGES), leaked=leaked, data={},
+        pictures=np.arange(IMAGES), groups=np.arange(IMAGES), leaked=leaked, data={},
     )  # fmt: skip
 
 

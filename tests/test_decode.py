@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from monkeyray.decode import Decoded, Limits, decode, perceptual_hash
+from monkeyray.decode import Decoded, Limits, decode
 from monkeyray.errors import DecodeError
 
 
@@ -150,14 +150,3 @@ def test_scaled_decode_is_close_to_a_full_one() -> None:
     decoded: Decoded = decode(encode(large, quality=95), 224)
     full = np.asarray(large.resize((224, 224), Image.Resampling.BILINEAR))
     assert np.abs(decoded.pixels[0].astype(int) - full.astype(int)).mean() < 3
-
-
-def test_perceptual_hashes_tell_copies_from_others() -> None:
-    def bits(one: bytes, other: bytes) -> int:
-        hashes = [perceptual_hash(decode(data, 224).pixels[0]) for data in (one, other)]
-        return (hashes[0] ^ hashes[1]).bit_count()
-
-    original = encode(picture(), quality=95)
-    assert bits(original, encode(picture(), quality=40)) <= 10
-    assert bits(original, encode(picture().resize((320, 240)))) <= 10
-    assert bits(original, encode(picture().transpose(Image.Transpose.ROTATE_90))) > 10

@@ -1,0 +1,182 @@
+"""What is kept of an image to know its picture again: a small grey thumbnail of its whole frame.
+
+Hashes of the thumbnail, and of parts of it, tell which images are worth a comparison, and laying
+one thumbnail over the other decides.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+#: Goes up with every change of what `thumbnail` returns, so that cached ones are not mixed.
+THUMBNAIL_VERSION = 1
+
+#: Pixels at each side of a thumbnail, and its bytes.
+SIDE = 32
+THUMBNAIL_BYTES = SIDE * SIDE
+
+#: The least correlation of two thumbnails of one picture, the one laid over the other. Of 300
+#: million pairs of pieces of different photographs 10 were near by their hashes, and the most alike
+#: of these reached 0.91. Of copies with up to 5 % cut off at every side 99 in 100 are above.
+AGREEMENT = 0.92
+
+Bytes = np.ndarray[Any, np.dtype[np.uint8]]
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Hashes = np.ndarray[Any, np.dtype[np.uint64]]
+
+#: Images that are worked on at a time.
+_SOME = 2048
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """The fingerprint of an image in mode RGB or L: SIDE x SIDE grey levels, row by row.
+
+    It must be the whole frame, turned as it is displayed. Its proportions do not matter, so it may
+    have been squeezed, or decoded at a reduced scale, but not below SIDE.
+    """
+    small = image.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return small.convert("L").tobytes()
+
+
+def thumbnails(column: pa.ChunkedArray) -> Bytes:
+    """A column of fingerprints (fixed-size binary) as uint8 (n, SIDE, SIDE); null is all black."""
+    array = column.combine_chunks()
+    filled = array.fill_null(bytes(THUMBNAIL_BYTES))
+    start = filled.offset * THUMBNAIL_BYTES
+    flat = np.frombuffer(filled.buffers()[1], np.uint8)[start:]
+    return flat[: len(filled) * THUMBNAIL_BYTES].reshape(-1, SIDE, SIDE)
+
+
+# -- Hashes --------------------------------------------------------------------------------------
+
+#: What is cut off at a side, in shares of the frame, for the hashes of parts of it.
+_CUTS = (0.0, 0.03)
+
+
+def _dct_matrix(rows: int, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    k, i = np.mgrid[0:rows, 0:n]
+    return np.asarray(np.cos(np.pi * k * (2 * i + 1) / (2 * n)), dtype=np.float64)
+
+
+def _window_matrix(start: float, end: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """SIDE means over the pixels between two shares of SIDE pixels."""
+    edges = np.linspace(start, end, SIDE + 1)[:, None] * SIDE
+    pixels = np.arange(SIDE)
+    covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
+    return np.asarray(np.maximum(covered, 0) / np.diff(edges, axis=0), dtype=np.float64)
+
+
+#: The low frequencies of each window along one axis, one below the other; the whole comes first.
+_LOW = np.concatenate(
+    [_dct_matrix(8, SIDE) @ _window_matrix(a, 1 - b) for a in _CUTS for b in _CUTS]
+).astype(np.float32)
+
+
+def window_hashes(pictures: Bytes) -> Hashes:
+    """Hashes of thumbnails, uint8 (n, SIDE, SIDE), and of 15 parts of each: uint64 (n, 16).
+
+    The first is that of the whole. The parts have 3 % cut off at some of the sides, so one of
+    them is close to what another file shows that was cropped by a few per cent. A bit is the sign
+    of one of the 63 lowest frequencies of the cosine transform (pHash, Zauner 2010, with zero for
+    the median: then a change of contrast changes nothing).
+    """
+    hashes = np.empty((len(pictures), len(_CUTS) ** 4), np.uint64)
+    for start in range(0, len(pictures), _SOME):
+        low = _LOW @ pictures[start : start + _SOME].astype(np.float32) @ _LOW.T
+        windows = low.reshape(-1, len(_LOW) // 8, 8, len(_LOW) // 8, 8).transpose(0, 1, 3, 2, 4)
+        bits = windows.reshape(len(low), -1, 64) > 0
+        bits[:, :, 0] = False  # the mean
+        hashes[start : start + _SOME] = np.packbits(bits, axis=2).view(np.uint64)[:, :, 0]
+    return hashes
+
+
+# -- One thumbnail over another --------------------------------------------------------------------
+
+_STEPS = 7
+#: So far the edges of one frame are looked for from those of the other, in shares of the frame.
+_REACH = 0.12
+#: Grey levels of deviation below which an image shows nothing: its noise is no picture.
+_FLAT = 1.0
+
+_CENTRES = ((np.arange(SIDE) + 0.5) / SIDE).astype(np.float32)
+
+
+def same_picture(ones: Bytes, others: Bytes) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Whether each of `others` shows the picture of its one in `ones`, or most of it: bool (n,).
+
+    Both are thumbnails, uint8 (n, SIDE, SIDE). The same, but brighter, darker or with another
+    contrast, is the same. Images that show nothing, such as black frames, are never the same.
+    """
+    same = np.zeros(len(ones), bool)
+    for start in range(0, len(ones), _SOME):
+        one, other = ones[start : start + _SOME], others[start : start + _SOME]
+        score = agreement(one, other)
+        unlike = np.flatnonzero(score < AGREEMENT)
+        score[unlike] = _best_agreement(one[unlike], other[unlike])
+        same[start : start + _SOME] = score >= AGREEMENT
+    return same
+
+
+def agreement(ones: Bytes, others: Bytes) -> Floats:
+    """The correlation of pairs of thumbnails as they are, float32 (n,)."""
+    products = _normed(ones.astype(np.float32)) * _normed(others.astype(np.float32))
+    return np.asarray(np.sum(products, axis=(1, 2)), dtype=np.float32)
+
+
+def _best_agreement(ones: Bytes, others: Bytes) -> Floats:
+    """The correlation of `others` with the best of the windows in `ones`, float32 (n,).
+
+    The window's four edges are found together with the change in contrast and brightness by
+    Gauss-Newton steps (Lucas and Kanade 1981), as long as they gain anything.
+    """
+    best = np.full(len(ones), -1, np.float32)
+    edges = np.tile(np.array([0.015, 0.985] * 2, np.float32), (len(ones), 1))
+    lowest = np.array([-_REACH, 1 - _REACH] * 2, np.float32)
+    rows = np.arange(len(ones))
+    for step in range(_STEPS):
+        frame, wanted = ones[rows].astype(np.float32), others[rows].astype(np.float32)
+        top, bottom, left, right = edges[rows].T
+        seen = _sampler(top, bottom) @ frame @ _sampler(left, right).transpose(0, 2, 1)
+        found = np.sum(_normed(seen) * _normed(wanted), axis=(1, 2))
+        going = found < AGREEMENT
+        if step:
+            going &= found > best[rows] + 0.002
+        best[rows] = np.maximum(best[rows], found)
+        rows, seen, wanted = rows[going], seen[going], wanted[going]
+        edges[rows] += np.clip(_step(seen, wanted), -0.03, 0.03)
+        edges[rows] = np.clip(edges[rows], lowest, lowest + 2 * _REACH)
+    return best
+
+
+def _step(seen: np.ndarray[Any, Any], wanted: Floats) -> Floats:
+    """How far the edges of the windows `seen` are from those of `wanted`: float32 (n, 4)."""
+    down, along = np.gradient(seen * SIDE, axis=(1, 2))
+    low, high = 1 - _CENTRES, _CENTRES
+    by_edge = [down * low[:, None], down * high[:, None], along * low, along * high]
+    slopes = np.stack([*by_edge, seen, np.ones_like(seen)], axis=1).reshape(-1, 6, SIDE * SIDE)
+    square = slopes @ slopes.transpose(0, 2, 1)
+    # A little damping: edges that nothing in the image tells of stay where they are.
+    size = np.trace(square, axis1=1, axis2=2)[:, None, None]
+    square += np.eye(6, dtype=np.float32) * (1e-3 / 6 * size + 1e-3)
+    solved = np.linalg.solve(square, slopes @ wanted.reshape(-1, SIDE * SIDE, 1))[:, :, 0]
+    gain = np.maximum(solved[:, 4:5], 0.05)
+    return np.asarray(solved[:, :4] / gain, dtype=np.float32)
+
+
+def _sampler(start: Floats, end: Floats) -> Floats:
+    """Matrices (n, SIDE, SIDE) that read SIDE points between two shares, with interpolation."""
+    at = (start[:, None] + (end - start)[:, None] * _CENTRES) * SIDE - 0.5
+    distance = np.abs(np.clip(at, 0, SIDE - 1)[:, :, None] - np.arange(SIDE, dtype=np.float32))
+    return np.asarray(np.maximum(1 - distance, 0), dtype=np.float32)
+
+
+def _normed(images: np.ndarray[Any, Any]) -> Floats:
+    """Mean 0 and length 1, or all 0 where there is nothing to see."""
+    centred = images - images.mean(axis=(1, 2), keepdims=True)
+    length = np.sqrt(np.sum(centred**2, axis=(1, 2), keepdims=True))
+    normed = np.where(length < _FLAT * SIDE, 0, centred / np.maximum(length, 1))
+    return np.asarray(normed, dtype=np.float32)
