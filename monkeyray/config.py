@@ -111,17 +111,18 @@ class TrainConfig:
     epochs: int = 200
     """Passes over the training images at most; training stops early."""
 
-    patience: int = 5
-    """Epochs without a better validation loss after which training stops. The best one is kept."""
+    patience: int | None = None
+    """Epochs without a better validation loss after which training stops. The best one is kept.
+    Default: 10 for the linear head, 5 for one with Dense layers and for fine-tuning."""
 
     batch_size: int = 64
     """Images in a step, over all workers."""
 
     learning_rate: float | None = None
-    """Step size of Adam. Default: 0.005 for the linear head, 0.0003 for one with Dense layers."""
+    """Step size of Adam. Default: 0.003 for the linear head, 0.0003 for one with Dense layers."""
 
-    l2: float = 0.0
-    """L2 penalty on the kernels of what is trained."""
+    l2: float | None = None
+    """L2 penalty on the kernels of the new top. Default: 0.001 for the linear head, else 0."""
 
     class_weights: str = "none"
     """How much the images of a label count: none (all alike), balanced (each label in all the
@@ -193,14 +194,15 @@ class TrainConfig:
         for name in ("images", "model", "test", "label_names", "features"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
-        for name in ("epochs", "patience", "batch_size", "workers"):
+        for name in ("epochs", "batch_size", "workers"):
             _require(getattr(self, name) >= 1, _flag(name), getattr(self, name), "1 or more")
-        for name in ("embed_workers", "limit"):
+        for name in ("embed_workers", "limit", "patience"):
             value = getattr(self, name)
             _require(value is None or value >= 1, _flag(name), value, "1 or more")
         rate = self.learning_rate
         _require(rate is None or 0 < rate < math.inf, "learning-rate", rate, "above 0 and finite")
-        _require(0 <= self.l2 < math.inf, "l2", self.l2, "0 or more and finite")
+        l2 = self.l2
+        _require(l2 is None or 0 <= l2 < math.inf, "l2", l2, "0 or more and finite")
         _check_seed(self.seed)
         self._check_choices()
         _require(

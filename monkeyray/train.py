@@ -171,10 +171,10 @@ def _train_top(job: _Job, network: Network, data: Dataset) -> Outcome:
     task = Task(
         FitConfig(
             epochs=config.epochs,
-            patience=config.patience,
+            patience=config.patience or (5 if head else 10),
             batch_size=config.batch_size,
-            learning_rate=config.learning_rate or (3e-4 if head else 5e-3),
-            l2=config.l2,
+            learning_rate=config.learning_rate or (3e-4 if head else 3e-3),
+            l2=(0.0 if head else 1e-3) if config.l2 is None else config.l2,
             seed=config.seed,
             checkpoint_seconds=config.checkpoint_seconds,
         ),
@@ -192,10 +192,11 @@ def _fine_tune(job: _Job, network: Network, data: Dataset, layers: str) -> Outco
     task = Task(
         FitConfig(
             epochs=config.fine_tune_epochs,
-            patience=config.patience,
+            patience=config.patience or 5,
             batch_size=config.batch_size,
             learning_rate=config.fine_tune_rate,
-            l2=config.l2,
+            # The base's kernels are good as they are: nothing should pull them to zero.
+            l2=0.0,
             seed=config.seed,
             checkpoint_seconds=config.checkpoint_seconds,
             keep_start=True,
