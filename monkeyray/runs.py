@@ -176,9 +176,9 @@ class Run:
     def finish(self, lease: Lease, count: Sequence[str] = ()) -> dict[str, Counter[str]]:
         """Compare what the files hold with the plan, count it, and write _SUCCESS.
 
-        Returns the rows by `status`, and by each column of `count`. Raises RunError when the files do
-        not hold one row for each image of the plan, and LeaseError when the place has been taken
-        over.
+        Returns the rows by `status`, and by each column of `count`. Raises RunError when the files
+        do not hold one row for each image of the plan, and LeaseError when the place has been
+        taken over.
         """
         lease.check()
         self._delete_strays()

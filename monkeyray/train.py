@@ -262,11 +262,13 @@ def _publish(
             "packages": _packages(),
         },
     )
-    findings = find(data, found, normalise(config.images))
+    root = normalise(config.images)
+    findings = find(data, found, root)
+    page = render_report(model)  # with_pictures(findings, data, job.storage, root)
     assert network.top is not None
     bundle = Bundle(model, network.base, network.top, outliers)
     lease.check()
-    save_bundle(job.uri, job.storage, bundle, render_report(model), to_json(model, findings))
+    save_bundle(job.uri, job.storage, bundle, page, to_json(model, findings))
     # Those of other options too: under the lease nobody is at work there.
     job.storage.delete_tree(join(job.uri, TRAINING))
     return Trained(job.uri, model, data.data["opened"], seconds)
