@@ -78,7 +78,7 @@ def test_one_deployment_needs_no_pattern(tmp_path: Path) -> None:
     dated = one.date("anything.jpg", "2021-07-01T08:25:38")
     assert dated.deployment is not None
     assert dated.deployment.id == "A-2021-01-01"
-    with pytest.raises(ConfigError, match="2 rows.*--site-pattern"):
+    with pytest.raises(ConfigError, match=r"2 rows.*--site-pattern"):
         table(tmp_path, "deploymentID,tz\na,UTC\nb,UTC\n", None)
 
 
