@@ -19,7 +19,7 @@ import json
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -173,7 +173,7 @@ class Run:
             return True
         return bool(stored.get("run_id") != self.run_id)
 
-    def finish(self, lease: Lease, count: Sequence[str] = ()) -> dict[str, Counter[str]]:
+    def finish(self, lease: Lease, count: tuple[str, ...] = ()) -> dict[str, Counter[str]]:
         """Compare what the files hold with the plan, count it, and write _SUCCESS.
 
         Returns the rows by `status`, and by each column of `count`. Raises RunError when the files

@@ -64,4 +64,4 @@ def predict(
             made = [{**default, **by_uri[uri]} for uri in planned["uri"].to_pylist()]
             run.publish(part, planned, pa.Table.from_pylist(made, schema=schema), lease)
         if finish:
-            run.finish(lease, count="label")
+            run.finish(lease, count=("label",))

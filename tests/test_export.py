@@ -74,7 +74,7 @@ def test_csv(place: Path) -> None:
 
 
 def test_columns_are_stable_without_tables_and_with_later_columns(tmp_path: Path) -> None:
-    predict(tmp_path / "predictions", ROWS, images="/x", extra={"ood_score": pa.float32()})
+    predict(tmp_path / "predictions", ROWS, images="/x", extra={"a_later_column": pa.float32()})
     run(tmp_path, format="csv", output=str(tmp_path / "all.csv"))
     fox = lines(tmp_path / "all.csv")[0]
     assert list(fox) == SCHEMA.names
