@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from typing import NoReturn, cast
 
 from monkeyray.cluster import Terminated, heed_sigterm
-from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
+from monkeyray.config import DemoConfig, ExportConfig, ScoreConfig, TrainConfig
 from monkeyray.errors import MonkeyRayError
 
-Config = TrainConfig | ScoreConfig | DemoConfig
+Config = TrainConfig | ScoreConfig | ExportConfig | DemoConfig
 
 _COMMANDS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "score": ScoreConfig,
+    "export": ExportConfig,
     "demo": DemoConfig,
 }
 
@@ -81,6 +82,10 @@ def _run(config: Config) -> None:
         from monkeyray.score import score
 
         print(score(config))
+    elif isinstance(config, ExportConfig):
+        from monkeyray.export import export
+
+        print(export(config))
     else:
         from monkeyray.demo import demo
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 from monkeyray.errors import ConfigError
 from monkeyray.retries import PATIENCE_SECONDS
@@ -111,17 +112,18 @@ class TrainConfig:
     epochs: int = 200
     """Passes over the training images at most; training stops early."""
 
-    patience: int = 5
-    """Epochs without a better validation loss after which training stops. The best one is kept."""
+    patience: int | None = None
+    """Epochs without a better validation loss after which training stops. The best one is kept.
+    Default: 10 for the linear head, 5 for one with Dense layers and for fine-tuning."""
 
     batch_size: int = 64
     """Images in a step, over all workers."""
 
     learning_rate: float | None = None
-    """Step size of Adam. Default: 0.005 for the linear head, 0.0003 for one with Dense layers."""
+    """Step size of Adam. Default: 0.003 for the linear head, 0.0003 for one with Dense layers."""
 
-    l2: float = 0.0
-    """L2 penalty on the kernels of what is trained."""
+    l2: float | None = None
+    """L2 penalty on the kernels of the new top. Default: 0.001 for the linear head, else 0."""
 
     class_weights: str = "none"
     """How much the images of a label count: none (all alike), balanced (each label in all the
@@ -193,14 +195,15 @@ class TrainConfig:
         for name in ("images", "model", "test", "label_names", "features"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
-        for name in ("epochs", "patience", "batch_size", "workers"):
+        for name in ("epochs", "batch_size", "workers"):
             _require(getattr(self, name) >= 1, _flag(name), getattr(self, name), "1 or more")
-        for name in ("embed_workers", "limit"):
+        for name in ("embed_workers", "limit", "patience"):
             value = getattr(self, name)
             _require(value is None or value >= 1, _flag(name), value, "1 or more")
         rate = self.learning_rate
         _require(rate is None or 0 < rate < math.inf, "learning-rate", rate, "above 0 and finite")
-        _require(0 <= self.l2 < math.inf, "l2", self.l2, "0 or more and finite")
+        l2 = self.l2
+        _require(l2 is None or 0 <= l2 < math.inf, "l2", l2, "0 or more and finite")
         _check_seed(self.seed)
         self._check_choices()
         _require(
@@ -379,6 +382,98 @@ class DemoConfig:
         normalise(self.folder)
         _require(is_local(self.folder), "folder", self.folder, "a folder of this machine")
         _check_seed(self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Write predictions in a format that other programs of the field read."""
+
+    predictions: str
+    """The predictions: what was --predictions of score."""
+
+    format: Literal["camtrap-dp", "megadetector", "csv"]
+    """camtrap-dp: a data package for sharing and GBIF. megadetector: batch results (JSON) for
+    Timelapse and others. csv: one table with the same columns always."""
+
+    output: str
+    """Where it is written: a folder or prefix for camtrap-dp, else a file."""
+
+    project: str | None = None
+    """For camtrap-dp: a JSON or TOML file with contributors and project, as in datapackage.json."""
+
+    deployments: str | None = None
+    """Table (CSV or Parquet) of where and when cameras hung: deployment_id, site, camera, latitude,
+    longitude, start, end, time_zone (Africa/Nairobi or +03:00) and clock_offset (seconds or h:mm:ss
+    that make the camera's time right when added)."""
+
+    site_pattern: str | None = None
+    """Where an image's path below --relative-to has its site, camera or deployment, as
+    {site}/{camera}/*. Not needed for a single deployment."""
+
+    taxonomy: str | None = None
+    """Table (CSV or Parquet) of what labels are: label, scientific_name, common_name,
+    observation_type (animal, human, vehicle, blank or unknown), kingdom to genus."""
+
+    relative_to: str | None = None
+    """Folder or prefix that file paths are relative to. Default: that of the images."""
+
+    blank: tuple[str, ...] = ("blank", "empty")
+    """Labels of images with nothing on them, where --taxonomy does not say."""
+
+    human: tuple[str, ...] = ("human", "person")
+    """Labels of people, where --taxonomy does not say."""
+
+    vehicle: tuple[str, ...] = ("vehicle",)
+    """Labels of vehicles, where --taxonomy does not say."""
+
+    unknown: tuple[str, ...] = ("unknown",)
+    """Labels that say that nobody knows, where --taxonomy does not say."""
+
+    partial: bool = False
+    """Export what is there of a scoring that has not ended."""
+
+    overwrite: bool = False
+    """Replace what is there at --output."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.format in ("camtrap-dp", "megadetector", "csv"),
+            "format", repr(self.format), "camtrap-dp, megadetector or csv",
+        )  # fmt: skip
+        output = normalise(self.output)
+        if join(output, "").startswith(join(normalise(self.predictions), "")):
+            raise ConfigError(
+                f"--output {self.output} is in --predictions {self.predictions}, which holds "
+                "nothing but a run: choose another place"
+            )
+        for name in ("project", "deployments", "taxonomy", "relative_to"):
+            if getattr(self, name) is not None:
+                normalise(getattr(self, name))
+        if self.format == "camtrap-dp":
+            for name in ("project", "deployments"):
+                if getattr(self, name) is None:
+                    raise ConfigError(
+                        f"--format camtrap-dp needs --{name}, for the standard requires "
+                        "contributors and a project, places, and times with an offset"
+                    )
+        if self.format == "megadetector" and self.deployments is not None:
+            raise ConfigError("--format megadetector has no places or times: drop --deployments")
+        if self.site_pattern is not None:
+            from monkeyray.sites import SitePattern
+
+            SitePattern(self.site_pattern)
+            if self.deployments is None:
+                raise ConfigError("--site-pattern finds a deployment: give --deployments too")
+        kinds = [label.lower() for labels in self.kinds().values() for label in labels]
+        for label in kinds:
+            _require(kinds.count(label) == 1, "blank, --human, --vehicle or --unknown", label,
+                     "given to one of them only")  # fmt: skip
+
+    def kinds(self) -> dict[str, tuple[str, ...]]:
+        """By what labels stand for, the labels that the options name."""
+        return {name: getattr(self, name) for name in ("blank", "human", "vehicle", "unknown")}
 
 
 def _check_seed(seed: int) -> None:

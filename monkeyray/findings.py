@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -11,20 +12,43 @@ import numpy as np
 from monkeyray.assess import Assessment, suspicious_labels
 from monkeyray.dataset import Dataset
 from monkeyray.duplicates import leaks
+from monkeyray.errors import DecodeError, ObjectError
+from monkeyray.gallery import least_certain, thumbnail, worst_mistakes
+from monkeyray.storage import Storage
 from monkeyray.uris import join
 
 Array = np.ndarray[Any, Any]
 
+#: Likely label errors that are shown as pictures; all are listed.
+_SHOWN = 48
+
+_THREADS = 8
+
 
 def find(data: Dataset, found: Assessment, root: str) -> dict[str, Any]:
     """The findings in JSON's types; URIs below `root` are relative to it."""
-    start = join(root, "")
-    names = [uri.removeprefix(start) for uri in data.uris]
-    truth = data.parts.truth
+    names = _names(data, root)
+    truth, unseen = data.parts.truth, np.flatnonzero(found.unseen)
     contents = data.table["sha256"].to_pylist()
+
+    def answer(image: int) -> dict[str, Any]:
+        probabilities = found.probabilities[image]
+        return {
+            "uri": names[image],
+            "truth": data.labels[truth[image]],
+            "label": data.labels[int(probabilities.argmax())],
+            "score": float(probabilities.max()),
+        }
+
+    probabilities = found.probabilities[unseen]
     return {
         "leaks": leaks(names, data.names.tolist(), contents, data.pictures, data.groups),
         "duplicates": _duplicates(names, contents, data.pictures),
+        "label_errors_of": (
+            "the images of the test part and of all folds, each judged by a model without it"
+            if data.folds
+            else "the images of the validation and test parts; --folds 5 looks at all"
+        ),
         "label_errors": [
             {
                 "uri": names[each.index],
@@ -35,7 +59,45 @@ def find(data: Dataset, found: Assessment, root: str) -> dict[str, Any]:
             }
             for each in suspicious_labels(found, truth)
         ],
+        "mistakes": [answer(i) for i in unseen[worst_mistakes(truth[unseen], probabilities)]],
+        "uncertain": [answer(i) for i in unseen[least_certain(probabilities)]],
     }
+
+
+def with_pictures(
+    findings: Mapping[str, Any], data: Dataset, storage: Storage, root: str
+) -> dict[str, Any]:
+    """The findings with a `thumbnail`, None where there can be none, for each image that a page
+    shows."""
+    places = dict(zip(_names(data, root), data.uris, strict=True))
+    shown = {
+        "label_errors": findings["label_errors"][:_SHOWN],
+        "mistakes": findings["mistakes"],
+        "uncertain": findings["uncertain"],
+    }
+    uris = {row["uri"] for rows in shown.values() for row in rows}
+    pictures = _pictures(uris, lambda uri: storage.read(places[uri]).data)
+    return dict(findings) | {
+        name: [row | {"thumbnail": pictures.get(row["uri"])} for row in findings[name]]
+        for name in shown
+    }
+
+
+def _names(data: Dataset, root: str) -> list[str]:
+    start = join(root, "")
+    return [uri.removeprefix(start) for uri in data.uris]
+
+
+def _pictures(uris: Iterable[str], read: Callable[[str], bytes]) -> dict[str, str | None]:
+    def picture(uri: str) -> str | None:
+        try:
+            return thumbnail(read(uri))
+        except (DecodeError, ObjectError):
+            return None  # it could be read before: the page does without it
+
+    ordered = sorted(uris)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(ordered, pool.map(picture, ordered), strict=True))
 
 
 def _duplicates(names: list[str], contents: list[str], pictures: Array) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from monkeyray.errors import ConfigError
 Array = np.ndarray[Any, Any]
 
 #: A validation loss must fall by this much (nats) to count as better.
-_MIN_DELTA = 1e-3
+_MIN_DELTA = 1e-4
 
 
 @dataclass(frozen=True)

@@ -173,16 +173,16 @@ class Run:
             return True
         return bool(stored.get("run_id") != self.run_id)
 
-    def finish(self, lease: Lease, count: str | None = None) -> dict[str, Counter[str]]:
+    def finish(self, lease: Lease, count: tuple[str, ...] = ()) -> dict[str, Counter[str]]:
         """Compare what the files hold with the plan, count it, and write _SUCCESS.
 
-        Returns the rows by `status`, and by the column `count`. Raises RunError when the files do
-        not hold one row for each image of the plan, and LeaseError when the place has been taken
-        over.
+        Returns the rows by `status`, and by each column of `count`. Raises RunError when the files
+        do not hold one row for each image of the plan, and LeaseError when the place has been
+        taken over.
         """
         lease.check()
         self._delete_strays()
-        columns = ["status"] + ([count] if count else [])
+        columns = ["status", *count]
         totals: dict[str, Counter[str]] = {name: Counter() for name in columns}
         rows = 0
         finished = sorted(self.finished())

@@ -9,7 +9,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 from monkeyray.errors import (
     ConfigError,
@@ -165,6 +165,12 @@ class S3:
         except MissingError:
             # So AWS answers where there is no version at all to replace; other servers say 412.
             raise ConflictError(f"{uri} was deleted by another program") from None
+
+    def upload(self, uri: str, file: IO[bytes]) -> None:
+        """Write an object of any size from an open file, in parts that become it at the end."""
+        bucket, key = bucket_and_key(uri)
+        with self._errors(uri):
+            self._client.upload_fileobj(file, bucket, key)
 
     def delete(self, uri: str) -> None:
         """Delete an object; that it is not there is no error."""

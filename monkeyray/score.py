@@ -45,6 +45,7 @@ class Summary:
     uri: str
     statuses: Counter[str]
     labels: Counter[str]
+    decisions: Counter[str]
     names: dict[str, str]
     notes: dict[str, Any]
     scored: int
@@ -65,6 +66,9 @@ class Summary:
         for label, count in self.labels.most_common():
             name = self.names.get(label, label)
             lines.append(f"  {count:>9} {label}" + (f" ({name})" if name != label else ""))
+        if self.decisions:
+            decided = (f"{count} {what}" for what, count in self.decisions.most_common())
+            lines.append(", ".join(decided))
         for note, count in self.notes.items():
             if count:
                 lines.append(f"{count} {note}")
@@ -128,11 +132,12 @@ def score(config: ScoreConfig) -> Summary | Estimate:
             run = _open(config, lease, uri, identity, found, listed, workers)
             options = replace(options, not_before=run.redo.since if run.redo else None)
             scored = _score_parts(config, bundle, options, run, lease, workers, reporter)
-        totals = run.finish(lease, count="label")
+        totals = run.finish(lease, count=("label", "decision"))
     return Summary(
         uri,
         totals["status"],
         totals["label"],
+        totals["decision"],
         bundle.names,
         run.notes,
         scored,

@@ -6,7 +6,9 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 import stat
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -45,6 +47,7 @@ _NO_SUCH = (
 )  # fmt: skip
 
 _TAIL_BYTES = 2**16
+_COPY_BYTES = 2**20
 _MAKING = threading.Lock()
 
 T = TypeVar("T")
@@ -154,6 +157,52 @@ class Storage:
         """
         return self._patiently(lambda: self._write(uri, data, Path.replace, {}))
 
+    @contextlib.contextmanager
+    def writing(self, uri: str) -> Iterator[IO[bytes]]:
+        """A file to write bit by bit, published as `write` does at the end of the block, and not at
+        all where the block raises.
+
+        Until then it is on a disk of this machine, so that an upload that breaks off can be begun
+        again.
+        """
+        if is_local(uri):
+            path = Path(uri)
+            with local_errors(uri, writing=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = _beside(path)
+        else:
+            with local_errors(uri, writing=True):
+                descriptor, name = tempfile.mkstemp(prefix="monkeyray-")
+                os.close(descriptor)
+            temporary = Path(name)
+        try:
+            try:
+                with open(temporary, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                with local_errors(uri, writing=True):
+                    raise
+            if is_local(uri):
+                with local_errors(uri, writing=True):
+                    temporary.replace(path)
+            else:
+                self._patiently(lambda: self._upload(uri, temporary))
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _upload(self, uri: str, path: Path) -> None:
+        with open(path, "rb") as file:
+            if scheme(uri) == "s3":
+                self._s3().upload(uri, file)
+                return
+            filesystem, name = self.arrow(uri)
+            with local_errors(uri, writing=True):
+                filesystem.create_dir(name.rsplit("/", 1)[0], recursive=True)
+                with filesystem.open_output_stream(name) as stream:
+                    shutil.copyfileobj(file, stream, _COPY_BYTES)
+
     def create(self, uri: str, data: bytes) -> str | None:
         """Publish a file whole, only where there is none, and return its version.
 
@@ -195,8 +244,7 @@ class Storage:
     ) -> str | None:
         if is_local(uri):
             path = Path(uri)
-            # The temporary name must not match a reader's *.parquet.
-            temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.tmp")
+            temporary = _beside(path)
             with local_errors(uri, writing=True):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 try:
@@ -244,8 +292,6 @@ class Storage:
     def delete_tree(self, uri: str) -> None:
         """Delete everything below a URI; that there is nothing is no error."""
         if is_local(uri):
-            import shutil
-
             with contextlib.suppress(MissingError), local_errors(uri):
                 shutil.rmtree(uri)
             return
@@ -422,6 +468,11 @@ def check_size(uri: str, size_bytes: int, max_bytes: int | None) -> None:
     """Raise TooLargeError where a file has more bytes than may be read."""
     if max_bytes is not None and size_bytes > max_bytes:
         raise TooLargeError(f"{uri} has {size_bytes} bytes, the limit is {max_bytes}")
+
+
+def _beside(path: Path) -> Path:
+    # A temporary name must not match a reader's *.parquet.
+    return path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def _open_local(uri: str) -> IO[bytes]:

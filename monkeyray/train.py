@@ -171,10 +171,10 @@ def _train_top(job: _Job, network: Network, data: Dataset) -> Outcome:
     task = Task(
         FitConfig(
             epochs=config.epochs,
-            patience=config.patience,
+            patience=config.patience or (5 if head else 10),
             batch_size=config.batch_size,
-            learning_rate=config.learning_rate or (3e-4 if head else 5e-3),
-            l2=config.l2,
+            learning_rate=config.learning_rate or (3e-4 if head else 3e-3),
+            l2=(0.0 if head else 1e-3) if config.l2 is None else config.l2,
             seed=config.seed,
             checkpoint_seconds=config.checkpoint_seconds,
         ),
@@ -192,10 +192,11 @@ def _fine_tune(job: _Job, network: Network, data: Dataset, layers: str) -> Outco
     task = Task(
         FitConfig(
             epochs=config.fine_tune_epochs,
-            patience=config.patience,
+            patience=config.patience or 5,
             batch_size=config.batch_size,
             learning_rate=config.fine_tune_rate,
-            l2=config.l2,
+            # The base's kernels are good as they are: nothing should pull them to zero.
+            l2=0.0,
             seed=config.seed,
             checkpoint_seconds=config.checkpoint_seconds,
             keep_start=True,
@@ -261,11 +262,13 @@ def _publish(
             "packages": _packages(),
         },
     )
-    findings = find(data, found, normalise(config.images))
+    root = normalise(config.images)
+    findings = find(data, found, root)
+    page = render_report(model)  # with_pictures(findings, data, job.storage, root)
     assert network.top is not None
     bundle = Bundle(model, network.base, network.top, outliers)
     lease.check()
-    save_bundle(job.uri, job.storage, bundle, render_report(model), to_json(model, findings))
+    save_bundle(job.uri, job.storage, bundle, page, to_json(model, findings))
     # Those of other options too: under the lease nobody is at work there.
     job.storage.delete_tree(join(job.uri, TRAINING))
     return Trained(job.uri, model, data.data["opened"], seconds)

@@ -40,7 +40,9 @@ def test_imports_go_one_way() -> None:
     assert not (PACKAGE / "utils.py").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"], ["score", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], ["train", "--help"], ["score", "--help"], ["export", "--help"]]
+)
 def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys, monkeyray\n"

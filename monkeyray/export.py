@@ -1,0 +1,166 @@
+"""The export job: predictions into the formats that other programs of the field read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from monkeyray.config import ExportConfig
+from monkeyray.deployments import Deployments, read_deployments
+from monkeyray.errors import ConfigError, StorageError
+from monkeyray.export_rows import Predictions, open_predictions, root_of
+from monkeyray.progress import Advance, Reporter
+from monkeyray.project_file import Project, read_project
+from monkeyray.sites import SitePattern
+from monkeyray.storage import Storage
+from monkeyray.taxa import Taxa, read_taxa
+from monkeyray.uris import join, normalise
+
+
+@dataclass(frozen=True)
+class Export:
+    """What an export did.
+
+    `kinds`: rows written, by what they stand for. `left_out`: images that are not in it, or in a
+    CSV have no time, by why. `notes`: what people should look at.
+    """
+
+    uri: str
+    kinds: Counter[str]
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"{self.kinds.total()} images exported"]
+        lines += [f"  {count:>9} {kind}" for kind, count in self.kinds.most_common()]
+        if self.left_out:
+            lines.append(f"{self.left_out.total()} images without a date or path")
+            lines += [f"  {count:>9} {why}" for why, count in self.left_out.most_common()]
+        return "\n".join([*lines, *self.notes, f"written to {self.uri}"])
+
+
+def export(config: ExportConfig) -> Export:
+    """Write predictions in another format.
+
+    Raises a MonkeyRayError that says what to change.
+    """
+    storage = config.store.storage()
+    uri = normalise(config.output)
+    storage.check_reachable(normalise(config.predictions))
+    predictions = open_predictions(config.predictions, storage, partial=config.partial)
+    _check_output(config, uri, storage)
+    project = read_project(config.project, storage) if config.project else None
+    taxa = read_taxa(
+        config.taxonomy, storage, config.kinds(), dict(project.labels) if project else None
+    )
+    pattern = SitePattern(config.site_pattern) if config.site_pattern else None
+    deployments = (
+        read_deployments(config.deployments, storage, pattern) if config.deployments else None
+    )
+    with Reporter(config.store.quiet).bar("exporting") as bar:
+        done = _FORMATS[config.format](
+            _Job(config, predictions, uri, storage, taxa, deployments, project, bar)
+        )
+    if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
+        note = f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
+        done = Export(done.uri, done.kinds, done.left_out, (*done.notes, note))
+    return done
+
+
+@dataclass(frozen=True)
+class _Job:
+    config: ExportConfig
+    predictions: Predictions
+    uri: str
+    storage: Storage
+    taxa: Taxa
+    deployments: Deployments | None
+    project: Project | None
+    bar: Advance
+
+
+def _csv(job: _Job) -> Export:
+    from monkeyray.export_csv import export_csv
+
+    root = normalise(job.config.relative_to) if job.config.relative_to else job.predictions.root
+    kinds, undated = export_csv(
+        job.predictions,
+        job.uri,
+        job.storage,
+        root=root,
+        taxa=job.taxa,
+        deployments=job.deployments,
+        advance=job.bar,
+    )
+    return Export(job.uri, kinds, undated)
+
+
+def _megadetector(job: _Job) -> Export:
+    from monkeyray.export_megadetector import export_megadetector
+
+    counts = export_megadetector(
+        job.predictions,
+        job.uri,
+        job.storage,
+        root=root_of(job.predictions, job.config.relative_to),
+        taxa=job.taxa,
+        advance=job.bar,
+    )
+    notes = (f"{counts.videos} videos, which are not scored, left out",) if counts.videos else ()
+    return Export(job.uri, counts.kinds, notes=notes)
+
+
+def _camtrap(job: _Job) -> Export:
+    from monkeyray.export_camtrap import WHY, Camtrap, default_paths, export_camtrap
+
+    assert job.project is not None
+    assert job.deployments is not None
+    given = job.config.relative_to
+    paths = normalise(given) if given else default_paths(job.predictions, job.uri)
+    root = root_of(job.predictions, given)
+    counts = export_camtrap(
+        job.predictions,
+        job.uri,
+        job.storage,
+        camtrap=Camtrap(job.project, job.deployments, job.taxa, root, paths),
+        advance=job.bar,
+    )
+    notes = []
+    if counts.left_out:
+        notes.append(f"what was left out is listed in {join(job.uri, 'left-out.csv')}")
+    if counts.contradicted:
+        notes.append(
+            f"{counts.contradicted} images have another offset in their EXIF than their "
+            "deployment's time zone, which was taken"
+        )
+    if counts.unnamed:
+        some = ", ".join(sorted(counts.unnamed)[:5])
+        notes.append(
+            f"{len(counts.unnamed)} labels of animals have no scientific name ({some}): give them "
+            "one with --taxonomy"
+        )
+    left_out = Counter({WHY[reason]: count for reason, count in counts.left_out.items()})
+    return Export(job.uri, counts.kinds, left_out, tuple(notes))
+
+
+_FORMATS = {"camtrap-dp": _camtrap, "megadetector": _megadetector, "csv": _csv}
+
+
+def _check_output(config: ExportConfig, uri: str, storage: Storage) -> None:
+    """Refuse to write over what is there, and over what is read."""
+    from monkeyray.export_camtrap import FILES
+
+    targets = [join(uri, name) for name in FILES] if config.format == "camtrap-dp" else [uri]
+    for name in ("deployments", "project", "taxonomy"):
+        value = getattr(config, name)
+        if value and normalise(value) in targets:
+            raise ConfigError(
+                f"--{name} {value} would be overwritten by the export: choose another --output"
+            )
+    if not config.overwrite:
+        for target in targets:
+            if storage.exists(target):
+                raise StorageError(
+                    f"{target} is there already: choose another --output, or replace it with "
+                    "--overwrite"
+                )

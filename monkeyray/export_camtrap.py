@@ -1,0 +1,327 @@
+"""Predictions as a Camtrap DP 1.0.2, the exchange format of the camera-trap community.
+
+    place/datapackage.json    the project, and what the tables cover; written last
+    place/deployments.csv     all of the deployments table
+    place/media.csv           the images that could be dated
+    place/observations.csv    one for each of them, at the level of the medium, by a machine
+    place/left-out.csv        the images that are not in it, each with why (no part of the standard)
+
+See https://camtrap-dp.tdwg.org and the schemas named below.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from monkeyray.camtrap_names import DEPLOYMENTS, MEDIA, OBSERVATIONS, file_path, mediatype
+from monkeyray.deployments import REASONS, Deployment, Deployments
+from monkeyray.errors import InputError
+from monkeyray.export_rows import Predictions, relative
+from monkeyray.progress import Advance
+from monkeyray.project_file import Project
+from monkeyray.storage import Storage
+from monkeyray.tables import key
+from monkeyray.taxa import Taxa, Taxon
+from monkeyray.times import stamp
+from monkeyray.uris import is_local, join
+
+VERSION = "1.0.2"
+FILES = ("datapackage.json", "deployments.csv", "media.csv", "observations.csv", "left-out.csv")
+
+_SCHEMAS = f"https://raw.githubusercontent.com/tdwg/camtrap-dp/{VERSION}"
+_COLUMNS = [
+    "uri", "status", "error", "label", "score", "decision", "captured_at", "model_id",
+    "predicted_at",
+]  # fmt: skip
+_NO_PATH = "no_path"
+_LEFT_OUT = pa.schema(
+    [(name, pa.string()) for name in ("uri", "captured_at", "deploymentID", "reason", "why")]
+)
+#: Why an image is left out, in words.
+WHY = {
+    **REASONS,
+    _NO_PATH: "not below --relative-to, or with a name that the standard cannot hold",
+}
+
+
+@dataclass
+class Counts:
+    """Media by observationType, images left out by reason, and what people should look at."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    left_out: Counter[str] = field(default_factory=Counter)
+    contradicted: int = 0
+    unnamed: set[str] = field(default_factory=set)
+    names: dict[str, Taxon] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Camtrap:
+    """What a package is made with.
+
+    `root`: the place below which site patterns look. `paths`: the place that file paths are
+    relative to, where they are below it; others have URLs, if they are in a store.
+    """
+
+    project: Project
+    deployments: Deployments
+    taxa: Taxa
+    root: str
+    paths: str | None
+
+
+def export_camtrap(
+    predictions: Predictions, uri: str, storage: Storage, *, camtrap: Camtrap, advance: Advance
+) -> Counts:
+    """Write a package, its tables first and each of them whole.
+
+    Raises InputError for a deployment without what the standard requires, and where no image at all
+    could be dated.
+    """
+    places = _deployments_csv(camtrap.deployments.rows)
+    counts = Counts()
+    with contextlib.ExitStack() as stack:
+        media, observations, left_out = (
+            _Sink(stack.enter_context(storage.writing(join(uri, name))), schema)
+            for name, schema in (
+                ("media.csv", MEDIA),
+                ("observations.csv", OBSERVATIONS),
+                ("left-out.csv", _LEFT_OUT),
+            )
+        )
+        for table in predictions.tables(_COLUMNS, advance):
+            for row in zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True):
+                _add(dict(zip(_COLUMNS, row, strict=True)), camtrap, counts, media, observations,
+                     left_out)  # fmt: skip
+            for sink in (media, observations, left_out):
+                sink.flush()
+        if not counts.kinds:
+            reasons = "; ".join(f"{n} {WHY[reason]}" for reason, n in counts.left_out.most_common())
+            raise InputError(f"no image can be put into a Camtrap DP: {reasons}")
+        for sink in (media, observations, left_out):
+            sink.close()
+        # An older package must not describe these tables.
+        storage.delete(join(uri, "datapackage.json"))
+    storage.write(join(uri, "deployments.csv"), places)
+    package = _package(camtrap, counts)
+    text = json.dumps(package, indent=2, ensure_ascii=False, allow_nan=False)
+    storage.write(join(uri, "datapackage.json"), (text + "\n").encode())
+    return counts
+
+
+class _Sink:
+    """Rows into a CSV, a table at a time."""
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._writer = pyarrow.csv.CSVWriter(file, schema)
+        self._schema = schema
+        self._rows: list[Mapping[str, Any]] = []
+
+    def add(self, **row: Any) -> None:
+        self._rows.append(row)
+
+    def flush(self) -> None:
+        columns = [[row.get(name) for row in self._rows] for name in self._schema.names]
+        arrays = [pa.array(c, t) for c, t in zip(columns, self._schema.types, strict=True)]
+        self._writer.write_table(pa.table(arrays, schema=self._schema))
+        self._rows = []
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _add(
+    row: dict[str, Any],
+    camtrap: Camtrap,
+    counts: Counts,
+    media: _Sink,
+    observations: _Sink,
+    left_out: _Sink,
+) -> None:
+    uri: str = row["uri"]
+    dated = camtrap.deployments.date(relative(uri, camtrap.root) or "", row["captured_at"])
+    path = file_path(uri, camtrap.paths)
+    reason = dated.reason or (None if path else _NO_PATH)
+    if reason is not None or dated.time is None or dated.deployment is None or path is None:
+        reason = str(reason)
+        counts.left_out[reason] += 1
+        left_out.add(
+            uri=uri,
+            captured_at=row["captured_at"],
+            deploymentID=dated.deployment.id if dated.deployment else None,
+            reason=reason,
+            why=WHY[reason],
+        )
+        return
+    counts.contradicted += dated.contradicted
+    # A URI is in a run once, and has the same name in every export.
+    media_id = hashlib.sha256(uri.encode()).hexdigest()[:32]
+    time = stamp(dated.time)
+    scored = row["label"] is not None
+    media.add(
+        mediaID=media_id,
+        deploymentID=dated.deployment.id,
+        captureMethod=camtrap.project.method,
+        timestamp=time,
+        filePath=path,
+        filePublic=camtrap.project.public,
+        fileName=path.rpartition("/")[2],
+        fileMediatype=mediatype(uri),
+        mediaComments=None if row["status"] == "ok" else f"{row['status']}: {row['error'] or ''}",
+    )
+    observations.add(
+        observationID=f"{media_id}-1",
+        deploymentID=dated.deployment.id,
+        mediaID=media_id,
+        eventStart=time,
+        eventEnd=time,
+        observationLevel="media",
+        **(_classification(row, camtrap.taxa, counts) if scored else _unclassified(counts)),
+    )
+
+
+def _unclassified(counts: Counts) -> dict[str, Any]:
+    """An image that could be dated but not scored."""
+    counts.kinds["unclassified"] += 1
+    return {"observationType": "unclassified"}
+
+
+def _classification(row: dict[str, Any], taxa: Taxa, counts: Counts) -> dict[str, Any]:
+    """What the machine says. Below its threshold, the standard calls that unknown."""
+    taxon = taxa.of(row["label"])
+    decision = row["decision"]
+    kind = "unknown" if decision == "below_threshold" else taxon.kind
+    counts.kinds[kind] += 1
+    name = taxon.scientific_name if kind == taxon.kind else None
+    if name is not None:
+        counts.names.setdefault(name, taxon)
+    elif kind == "animal":
+        counts.unnamed.add(taxon.label)
+    # A pipe divides tags.
+    tags = [
+        f"label:{taxon.label.replace('|', '/')}",
+        *([f"decision:{decision}"] if decision else []),
+    ]
+    return {
+        "observationType": kind,
+        "scientificName": name,
+        "classificationMethod": "machine",
+        "classifiedBy": f"MonkeyRay model {row['model_id']}",
+        "classificationTimestamp": row["predicted_at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+        # A softmax may give a hair above 1.
+        "classificationProbability": min(round(row["score"], 6), 1.0),
+        "observationTags": " | ".join(tags),
+    }
+
+
+def _deployments_csv(rows: list[Deployment]) -> bytes:
+    sink = io.StringIO()
+    writer = csv.DictWriter(sink, DEPLOYMENTS, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        needed = {
+            "latitude": row.latitude,
+            "longitude": row.longitude,
+            "start": row.start,
+            "end": row.end,
+        }
+        for name, value in needed.items():
+            if value is None:
+                raise InputError(
+                    f"the deployment {row.id} has no {name}, which Camtrap DP requires: fill the "
+                    f"column {name} of --deployments"
+                )
+        assert row.start is not None
+        assert row.end is not None
+        columns = {name: row.columns.get(key(name), "") for name in DEPLOYMENTS}
+        columns |= {
+            "deploymentID": row.id,
+            "locationID": columns["locationID"] or ("" if columns["locationName"] else row.site),
+            "latitude": str(row.latitude),
+            "longitude": str(row.longitude),
+            "deploymentStart": stamp(row.start),
+            "deploymentEnd": stamp(row.end),
+            "cameraID": row.camera,
+        }
+        writer.writerow(columns)
+    return sink.getvalue().encode()
+
+
+def _package(camtrap: Camtrap, counts: Counts) -> dict[str, Any]:
+    from importlib.metadata import version
+
+    given = dict(camtrap.project.package)
+    known = {
+        taxon.get("scientificName"): taxon
+        for taxon in given.pop("taxonomic", [])
+        if isinstance(taxon, dict)
+    }
+    sources = [*given.pop("sources", []), {"title": "MonkeyRay", "version": version("monkeyray")}]
+    resources = [
+        {
+            "name": name,
+            "path": f"{name}.csv",
+            "profile": "tabular-data-resource",
+            "format": "csv",
+            "mediatype": "text/csv",
+            "encoding": "utf-8",
+            "schema": f"{_SCHEMAS}/{name}-table-schema.json",
+        }
+        for name in ("deployments", "media", "observations")
+    ]
+    return {
+        "resources": resources,
+        "profile": f"{_SCHEMAS}/camtrap-dp-profile.json",
+        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "sources": sources,
+        # What the project file says of these is better known than computed.
+        "spatial": _spatial(camtrap.deployments.rows),
+        "temporal": _temporal(camtrap.deployments.rows),
+        **given,
+        "taxonomic": [
+            known.get(name) or {"scientificName": name, **taxon.rest}
+            for name, taxon in sorted(counts.names.items())
+        ],
+    }
+
+
+def _spatial(rows: list[Deployment]) -> dict[str, Any]:
+    """GeoJSON: the rectangle around the deployments, or the point where they all are."""
+    longitudes = [row.longitude for row in rows if row.longitude is not None]
+    latitudes = [row.latitude for row in rows if row.latitude is not None]
+    west, east, south, north = min(longitudes), max(longitudes), min(latitudes), max(latitudes)
+    if (west, south) == (east, north):
+        return {"type": "Point", "coordinates": [west, south]}
+    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+def _temporal(rows: list[Deployment]) -> dict[str, str]:
+    """The first and last day, each where the camera was."""
+    starts = [row.start.date() for row in rows if row.start is not None]
+    ends = [row.end.date() for row in rows if row.end is not None]
+    return {"start": min(starts).isoformat(), "end": max(ends).isoformat()}
+
+
+def default_paths(predictions: Predictions, uri: str) -> str | None:
+    """What file paths are relative to where nobody says.
+
+    A package that is above its images is relative to itself, so that its paths lead to them. Other
+    images have URLs, or if they are on a disk paths relative to the images' folder.
+    """
+    root = predictions.root
+    if root is not None and join(root, "").startswith(join(uri, "")):
+        return uri
+    return root if root is not None and is_local(root) else None

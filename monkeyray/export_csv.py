@@ -1,0 +1,119 @@
+"""Predictions as one CSV, whose columns are the same whatever the model and options were."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+
+from monkeyray.deployments import Deployments
+from monkeyray.export_rows import Predictions, relative
+from monkeyray.progress import Advance
+from monkeyray.storage import Storage
+from monkeyray.taxa import Taxa
+from monkeyray.times import stamp
+
+#: Those that are in the predictions, under the same names.
+_COPIED = [
+    ("uri", pa.string()),
+    ("status", pa.string()),
+    ("error", pa.string()),
+    ("label", pa.string()),
+    ("score", pa.float32()),
+    ("decision", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("size_bytes", pa.int64()),
+    ("captured_at", pa.string()),
+    ("sha256", pa.string()),
+    ("model_id", pa.string()),
+    ("predicted_at", pa.string()),
+]
+#: `path`: below the images' folder, empty for what is not. `top_k`: a JSON list of [label, score].
+#: `timestamp` to `longitude`: by the deployments table, empty without one.
+SCHEMA = pa.schema(
+    [
+        *_COPIED,
+        ("top_k", pa.string()),
+        ("path", pa.string()),
+        ("observation_type", pa.string()),
+        ("scientific_name", pa.string()),
+        ("common_name", pa.string()),
+        ("deployment_id", pa.string()),
+        ("timestamp", pa.string()),
+        ("latitude", pa.float64()),
+        ("longitude", pa.float64()),
+        ("undated", pa.string()),
+    ]
+)
+
+
+def export_csv(
+    predictions: Predictions,
+    uri: str,
+    storage: Storage,
+    *,
+    root: str | None,
+    taxa: Taxa,
+    deployments: Deployments | None,
+    advance: Advance,
+) -> tuple[Counter[str], Counter[str]]:
+    """Write all rows, one a line, undated ones too. Returns the rows by kind, and the undated ones
+    by reason."""
+    kinds: Counter[str] = Counter()
+    undated: Counter[str] = Counter()
+    columns = [name for name, _ in _COPIED] + ["top_k"]
+    with storage.writing(uri) as file, pyarrow.csv.CSVWriter(file, SCHEMA) as writer:
+        for table in predictions.tables(columns, advance):
+            rows = table.select(["uri", "label", "captured_at", "top_k"]).to_pydict()
+            made = _derive(rows, root, taxa, deployments)
+            kinds.update(kind or "not classified" for kind in made["observation_type"])
+            undated.update(filter(None, made["undated"]))
+            seconds = table["predicted_at"].cast(pa.timestamp("s", "UTC"), safe=False)
+            copied = {name: table[name] for name, _ in _COPIED}
+            copied["predicted_at"] = pa.array(
+                [moment and stamp(moment) for moment in seconds.to_pylist()], pa.string()
+            )
+            arrays = [
+                copied[name].cast(SCHEMA.field(name).type)
+                if name in copied
+                else pa.array(made[name], SCHEMA.field(name).type)
+                for name in SCHEMA.names
+            ]
+            writer.write_table(pa.table(arrays, schema=SCHEMA))
+    return kinds, undated
+
+
+def _derive(
+    rows: dict[str, list[Any]], root: str | None, taxa: Taxa, deployments: Deployments | None
+) -> dict[str, list[Any]]:
+    names = [name for name in SCHEMA.names if name not in dict(_COPIED)]
+    made: dict[str, list[Any]] = {name: [] for name in names}
+    for uri, label, captured_at, top_k in zip(
+        rows["uri"], rows["label"], rows["captured_at"], rows["top_k"], strict=True
+    ):
+        line: dict[str, Any] = dict.fromkeys(names)
+        path = relative(uri, root) if root else None
+        line["path"] = path
+        if label is not None:
+            taxon = taxa.of(label)
+            line["observation_type"] = taxon.kind
+            line["scientific_name"] = taxon.scientific_name
+            line["common_name"] = taxon.name
+            pairs = [[item["label"], round(item["score"], 6)] for item in top_k or []]
+            line["top_k"] = json.dumps(pairs, ensure_ascii=False)
+        if deployments is not None:
+            dated = deployments.date(path or "", captured_at)
+            line["undated"] = dated.reason
+            if dated.time is not None:
+                line["timestamp"] = stamp(dated.time)
+            if dated.deployment is not None:
+                line["deployment_id"] = dated.deployment.id
+                line["latitude"] = dated.deployment.latitude
+                line["longitude"] = dated.deployment.longitude
+        for name in names:
+            made[name].append(line[name])
+    return made

@@ -1,0 +1,117 @@
+"""The project file: what a Camtrap DP says of a project beside its tables, written by people.
+
+A JSON or TOML file with the properties of a `datapackage.json`: contributors and project, and if
+you like name, title, licenses, spatial, taxonomic and so on. `labels` in it says what labels stand
+for, and `filePublic` whether the images may be seen by everybody.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from monkeyray.errors import InputError, ObjectError
+from monkeyray.storage import Storage
+from monkeyray.uris import normalise
+
+#: What the profile wants of a project, with the values that it takes where they are few.
+_DESIGNS = (
+    "simpleRandom", "systematicRandom", "clusteredRandom", "experimental", "targeted",
+    "opportunistic",
+)  # fmt: skip
+_METHODS = ("activityDetection", "timeLapse")
+_ROLES = ("contact", "principalInvestigator", "rightsHolder", "publisher", "contributor")
+
+_OURS = ("resources", "profile", "created")
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project file. `package`: properties of datapackage.json. `labels`: by label, what a
+    taxonomy table says of it. `public`: media.filePublic. `method`: media.captureMethod, where the
+    project has just one."""
+
+    package: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    public: bool
+    method: str | None
+
+
+def read_project(uri: str, storage: Storage) -> Project:
+    """Read a project file and check what the standard requires of it.
+
+    Raises InputError, naming what is missing or wrong.
+    """
+    uri = normalise(uri)
+    try:
+        text = storage.read(uri).data.decode("utf-8-sig")
+        content = tomllib.loads(text) if uri.lower().endswith(".toml") else json.loads(text)
+    except (ObjectError, ValueError) as error:  # of both readers, and of the decoding
+        raise InputError(
+            f"--project {uri} cannot be read: {error}: give a JSON or TOML file with the "
+            "properties contributors and project of a Camtrap DP"
+        ) from error
+    if not isinstance(content, dict):
+        raise InputError(f"--project {uri} holds no JSON object with contributors and project")
+    content = json.loads(json.dumps(content, default=str))  # TOML has dates
+    labels, public = content.pop("labels", {}), content.pop("filePublic", False)
+    problem = _problem(content, labels, public)
+    if problem:
+        raise InputError(f"--project {uri}: {problem}")
+    project = content["project"]
+    # What is written here are observations of single media.
+    project["observationLevel"] = ["media"]
+    methods = project["captureMethod"]
+    return Project(content, labels, public, methods[0] if len(methods) == 1 else None)
+
+
+def _problem(content: dict[str, Any], labels: Any, public: Any) -> str | None:
+    for name in _OURS:
+        if name in content:
+            return f"{name} is what the export writes: take it out"
+    if not isinstance(labels, dict):
+        return "labels must be an object with the labels as names"
+    if not isinstance(public, bool):
+        return "filePublic must be true or false"
+    contributors = content.get("contributors")
+    if not isinstance(contributors, list) or not contributors:
+        return "contributors is missing: a list of people and organisations, each with a title"
+    for person in contributors:
+        if not isinstance(person, dict) or not isinstance(person.get("title"), str):
+            return "a contributor has no title, which is the name of a person or organisation"
+        if person.get("role", "contributor") not in _ROLES:
+            return f"the role {person['role']!r} is none of {', '.join(_ROLES)}"
+    licenses = content.get("licenses")
+    if licenses is not None:
+        scopes = [x.get("scope") if isinstance(x, dict) else None for x in list(licenses)]
+        if not {"data", "media"} <= set(scopes) <= {"data", "media"}:
+            return "licenses must have one with the scope data and one with the scope media"
+    return _problem_of_project(content.get("project"))
+
+
+def _problem_of_project(project: Any) -> str | None:
+    if not isinstance(project, dict):
+        return "project is missing: an object with title, samplingDesign, captureMethod and so on"
+    methods = project.get("captureMethod")
+    checks = {
+        "title": (isinstance(project.get("title"), str), "a text"),
+        "samplingDesign": (project.get("samplingDesign") in _DESIGNS, " or ".join(_DESIGNS)),
+        "captureMethod": (
+            isinstance(methods, list)
+            and bool(methods)
+            and all(method in _METHODS for method in methods)
+            and len(set(methods)) == len(methods),
+            f"a list of {' and '.join(_METHODS)}",
+        ),
+        "individualAnimals": (
+            isinstance(project.get("individualAnimals"), bool),
+            "true where animals are marked or known one by one, else false",
+        ),
+    }
+    for name, (good, need) in checks.items():
+        if not good:
+            return f"project.{name} is {project.get(name)!r}: it must be {need}"
+    return None
