@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from monkeyray.charts import coverage, curves, reliability
 from monkeyray.metrics import wilson
 
-#: The plot inside the template's viewBox of 480 x 280, the rest is for texts.
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 470, 44, 230
 _DASH = "\N{EN DASH}"
 
-
-@dataclass(frozen=True)
-class Chart:
-    """A measure over the epochs, in SVG coordinates. A tick is a position and its text."""
-
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    train: list[tuple[float, float]]
-    validation: list[tuple[float, float]]
-    best_x: float | None
-    left: int = _LEFT
-    right: int = _RIGHT
-    top: int = _TOP
-    bottom: int = _BOTTOM
+#: So much of a finding is shown; all of it is in metrics.json.
+_LABEL_ERRORS, _GROUPS, _OF_A_GROUP, _RARE = 100, 50, 10, 20
 
 
 def _percent(share: float | None) -> str:
@@ -38,9 +23,21 @@ def _percent(share: float | None) -> str:
     return f"{100 * share if share >= 1 else min(100 * share, 99.9):.1f}%"
 
 
+def _bounds(interval: Sequence[float] | None) -> str:
+    if interval is None:
+        return _DASH
+    return f"{_percent(interval[0])[:-1]}{_DASH}{_percent(interval[1])}"
+
+
 def _interval(metrics: Mapping[str, Any]) -> str:
-    bounds = wilson(metrics["accuracy"], metrics["images"])
-    return f"{_percent(bounds[0])[:-1]}{_DASH}{_percent(bounds[1])}" if bounds else _DASH
+    return _bounds(wilson(metrics["accuracy"], metrics["images"]))
+
+
+def _score(value: float | None, digits: int = 3) -> str:
+    """0 to 1, and 1 only where it is no less."""
+    if value is None:
+        return _DASH
+    return f"{value if value >= 1 else min(value, 1 - 10**-digits):.{digits}f}"
 
 
 def _plain(value: Any) -> str:
@@ -56,45 +53,6 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _steps(low: float, high: float, least: float = 0.0) -> list[float]:
-    """Round numbers 1, 2 or 5 times a power of ten apart that enclose low to high."""
-    power = 10.0 ** math.floor(math.log10((high - low) / 5))
-    step = max(least, next(power * k for k in (1, 2, 5, 10) if (high - low) / (power * k) <= 5))
-    # 0.3 / 0.1 is a hair below 3, which floor would take for 2
-    first, last = math.floor(round(low / step, 9)), math.ceil(round(high / step, 9))
-    return [round(k * step, 12) for k in range(first, last + 1)]
-
-
-def _chart(history: Sequence[Mapping[str, Any]], measure: str, best: int | None) -> Chart:
-    series = {
-        part: [
-            (row["epoch"], float(row[f"{part}_{measure}"]))
-            for row in history
-            if row[f"{part}_{measure}"] is not None and math.isfinite(row[f"{part}_{measure}"])
-        ]
-        for part in ("train", "validation")
-    }
-    values = [value for points in series.values() for _, value in points]
-    accuracy = measure == "accuracy"
-    ys = _steps(min([0.95, *values]), 1.0) if accuracy else _steps(0.0, max([0.01, *values]))
-    epochs = [row["epoch"] for row in history] or [1]
-    start, end = float(min(epochs)) - 0.5, float(max(epochs)) + 0.5  # one epoch has room too
-
-    def x(epoch: float) -> float:
-        return round(_LEFT + (_RIGHT - _LEFT) * (epoch - start) / (end - start), 1)
-
-    def y(value: float) -> float:
-        return round(_BOTTOM - (_BOTTOM - _TOP) * (value - ys[0]) / (ys[-1] - ys[0]), 1)
-
-    return Chart(
-        x_ticks=[(x(e), f"{e:g}") for e in _steps(start, end, least=1.0) if start <= e <= end],
-        y_ticks=[(y(v), f"{100 * v:g}%" if accuracy else f"{v:g}") for v in ys],
-        train=[(x(epoch), y(value)) for epoch, value in series["train"]],
-        validation=[(x(epoch), y(value)) for epoch, value in series["validation"]],
-        best_x=None if best is None else x(best),
-    )
-
-
 def _mixups(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int, int]]:
     """The most frequent errors: count, images of the true label, true and predicted index."""
     errors = [
@@ -106,30 +64,67 @@ def _mixups(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int, int
     return sorted(errors, key=lambda error: (-error[0], *error[1:]))[:8]
 
 
+def _some(rows: Sequence[Any], count: int) -> list[Any]:
+    """`count` rows of a long table, evenly spread, with the first and the last."""
+    if len(rows) <= count:
+        return list(rows)
+    return [rows[round(i * (len(rows) - 1) / (count - 1))] for i in range(count)]
+
+
 _ENVIRONMENT = Environment(
     loader=PackageLoader("monkeyray"),
-    autoescape=True,  # labels and names come from whoever made the data set
+    autoescape=True,  # labels, names and URIs come from whoever made the data set
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_ENVIRONMENT.filters |= {"percent": _percent, "interval": _interval, "plain": _plain}
+_ENVIRONMENT.filters |= {
+    "percent": _percent, "bounds": _bounds, "interval": _interval, "score": _score,
+    "plain": _plain, "some": _some,
+}  # fmt: skip
 
 
-def render_report(model: Mapping[str, Any]) -> str:
-    """The HTML page for the content of a bundle's model.json."""
+def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None = None) -> str:
+    """The HTML page for the content of a bundle's model.json, and what was found in its images.
+
+    `findings` may have `label_errors`, `leaks`, `duplicates`, `mistakes` and `uncertain`, each a
+    list, and `label_errors_of`, which says in words what images were looked at. A section whose
+    figures or findings are absent or None is left out; an empty list is said to be empty.
+    """
     metrics = model["metrics"]
     labels = sorted(model["labels"], key=lambda label: int(label["index"]))
+    by_label = {label["label"]: label for label in labels}
     totals = [sum(row) for row in metrics["test"]["confusion"]]
     return _ENVIRONMENT.get_template("report.html.j2").render(
         model=model,
+        findings=findings or {},
         labels=labels,
-        known={label["label"]: label for label in labels},
+        named=lambda label: by_label.get(label) or {"label": label, "name": None},
         totals=totals,
         commonest=max(totals) / sum(totals) if any(totals) else None,
         mixups=_mixups(metrics["test"]["confusion"]),
-        charts={
-            measure: _chart(metrics["history"], measure, metrics["best_epoch"])
-            for measure in ("loss", "accuracy")
+        charts=_charts(metrics),
+        most={
+            "label_errors": _LABEL_ERRORS, "groups": _GROUPS, "of_a_group": _OF_A_GROUP,
+            "rare": _RARE,
         },
-    )
+    )  # fmt: skip
+
+
+def _charts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    charts: dict[str, Any] = _measures(metrics)
+    if (tuned := metrics.get("fine_tuning")) is not None:
+        charts["tuned"] = _measures(tuned)
+    if (found := metrics.get("calibration")) is not None:
+        charts |= {when: reliability(found[when]["reliability"]) for when in ("before", "after")}
+    if rows := metrics.get("coverage"):
+        thresholds = metrics.get("thresholds") or {}
+        charts["coverage"] = coverage(rows, thresholds.get("target"), thresholds.get("test"))
+    return charts
+
+
+def _measures(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        measure: curves(figures["history"], measure, figures["best_epoch"])
+        for measure in ("loss", "accuracy")
+    }

@@ -30,7 +30,7 @@ from monkeyray.dataset import Dataset, choose_images, list_dataset
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
 from monkeyray.features import FeatureCache, Features, weights_hash
-from monkeyray.findings import find, to_json
+from monkeyray.findings import find, to_json, with_pictures
 from monkeyray.finetune import FineTuneLearner, check_fine_tune
 from monkeyray.fit import CachedSource, FitConfig, Source
 from monkeyray.head import TopLearner
@@ -264,7 +264,7 @@ def _publish(
     )
     root = normalise(config.images)
     findings = find(data, found, root)
-    page = render_report(model)  # with_pictures(findings, data, job.storage, root)
+    page = render_report(model, with_pictures(findings, data, job.storage, root))
     assert network.top is not None
     bundle = Bundle(model, network.base, network.top, outliers)
     lease.check()

@@ -5,80 +5,26 @@ from __future__ import annotations
 import copy
 import re
 from html.parser import HTMLParser
-from typing import Any
 
 import jinja2
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from report_data import (
+    CONFUSION,
+    HOSTILE,
+    empty_findings,
+    empty_model,
+    full_findings,
+    full_model,
+    hostile_findings,
+    hostile_model,
+    picture,
+    plain_model,
+)
 
-from monkeyray.report import _steps, render_report
+from monkeyray.report import render_report
 
 VOID = {"meta", "br", "link", "img", "input", "hr", "wbr", "base", "embed", "source", "track"}
 INLINE = {"wbr", "bdi", "span", "code", "time"}
-CONFUSION = [[60, 1, 0], [2, 50, 1], [0, 0, 47]]  # 157 of 161
-
-
-def _model() -> dict[str, Any]:
-    labels = ["n0", "n1", "n2"]
-    names = ["mantled_howler", "patas_monkey", None]
-    return {
-        "format_version": 1,
-        "model_id": "3f0c" * 16,
-        "created_at": "2026-11-23T23:00:00+00:00",
-        "backbone": "mobilenet",
-        "weights_source": "imagenet",
-        "input_size": 224,
-        "feature_width": 1024,
-        "preprocessing": {"resize": "squeeze", "version": 1},
-        "head": [1024, 512],
-        "labels": [
-            {"index": i, "label": label, "name": name}
-            for i, (label, name) in enumerate(zip(labels, names, strict=True))
-        ],
-        "training": {"seed": 0, "learning_rate": 0.001, "live": False},
-        "data": {
-            "images": 1080,
-            "used": 1078,
-            "unusable": {"unreadable": 2},
-            "parts": {"train": 756, "validation": 161, "test": 161},
-            "by_label": {label: {"train": 2511, "validation": 53, "test": 54} for label in labels},
-            "duplicate_groups": 88,
-            "duplicate_images": 112,
-            "leaks": 0,
-            "fingerprint": "feed" * 16,
-        },
-        "metrics": {
-            "best_epoch": 3,
-            "epochs_run": 4,
-            "history": [
-                {
-                    "epoch": epoch,
-                    "train_loss": 2.0 / epoch,
-                    "train_accuracy": 1 - 0.5 / epoch,
-                    "validation_loss": [1.8, 1.2, 0.7, 0.9][epoch - 1],
-                    "validation_accuracy": [0.5, 0.7, 0.98, 0.97][epoch - 1],
-                }
-                for epoch in (1, 2, 3, 4)
-            ],
-            "validation": {"images": 161, "accuracy": 0.98, "loss": 0.07},
-            "test": {
-                "images": 161,
-                "accuracy": 157 / 161,
-                "loss": 0.0812,
-                "macro_recall": 0.974,
-                "macro_f1": 0.973,
-                "confusion": CONFUSION,
-                "per_label": [
-                    {"label": "n0", "images": 61, "precision": 0.968, "recall": 0.984, "f1": 0.976},
-                    {"label": "n1", "images": 53, "precision": 0.98, "recall": 0.943, "f1": 0.962},
-                    {"label": "n2", "images": 47, "precision": 0.979, "recall": 1.0, "f1": 0.989},
-                ],
-                "without_leaks": None,
-            },
-        },
-        "packages": {"monkeyray": "0.1.0", "keras": "3.15.1"},
-    }
 
 
 class Page(HTMLParser):
@@ -144,7 +90,7 @@ class Page(HTMLParser):
 
 
 def test_headline_and_facts() -> None:
-    text = Page(render_report(_model())).text
+    text = Page(render_report(plain_model())).text
     assert "97.5% 95% interval 93.8-99.0%" in text
     assert "161 test images, from a split into 756 train, 161 validation and 161 test" in text
     assert "Macro recall 97.4%" in text
@@ -158,7 +104,7 @@ def test_headline_and_facts() -> None:
 
 
 def test_accuracy_is_not_rounded_up_to_all() -> None:
-    model = _model()
+    model = plain_model()
     model["metrics"]["test"]["accuracy"] = 0.99999
     assert "Test accuracy 99.9% 95% interval" in Page(render_report(model)).text
     model["metrics"]["test"]["accuracy"] = 1.0
@@ -166,7 +112,7 @@ def test_accuracy_is_not_rounded_up_to_all() -> None:
 
 
 def test_confusion_matrix_and_mixups() -> None:
-    page = Page(render_report(_model()))
+    page = Page(render_report(plain_model()))
     head, *rows = page.table("true")
     assert head[1:] == ["n0", "n1", "n2"]
     assert [row[0] for row in rows] == ["n0 mantled_howler", "n1 patas_monkey", "n2"]
@@ -180,7 +126,7 @@ def test_confusion_matrix_and_mixups() -> None:
 
 
 def test_per_label_table() -> None:
-    model = _model()
+    model = plain_model()
     model["metrics"]["test"]["per_label"].reverse()  # rows go by their label, not their place
     rows = Page(render_report(model)).table("Label")
     assert rows[0][:5] == ["Label", "Test images", "Precision", "Recall", "F1"]
@@ -189,7 +135,7 @@ def test_per_label_table() -> None:
 
 
 def test_data_and_configuration() -> None:
-    model = _model()
+    model = plain_model()
     model["data"]["skipped_files"] = {"hidden": 7}  # not in every bundle
     page = Page(render_report(model))
     assert "Trained 2026-11-23 23:00:00 UTC" in page.text
@@ -207,14 +153,14 @@ def test_data_and_configuration() -> None:
 
 
 def test_curves_follow_the_history() -> None:
-    html = render_report(_model())
+    html = render_report(plain_model())
     page = Page(html)
     loss, accuracy = page.points("validation")
     assert len(loss) == len(accuracy) == 4
     assert [x for x, _ in loss] == sorted(x for x, _ in loss)
     assert max(range(4), key=lambda i: loss[i][1]) == 2  # SVG's y points down: the least loss
     assert min(range(4), key=lambda i: accuracy[i][1]) == 2
-    found = re.findall(r'<text class="y" x="42" y="([\d.]+)">([\d.]+%?)</text>', html)
+    found = re.findall(r'<text class="y" x="44" y="([\d.]+)">([\d.]+%?)</text>', html)
     at = {text: float(y) - 4 for y, text in found}  # a text sits 4 below its line
     train_loss, train_accuracy = page.points("train")
     assert [y for _, y in train_loss[:2]] == [at["2"], at["1"]]
@@ -225,30 +171,14 @@ def test_curves_follow_the_history() -> None:
 
 
 def test_curves_leave_out_what_is_no_number() -> None:
-    model = _model()
+    model = plain_model()
     model["metrics"]["history"][1]["train_loss"] = None
     model["metrics"]["history"][2]["train_loss"] = float("nan")
     assert [len(points) for points in Page(render_report(model)).points("train")] == [2, 4]
 
 
-@given(st.floats(0.001, 1e6), st.floats(0, 0.95))
-def test_steps_enclose_the_values(loss: float, accuracy: float) -> None:
-    for low, high in ((0.0, loss), (accuracy, 1.0)):
-        steps = _steps(low, high)
-        assert steps[0] <= low + 1e-9
-        assert steps[-1] >= high * (1 - 1e-9)
-        assert 3 <= len(steps) <= 7
-    assert _steps(accuracy, 1.0)[-1] == 1.0  # no tick above 100%
-
-
-def test_steps_are_round() -> None:
-    assert _steps(0.7, 1.0) == [0.7, 0.8, 0.9, 1.0]  # though 0.7 / 0.1 < 7
-    assert _steps(0.0, 2.3) == [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
-    assert _steps(0.5, 3.5, least=1.0) == [0.0, 1.0, 2.0, 3.0, 4.0]
-
-
 def test_warning_only_with_leaks() -> None:
-    model = _model()
+    model = plain_model()
     page = Page(render_report(model))
     assert not page.all("aside")
     assert "Warning" not in page.text
@@ -269,43 +199,43 @@ def test_warning_only_with_leaks() -> None:
     assert Page(render_report(model)).table("Test images")[2] == ["without leaks", "-", "-", "-"]
 
 
-HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}</style>&amp;"
-
-
 def test_hostile_text_stays_text() -> None:
-    model = _model()
-    model["labels"][0] |= {"label": HOSTILE, "name": HOSTILE}
-    model["metrics"]["test"]["per_label"][0]["label"] = HOSTILE
-    model["data"]["by_label"][HOSTILE] = model["data"]["by_label"].pop("n0")
-    model["data"]["unusable"] = {HOSTILE: 1}
-    model["training"] = {HOSTILE: HOSTILE}
-    model["packages"] = {HOSTILE: [HOSTILE]}
-    model["preprocessing"] = {HOSTILE: HOSTILE}
-    for key in ("model_id", "created_at", "backbone", "weights_source"):
-        model[key] = HOSTILE
-    page = Page(render_report(model))
-    plain = Page(render_report(_model()))
-    assert {tag for tag, _ in page.elements} == {tag for tag, _ in plain.elements}
+    page = Page(render_report(hostile_model(), hostile_findings()))
+    full = Page(render_report(full_model(), full_findings()))
+    # "no picture" is in the place of thumbnails that are none of ours, and 12 copies are too many.
+    assert {tag for tag, _ in page.elements} == {tag for tag, _ in full.elements}
     assert not page.all("script")
-    assert not page.all("img")
+    assert [a["src"] for a in page.all("img")] == [picture()]
     assert {name for _, a in page.elements for name in a} == {
-        name for _, a in plain.elements for name in a
+        name for _, a in full.elements for name in a
     }
     assert page.table("Label")[1][0] == f"{HOSTILE} {HOSTILE}"
     assert page.table("true")[0][1] == HOSTILE
+    assert page.table("Predicted as")[1][0] == f"{HOSTILE} {HOSTILE}"
+    paths = [a["title"] for a in page.all("code", "path")]
+    assert len(paths) == 1 + 3 + 2 + 2 + 10
+    assert set(paths) == {HOSTILE}
 
 
-def test_nothing_is_loaded_from_elsewhere() -> None:
-    html = render_report(_model())
-    for reference in ("http:", "https:", "//", "url(", "@import", "src=", "href="):
+@pytest.mark.parametrize("full", [False, True])
+def test_nothing_is_loaded_from_elsewhere(full: bool) -> None:
+    html = render_report(full_model(), full_findings()) if full else render_report(plain_model())
+    for reference in ("http:", "https:", "url(", "@import"):
         assert reference not in html.lower(), reference
-    loading = {"script", "link", "img", "iframe", "object", "embed", "base", "use", "image"}
-    assert not {tag for tag, _ in Page(html).elements} & loading
+    page = Page(html)
+    assert all((a["src"] or "").startswith("data:image/jpeg;base64,") for a in page.all("img"))
+    assert all((a["href"] or "").startswith("#") for a in page.all("a"))
+    assert {tag for tag, a in page.elements if "src" in a or "href" in a} <= {"img", "a"}
+    loading = {"script", "link", "iframe", "object", "embed", "base", "use", "image"}
+    assert not {tag for tag, _ in page.elements} & loading
     assert "default-src 'none'" in html
 
 
-def test_accessible() -> None:
-    page = Page(render_report(_model()))
+@pytest.mark.parametrize("full", [False, True])
+def test_accessible(full: bool) -> None:
+    page = Page(
+        render_report(full_model(), full_findings()) if full else render_report(plain_model())
+    )
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
     for _, attributes in page.elements:
@@ -313,21 +243,27 @@ def test_accessible() -> None:
             assert set((attributes.get(name) or "").split()) <= set(ids)
     assert {a.get("scope") for a in page.all("th")} == {"row", "col"}
     charts = page.all("svg")
-    assert len(charts) == 2
+    assert len(charts) == (7 if full else 2)
     assert all(a["role"] == "img" and a["aria-labelledby"] for a in charts)
+    assert all((a["alt"] or "").startswith("Photograph n") for a in page.all("img"))
+    links = [(a["href"] or "")[1:] for a in page.all("a")]
+    assert set(links) <= set(ids)
+    # Every section is in the contents, in its order, but the few that need no way to them.
+    sections = [a["aria-labelledby"] for a in page.all("section")]
+    assert links == [x for x in sections if x not in ("parts", "mixups", "outliers")]
 
 
 def test_one_epoch_is_a_dot() -> None:
-    model = _model()
+    model = plain_model()
     model["metrics"] |= {"history": model["metrics"]["history"][:1], "best_epoch": 1}
     page = Page(render_report(model))
     dots = page.all("circle", "train") + page.all("circle", "validation")
-    assert [a["cx"] for a in dots] == ["260.0"] * 4  # the middle
+    assert [a["cx"] for a in dots] == ["256.0"] * 4  # the middle
     assert "best: epoch 1" in page.text
 
 
 def test_missing_values_are_dashes() -> None:
-    model = _model()
+    model = plain_model()
     row = model["metrics"]["test"]["per_label"][2]
     row |= {"images": 0, "precision": None, "recall": None, "f1": None}
     model["metrics"]["test"]["confusion"][2] = [0, 0, 0]
@@ -344,7 +280,7 @@ def test_missing_values_are_dashes() -> None:
 
 
 def test_no_error_no_head_other_scripts() -> None:
-    model = _model()
+    model = plain_model()
     model["metrics"]["test"]["confusion"] = [[61, 0, 0], [0, 53, 0], [0, 0, 47]]
     model["head"] = []
     model["labels"][2]["name"] = "Bärenmakak 猴子"
@@ -356,7 +292,7 @@ def test_no_error_no_head_other_scripts() -> None:
 
 @pytest.mark.parametrize("count", [2, 60])
 def test_number_of_labels(count: int) -> None:
-    model = _model()
+    model = plain_model()
     model["labels"] = [{"index": i, "label": f"l{i}", "name": None} for i in range(count)]
     test = model["metrics"]["test"]
     test["confusion"] = [[2 * (i == j) for j in range(count)] for i in range(count)]
@@ -375,15 +311,197 @@ def test_number_of_labels(count: int) -> None:
 
 
 def test_a_lacking_figure_is_an_error_not_a_blank() -> None:
-    model = _model()
+    model = plain_model()
     del model["data"]["fingerprint"]
     with pytest.raises(jinja2.UndefinedError, match="fingerprint"):
         render_report(model)
 
 
 def test_rendering_is_pure() -> None:
-    model = _model()
+    model = plain_model()
     before = copy.deepcopy(model)
     first = render_report(model)
     assert model == before
     assert render_report(model) == first
+
+
+# -- what later formats have -------------------------------------------------------------------
+
+
+def test_what_is_absent_or_none_is_left_out() -> None:
+    plain = plain_model()
+    some = plain_model()
+    keys = (
+        "calibration", "test_calibration", "thresholds", "coverage", "views", "folds",
+        "fine_tuning", "outliers",
+    )  # fmt: skip
+    some["metrics"] |= dict.fromkeys(keys)
+    some["data"] |= {"rare_labels": None, "class_weights": None}
+    html = render_report(plain)
+    assert render_report(some) == html
+    assert render_report(plain, {}) == html
+    assert render_report(plain, dict.fromkeys(full_findings())) == html
+    full = Page(render_report(full_model(), full_findings()))
+    assert len(full.all("section")) == len(Page(html).all("section")) + 12
+
+
+def test_intervals_are_under_their_figures() -> None:
+    model = full_model()
+    model["metrics"]["test"]["per_label"][0] |= {
+        "precision": 0.9, "precision_interval": [0.8111, 1.0], "recall": None,
+        "recall_interval": None,
+    }  # fmt: skip
+    row = Page(render_report(model)).table("Label")[1]
+    assert row[2:4] == ["90.0%81.1-100.0%", "-"]
+
+
+def test_folds_and_views() -> None:
+    page = Page(render_report(full_model()))
+    assert "mean accuracy of 5 folds is 90.8%, with the 95% interval 88.4-93.2%" in page.text
+    assert page.table("Fold")[1] == ["accuracy", "91.0%", "88.0%", "93.0%", "90.0%", "92.0%"]
+    assert page.table("Views")[1:] == [["1", "95.0%", "95.0%"], ["2", "95.0%", "96.0%"]]
+    model = full_model()
+    del model["metrics"]["views"][1]  # one row says nothing that is not said above
+    assert not [table for table in Page(render_report(model)).tables if table[0][0] == "Views"]
+
+
+def test_fine_tuning_says_what_was_kept() -> None:
+    model = full_model()
+    page = Page(render_report(model))
+    assert "the model has the weights of epoch 2 of 3 run" in page.text
+    assert "best: epoch 2" in page.text
+    assert [len(points) for points in page.points("train")[2:4]] == [3, 3]
+    assert [len(points) for points in page.points("validation")[2:4]] == [4, 4]
+    model["metrics"]["fine_tuning"] |= {"kept": False, "best_epoch": 0}
+    page = Page(render_report(model))
+    assert "for 3 epochs. Nothing was better on validation than the frozen base" in page.text
+    assert "best: epoch 0" in page.text
+
+
+def test_calibration_error_before_and_after() -> None:
+    model = full_model()
+    found, test = (model["metrics"][key] for key in ("calibration", "test_calibration"))
+    found["before"] |= {"ece": 0.1234, "ece_interval": [0.1, 0.2], "loss": 0.5}
+    test["after"] |= {"ece": 0.02, "ece_interval": None, "loss": 0.25}
+    page = Page(render_report(model))
+    rows = page.table("Images")
+    assert [row[0] for row in rows[1:]] == [
+        "out-of-fold, before", "out-of-fold, after", "test, before", "test, after",
+    ]  # fmt: skip
+    assert rows[1][1:] == ["600", "0.123", "0.100-0.200", "0.500"]
+    assert rows[4][1:] == ["161", "0.020", "-", "0.250"]
+    assert "15 bins of equal width" in page.text
+    assert "which was fitted on 600 out-of-fold images" in page.text
+
+
+def test_thresholds_by_label() -> None:
+    model = full_model()
+    found = model["metrics"]["thresholds"]
+    none = {"threshold": None, "images": 9, "accepted": 0, "errors": 0, "lower": None}
+    found["per_label"] = [
+        {"label": "n0", "threshold": 0.99997, "images": 99, "accepted": 59, "errors": 0,
+         "lower": 0.9505},
+        {"label": "n1", **none},
+        {"label": "n2", **none},
+    ]  # fmt: skip
+    found["pooled"] = {
+        "threshold": 0.5, "images": 200, "accepted": 150, "errors": 2, "lower": 0.958,
+    }  # fmt: skip
+    found["test"] = {
+        "images": 161, "accepted": 80, "coverage": 80 / 161, "precision": 0.975,
+        "precision_interval": [0.913, 0.993],
+    }  # fmt: skip
+    page = Page(render_report(model))
+    assert page.table("Predicted as")[1:] == [
+        ["n0 mantled_howler", "0.9999", "99", "59", "0", "95.0%"],  # never rounded up to 1
+        ["n1 patas_monkey", "shared", "9", "-", "-", "-"],
+        ["n2", "shared", "9", "-", "-", "-"],
+        ["shared by 2 labels", "0.5000", "200", "150", "2", "95.8%"],
+    ]
+    assert "accept 80 of 161 images, a coverage of 49.7%" in page.text
+    assert "97.5% are right, with the 95% interval 91.3-99.3%" in page.text.replace(" , ", ", ")
+    assert "No threshold" not in page.text
+
+    found["pooled"] |= {"threshold": None, "accepted": 0, "lower": None}
+    found["test"] |= {"accepted": 0, "coverage": 0.0} | dict.fromkeys(
+        ("precision", "precision_interval")
+    )
+    page = Page(render_report(model))
+    assert "No threshold for 2 of 3 labels" in page.text
+    assert "is accepted: n1 (patas_monkey), n2." in page.text
+    assert page.table("Predicted as")[2][1] == "no threshold"
+    assert "they accept none of 161 images" in page.text
+
+
+def test_coverage_is_drawn_and_told() -> None:
+    model = full_model()
+    page = Page(render_report(model))
+    assert "target 90%" in page.text
+    rows = page.table("Accepted")
+    assert len(rows) == 21  # evenly spread ones of all
+    assert rows[1][2] == "100.0%"
+    assert rows[-1][0] == "100.0%"
+    model["metrics"]["thresholds"] = None
+    page = Page(render_report(model))
+    assert page.all("polygon", "band")
+    assert "target" not in page.text
+
+
+def test_rare_labels_and_outliers_are_named() -> None:
+    model = full_model()
+    model["data"]["rare_labels"] = [{"label": f"l{i}", "train": i} for i in range(25)]
+    page = Page(render_report(model))
+    assert "l0 with 0, l1 with 1, " in page.text.replace(" ,", ",")
+    assert "and 5 more labels" in page.text
+    assert "So are 6.2% of the test images" in page.text
+    assert ["class weights", "balanced"] in [row for table in page.tables for row in table]
+
+
+# -- findings ----------------------------------------------------------------------------------
+
+
+def test_galleries_tell_truth_from_prediction() -> None:
+    findings = full_findings()
+    page = Page(render_report(plain_model(), findings))
+    assert len(page.all("ul", "gallery")) == 2
+    assert "n0 mantled_howler ✗ taken for n1 patas_monkey 0.990 n0/IMG_0000.JPG" in page.text
+    assert "n0 mantled_howler ✓ found as n0 mantled_howler 0.990" in page.text
+    assert len(page.all("span", "wrong")) == 5 + 12
+    assert len(page.all("span", "right")) == 12
+    assert len(page.all("img")) == 5 + 24 + 50
+
+
+def test_label_errors_are_a_list_to_act_on() -> None:
+    page = Page(render_report(plain_model(), full_findings()))
+    assert (
+        "n1/site-2/IMG_0002.JPG n1 patas_monkey → probably n2 in train; its own label has a score "
+        "of 0.002" in page.text
+    )
+    assert "Looked at: 600 images out of fold and 161 of test." in page.text
+    assert "n1/site-99/" in page.text
+    assert "n1/site-100/" not in page.text
+    assert "3 more images are in metrics.json" in page.text
+
+
+def test_leaks_and_duplicates_are_named_and_counted() -> None:
+    findings = full_findings()
+    page = Page(render_report(plain_model(), findings))
+    assert "test/n0/a.jpg the same picture as n0/0.jpg in train" in page.text
+    assert "n0/4.jpg in train and 2 more" in page.text
+    assert "the same bytes n0/49.jpg n0/copy-49.jpg" in page.text
+    assert "n0/copy-50.jpg" not in page.text
+    assert "1,184 more pictures are in metrics.json" in page.text
+    findings["duplicates"] = [{"uris": [f"{i}.jpg" for i in range(1000)], "how": "near"}]
+    page = Page(render_report(plain_model(), findings))
+    assert "9.jpg and 990 more" in page.text
+    assert "more pictures" not in page.text
+
+
+def test_nothing_found_is_said() -> None:
+    page = Page(render_report(empty_model(), empty_findings()))
+    assert "None: no test image got a wrong label." in page.text
+    assert "None. Looked at: 161 images of test." in page.text
+    assert "None: no test image is in train or validation too." in page.text
+    assert "None: there is no test image." in page.text
+    assert "more images" not in page.text
+    assert not page.all("img")
