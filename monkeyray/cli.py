@@ -9,14 +9,20 @@ from collections.abc import Sequence
 from typing import NoReturn, cast
 
 from monkeyray.cluster import Terminated, heed_sigterm
-from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
+from monkeyray.config import (
+    DemoConfig,
+    RescoreConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from monkeyray.errors import MonkeyRayError
 
-Config = TrainConfig | ScoreConfig | DemoConfig
+Config = TrainConfig | ScoreConfig | RescoreConfig | DemoConfig
 
 _COMMANDS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "score": ScoreConfig,
+    "rescore": RescoreConfig,
     "demo": DemoConfig,
 }
 
@@ -81,6 +87,10 @@ def _run(config: Config) -> None:
         from monkeyray.score import score
 
         print(score(config))
+    elif isinstance(config, RescoreConfig):
+        from monkeyray.rescore import rescore
+
+        print(rescore(config))
     else:
         from monkeyray.demo import demo
 

@@ -338,11 +338,7 @@ class ScoreConfig:
                     f"--{name} {getattr(self, name)} is in --predictions {self.predictions}, where "
                     "files are written and deleted: give --predictions a place of its own"
                 )
-        if self.top_k != "all":
-            _require(
-                re.fullmatch("[0-9]{1,9}", self.top_k) is not None and int(self.top_k) >= 1,
-                "top-k", repr(self.top_k), "a number from 1, or all",
-            )  # fmt: skip
+        parse_top_k(self.top_k, 1)
         for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels", "max_refused"):
             _require(getattr(self, name) >= 1, _flag(name), getattr(self, name), "1 or more")
         for name in ("workers", "limit"):
@@ -359,6 +355,56 @@ class ScoreConfig:
             views is None or views in COUNTS, "views", views,
             f"one of {', '.join(map(str, COUNTS))}",
         )  # fmt: skip
+        threshold = self.threshold
+        _require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RescoreConfig:
+    """Score predictions that were written with --embeddings again, by another top, temperature or
+    threshold on the same base, without opening an image."""
+
+    predictions: str
+    """The finished predictions to score again; they are only read."""
+
+    model: str
+    """The model bundle to score with: the one that made them, or one with the same base, --crop and
+    as many --views."""
+
+    output: str
+    """Folder or prefix for the new Parquet files, one for each old one. The same command goes on
+    where it was stopped."""
+
+    model_id: str | None = None
+    """Refuse any other model than the one with this id (or its first 8 digits or more)."""
+
+    top_k: str = "5"
+    """How many labels with their scores each row lists: a number, or all."""
+
+    threshold: float | None = None
+    """Score from which a prediction is `accepted`, else it is `below_threshold`; 0 to 1. Default:
+    the thresholds that the model was given by --target-precision."""
+
+    workers: int | None = None
+    """Processes at work, each on a file at a time. Default: one per CPU core."""
+
+    overwrite: bool = False
+    """Delete what is in --output and start anew."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+    def __post_init__(self) -> None:
+        output = join(normalise(self.output), "")
+        for name in ("predictions", "model"):
+            place = join(normalise(getattr(self, name)), "")
+            if place.startswith(output) or (name == "predictions" and output.startswith(place)):
+                raise ConfigError(
+                    f"--{name} {getattr(self, name)} and --output {self.output} are one in the "
+                    "other, and files are written and deleted in --output: give it a place of its "
+                    "own"
+                )
+        parse_top_k(self.top_k, 1)
+        _require(self.workers is None or self.workers >= 1, "workers", self.workers, "1 or more")
         threshold = self.threshold
         _require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
 
@@ -400,6 +446,21 @@ def parse_head(head: str) -> tuple[int, ...]:
     if not all(1 <= width <= 65536 for width in widths):
         raise ConfigError(f"unknown head {head!r}: write linear, or widths such as 1024,1024,512")
     return widths
+
+
+def parse_top_k(top_k: str, labels: int) -> int:
+    """How many of a model's `labels` each row lists that `--top-k` names.
+
+    >>> parse_top_k("5", 10), parse_top_k("5", 3), parse_top_k("all", 10)
+    (5, 3, 10)
+    """
+    if top_k == "all":
+        return labels
+    _require(
+        re.fullmatch("[0-9]{1,9}", top_k) is not None and int(top_k) >= 1,
+        "top-k", repr(top_k), "a number from 1, or all",
+    )  # fmt: skip
+    return min(int(top_k), labels)
 
 
 def _flag(name: str) -> str:
