@@ -11,18 +11,20 @@ from typing import NoReturn, cast
 from monkeyray.cluster import Terminated, heed_sigterm
 from monkeyray.config import (
     DemoConfig,
+    EvaluateConfig,
     RescoreConfig,
     ScoreConfig,
     TrainConfig,
 )
 from monkeyray.errors import MonkeyRayError
 
-Config = TrainConfig | ScoreConfig | RescoreConfig | DemoConfig
+Config = TrainConfig | ScoreConfig | RescoreConfig | EvaluateConfig | DemoConfig
 
 _COMMANDS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "score": ScoreConfig,
     "rescore": RescoreConfig,
+    "evaluate": EvaluateConfig,
     "demo": DemoConfig,
 }
 
@@ -91,6 +93,10 @@ def _run(config: Config) -> None:
         from monkeyray.rescore import rescore
 
         print(rescore(config))
+    elif isinstance(config, EvaluateConfig):
+        from monkeyray.evaluate import evaluate
+
+        print(evaluate(config))
     else:
         from monkeyray.demo import demo
 

@@ -410,6 +410,77 @@ class RescoreConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Measure a model on labelled images that it has not seen, as of another site: either --model
+    on --images, or finished --predictions against a table of --labels."""
+
+    output: str
+    """Folder or prefix for metrics.json, which replaces an older one."""
+
+    images: str | None = None
+    """Labelled images for --model: a folder or prefix whose sub-folders are the labels, or a CSV or
+    Parquet manifest with the columns uri and label."""
+
+    model: str | None = None
+    """The model bundle to measure. With --predictions it may be left out; it tells the labels that
+    the model knows and has never found."""
+
+    predictions: str | None = None
+    """Finished predictions to compare with --labels. No image is opened."""
+
+    labels: str | None = None
+    """CSV or Parquet table with the columns uri and label, for --predictions."""
+
+    features: str | None = None
+    """Where the features of the base are kept, so that a second call opens no image. Default:
+    features/ below --output."""
+
+    views: int | None = None
+    """Over how many views of an image scores are averaged. Default: as the model was trained."""
+
+    workers: int | None = None
+    """Processes that decode and predict. Default: one per CPU core, or per GPU."""
+
+    gpu: bool = False
+    """Predict on GPUs, one per worker."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+    def __post_init__(self) -> None:
+        given = {
+            name
+            for name in ("images", "model", "predictions", "labels")
+            if getattr(self, name) is not None
+        }
+        if given - {"model"} not in ({"images"}, {"predictions", "labels"}) or (
+            given == {"images"}
+        ):
+            raise ConfigError(
+                "evaluate needs --model and --images, or --predictions and --labels; it was given "
+                + (" and ".join(f"--{name}" for name in sorted(given)) or "none of them")
+            )
+        if self.predictions is not None and (self.features is not None or self.views is not None):
+            raise ConfigError(
+                "--features and --views are for --images: --predictions are measured as they are"
+            )
+        for name in ("output", "features", *given):
+            if getattr(self, name) is not None:
+                normalise(getattr(self, name))
+        if self.predictions is not None:
+            place = join(normalise(self.predictions), "")
+            if join(normalise(self.output), "").startswith(place):
+                raise ConfigError(
+                    f"--output {self.output} is in --predictions {self.predictions}, where a "
+                    "strange file is in the way: give --output a place of its own"
+                )
+        _require(self.workers is None or self.workers >= 1, "workers", self.workers, "1 or more")
+        _require(
+            self.views is None or self.views in COUNTS, "views", self.views,
+            f"one of {', '.join(map(str, COUNTS))}",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoConfig:
     """Draw a small camera-trap collection, train on it, score it, and say where the results are."""
 

@@ -35,12 +35,21 @@ def importers(package: str) -> set[str]:
 def test_imports_go_one_way() -> None:
     assert "monkeyray.score" not in imports("train")
     assert "monkeyray.train" not in imports("score")
+    for pure in ("evaluation", "evaluation_summary", "labelled_predictions"):
+        assert not imports(pure) & {"monkeyray.features", "monkeyray.pipeline", "monkeyray.cluster"}
     assert importers("ray") == {"cluster", "live", "pipeline", "trainer"}
-    assert importers("tensorflow") == {"engine", "fit", "trainer"}
+    assert importers("tensorflow") == {"engine", "finetune", "fit", "head", "trainer"}
     assert not (PACKAGE / "utils.py").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"], ["score", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        *([command, "--help"] for command in ("train", "score", "rescore", "evaluate")),
+    ],
+)
 def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys, monkeyray\n"
