@@ -80,7 +80,8 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         if getattr(config, option) is not None:
             storage.check_reachable(normalise(getattr(config, option)))
     bundle = None if config.model is None else load_bundle(config.model, storage)
-    storage.check_writable(uri)
+    for place in (uri, *filter(None, [config.features])):
+        storage.check_writable(normalise(place))
     with hold(uri, storage, reporter.say) as lease:
         if config.images is not None:
             assert bundle is not None

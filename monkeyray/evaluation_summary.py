@@ -23,8 +23,11 @@ def _lines_of_data(content: dict[str, Any]) -> list[str]:
     data, unknown = content["data"], content["unknown_labels"]
     lines = [f"{data['labelled']} labelled images, {data['scored']} of them scored"]
     lines += [f"  {count:>9} {status}" for status, count in data["failures"].items()]
+    if "opened" in data:
+        rest = data["labelled"] - data["opened"]
+        there = f", the features of {rest} were there" if rest else ""
+        lines.append(f"{data['opened']} images opened{there}")
     for key, words in (
-        ("opened", "images opened, the features of the others were there"),
         ("rows_without_label", "predictions have no label in the table"),
         ("labels_without_row", "labels of the table have no prediction"),
     ):

@@ -130,8 +130,12 @@ def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_pat
     assert success["status"] == {"ok": 42, "empty": 1, "unsupported": 1}
     for name, table in new.items():
         assert min(table["predicted_at"].to_pylist()) > max(old[name]["predicted_at"].to_pylist())
-    # And once more, from what was rescored, with a threshold of its own.
-    run(out, trained.uri, tmp_path / "again", threshold=0.9, top_k="1")
+    # And once more, from what was rescored, with a threshold of its own, in another run's place.
+    shutil.copytree(embedded, tmp_path / "again")
+    with pytest.raises(RunError, match=r"threshold is 0\.9, was None.*--overwrite"):
+        run(out, trained.uri, tmp_path / "again", threshold=0.9)
+    run(out, trained.uri, tmp_path / "again", threshold=0.9, top_k="1", overwrite=True)
+    assert len(list((tmp_path / "again").glob("*.parquet"))) == 22
     again = pa.concat_tables(parts(tmp_path / "again").values())
     assert_same_but_judged(parts(tmp_path / "again"), old)
     expected = [
@@ -192,9 +196,6 @@ def test_it_goes_on_where_it_was(trained: Trained, embedded: Path, tmp_path: Pat
     assert_same_judgement(parts(out), parts(embedded))
     # Nothing is left to do, and Ray is not needed to see that.
     assert run(embedded, trained.uri, out, store=StoreConfig(quiet=True)).scored == 0
-    with pytest.raises(RunError, match=r"threshold is 0\.9, was None.*--overwrite"):
-        run(embedded, trained.uri, out, threshold=0.9)
-    assert run(embedded, trained.uri, out, threshold=0.9, overwrite=True).scored == 44
 
 
 def test_on_s3(trained: Trained, embedded: Path, s3: Storage) -> None:
