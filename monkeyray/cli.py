@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import NoReturn, cast
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from monkeyray.cluster import Terminated, heed_sigterm
-from monkeyray.config import DemoConfig, ExportConfig, ScoreConfig, TrainConfig
+from monkeyray.config import (
+    DemoConfig,
+    EvaluateConfig,
+    ExportConfig,
+    RescoreConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from monkeyray.errors import MonkeyRayError
 
-Config = TrainConfig | ScoreConfig | ExportConfig | DemoConfig
-
-_COMMANDS: dict[str, type[Config]] = {
+#: Each command's options. What it does is a function of that name, in a module of that name.
+_COMMANDS: dict[str, Callable[..., Any]] = {
     "train": TrainConfig,
     "score": ScoreConfig,
+    "rescore": RescoreConfig,
+    "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "demo": DemoConfig,
 }
@@ -48,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
     debug = "--debug" in arguments
     heed_sigterm()
     try:
-        _run(_parse(arguments, command))
+        _run(*_parse(arguments, command))
     except MonkeyRayError as error:
         if debug:
             traceback.print_exc()
@@ -60,33 +69,21 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
         sys.exit(143 if isinstance(end, Terminated) else 130)
 
 
-def _parse(arguments: list[str], command: str | None) -> Config:
+def _parse(arguments: list[str], command: str | None) -> tuple[str, Any]:
+    """The command and its options."""
     import tyro
 
     options = (tyro.conf.OmitArgPrefixes,)
     if command is not None:
         kind = _COMMANDS[command]
-        return tyro.cli(kind, args=arguments, prog=f"{command}.py", config=options)
+        return command, tyro.cli(kind, args=arguments, prog=f"{command}.py", config=options)
     parsed = tyro.extras.subcommand_cli_from_dict(
-        dict(_COMMANDS), args=arguments, prog="monkeyray", config=options
+        _COMMANDS, args=arguments, prog="monkeyray", config=options
     )
-    return cast(Config, parsed)
+    return next(name for name, kind in _COMMANDS.items() if kind is type(parsed)), parsed
 
 
-def _run(config: Config) -> None:
-    if isinstance(config, TrainConfig):
-        from monkeyray.train import train
-
-        print(train(config))
-    elif isinstance(config, ScoreConfig):
-        from monkeyray.score import score
-
-        print(score(config))
-    elif isinstance(config, ExportConfig):
-        from monkeyray.export import export
-
-        print(export(config))
-    else:
-        from monkeyray.demo import demo
-
-        print(demo(config))
+def _run(command: str, config: Any) -> None:
+    # Late, so that --help loads nothing heavy.
+    module = importlib.import_module(f"monkeyray.{command}")
+    print(getattr(module, command)(config))

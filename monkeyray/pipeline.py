@@ -36,20 +36,28 @@ from monkeyray.runs import Run
 _MAX_RESTARTS = 20
 
 
+#: A part's number and plan to the part's rows, in tables that follow each other.
+Maker = Callable[[int, pa.Table], Iterator[pa.Table]]
+
+
 @dataclass(frozen=True)
 class Job:
-    """What an actor needs to work on a run's parts, with a GPU or without."""
+    """What an actor needs to work on a run's parts, with a GPU or without.
+
+    `work`: what its child does with images; or, where none is opened, what makes the rows in the
+    actor itself.
+    """
 
     run: Run
     lease: Lease
-    work: Work
+    work: Work | Maker
     gpu: bool = False
 
 
 class PartWorker:
     """The actor: numbers of parts in, files out. `job` is a reference to a Job.
 
-    It only watches and writes: what may crash happens in its child.
+    With images it only watches and writes: what may crash happens in its child.
     """
 
     def __init__(self, job: Any, tally: Any) -> None:
@@ -58,9 +66,13 @@ class PartWorker:
 
         self._job: Job = ray.get(job)
         self._tally = tally
-        threads = os.cpu_count() or 1 if self._job.gpu else 1
-        environment = worker_environment(threads)
-        self._images = Watched(self._job.work, environment, ray.cloudpickle.dumps)
+        work = self._job.work
+        if isinstance(work, Work):
+            threads = os.cpu_count() or 1 if self._job.gpu else 1
+            images = Watched(work, worker_environment(threads), ray.cloudpickle.dumps)
+            self._rows: Maker = lambda part, plan: images.run(plan)
+        else:
+            self._rows = work
 
     def __call__(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Make the parts. What went wrong comes back as a pickled MonkeyRayError, because Ray Data
@@ -84,12 +96,12 @@ class PartWorker:
         if held is None:
             # A worker that died after it had published is followed by one with the same part.
             if not run.storage.exists(run.part_uri(part)):
-                run.publish(part, plan, self._open(plan), lease)
+                run.publish(part, plan, self._open(part, plan), lease)
             return
         table, version, rows = held
         if not len(rows):
             return
-        made = self._open(plan.take(pa.array(rows)))
+        made = self._open(part, plan.take(pa.array(rows)))
         order = np.arange(len(table))
         order[rows] = len(table) + np.arange(len(rows))
         both = pa.concat_tables([table, made.cast(table.schema)])
@@ -101,9 +113,9 @@ class PartWorker:
             if now is None or len(now[2]):
                 raise
 
-    def _open(self, plan: pa.Table) -> pa.Table:
+    def _open(self, part: int, plan: pa.Table) -> pa.Table:
         tables = []
-        for table in self._images.run(plan):
+        for table in self._rows(part, plan):
             tables.append(table)
             self._tally.add.remote(dict(Counter(table["status"].to_pylist())))
         return pa.concat_tables(tables)

@@ -24,6 +24,9 @@ Array = np.ndarray[Any, Any]
 #: Goes up when a column changes its name, type or meaning.
 SCHEMA_VERSION = 2
 
+#: Statuses of images that have a score.
+SCORED = ("ok", "truncated")
+
 _PLAN_COLUMNS = ("uri", "size_bytes", "version")
 
 

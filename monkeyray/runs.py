@@ -19,7 +19,7 @@ import json
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from monkeyray.errors import ConflictError, LeaseError, MissingError, RunError
+from monkeyray.errors import ConflictError, InputError, LeaseError, MissingError, RunError
 from monkeyray.lease import NAME as LEASE
 from monkeyray.lease import Lease
 from monkeyray.plans import Listing, Plan
@@ -321,39 +321,69 @@ def _new_plan(uri: str) -> str:
     return join(uri, "_plan", uuid.uuid4().hex[:8])
 
 
+def read_run(uri: str, storage: Storage, remedy: str) -> Run | None:
+    """The run in a place as it says of itself; None where there is none.
+
+    Raises RunError, with the `remedy`, where _run.json is damaged or of another version.
+    """
+    try:
+        blob = storage.read(join(uri, "_run.json"))
+    except MissingError:
+        return None
+    try:
+        stored = json.loads(blob.data)
+        redo = stored["redo"]
+        if redo is not None:
+            rows = {int(part): rows for part, rows in redo["rows"].items()}
+            redo = Redo(datetime.fromisoformat(redo["since"]), rows)
+        plan = Plan(join(uri, "_plan", stored["plan"]), storage, tuple(stored["sizes"]))
+        identity = dict(stored["identity"])
+        run = Run(uri, storage, stored["run_id"], identity, plan, stored["notes"], redo)
+        return replace(run, version=blob.version)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{uri}/_run.json is damaged or of another version of MonkeyRay: {remedy}"
+        ) from error
+
+
 def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None:
     """The run in a place, to go on with; None where there is nothing yet.
 
     Raises RunError when the place holds a run of another identity, naming what differs, or files
     that belong to no run.
     """
-    try:
-        blob = storage.read(join(uri, "_run.json"))
-        stored = json.loads(blob.data)
-        different = [
-            f"{key} is {identity.get(key)!r}, was {stored['identity'].get(key)!r}"
-            for key in sorted({*identity, *stored["identity"]})
-            if identity.get(key) != stored["identity"].get(key)
-        ]
-        redo = stored["redo"]
-        if redo is not None:
-            rows = {int(part): rows for part, rows in redo["rows"].items()}
-            redo = Redo(datetime.fromisoformat(redo["since"]), rows)
-        plan = Plan(join(uri, "_plan", stored["plan"]), storage, tuple(stored["sizes"]))
-        run = Run(uri, storage, stored["run_id"], identity, plan, stored["notes"], redo)
-        run = replace(run, version=blob.version)
-    except MissingError:
+    run = read_run(uri, storage, "choose another place, or start anew with --overwrite")
+    if run is None:
         _check_empty(uri, storage)
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{uri}/_run.json is damaged or of another version of MonkeyRay: choose another place, "
-            "or start anew with --overwrite"
-        ) from error
+    different = [
+        f"{key} is {identity.get(key)!r}, was {run.identity.get(key)!r}"
+        for key in sorted({*identity, *run.identity})
+        if identity.get(key) != run.identity.get(key)
+    ]
     if different:
         raise RunError(
             f"{uri} holds another run: {'; '.join(different)}. Choose another place, or replace "
             "it with --overwrite"
+        )
+    return run
+
+
+def read_finished(uri: str, storage: Storage) -> Run:
+    """The predictions in a place, which have to be all there, to read from.
+
+    Raises InputError where there are none, or some are still to come.
+    """
+    run = read_run(uri, storage, "score the images again with this one")
+    if run is None:
+        raise InputError(
+            f"no predictions in {uri}: give the place that `monkeyray score` wrote, with all that "
+            "is in it"
+        )
+    if not storage.exists(join(uri, "_SUCCESS")):
+        raise InputError(
+            f"the predictions in {uri} are not finished (no _SUCCESS): first let the command that "
+            "writes them run to its end"
         )
     return run
 
@@ -381,9 +411,25 @@ def create_run(
     """Write a new run's plan, and _run.json last, so that a plan is there whole or not at all."""
     if sum(sizes) != listing.rows:
         raise RunError(f"parts of {sum(sizes)} images for a plan of {listing.rows}")
+    return create_run_of_parts(
+        uri, lease, identity, listing.cut(sizes), sizes, notes, ending=ending
+    )
+
+
+def create_run_of_parts(
+    uri: str,
+    lease: Lease,
+    identity: dict[str, Any],
+    parts: Iterable[pa.Table],
+    sizes: Sequence[int],
+    notes: dict[str, Any] | None = None,
+    *,
+    ending: str = "parquet",
+) -> Run:
+    """`create_run` for a plan that is cut already; `parts`: in order, as long as `sizes` say."""
     storage = lease.storage
     plan = Plan(_new_plan(uri), storage, tuple(sizes))
-    plan.write_all(listing.cut(sizes))
+    plan.write_all(parts)
     run_id = uuid.uuid4().hex[:8]
     return Run(uri, storage, run_id, identity, plan, notes or {}, ending=ending)._save(lease)
 

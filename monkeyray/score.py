@@ -21,7 +21,7 @@ from monkeyray.cluster import (
     quiet_data,
     wait_for_workers,
 )
-from monkeyray.config import ScoreConfig
+from monkeyray.config import ScoreConfig, parse_top_k
 from monkeyray.decode import Limits, decode
 from monkeyray.errors import InputError
 from monkeyray.images import list_images
@@ -235,10 +235,9 @@ def _work(config: ScoreConfig, bundle: Bundle, options: ScoreOptions, storage: S
 
 
 def _options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
-    top_k = len(bundle.labels) if config.top_k == "all" else int(config.top_k)
     return ScoreOptions(
         views=bundle.choose_views(config.views),
-        top_k=min(top_k, len(bundle.labels)),
+        top_k=parse_top_k(config.top_k, len(bundle.labels)),
         threshold=config.threshold,
         embeddings=config.embeddings,
         limits=Limits(
@@ -253,6 +252,7 @@ def _identity(config: ScoreConfig, bundle: Bundle, options: ScoreOptions) -> dic
         "schema_version": SCHEMA_VERSION,
         "model_id": bundle.model_id,
         "base": bundle.model["weights"]["base"],
+        "decode_version": bundle.model["preprocessing"]["decode_version"],
         "views": list(options.views),
         "engine": "tensorflow-float32",
         "images": normalise(config.images),

@@ -74,6 +74,29 @@ def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: No
 
 
 @pytest.fixture(scope="session")
+def embedded(few: Path, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Predictions with embeddings of the three species and of two broken files, 2 rows a file."""
+    from monkeyray.config import ScoreConfig, StoreConfig
+    from monkeyray.score import score
+
+    folder = tmp_path_factory.mktemp("embedded")
+    shutil.copytree(few, folder / "images")
+    (folder / "images" / "n0" / "a.jpg").write_bytes(b"")
+    (folder / "images" / "n5" / "page.jpg").write_bytes(b"<!doctype html><p>404")
+    score(
+        ScoreConfig(
+            images=str(folder / "images"),
+            model=trained.uri,
+            predictions=str(folder / "predictions"),
+            embeddings=True,
+            rows_per_file=2,
+            store=StoreConfig(quiet=True),
+        )
+    )
+    return folder / "predictions"
+
+
+@pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """A SeaweedFS S3 server on loopback with the bucket `photos`."""
     folder = tmp_path_factory.mktemp("weed")

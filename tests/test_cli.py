@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from conftest import _free_port
 
+import monkeyray.evaluate
+import monkeyray.rescore
 import monkeyray.score
 import monkeyray.storage
 import monkeyray.train
@@ -29,6 +31,8 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(monkeyray.train, "connected", connected)
     monkeypatch.setattr(monkeyray.score, "connected", connected)
+    monkeypatch.setattr(monkeyray.rescore, "connected", connected)
+    monkeypatch.setattr(monkeyray.evaluate, "connected", connected)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
 
@@ -146,6 +150,18 @@ def score(
         (score(model="{cut}"), "{cut}/model.json is damaged: it is no JSON"),
         (score(model="{changed}"), "{changed} is damaged: base-"),
         (score("--model-id", "0" * 12), "--model-id"),
+        (
+            ["rescore", "--predictions", "{empty}", "--model", "{bundle}", "--output", "{out}"],
+            "no predictions in {empty}",
+        ),
+        (
+            ["evaluate", "--predictions", "{empty}", "--labels", "{half}.csv", "--output", "{out}"],
+            "no predictions in {empty}",
+        ),
+        (
+            ["evaluate", "--images", "{empty}", "--model", "{bundle}", "--output", "{out}"],
+            "no images in {empty}",
+        ),
         # values
         (train("--backbone", "x"), "unknown backbone 'x'"),
         (train("--head", "1_0,5"), "unknown head '1_0,5'"),

@@ -35,6 +35,8 @@ def importers(package: str) -> set[str]:
 def test_imports_go_one_way() -> None:
     assert "monkeyray.score" not in imports("train")
     assert "monkeyray.train" not in imports("score")
+    for pure in ("evaluation", "evaluation_summary", "labelled_predictions"):
+        assert not imports(pure) & {"monkeyray.features", "monkeyray.pipeline", "monkeyray.cluster"}
     assert importers("ray") == {"cluster", "live", "pipeline", "trainer"}
     assert importers("tensorflow") == {"engine", "fit", "finetune", "head", "trainer"}
     assert not (PACKAGE / "utils.py").exists()

@@ -1,0 +1,190 @@
+"""The evaluation: a bundle on labelled images that it has not seen, or predictions and a table of
+labels. Figures go to metrics.json.
+
+Images whose label the model does not know are left out of the figures, as no answer of the model
+could be right, and they are counted and named: what the thresholds accept of them all the same
+counts against the model in the field.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from monkeyray.bundle import Bundle, load_bundle
+from monkeyray.cluster import (
+    check_relative,
+    check_shared,
+    choose_workers,
+    connected,
+    quiet_data,
+    wait_for_workers,
+)
+from monkeyray.config import EvaluateConfig
+from monkeyray.decode import Limits
+from monkeyray.engine import Network
+from monkeyray.errors import InputError
+from monkeyray.evaluation import (
+    Answers,
+    Found,
+    count_statuses,
+    describe_unknown,
+    find_label_errors,
+    measure,
+)
+from monkeyray.evaluation_summary import some, summarise
+from monkeyray.features import FeatureCache, Features
+from monkeyray.head import top_logits
+from monkeyray.images import list_labelled
+from monkeyray.labelled_predictions import join_labels
+from monkeyray.lease import hold
+from monkeyray.metrics import softmax
+from monkeyray.outliers import OutlierModel
+from monkeyray.predictions import SCORED
+from monkeyray.progress import Reporter
+from monkeyray.storage import Storage
+from monkeyray.thresholds import decide
+from monkeyray.uris import join, normalise
+
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What an evaluation found. `content`: what metrics.json says."""
+
+    uri: str
+    content: dict[str, Any]
+
+    def __str__(self) -> str:
+        return "\n".join([*summarise(self.content), f"all figures in {join(self.uri, METRICS)}"])
+
+
+def evaluate(config: EvaluateConfig) -> Evaluated:
+    """Measure a model, and write the figures to metrics.json in the output.
+
+    Raises a MonkeyRayError that says what to change.
+    """
+    reporter = Reporter(config.store.quiet)
+    storage = config.store.storage()
+    uri = normalise(config.output)
+    for option in ("images", "model", "predictions", "labels", "features", "output"):
+        check_relative(option, getattr(config, option))
+        if getattr(config, option) is not None:
+            storage.check_reachable(normalise(getattr(config, option)))
+    bundle = None if config.model is None else load_bundle(config.model, storage)
+    for place in (uri, *filter(None, [config.features])):
+        storage.check_writable(normalise(place))
+    with hold(uri, storage, reporter.say) as lease:
+        if config.images is not None:
+            assert bundle is not None
+            found = _of_images(config, storage, reporter, bundle, config.images)
+        else:
+            assert config.predictions is not None
+            assert config.labels is not None
+            found = join_labels(storage, bundle, config.predictions, config.labels)
+        content = _content(config, found)
+        lease.check()
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        storage.write(join(uri, METRICS), text.encode())
+    return Evaluated(uri, content)
+
+
+def _content(config: EvaluateConfig, found: Found) -> dict[str, Any]:
+    answers = found.answers
+    if not len(answers.given):
+        raise InputError(
+            f"none of the {found.data['labelled']} labelled images could be scored: "
+            f"{found.data['failures']}"
+        )
+    is_known = answers.known()
+    if not is_known.any():
+        raise InputError(
+            f"none of the {len(answers.given)} labelled images that could be scored has a label "
+            f"that the model knows ({some(answers.labels)}): theirs are "
+            f"{some(sorted(set(answers.given)))}; write them alike"
+        )
+    known = answers.only(is_known)
+    suspects = find_label_errors(known)
+    start = join(found.root, "")
+    for each in suspects:
+        each["uri"] = each["uri"].removeprefix(start)
+    return {
+        "model_id": found.model_id,
+        "evaluated": {
+            name: normalise(getattr(config, name))
+            for name in ("images", "predictions", "labels")
+            if getattr(config, name) is not None
+        },
+        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "views": list(found.views),
+        "data": found.data,
+        "unknown_labels": describe_unknown(answers.only(~is_known)),
+        "metrics": measure(known, found.target),
+        "findings": {"label_errors": suspects},
+    }
+
+
+def _of_images(
+    config: EvaluateConfig, storage: Storage, reporter: Reporter, bundle: Bundle, place: str
+) -> Found:
+    views = bundle.choose_views(config.views)
+    skipped: Counter[str] = Counter()
+    images = list_labelled(place, storage, skipped)
+    features = _embed(config, storage, reporter, bundle, images)
+    statuses = features.table["status"].to_pylist()
+    scored = np.isin(statuses, SCORED)
+    assert features.vectors is not None
+    calibration = bundle.calibration(views)
+    vectors = features.vectors[scored, : len(views)].mean(axis=1)
+    # As scoring computes them, so that a score on a threshold is decided alike.
+    logits = top_logits(bundle.top, vectors) / calibration.temperature
+    probabilities = softmax(logits).astype(np.float32)
+    decisions, target = None, None
+    if calibration.thresholds is not None:
+        best = probabilities.argmax(axis=1)
+        decisions = decide(probabilities.max(axis=1), best, calibration.thresholds)
+        target = calibration.thresholds.target
+    answers = Answers(
+        labels=bundle.labels,
+        uris=np.array(images["uri"].to_pylist(), dtype=object)[scored],
+        given=np.array(images["label"].to_pylist(), dtype=object)[scored],
+        probabilities=probabilities,
+        listed=len(bundle.labels),
+        decisions=decisions,
+        outliers=OutlierModel.from_arrays(bundle.outliers).score(vectors),
+    )
+    data = count_statuses(Counter(statuses)) | {
+        "opened": images.num_rows - features.found,
+        "skipped_files": {why: number for why, number in skipped.items() if number},
+    }
+    return Found(answers, target, bundle.model_id, views, normalise(place), data)
+
+
+def _embed(
+    config: EvaluateConfig, storage: Storage, reporter: Reporter, bundle: Bundle, images: pa.Table
+) -> Features:
+    assert config.images is not None
+    place = normalise(config.features or join(normalise(config.output), "features"))
+    # With all views, whatever is asked for now: then another number of them opens no image.
+    network = Network(bundle.model["backbone"], bundle.base, bundle.views)
+    with connected(config.store.ray_address, config.store.debug):
+        quiet_data()
+        workers = choose_workers("workers", config.workers, config.gpu)
+        check_shared(storage, {"images": normalise(config.images)}, {"features": place})
+        with reporter.bar("embedding images") as bar:
+            return FeatureCache(place, storage, network).get(
+                images,
+                limits=Limits(),
+                workers=workers,
+                gpu=config.gpu,
+                progress=bar,
+                before=functools.partial(wait_for_workers, gpu=config.gpu, say=reporter.say),
+            )
