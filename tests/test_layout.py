@@ -36,7 +36,9 @@ def test_imports_go_one_way() -> None:
     assert "monkeyray.score" not in imports("train")
     assert "monkeyray.train" not in imports("score")
     assert importers("ray") == {"cluster", "live", "pipeline", "trainer"}
-    assert importers("tensorflow") == {"engine", "fit", "trainer"}
+    tensorflow = {"engine", "event_files", "finetune", "fit", "head", "trainer"}
+    assert importers("tensorflow") == tensorflow
+    assert importers("mlflow") == {"mlflow_runs"}
     assert not (PACKAGE / "utils.py").exists()
 
 
