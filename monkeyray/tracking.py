@@ -37,7 +37,8 @@ STAGES = ("top", "fine_tuning")
 
 #: Epochs of cached features take milliseconds: they are sent together, so often at most.
 _EVERY_SECONDS = 5.0
-#: A place that failed is left alone for so long.
+#: A place that failed is left alone for so long, and every time twice as long: a server that does
+#: not answer holds up all workers for as long as MLflow waits.
 _AGAIN_SECONDS = 60.0
 
 
@@ -61,6 +62,7 @@ class _Pen:
     forgotten: bool = False
     written: int | None = None
     next_try: float = 0.0
+    failures: int = 0
     problem: str | None = None
 
 
@@ -104,10 +106,11 @@ class EpochLog:
             # What was sent may have arrived all the same.
             pen.written = None
             pen.problem = f"{pen.sink}: {_brief(error)}"
-            pen.next_try = time.monotonic() + _AGAIN_SECONDS
+            pen.next_try = time.monotonic() + _AGAIN_SECONDS * 2**pen.failures
+            pen.failures += 1
             print(f"warning: {pen.problem}", file=sys.stderr, flush=True)
         else:
-            pen.problem = None
+            pen.problem, pen.failures = None, 0
             pen.next_try = time.monotonic() + _EVERY_SECONDS
 
 
@@ -139,8 +142,8 @@ class Tracking:
             self.places["tensorboard"] = place
         if config.mlflow is not None:
             check_mlflow(config.mlflow)
-            if (folder := local_place(config.mlflow)) is not None:
-                self.places["mlflow"] = LOCAL if config.mlflow == "local" else folder
+            if local_place(config.mlflow) is not None:
+                self.places["mlflow"] = LOCAL if config.mlflow == "local" else config.mlflow
         for option, place in self.places.items():
             check_relative(option, place)
             self.places[option] = normalise(place)

@@ -97,6 +97,19 @@ def test_every_epoch_is_written_once(clock: list[float]) -> None:
     assert place.there == other.there == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_a_place_that_stays_away_is_asked_less_and_less(clock: list[float]) -> None:
+    place = Flaky(away=True)
+    log = EpochLog([place])
+    for epoch in range(1, 3601):
+        log.add(figures(epoch))
+        clock[0] += 1
+    assert place.calls == 6  # at the start, and after 1, 3, 7, 15 and 31 minutes
+    place.away = False
+    clock[0] += 3600
+    assert log.flush() == []
+    assert place.there == list(range(1, 3601))
+
+
 def test_an_answer_that_is_lost_writes_nothing_twice(clock: list[float]) -> None:
     place = Flaky(loses_answers=True)
     log = EpochLog([place])
@@ -182,9 +195,10 @@ def test_local_is_refused_in_a_submitted_job(
     import monkeyray.cluster
 
     monkeypatch.setattr(monkeyray.cluster, "in_submitted_job", lambda: True)
-    config = TrainConfig(images="images", model=str(tmp_path), mlflow="local")
-    with pytest.raises(ConfigError, match="--mlflow mlruns is a relative path"):
-        Tracking(config, Storage(), print)
+    for option, path in (("local", "mlruns"), ("my/runs", "my/runs")):
+        config = TrainConfig(images="images", model=str(tmp_path), mlflow=option)
+        with pytest.raises(ConfigError, match=f"--mlflow {path} is a relative path"):
+            Tracking(config, Storage(), print)
 
 
 def test_training_is_tracked_and_the_same(trained: Trained, few: Path, tmp_path: Path) -> None:
