@@ -180,6 +180,17 @@ class TrainConfig:
     checkpoint_seconds: float = 10.0
     """Seconds between two checkpoints at least; they are written at the end of an epoch."""
 
+    tensorboard: str | None = None
+    """Where TensorBoard's event files are written, a folder for each run: a folder or prefix, or
+    model for tensorboard/ below --model."""
+
+    mlflow: str | None = None
+    """MLflow to log parameters, epochs, results and the report to: the URI of a tracking server, a
+    folder, or local for mlruns/ here. Needs pip install 'monkeyray[mlflow]'."""
+
+    mlflow_experiment: str = "monkeyray"
+    """The experiment of MLflow that the run is added to; it is made where there is none."""
+
     store: StoreConfig = field(default_factory=StoreConfig)
 
     def __post_init__(self) -> None:
@@ -251,6 +262,14 @@ class TrainConfig:
         rate = self.fine_tune_rate
         _require(0 < rate < math.inf, "fine-tune-rate", rate, "above 0 and finite")
         _require(self.fine_tune_epochs >= 1, "fine-tune-epochs", self.fine_tune_epochs, "1 or more")
+        if self.tensorboard not in (None, "model"):
+            normalise(str(self.tensorboard))
+        if self.mlflow is not None:
+            from monkeyray.mlflow_runs import tracking_uri
+
+            tracking_uri(self.mlflow)
+        experiment = self.mlflow_experiment
+        _require(bool(experiment.strip()), "mlflow-experiment", repr(experiment), "a name")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -181,12 +181,15 @@ def fit(
 
     `checkpoint` is called on every worker after the same epochs, at least `checkpoint_seconds`
     apart, and must not return before all workers have called it or none needs to wait. `on_epoch`
-    gets every epoch's figures, on every worker. Raises ConfigError on every worker alike when a
+    gets every epoch's figures, on every worker; with `keep_start` those of the start first, as
+    epoch 0. Raises ConfigError on every worker alike when a
     loss is not finite.
     """
     loop = _Loop(config, learner, parts, source, strategy, rank, world)
     if resume is None:
         state = _begin(loop, config)
+        for figures in state.history:
+            on_epoch(figures)
     else:
         state = resume
         if not resume.done:

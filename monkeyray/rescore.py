@@ -135,10 +135,18 @@ def rescore(config: RescoreConfig) -> Summary:
                         progress=lambda rows: bar(todo, rows),
                     )
         _check_unchanged(old, storage)
-        totals = run.finish(lease, count="label")
+        totals = run.finish(lease, count=("label", "decision"))
     seconds = time.monotonic() - start
     return Summary(
-        uri, totals["status"], totals["label"], bundle.names, {}, todo, run.rows - todo, seconds
+        uri,
+        totals["status"],
+        totals["label"],
+        totals["decision"],
+        bundle.names,
+        {},
+        todo,
+        run.rows - todo,
+        seconds,
     )
 
 

@@ -39,6 +39,7 @@ from monkeyray.live import FeatureSource, PixelSource
 from monkeyray.progress import Reporter
 from monkeyray.report import render_report
 from monkeyray.storage import Storage
+from monkeyray.tracking import Tracking
 from monkeyray.trained import Trained
 from monkeyray.trainer import TRAINING, Outcome, Task, below, run_training
 from monkeyray.uris import join, normalise
@@ -52,6 +53,7 @@ class _Job:
     config: TrainConfig
     storage: Storage
     reporter: Reporter
+    tracking: Tracking
     uri: str
     workers: int
     embedders: int
@@ -74,22 +76,25 @@ def train(config: TrainConfig) -> Trained:
     images, names, skipped = list_dataset(config, storage)
     for place in (uri, *filter(None, [config.features])):
         storage.check_writable(normalise(place))
+    tracking = Tracking(config, storage, reporter.say)
     base = load_weights(config.backbone, config.weights, storage, config.seed)
     network = Network(config.backbone, base, choose_views(config.crop, config.views))
     if config.fine_tune is not None:
         check_fine_tune(network, config.fine_tune)
     reporter.say(f"{images.num_rows} images of {len(set(images['label'].to_pylist()))} labels")
     # One training at a time goes on from the checkpoints below a model's place, and publishes.
-    with hold(uri, storage, reporter.say) as lease:
+    with hold(uri, storage, reporter.say) as lease, tracking:
         start = time.monotonic()
         with connected(config.store.ray_address, config.store.debug):
             seconds = {"ray": time.monotonic() - start}
             quiet_data()
             workers = choose_workers("workers", config.workers, config.gpu)
             embedders = choose_workers("embed-workers", config.embed_workers, config.gpu)
-            check_shared(storage, *_places(config, uri))
-            job = _Job(config, storage, reporter, uri, workers, embedders)
+            inputs, outputs = _places(config, uri)
+            check_shared(storage, inputs, outputs | tracking.places)
+            job = _Job(config, storage, reporter, tracking, uri, workers, embedders)
             data = _read(job, network, images, skipped, seconds)
+            tracking.begin(_identity(job, network, data), _recorded(config))
             network, found, figures = _learn(job, network, data, seconds)
         return _publish(job, lease, network, data, found, figures, names, seconds)
 
@@ -182,6 +187,7 @@ def _train_top(job: _Job, network: Network, data: Dataset) -> Outcome:
         functools.partial(TopLearner, width, head, len(data.labels), config.seed),
         source,
         data.folds,
+        job.tracking.stage("top"),
     )
     return _run(job, task, _identity(job, network, data) | {"head": head})
 
@@ -204,6 +210,7 @@ def _fine_tune(job: _Job, network: Network, data: Dataset, layers: str) -> Outco
         data.parts,
         functools.partial(FineTuneLearner, network, layers),
         _pixels(job, network, data),
+        tracked=job.tracking.stage("fine_tuning"),
     )
     assert network.top is not None
     start = {"top": weights_hash(network.top), "layers": layers}
@@ -268,9 +275,11 @@ def _publish(
     assert network.top is not None
     bundle = Bundle(model, network.base, network.top, outliers)
     lease.check()
-    save_bundle(job.uri, job.storage, bundle, page, to_json(model, findings))
+    figures_json = to_json(model, findings)
+    save_bundle(job.uri, job.storage, bundle, page, figures_json)
     # Those of other options too: under the lease nobody is at work there.
     job.storage.delete_tree(join(job.uri, TRAINING))
+    job.tracking.finish(model, {"report.html": page, "metrics.json": figures_json})
     return Trained(job.uri, model, data.data["opened"], seconds)
 
 
@@ -297,7 +306,8 @@ def _source_name(weights: str) -> str:
 def _recorded(config: TrainConfig) -> dict[str, Any]:
     """The options that made the model, without places and how it was printed."""
     places = ("images", "model", "test", "label_names", "features", "weights", "store")
-    return {key: value for key, value in asdict(config).items() if key not in places}
+    tracking = ("tensorboard", "mlflow", "mlflow_experiment")
+    return {key: value for key, value in asdict(config).items() if key not in (*places, *tracking)}
 
 
 def _packages() -> dict[str, str]:

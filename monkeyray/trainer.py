@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.fit import FitConfig, Learner, Parts, Source, State, fit
 from monkeyray.runs import fingerprint
 from monkeyray.storage import Storage
+from monkeyray.tracking import Stage
 from monkeyray.uris import is_local, join
 
 #: Below a model's place, while it is trained.
@@ -37,7 +38,8 @@ class Weighty(Learner, Protocol):
 class Task:
     """What every Ray Train worker gets: the training, and others of the same kind on folds.
 
-    `make_learner` is called in the worker, once for each training.
+    `make_learner` is called in the worker, once for each training. `tracked`: where the figures of
+    the first training's epochs go.
     """
 
     fit: FitConfig
@@ -45,6 +47,7 @@ class Task:
     make_learner: Callable[[], Weighty]
     source: Source
     folds: tuple[Parts, ...] = ()
+    tracked: Stage = field(default_factory=Stage)
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,7 @@ def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
         if rank != 0:
             ray.train.report(metrics)
             return
+        log.flush()
         with tempfile.TemporaryDirectory() as folder:
             state.save(Path(folder))
             if extra is not None:
@@ -203,12 +207,21 @@ def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
             resume = State.load(Path(folder))
+    tracked = task.tracked if rank == 0 else Stage()
+    log = tracked.open(resume.history if resume else ())
     common = {"strategy": strategy, "rank": rank, "world": world}
     start = time.monotonic()
     learner = task.make_learner()
     try:
         fitted = fit(
-            task.fit, learner, task.parts, task.source, resume=resume, checkpoint=report, **common
+            task.fit,
+            learner,
+            task.parts,
+            task.source,
+            resume=resume,
+            checkpoint=report,
+            on_epoch=log.add,
+            **common,
         )
         found = _under("weights", learner.weights())
         for number, parts in enumerate(task.folds):

@@ -12,7 +12,7 @@ import pytest
 from monkeyray.config import EvaluateConfig, StoreConfig
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.evaluate import Evaluated, evaluate
-from monkeyray.train import Trained
+from monkeyray.trained import Trained
 
 QUIET = StoreConfig(quiet=True)
 

@@ -73,6 +73,13 @@ def test_a_resumed_training_ends_where_an_undisturbed_one_does(
     assert (whole.resumed_from, resumed.resumed_from) == ([], [kill_after])
 
 
+def test_the_same_seed_gives_the_same_weights(strategy: Any, parts: Parts, vectors: Any) -> None:
+    first, again = run(strategy, parts, vectors), run(strategy, parts, vectors)
+    assert_same(first, again)
+    other = run(strategy, parts, vectors, replace(CONFIG, seed=4))
+    assert not np.array_equal(first.best[0], other.best[0])
+
+
 def test_a_state_comes_back_as_it_was(
     strategy: Any, parts: Parts, vectors: Any, tmp_path: Path
 ) -> None:
@@ -152,7 +159,16 @@ def test_what_is_trained_already_is_kept_unless_it_gets_better(
     for variable, value in zip(learner.variables, good.best, strict=True):
         variable.assign(value)
     wild = replace(config, learning_rate=30.0)
-    kept = fit(wild, learner, parts, CachedSource(vectors), strategy=strategy)
+    told: list[int] = []
+    kept = fit(
+        wild,
+        learner,
+        parts,
+        CachedSource(vectors),
+        strategy=strategy,
+        on_epoch=lambda figures: told.append(figures["epoch"]),
+    )
+    assert told == [0, 1, 2, 3]
     assert kept.best_epoch == 0
     for before, after, now in zip(good.best, kept.best, learner.variables, strict=True):
         np.testing.assert_array_equal(before, after)

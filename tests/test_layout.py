@@ -38,7 +38,9 @@ def test_imports_go_one_way() -> None:
     for pure in ("evaluation", "evaluation_summary", "labelled_predictions"):
         assert not imports(pure) & {"monkeyray.features", "monkeyray.pipeline", "monkeyray.cluster"}
     assert importers("ray") == {"cluster", "live", "pipeline", "trainer"}
-    assert importers("tensorflow") == {"engine", "fit", "finetune", "head", "trainer"}
+    tensorflow = {"engine", "event_files", "finetune", "fit", "head", "trainer"}
+    assert importers("tensorflow") == tensorflow
+    assert importers("mlflow") == {"mlflow_runs"}
     assert not (PACKAGE / "utils.py").exists()
 
 

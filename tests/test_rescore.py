@@ -34,7 +34,7 @@ from monkeyray.runs import read_finished
 from monkeyray.score import Summary
 from monkeyray.storage import Storage
 from monkeyray.thresholds import choose_thresholds
-from monkeyray.train import Trained
+from monkeyray.trained import Trained
 
 QUIET = StoreConfig(quiet=True)
 

@@ -1,0 +1,106 @@
+"""The same command gives the same model, bit for bit: live, augmented, fine-tuned, and killed.
+
+That a cached training does is seen by tests/test_jobs.py and tests/test_tracking.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from test_event_files import curves
+from test_jobs import train_workers
+from test_mlflow_runs import runs_of
+
+from monkeyray.config import StoreConfig, TrainConfig
+from monkeyray.storage import Storage
+from monkeyray.train import train
+
+EPOCHS = 2
+TUNING_EPOCHS = 4
+
+
+def both_checkpointed(model: Path) -> bool:
+    """Whether Ray Train has written down a checkpoint of the top and one of the fine-tuning."""
+    found = 0
+    for path in model.glob(".training/*/checkpoint_manager_snapshot.json"):
+        # It is being replaced now and then.
+        with contextlib.suppress(OSError, ValueError):
+            found += json.loads(path.read_text())["latest_checkpoint_result"] is not None
+    return found == 2
+
+
+def test_a_worker_killed_in_fine_tuning_changes_nothing(
+    few: Path, tmp_path: Path, ray_session: None
+) -> None:
+    """Two whole trainings, so that it also shows that live ones repeat, with augmentation."""
+
+    def run(name: str, **options: Any) -> dict[str, Any]:
+        return train(
+            TrainConfig(
+                images=str(few),
+                model=str(tmp_path / name),
+                limit=24,
+                live=True,
+                epochs=EPOCHS,
+                fine_tune="1-block",
+                fine_tune_epochs=TUNING_EPOCHS,
+                # The top has hardly begun, so that an epoch is better than none, and is kept.
+                fine_tune_rate=1e-4,
+                store=StoreConfig(quiet=True),
+                **options,
+            )
+        ).model
+
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 300
+        while not killed and time.monotonic() < deadline:
+            if both_checkpointed(tmp_path / "disturbed"):
+                for pid in train_workers():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    disturbed = run(
+        "disturbed",
+        checkpoint_seconds=0,
+        tensorboard=str(tmp_path / "curves"),
+        mlflow=str(tmp_path / "runs"),
+    )
+    thread.join()
+    assert killed
+    undisturbed = run("undisturbed", checkpoint_seconds=60)
+    metrics, others = dict(disturbed["metrics"]), dict(undisturbed["metrics"])
+    tuning, other = dict(metrics.pop("fine_tuning")), dict(others.pop("fine_tuning"))
+    (resumed_from,) = tuning.pop("resumed_from")
+    assert 0 < resumed_from < tuning["epochs_run"] == TUNING_EPOCHS
+    assert other.pop("resumed_from") == []
+    assert tuning["kept"]
+    assert tuning["best_epoch"] > 0
+    assert metrics["history"] == others["history"]
+    assert tuning == other
+    assert metrics == others
+    # The hashes of all weights, the base's too, and all else that decides a score.
+    assert disturbed["model_id"] == undisturbed["model_id"]
+
+    # Where the figures went, every epoch is there once.
+    client, (run_there,) = runs_of(tmp_path / "runs", "monkeyray")
+    (folder,) = (tmp_path / "curves").iterdir()
+    seen = curves(Storage(), str(folder / "validation"))
+    for stage, epochs in (
+        ("top", range(1, EPOCHS + 1)),
+        ("fine_tuning", range(TUNING_EPOCHS + 1)),
+    ):
+        logged = client.get_metric_history(run_there.info.run_id, f"{stage}/validation_loss")
+        assert [each.step for each in logged] == [*epochs]
+        assert list(seen[f"{stage}/loss"]) == [*epochs]
