@@ -441,6 +441,10 @@ def test_coverage_is_drawn_and_told() -> None:
     assert len(rows) == 21  # evenly spread ones of all
     assert rows[1][2] == "100.0%"
     assert rows[-1][0] == "100.0%"
+    model["metrics"]["thresholds"]["target"] = 0.99  # its text would be across the line of 100%
+    html = render_report(model)
+    ((line, text),) = re.findall(r'y2="([\d.]+)"/>\s*<text x="60" y="([\d.]+)">target 99%', html)
+    assert float(text) == float(line) + 17
     model["metrics"]["thresholds"] = None
     page = Page(render_report(model))
     assert page.all("polygon", "band")
@@ -499,7 +503,7 @@ def test_leaks_and_duplicates_are_named_and_counted() -> None:
 
 def test_nothing_found_is_said() -> None:
     page = Page(render_report(empty_model(), empty_findings()))
-    assert "None: no test image got a wrong label." in page.text
+    assert "None: no image got a wrong label" in page.text
     assert "None. Looked at: 161 images of test." in page.text
     assert "None: no test image is in train or validation too." in page.text
     assert "None: there is no test image." in page.text
