@@ -159,6 +159,9 @@ class TrainConfig:
     seed: int = 0
     """Seed of the split, of the first weights and of the order of images."""
 
+    top_seed: int | None = None
+    """Seed of the new top alone: of its first weights and its order of images. Default: --seed."""
+
     workers: int = 1
     """Data-parallel Ray Train workers for the new top, which is small: one is enough below some
     100,000 images. With --live they run the base too, so give one a GPU or CPU core."""
@@ -202,6 +205,8 @@ class TrainConfig:
         _require(rate is None or 0 < rate < math.inf, "learning-rate", rate, "above 0 and finite")
         _require(0 <= self.l2 < math.inf, "l2", self.l2, "0 or more and finite")
         _check_seed(self.seed)
+        if self.top_seed is not None:
+            _check_seed(self.top_seed, "top-seed")
         self._check_choices()
         _require(
             self.checkpoint_seconds >= 0, "checkpoint-seconds", self.checkpoint_seconds, "0 or more"
@@ -381,9 +386,9 @@ class DemoConfig:
         _check_seed(self.seed)
 
 
-def _check_seed(seed: int) -> None:
+def _check_seed(seed: int, option: str = "seed") -> None:
     # NumPy and TensorFlow take no more than 32 bits.
-    _require(0 <= seed < 2**32, "seed", seed, f"from 0 to {2**32 - 1}")
+    _require(0 <= seed < 2**32, option, seed, f"from 0 to {2**32 - 1}")
 
 
 def parse_head(head: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -162,28 +163,31 @@ def _learn(
 
 
 def _train_top(job: _Job, network: Network, data: Dataset) -> Outcome:
-    config, head = job.config, parse_head(job.config.head)
-    width = BACKBONES[config.backbone].width
+    config = job.config
     if data.vectors is not None:
         source: Source = CachedSource(data.vectors.mean(axis=1))
     else:
         source = FeatureSource(_pixels(job, network, data), network)
-    task = Task(
-        FitConfig(
-            epochs=config.epochs,
-            patience=config.patience,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate or (3e-4 if head else 5e-3),
-            l2=config.l2,
-            seed=config.seed,
-            checkpoint_seconds=config.checkpoint_seconds,
-        ),
-        data.parts,
-        functools.partial(TopLearner, width, head, len(data.labels), config.seed),
-        source,
-        data.folds,
+    fit_config, make_learner = top_training(config, len(data.labels))
+    task = Task(fit_config, data.parts, make_learner, source, data.folds)
+    return _run(job, task, _identity(job, network, data) | {"head": parse_head(config.head)})
+
+
+def top_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[[], TopLearner]]:
+    """How the top of so many labels is trained, and what makes it."""
+    head = parse_head(config.head)
+    seed = config.seed if config.top_seed is None else config.top_seed
+    fit_config = FitConfig(
+        epochs=config.epochs,
+        patience=config.patience,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate or (3e-4 if head else 5e-3),
+        l2=config.l2,
+        seed=seed,
+        checkpoint_seconds=config.checkpoint_seconds,
     )
-    return _run(job, task, _identity(job, network, data) | {"head": head})
+    width = BACKBONES[config.backbone].width
+    return fit_config, functools.partial(TopLearner, width, head, labels, seed)
 
 
 def _fine_tune(job: _Job, network: Network, data: Dataset, layers: str) -> Outcome:
