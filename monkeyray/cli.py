@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from typing import NoReturn, cast
 
 from monkeyray.cluster import Terminated, heed_sigterm
-from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
+from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig, TuneConfig
 from monkeyray.errors import MonkeyRayError
 
 Config = TrainConfig | ScoreConfig | DemoConfig
 
 _COMMANDS: dict[str, type[Config]] = {
     "train": TrainConfig,
+    "tune": TuneConfig,
     "score": ScoreConfig,
     "demo": DemoConfig,
 }
@@ -73,7 +74,11 @@ def _parse(arguments: list[str], command: str | None) -> Config:
 
 
 def _run(config: Config) -> None:
-    if isinstance(config, TrainConfig):
+    if isinstance(config, TuneConfig):  # which is a TrainConfig too
+        from monkeyray.tune import tune
+
+        print(tune(config))
+    elif isinstance(config, TrainConfig):
         from monkeyray.train import train
 
         print(train(config))

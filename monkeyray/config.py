@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from monkeyray.errors import ConfigError
 from monkeyray.retries import PATIENCE_SECONDS
@@ -253,6 +253,53 @@ class TrainConfig:
         rate = self.fine_tune_rate
         _require(0 < rate < math.inf, "fine-tune-rate", rate, "above 0 and finite")
         _require(self.fine_tune_epochs >= 1, "fine-tune-epochs", self.fine_tune_epochs, "1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(TrainConfig):
+    """Search for the best new top: its layers, learning rate, L2 penalty and first weights. The
+    best on validation is trained and written as a model bundle, as `train` would."""
+
+    trials: int = 30
+    """Tops to try, the first one as `train` makes it by default; most are stopped early."""
+
+    heads: tuple[str, ...] = ("linear", "256", "512", "1024,512")
+    """The tops to try in turn, each as --head of `train` has it."""
+
+    learning_rate_range: tuple[float, float] = (1e-4, 2e-2)
+    """Smallest and largest step size of Adam to try, evenly by their logarithm."""
+
+    l2_range: tuple[float, float] = (1e-7, 1e-3)
+    """Smallest and largest L2 penalty to try, evenly by their logarithm. 0 0 tries none."""
+
+    # No options here: what is searched for, and what would keep no features to search on.
+    head: str = field(default="linear", init=False)
+    learning_rate: float | None = field(default=None, init=False)
+    l2: float = field(default=0.0, init=False)
+    top_seed: int | None = field(default=None, init=False)
+    live: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.trials >= 1, "trials", self.trials, "1 or more")
+        _require(len(self.heads) >= 1, "heads", "empty", "one head or more")
+        for head in self.heads:
+            parse_head(head)
+        for name in ("learning_rate_range", "l2_range"):
+            low, high = getattr(self, name)
+            none = name == "l2_range" and low == high == 0
+            _require(
+                none or 0 < low <= high < math.inf, _flag(name), f"{low:g} {high:g}",
+                "two numbers above 0 and finite, the smaller one first",
+            )  # fmt: skip
+
+    def choose(
+        self, head: str, learning_rate: float | None, l2: float, top_seed: int
+    ) -> TrainConfig:
+        """The training of one of the tops."""
+        shared = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
+        chosen = {"head": head, "learning_rate": learning_rate, "l2": l2, "top_seed": top_seed}
+        return TrainConfig(**(shared | chosen))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,6 +45,9 @@ from monkeyray.trainer import TRAINING, Outcome, Task, below, run_training
 from monkeyray.uris import join, normalise
 from monkeyray.views import choose_views
 
+#: Chooses how the top is trained by the images, and says what it did, for the bundle's metrics.
+Search = Callable[[Dataset], tuple[TrainConfig, dict[str, Any]]]
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -58,9 +61,11 @@ class _Job:
     embedders: int
 
 
-def train(config: TrainConfig) -> Trained:
+def train(config: TrainConfig, search: Search | None = None) -> Trained:
     """Train a new top on a frozen base, fine-tune it where that is asked for, and publish the
     bundle.
+
+    `search`: called once the features are there, for the options to train the top with.
 
     Raises a MonkeyRayError that says what to change, before heavy work where that can be known.
     """
@@ -91,7 +96,14 @@ def train(config: TrainConfig) -> Trained:
             check_shared(storage, *_places(config, uri))
             job = _Job(config, storage, reporter, uri, workers, embedders)
             data = _read(job, network, images, skipped, seconds)
+            searched = None
+            if search is not None:
+                start = time.monotonic()
+                chosen, searched = search(data)
+                job = replace(job, config=chosen)
+                seconds["search"] = time.monotonic() - start
             network, found, figures = _learn(job, network, data, seconds)
+            figures["search"] = searched
         return _publish(job, lease, network, data, found, figures, names, seconds)
 
 

@@ -35,12 +35,14 @@ def importers(package: str) -> set[str]:
 def test_imports_go_one_way() -> None:
     assert "monkeyray.score" not in imports("train")
     assert "monkeyray.train" not in imports("score")
-    assert importers("ray") == {"cluster", "live", "pipeline", "trainer"}
-    assert importers("tensorflow") == {"engine", "fit", "finetune", "head", "trainer"}
+    assert importers("ray") == {"cluster", "live", "pipeline", "trainer", "tune"}
+    assert importers("tensorflow") == {"engine", "fit", "finetune", "head", "trainer", "tune"}
     assert not (PACKAGE / "utils.py").exists()
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["train", "--help"], ["score", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["--help"], *([name, "--help"] for name in ("train", "tune", "score"))]
+)
 def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys, monkeyray\n"
