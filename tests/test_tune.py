@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import monkeyray.trials
 import monkeyray.tune
 from monkeyray.bundle import load_bundle
 from monkeyray.cluster import Capacity
 from monkeyray.config import StoreConfig, TrainConfig, TuneConfig
-from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
+from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.storage import Storage
 from monkeyray.train import train
 from monkeyray.trained import Trained
@@ -32,7 +32,7 @@ def config(**options: Any) -> TuneConfig:
 @pytest.fixture
 def one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trials one after the other, so that it is known which of them are stopped."""
-    monkeypatch.setattr(monkeyray.tune, "capacity", lambda: Capacity(1, 0, 1, 0, 1))
+    monkeypatch.setattr(monkeyray.trials, "capacity", lambda: Capacity(1, 0, 1, 0, 1))
 
 
 @pytest.fixture
@@ -172,13 +172,8 @@ def test_a_search_of_nothing_but_divergence_says_so(options: dict[str, Any]) -> 
     assert not list(Path(options["model"]).glob(".training/*"))
 
 
-def test_a_trial_that_crashed_is_told() -> None:
-    crash = SimpleNamespace(error=RuntimeError("some\nout of memory\n"), metrics=None)
-    figures = monkeyray.tune._figures(crash)
-    assert figures["ended"] == "failed"
-    assert figures["error"] == "RuntimeError: out of memory"
-    error: MonkeyRayError = monkeyray.tune._all_failed(config(), [figures])
+def test_a_search_of_nothing_but_crashes_says_so() -> None:
+    trials = [{"ended": "diverged", "error": "x"}, {"ended": "failed", "error": "OSError: disk"}]
+    error = monkeyray.tune._all_failed(config(), trials)
     assert isinstance(error, ClusterError)
-    assert "none of the 1 trials came to an end, the first failed with RuntimeError: out" in str(
-        error
-    )
+    assert "none of the 2 trials came to an end, the first failed with OSError: disk" in str(error)
