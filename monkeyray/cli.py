@@ -17,12 +17,14 @@ from monkeyray.config import (
     RescoreConfig,
     ScoreConfig,
     TrainConfig,
+    TuneConfig,
 )
 from monkeyray.errors import MonkeyRayError
 
 #: Each command's options. What it does is a function of that name, in a module of that name.
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "train": TrainConfig,
+    "tune": TuneConfig,
     "score": ScoreConfig,
     "rescore": RescoreConfig,
     "evaluate": EvaluateConfig,

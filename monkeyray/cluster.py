@@ -152,8 +152,10 @@ def _quiet(debug: bool) -> None:
     os.environ.setdefault("GLOG_minloglevel", "3")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Ray Data and Ray Train log to the terminal what our own lines say already.
-    for name in ("ray.data", "ray.train", "ray.tune"):
+    for name in ("ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # And Ray Tune the traceback of every trial that fails, which may be one of many.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
 
 def quiet_data() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from monkeyray.errors import ConfigError
@@ -161,6 +161,9 @@ class TrainConfig:
     seed: int = 0
     """Seed of the split, of the first weights and of the order of images."""
 
+    top_seed: int | None = None
+    """Seed of the new top alone: of its first weights and its order of images. Default: --seed."""
+
     workers: int = 1
     """Data-parallel Ray Train workers for the new top, which is small: one is enough below some
     100,000 images. With --live they run the base too, so give one a GPU or CPU core."""
@@ -216,6 +219,8 @@ class TrainConfig:
         l2 = self.l2
         _require(l2 is None or 0 <= l2 < math.inf, "l2", l2, "0 or more and finite")
         _check_seed(self.seed)
+        if self.top_seed is not None:
+            _check_seed(self.top_seed, "top-seed")
         self._check_choices()
         _require(
             self.checkpoint_seconds >= 0, "checkpoint-seconds", self.checkpoint_seconds, "0 or more"
@@ -270,6 +275,53 @@ class TrainConfig:
             tracking_uri(self.mlflow)
         experiment = self.mlflow_experiment
         _require(bool(experiment.strip()), "mlflow-experiment", repr(experiment), "a name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig(TrainConfig):
+    """Search for the best new top: its layers, learning rate, L2 penalty and first weights. The
+    best on validation is trained and written as a model bundle, as `train` would."""
+
+    trials: int = 30
+    """Tops to try, the first one as `train` makes it by default; most are stopped early."""
+
+    heads: tuple[str, ...] = ("linear", "256", "512", "1024,512")
+    """The tops to try in turn, each as --head of `train` has it."""
+
+    learning_rate_range: tuple[float, float] = (1e-4, 2e-2)
+    """Smallest and largest step size of Adam to try, evenly by their logarithm."""
+
+    l2_range: tuple[float, float] = (1e-6, 1e-2)
+    """Smallest and largest L2 penalty to try, evenly by their logarithm. 0 0 tries none."""
+
+    # No options here: what is searched for, and what would keep no features to search on.
+    head: str = field(default="linear", init=False)
+    learning_rate: float | None = field(default=None, init=False)
+    l2: float | None = field(default=None, init=False)
+    top_seed: int | None = field(default=None, init=False)
+    live: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _require(self.trials >= 1, "trials", self.trials, "1 or more")
+        _require(len(self.heads) >= 1, "heads", "empty", "one head or more")
+        for head in self.heads:
+            parse_head(head)
+        for name in ("learning_rate_range", "l2_range"):
+            low, high = getattr(self, name)
+            none = name == "l2_range" and low == high == 0
+            _require(
+                none or 0 < low <= high < math.inf, _flag(name), f"{low:g} {high:g}",
+                "two numbers above 0 and finite, the smaller one first",
+            )  # fmt: skip
+
+    def choose(
+        self, head: str, learning_rate: float | None, l2: float | None, top_seed: int
+    ) -> TrainConfig:
+        """The training of one of the tops."""
+        shared = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
+        chosen = {"head": head, "learning_rate": learning_rate, "l2": l2, "top_seed": top_seed}
+        return TrainConfig(**(shared | chosen))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -612,9 +664,9 @@ class ExportConfig:
         return {name: getattr(self, name) for name in ("blank", "human", "vehicle", "unknown")}
 
 
-def _check_seed(seed: int) -> None:
+def _check_seed(seed: int, option: str = "seed") -> None:
     # NumPy and TensorFlow take no more than 32 bits.
-    _require(0 <= seed < 2**32, "seed", seed, f"from 0 to {2**32 - 1}")
+    _require(0 <= seed < 2**32, option, seed, f"from 0 to {2**32 - 1}")
 
 
 def parse_head(head: str) -> tuple[int, ...]:

@@ -50,8 +50,11 @@ class Reporter:
             print(line, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def bar(self, what: str) -> Iterator[Advance]:
-        """A bar with rate and ETA; where there is no terminal, a line every 30 seconds."""
+    def bar(self, what: str, unit: str = "images") -> Iterator[Advance]:
+        """A bar with rate and ETA; where there is no terminal, a line every 30 seconds.
+
+        `unit`: what is counted, in the plural.
+        """
         from tqdm import tqdm
 
         if self._quiet:
@@ -67,16 +70,17 @@ class Reporter:
             bad = {status: count for status, count in rows.items() if status != "ok" and count}
             if terminal:
                 if bar is None:
-                    bar = tqdm(total=total, desc=what, unit="img", dynamic_ncols=True)
+                    bar = tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True)
                 bar.set_postfix(bad, refresh=False)
                 bar.update(done - bar.n)
             elif time.monotonic() - last >= _LINE_SECONDS or done >= total:
                 last = time.monotonic()
                 rate = done / max(last - start, 1e-9)
+                form = ".0f" if rate >= 10 else ".1f"
                 rest = "" if not done else f", {(total - done) / rate:.0f} s left"
                 others = "".join(f", {count} {status}" for status, count in bad.items())
                 print(
-                    f"{what}: {done} of {total}, {rate:.0f} images/s{rest}{others}",
+                    f"{what}: {done} of {total}, {rate:{form}} {unit}/s{rest}{others}",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -7,6 +7,7 @@ import importlib.metadata
 import platform
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +46,9 @@ from monkeyray.trainer import TRAINING, Outcome, Task, below, run_training
 from monkeyray.uris import join, normalise
 from monkeyray.views import choose_views
 
+#: Chooses how the top is trained by the images, and says what it did, for the bundle's metrics.
+Search = Callable[[Dataset], tuple[TrainConfig, dict[str, Any]]]
+
 
 @dataclass(frozen=True)
 class _Job:
@@ -59,9 +63,11 @@ class _Job:
     embedders: int
 
 
-def train(config: TrainConfig) -> Trained:
+def train(config: TrainConfig, search: Search | None = None) -> Trained:
     """Train a new top on a frozen base, fine-tune it where that is asked for, and publish the
     bundle.
+
+    `search`: called once the features are there, for the options to train the top with.
 
     Raises a MonkeyRayError that says what to change, before heavy work where that can be known.
     """
@@ -94,8 +100,15 @@ def train(config: TrainConfig) -> Trained:
             check_shared(storage, inputs, outputs | tracking.places)
             job = _Job(config, storage, reporter, tracking, uri, workers, embedders)
             data = _read(job, network, images, skipped, seconds)
-            tracking.begin(_identity(job, network, data), _recorded(config))
+            searched = None
+            if search is not None:
+                start = time.monotonic()
+                chosen, searched = search(data)
+                job = replace(job, config=chosen)
+                seconds["search"] = time.monotonic() - start
+            tracking.begin(_identity(job, network, data), _recorded(job.config))
             network, found, figures = _learn(job, network, data, seconds)
+            figures["search"] = searched
         return _publish(job, lease, network, data, found, figures, names, seconds)
 
 
@@ -167,29 +180,31 @@ def _learn(
 
 
 def _train_top(job: _Job, network: Network, data: Dataset) -> Outcome:
-    config, head = job.config, parse_head(job.config.head)
-    width = BACKBONES[config.backbone].width
+    config = job.config
     if data.vectors is not None:
         source: Source = CachedSource(data.vectors.mean(axis=1))
     else:
         source = FeatureSource(_pixels(job, network, data), network)
-    task = Task(
-        FitConfig(
-            epochs=config.epochs,
-            patience=config.patience or (5 if head else 10),
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate or (3e-4 if head else 3e-3),
-            l2=(0.0 if head else 1e-3) if config.l2 is None else config.l2,
-            seed=config.seed,
-            checkpoint_seconds=config.checkpoint_seconds,
-        ),
-        data.parts,
-        functools.partial(TopLearner, width, head, len(data.labels), config.seed),
-        source,
-        data.folds,
-        job.tracking.stage("top"),
+    fit_config, make_learner = top_training(config, len(data.labels))
+    task = Task(fit_config, data.parts, make_learner, source, data.folds, job.tracking.stage("top"))
+    return _run(job, task, _identity(job, network, data) | {"head": parse_head(config.head)})
+
+
+def top_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[[], TopLearner]]:
+    """How the top of so many labels is trained, and what makes it."""
+    head = parse_head(config.head)
+    seed = config.seed if config.top_seed is None else config.top_seed
+    fit_config = FitConfig(
+        epochs=config.epochs,
+        patience=config.patience or (5 if head else 10),
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate or (3e-4 if head else 3e-3),
+        l2=(0.0 if head else 1e-3) if config.l2 is None else config.l2,
+        seed=seed,
+        checkpoint_seconds=config.checkpoint_seconds,
     )
-    return _run(job, task, _identity(job, network, data) | {"head": head})
+    width = BACKBONES[config.backbone].width
+    return fit_config, functools.partial(TopLearner, width, head, labels, seed)
 
 
 def _fine_tune(job: _Job, network: Network, data: Dataset, layers: str) -> Outcome:

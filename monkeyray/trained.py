@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ class Trained:
                 for status, count in data["unusable"].items()
             ),
             *_rare(data["rare_labels"]),
+            *_search(metrics["search"]),
             f"trained {metrics['epochs_run']} epochs, kept epoch {metrics['best_epoch']}"
             f" ({self.seconds['head']:.1f} s; features {self.seconds['features']:.1f} s,"
             f" Ray {rest:.1f} s)",
@@ -62,6 +64,21 @@ def _rare(labels: list[dict[str, Any]]) -> Iterator[str]:
         some = ", ".join(f"{each['label']} ({each['train']})" for each in labels[:5])
         more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
         yield f"few images to train on: {some}{more}; --class-weights may help them"
+
+
+def _search(found: dict[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        return
+    counts = Counter(each["ended"] for each in found["trials"])
+    counts["stopped early"] = counts.pop("stopped", 0)
+    hows = [how for how in ("stopped early", "diverged", "failed") if counts[how]]
+    rest = "".join(f", {counts[how]} {how}" for how in hows)
+    best = found["trials"][found["best"]]
+    yield f"searched {len(found['trials'])} trials in {found['seconds']:.0f} s{rest}"
+    yield (
+        f"best on validation: --head {best['head']} "
+        f"--learning-rate {best['learning_rate']} --l2 {best['l2']} --top-seed {best['top_seed']}"
+    )
 
 
 def _fine_tuning(figures: dict[str, Any] | None) -> Iterator[str]:

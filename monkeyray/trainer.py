@@ -86,10 +86,7 @@ def run_training(
     from safetensors.numpy import load_file
 
     wait_for_workers(workers, gpu)
-    if is_local(uri):
-        filesystem, path = None, join(uri, TRAINING)
-    else:
-        filesystem, path = storage.arrow(join(uri, TRAINING))
+    filesystem, path = training_place(uri, storage)
     # The same command has the same name, and so goes on from the checkpoint that it finds there.
     name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
     trainer = TensorflowTrainer(
@@ -126,6 +123,13 @@ def run_training(
         state,
         seconds,
     )
+
+
+def training_place(uri: str, storage: Storage) -> tuple[Any, str]:
+    """Where Ray Train and Tune write below a model's place: pyarrow's file system, None for the
+    local one, and the path there."""
+    place = join(uri, TRAINING)
+    return (None, place) if is_local(uri) else storage.arrow(place)
 
 
 def below(weights: Weights, prefix: str) -> Weights:

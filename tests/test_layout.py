@@ -37,15 +37,16 @@ def test_imports_go_one_way() -> None:
     assert "monkeyray.train" not in imports("score")
     for pure in ("evaluation", "evaluation_summary", "labelled_predictions"):
         assert not imports(pure) & {"monkeyray.features", "monkeyray.pipeline", "monkeyray.cluster"}
-    assert importers("ray") == {"cluster", "live", "pipeline", "trainer"}
-    tensorflow = {"engine", "event_files", "finetune", "fit", "head", "trainer"}
+    assert importers("ray") == {"cluster", "live", "pipeline", "trainer", "trials"}
+    tensorflow = {"engine", "event_files", "finetune", "fit", "head", "trainer", "trials"}
     assert importers("tensorflow") == tensorflow
     assert importers("mlflow") == {"mlflow_runs"}
     assert not (PACKAGE / "utils.py").exists()
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["train", "--help"], ["score", "--help"], ["export", "--help"]]
+    "arguments",
+    [[], ["--help"], *([name, "--help"] for name in ("train", "tune", "score", "export"))],
 )
 def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
