@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from monkeyray.uris import is_local, join
 
 #: Below a model's place, while it is trained.
 TRAINING = ".training"
+
+#: So few that asking them often costs nothing.
+_FEW_WORKERS = 16
 
 #: So often Ray Train starts the workers anew before the job gives up.
 _FAILURES = 3
@@ -86,6 +90,9 @@ def run_training(
     from safetensors.numpy import load_file
 
     wait_for_workers(workers, gpu)
+    if workers <= _FEW_WORKERS:
+        # Ray asks them every two seconds how they are, and so learns as late that they are ready.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     filesystem, path = training_place(uri, storage)
     # The same command has the same name, and so goes on from the checkpoint that it finds there.
     name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
@@ -174,8 +181,6 @@ def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
     Returns the error of a training that diverged, on all workers alike: Ray Train would try again
     what it raises.
     """
-    import os
-
     import ray
     import ray.train
     from safetensors.numpy import save_file
