@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from typing import NoReturn, cast
 
 from monkeyray.cluster import Terminated, heed_sigterm
-from monkeyray.config import DemoConfig, ExportConfig, ScoreConfig, TrainConfig
+from monkeyray.config import BurstsConfig, DemoConfig, ExportConfig, ScoreConfig, TrainConfig
 from monkeyray.errors import MonkeyRayError
 
-Config = TrainConfig | ScoreConfig | ExportConfig | DemoConfig
+Config = TrainConfig | ScoreConfig | ExportConfig | BurstsConfig | DemoConfig
 
 _COMMANDS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "score": ScoreConfig,
     "export": ExportConfig,
+    "bursts": BurstsConfig,
     "demo": DemoConfig,
 }
 
@@ -86,6 +87,10 @@ def _run(config: Config) -> None:
         from monkeyray.export import export
 
         print(export(config))
+    elif isinstance(config, BurstsConfig):
+        from monkeyray.bursts import bursts
+
+        print(bursts(config))
     else:
         from monkeyray.demo import demo
 

@@ -41,7 +41,8 @@ def test_imports_go_one_way() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["train", "--help"], ["score", "--help"], ["export", "--help"]]
+    "arguments",
+    [[], ["--help"], *([name, "--help"] for name in ("train", "score", "export", "bursts"))],
 )
 def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
