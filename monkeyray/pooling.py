@@ -1,4 +1,12 @@
-"""Scores of the images of a burst to those of the burst."""
+"""Scores of the images of a burst to those of the burst: their mean.
+
+Measured on bursts of five frames made of held-out photographs of the 10 Monkey Species
+(tests/benchmarks/bursts.py, three times 216 bursts): single frames 0.761 right, the mean 0.816, the
+mean of logs 0.809, the maximum 0.813; on easier frames 0.914, 0.934, 0.932 and 0.935. Between the
+three rules that is chance, between each of them and single frames it is not. The mean needs no
+least score, bears a frame gone wrong, and is cautious: bursts scored 0.72 to 0.77 on average were
+right in 0.80 to 0.84. The maximum has to be made to sum to 1, and misses by twice as much.
+"""
 
 from __future__ import annotations
 
