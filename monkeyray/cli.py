@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from monkeyray.cluster import Terminated, heed_sigterm
 from monkeyray.config import (
+    BurstsConfig,
     DemoConfig,
     EvaluateConfig,
     ExportConfig,
@@ -29,6 +30,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "rescore": RescoreConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
+    "bursts": BurstsConfig,
     "demo": DemoConfig,
 }
 

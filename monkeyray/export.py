@@ -89,6 +89,7 @@ def _csv(job: _Job) -> Export:
         job.storage,
         root=root,
         taxa=job.taxa,
+        rollup_threshold=job.config.rollup_threshold,
         deployments=job.deployments,
         advance=job.bar,
     )
@@ -122,7 +123,9 @@ def _camtrap(job: _Job) -> Export:
         job.predictions,
         job.uri,
         job.storage,
-        camtrap=Camtrap(job.project, job.deployments, job.taxa, root, paths),
+        camtrap=Camtrap(
+            job.project, job.deployments, job.taxa, root, paths, job.config.rollup_threshold
+        ),
         advance=job.bar,
     )
     notes = []

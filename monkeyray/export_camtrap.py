@@ -28,12 +28,15 @@ import pyarrow.csv
 from monkeyray.camtrap_names import DEPLOYMENTS, MEDIA, OBSERVATIONS, file_path, mediatype
 from monkeyray.deployments import REASONS, Deployment, Deployments
 from monkeyray.errors import InputError
+from monkeyray.export_rollup import roll_up_rows, taxon_of
 from monkeyray.export_rows import Predictions, relative
 from monkeyray.progress import Advance
 from monkeyray.project_file import Project
+from monkeyray.rollup import Group
 from monkeyray.storage import Storage
 from monkeyray.tables import key
 from monkeyray.taxa import Taxa, Taxon
+from monkeyray.thresholds import BELOW
 from monkeyray.times import stamp
 from monkeyray.uris import is_local, join
 
@@ -72,7 +75,8 @@ class Camtrap:
     """What a package is made with.
 
     `root`: the place below which site patterns look. `paths`: the place that file paths are
-    relative to, where they are below it; others have URLs, if they are in a store.
+    relative to, where they are below it; others have URLs, if they are in a store. `rollup`: the
+    score from which a taxon is sure enough, None for no roll-up.
     """
 
     project: Project
@@ -80,6 +84,7 @@ class Camtrap:
     taxa: Taxa
     root: str
     paths: str | None
+    rollup: float | None = None
 
 
 def export_camtrap(
@@ -101,10 +106,11 @@ def export_camtrap(
                 ("left-out.csv", _LEFT_OUT),
             )
         )
-        for table in predictions.tables(_COLUMNS, advance):
-            for row in zip(*(table[name].to_pylist() for name in _COLUMNS), strict=True):
-                _add(dict(zip(_COLUMNS, row, strict=True)), camtrap, counts, media, observations,
-                     left_out)  # fmt: skip
+        for table in predictions.tables([*_COLUMNS, "top_k"], advance):
+            rows = table.select(_COLUMNS).to_pylist()
+            rolled = roll_up_rows(table, camtrap.taxa, camtrap.rollup)
+            for row, found in zip(rows, rolled, strict=True):
+                _add(row, found, camtrap, counts, media, observations, left_out)
             for sink in (media, observations, left_out):
                 sink.flush()
         if not counts.kinds:
@@ -144,6 +150,7 @@ class _Sink:
 
 def _add(
     row: dict[str, Any],
+    rolled: tuple[Group, float] | None,
     camtrap: Camtrap,
     counts: Counts,
     media: _Sink,
@@ -188,7 +195,7 @@ def _add(
         eventStart=time,
         eventEnd=time,
         observationLevel="media",
-        **(_classification(row, camtrap.taxa, counts) if scored else _unclassified(counts)),
+        **(_classification(row, rolled, camtrap, counts) if scored else _unclassified(counts)),
     )
 
 
@@ -198,20 +205,26 @@ def _unclassified(counts: Counts) -> dict[str, Any]:
     return {"observationType": "unclassified"}
 
 
-def _classification(row: dict[str, Any], taxa: Taxa, counts: Counts) -> dict[str, Any]:
+def _classification(
+    row: dict[str, Any], rolled: tuple[Group, float] | None, camtrap: Camtrap, counts: Counts
+) -> dict[str, Any]:
     """What the machine says. Below its threshold, the standard calls that unknown."""
-    taxon = taxa.of(row["label"])
-    decision = row["decision"]
-    kind = "unknown" if decision == "below_threshold" else taxon.kind
+    label, decision, score = row["label"], row["decision"], row["score"]
+    taxon, sure = camtrap.taxa.of(label), decision != BELOW
+    if camtrap.rollup is not None:
+        sure = rolled is not None
+        if rolled is not None:
+            taxon, score = taxon_of(rolled[0], camtrap.taxa), rolled[1]
+    kind = taxon.kind if sure else "unknown"
     counts.kinds[kind] += 1
-    name = taxon.scientific_name if kind == taxon.kind else None
+    name = taxon.scientific_name if sure else None
     if name is not None:
         counts.names.setdefault(name, taxon)
     elif kind == "animal":
         counts.unnamed.add(taxon.label)
     # A pipe divides tags.
     tags = [
-        f"label:{taxon.label.replace('|', '/')}",
+        f"label:{label.replace('|', '/')}",
         *([f"decision:{decision}"] if decision else []),
     ]
     return {
@@ -221,7 +234,7 @@ def _classification(row: dict[str, Any], taxa: Taxa, counts: Counts) -> dict[str
         "classifiedBy": f"MonkeyRay model {row['model_id']}",
         "classificationTimestamp": row["predicted_at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
         # A softmax may give a hair above 1.
-        "classificationProbability": min(round(row["score"], 6), 1.0),
+        "classificationProbability": min(round(score, 6), 1.0),
         "observationTags": " | ".join(tags),
     }
 

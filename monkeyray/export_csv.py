@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 
 from monkeyray.deployments import Deployments
+from monkeyray.export_rollup import roll_up_rows
 from monkeyray.export_rows import Predictions, relative
 from monkeyray.progress import Advance
+from monkeyray.rollup import Group
 from monkeyray.storage import Storage
 from monkeyray.taxa import Taxa
 from monkeyray.times import stamp
@@ -33,7 +36,8 @@ _COPIED = [
     ("predicted_at", pa.string()),
 ]
 #: `path`: below the images' folder, empty for what is not. `top_k`: a JSON list of [label, score].
-#: `timestamp` to `longitude`: by the deployments table, empty without one.
+#: `timestamp` to `longitude`: by the deployments table, empty without one. `rollup_…`: the taxon
+#: of the label, or a wider one, that is sure enough; empty where none is or nobody asked.
 SCHEMA = pa.schema(
     [
         *_COPIED,
@@ -47,8 +51,16 @@ SCHEMA = pa.schema(
         ("latitude", pa.float64()),
         ("longitude", pa.float64()),
         ("undated", pa.string()),
+        ("rollup_rank", pa.string()),
+        ("rollup_taxon", pa.string()),
+        ("rollup_score", pa.float32()),
     ]
 )
+_ROLLUP: dict[str, Callable[[Group, float], Any]] = {
+    "rollup_rank": lambda group, score: group.rank,
+    "rollup_taxon": lambda group, score: group.name,
+    "rollup_score": lambda group, score: score,
+}
 
 
 def export_csv(
@@ -58,6 +70,7 @@ def export_csv(
     *,
     root: str | None,
     taxa: Taxa,
+    rollup_threshold: float | None,
     deployments: Deployments | None,
     advance: Advance,
 ) -> tuple[Counter[str], Counter[str]]:
@@ -70,6 +83,9 @@ def export_csv(
         for table in predictions.tables(columns, advance):
             rows = table.select(["uri", "label", "captured_at", "top_k"]).to_pydict()
             made = _derive(rows, root, taxa, deployments)
+            rolled = roll_up_rows(table, taxa, rollup_threshold)
+            for name, value in _ROLLUP.items():
+                made[name] = [found and value(*found) for found in rolled]
             kinds.update(kind or "not classified" for kind in made["observation_type"])
             undated.update(filter(None, made["undated"]))
             seconds = table["predicted_at"].cast(pa.timestamp("s", "UTC"), safe=False)
@@ -90,7 +106,7 @@ def export_csv(
 def _derive(
     rows: dict[str, list[Any]], root: str | None, taxa: Taxa, deployments: Deployments | None
 ) -> dict[str, list[Any]]:
-    names = [name for name in SCHEMA.names if name not in dict(_COPIED)]
+    names = [name for name in SCHEMA.names if name not in (*dict(_COPIED), *_ROLLUP)]
     made: dict[str, list[Any]] = {name: [] for name in names}
     for uri, label, captured_at, top_k in zip(
         rows["uri"], rows["label"], rows["captured_at"], rows["top_k"], strict=True

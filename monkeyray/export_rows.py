@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monkeyray.errors import InputError, MissingError, RunError
@@ -112,6 +114,26 @@ def open_predictions(uri: str, storage: Storage, *, partial: bool) -> Prediction
     if not parts:
         raise RunError(f"{uri} has no rows yet: run the scoring command again")
     return Predictions(run, parts)
+
+
+def listed_labels(top_k: pa.ChunkedArray) -> set[str]:
+    """The labels in a column top_k."""
+    return set(pc.unique(_listed(top_k, "label")).to_pylist())
+
+
+def listed_scores(top_k: pa.ChunkedArray, labels: list[str]) -> np.ndarray[Any, Any]:
+    """A column top_k as float64 (n, labels), 0 for a label that a row does not list and for rows
+    that were not scored."""
+    scores = np.zeros((len(top_k), len(labels)))
+    counts = pc.fill_null(pc.list_value_length(top_k), 0).to_numpy()
+    columns = pc.index_in(_listed(top_k, "label"), value_set=pa.array(labels, pa.string()))
+    rows = np.repeat(np.arange(len(top_k)), counts)
+    scores[rows, columns.to_numpy()] = _listed(top_k, "score").to_numpy()
+    return scores
+
+
+def _listed(top_k: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    return pc.struct_field(pc.list_flatten(top_k), name)
 
 
 def relative(uri: str, root: str) -> str | None:

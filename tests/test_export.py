@@ -73,6 +73,31 @@ def test_csv(place: Path) -> None:
     assert "3 images exported" in str(done)
 
 
+def test_a_csv_rolled_up(tmp_path: Path) -> None:
+    pair = (("lion", 0.5), ("leopard", 0.375))
+    rows = [
+        scored("/x/a.jpg", *pair, decision="below_threshold"),
+        scored("/x/b.jpg", *pair, decision="accepted"),
+        scored("/x/c.jpg", ("lion", 0.875), decision="no_threshold"),
+        scored("/x/d.jpg", ("lion", 0.5), ("empty", 0.5)),
+        {"uri": "/x/e.jpg", "status": "missing", "error": "gone"},
+    ]
+    predict(tmp_path / "predictions", rows, images="/x")
+    (tmp_path / "taxa.csv").write_text(
+        "label,scientific_name\nlion,Panthera leo\nleopard,Panthera pardus\n"
+    )
+    run(tmp_path, format="csv", output=str(tmp_path / "all.csv"),
+        taxonomy=str(tmp_path / "taxa.csv"), rollup_threshold=0.8)  # fmt: skip
+    names = ("rollup_rank", "rollup_taxon", "rollup_score")
+    assert [tuple(row[name] for name in names) for row in lines(tmp_path / "all.csv")] == [
+        ("genus", "Panthera", "0.875"),
+        ("species", "Panthera leo", "0.5"),
+        ("species", "Panthera leo", "0.875"),
+        ("", "", ""),
+        ("", "", ""),
+    ]
+
+
 def test_columns_are_stable_without_tables_and_with_later_columns(tmp_path: Path) -> None:
     predict(tmp_path / "predictions", ROWS, images="/x", extra={"a_later_column": pa.float32()})
     run(tmp_path, format="csv", output=str(tmp_path / "all.csv"))
@@ -137,6 +162,12 @@ def test_nothing_is_written_over(place: Path) -> None:
         ({"format": "csv", "site_pattern": "{place}/*"}, "site-pattern"),
         ({"format": "csv", "output": "p/all.csv"}, "is in --predictions"),
         ({"format": "csv", "blank": ("Person",)}, "--human"),
+        ({"format": "csv", "rollup_threshold": 0.8}, "give --taxonomy"),
+        ({"format": "csv", "rollup_threshold": 0.0, "taxonomy": "t.csv"}, "above 0, up to 1"),
+        (
+            {"format": "megadetector", "rollup_threshold": 0.8, "taxonomy": "t.csv"},
+            "drop --rollup-threshold",
+        ),
         ({"format": "xlsx"}, "camtrap-dp, megadetector or csv"),
     ],
 )

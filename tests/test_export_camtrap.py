@@ -322,3 +322,36 @@ def test_deployments_have_what_the_standard_requires(tmp_path: Path, column: str
     rows = [scored("/x/A/1/1.jpg", ("fox", 0.75), captured_at=TIME)]
     with pytest.raises(InputError, match=f"d1 has no {column}"):
         make(tmp_path, rows, table=f"{head}\n{','.join(cells)}\n")
+
+
+def test_what_no_label_is_sure_of_is_rolled_up(tmp_path: Path, standard: Path) -> None:
+    pair = (("lion", 0.5), ("leopard", 0.375), ("empty", 0.125))
+    rows = [
+        scored("/x/A/1/a.JPG", *pair, decision="below_threshold", captured_at=TIME),
+        scored("/x/A/1/b.JPG", *pair, decision="accepted", captured_at=TIME),
+        scored("/x/A/1/c.JPG", ("lion", 0.5), ("empty", 0.5), captured_at=TIME),
+        scored("/x/A/1/d.JPG", ("empty", 0.875), ("lion", 0.125), captured_at=TIME),
+    ]
+    labels = {
+        "lion": {"scientificName": "Panthera leo", "family": "Felidae"},
+        "leopard": {"scientificName": "Panthera pardus", "family": "Felidae"},
+    }
+    done = make(tmp_path, rows, project={**PROJECT, "labels": labels}, rollup_threshold=0.8)
+    assert done.kinds == {"animal": 2, "unknown": 1, "blank": 1}
+    with open(tmp_path / "package" / "observations.csv", newline="") as file:
+        seen = list(csv.DictReader(file))
+    names = ("observationType", "scientificName", "classificationProbability")
+    assert [tuple(row[name] for name in names) for row in seen] == [
+        ("animal", "Panthera", "0.875"),
+        ("animal", "Panthera leo", "0.5"),
+        ("unknown", "", "0.5"),
+        ("blank", "", "0.875"),
+    ]
+    assert seen[0]["observationTags"] == "label:lion | decision:below_threshold"
+    package = json.loads((tmp_path / "package" / "datapackage.json").read_text())
+    assert package["taxonomic"] == [
+        {"scientificName": "Panthera", "kingdom": "Animalia", "family": "Felidae",
+         "taxonRank": "genus"},
+        {"scientificName": "Panthera leo", "family": "Felidae"},
+    ]  # fmt: skip
+    assert problems(tmp_path / "package", standard) == []

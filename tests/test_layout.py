@@ -46,7 +46,11 @@ def test_imports_go_one_way() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["--help"], *([name, "--help"] for name in ("train", "tune", "score", "export"))],
+    [
+        [],
+        ["--help"],
+        *([name, "--help"] for name in ("train", "tune", "score", "export", "bursts")),
+    ],
 )
 def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (

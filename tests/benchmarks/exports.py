@@ -1,4 +1,4 @@
-"""Time and peak memory of the exports, each in a process of its own.
+"""Time and peak memory of the exports and of finding bursts, each in a process of its own.
 
     python tests/benchmarks/exports.py --rows 1000000
 
@@ -17,11 +17,13 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.config import ExportConfig, StoreConfig
+from monkeyray.bursts import bursts
+from monkeyray.config import BurstsConfig, ExportConfig, StoreConfig
 from monkeyray.export import export
 from monkeyray.lease import hold
 from monkeyray.plans import collect
@@ -102,20 +104,24 @@ def measure(folder: Path, kind: str) -> None:
         "site_pattern": "{site}/{camera}/*",
     }
     start = time.monotonic()
-    done = export(
-        ExportConfig(
-            predictions=str(folder / "predictions"),
-            format=kind,  # type: ignore[arg-type]
-            output=str(folder / kind),
-            store=StoreConfig(quiet=True),
-            **(camtrap if kind == "camtrap-dp" else {}),  # type: ignore[arg-type]
-        )
-    )
+    common: dict[str, Any] = {
+        "predictions": str(folder / "predictions"),
+        "output": str(folder / kind),
+        "store": StoreConfig(quiet=True),
+    }
+    if kind == "bursts":
+        # The times are spread evenly, so that with the usual gap there would be hardly any.
+        pattern = camtrap["site_pattern"]
+        found = bursts(BurstsConfig(**common, site_pattern=pattern, burst_gap="1h"))
+        rows, what = found.images, f"bursts ({found.bursts} of two or more)"
+    else:
+        more = camtrap if kind == "camtrap-dp" else {}
+        rows, what = export(ExportConfig(**common, format=kind, **more)).kinds.total(), kind  # type: ignore[arg-type]
     seconds = time.monotonic() - start
     # Not ru_maxrss, which a process takes over from the one that started it.
     peak = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
     assert peak is not None
-    print(f"{kind}: {done.kinds.total()} rows, {seconds:.1f} s, {int(peak[1]) / 1024:.0f} MiB")
+    print(f"{what}: {rows} rows, {seconds:.1f} s, {int(peak[1]) / 1024:.0f} MiB")
 
 
 def main() -> None:
@@ -129,7 +135,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), options.rows)
-        for kind in ("csv", "megadetector", "camtrap-dp"):
+        for kind in ("csv", "megadetector", "camtrap-dp", "bursts"):
             subprocess.run([sys.executable, __file__, "--measure", folder, kind], check=True)
 
 
