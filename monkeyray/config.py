@@ -264,6 +264,7 @@ class TrainConfig:
             from monkeyray.backbones import parse_fine_tune
 
             parse_fine_tune(self.fine_tune)
+        self._check_heeded()
         rate = self.fine_tune_rate
         _require(0 < rate < math.inf, "fine-tune-rate", rate, "above 0 and finite")
         _require(self.fine_tune_epochs >= 1, "fine-tune-epochs", self.fine_tune_epochs, "1 or more")
@@ -275,6 +276,24 @@ class TrainConfig:
             tracking_uri(self.mlflow)
         experiment = self.mlflow_experiment
         _require(bool(experiment.strip()), "mlflow-experiment", repr(experiment), "a name")
+
+    def _check_heeded(self) -> None:
+        """Refuse options that would change nothing as the others are."""
+        needs = {
+            "fine_tune_rate": ("fine-tune", self.fine_tune is not None),
+            "fine_tune_epochs": ("fine-tune", self.fine_tune is not None),
+            "augment": ("live or --fine-tune", self.live or self.fine_tune is not None),
+            "mlflow_experiment": ("mlflow", self.mlflow is not None),
+        }
+        defaults = {each.name: each.default for each in fields(TrainConfig)}
+        for name, (other, given) in needs.items():
+            if not given and getattr(self, name) != defaults[name]:
+                raise ConfigError(
+                    f"--{'no-' if name == 'augment' else ''}{_flag(name)} changes nothing without "
+                    f"--{other}: give that too, or drop it"
+                )
+        if self.test is not None and self.test_share != defaults["test_share"]:
+            raise ConfigError("--test-share is not used where --test gives the test part: drop one")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,8 @@ class FitConfig:
     """How to train, besides what and on which data. Units as in TrainConfig.
 
     `keep_start`: the variables count as trained already; they are measured first, and an epoch is
-    better only if it is no worse than they are in accuracy too.
+    better only if it is no worse than they are in accuracy too. Where the training diverges, the
+    best there was by then is kept.
     """
 
     epochs: int
@@ -84,7 +85,8 @@ class State:
 
     `variables` and `optimizer`: as they are now; `best`: the variables at the lowest validation
     loss.
-    `resumed_from`: after which epochs it was interrupted and went on.
+    `resumed_from`: after which epochs it was interrupted and went on. `diverged`: whether it ended
+    because a loss was not finite.
     """
 
     epoch: int
@@ -96,6 +98,7 @@ class State:
     history: list[dict[str, Any]] = field(default_factory=list)
     done: bool = False
     resumed_from: list[int] = field(default_factory=list)
+    diverged: bool = False
 
     def save(self, folder: Path) -> None:
         """Write the state into a folder."""
@@ -115,6 +118,7 @@ class State:
             "history": self.history,
             "done": self.done,
             "resumed_from": self.resumed_from,
+            "diverged": self.diverged,
         }
         (folder / "state.json").write_text(json.dumps(values))
 
@@ -205,6 +209,9 @@ def fit(
         # The sums of all workers, and the first one's word on whether it is time to save.
         sums = loop.sum(np.array([*train, *validation, float(due)]))
         if not np.isfinite(sums).all():
+            if config.keep_start:
+                state = replace(state, done=True, diverged=True)
+                break
             raise ConfigError(
                 f"training diverged in epoch {epoch}: lower --learning-rate (it is "
                 f"{config.learning_rate:g})"

@@ -30,7 +30,8 @@ from monkeyray.config import TrainConfig, parse_head
 from monkeyray.dataset import Dataset, choose_images, list_dataset
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
-from monkeyray.features import FeatureCache, Features, weights_hash
+from monkeyray.errors import InputError
+from monkeyray.features import FeatureCache, Features, unusable, weights_hash
 from monkeyray.findings import find, to_json, with_pictures
 from monkeyray.finetune import FineTuneLearner, check_fine_tune
 from monkeyray.fit import CachedSource, FitConfig, Source
@@ -39,6 +40,7 @@ from monkeyray.lease import Lease, hold
 from monkeyray.live import FeatureSource, PixelSource
 from monkeyray.progress import Reporter
 from monkeyray.report import render_report
+from monkeyray.runs import fingerprint
 from monkeyray.storage import Storage
 from monkeyray.tracking import Tracking
 from monkeyray.trained import Trained
@@ -165,13 +167,20 @@ def _learn(
         figures["fine_tuning"] = tuned.figures | {
             "layers": config.fine_tune,
             "kept": kept,
+            "diverged": tuned.state.diverged,
         }
         if kept:
             base, top = (below(tuned.weights, part) for part in ("base", "top"))
             network, vectors = replace(network, base=base, top=top), None
     if vectors is None:
         place = join(job.uri, TRAINING, "features")
-        vectors = _embed(job, network, data.images, place).vectors
+        again = _embed(job, network, data.images, place)
+        if bad := unusable(again):
+            raise InputError(
+                f"{bad.total()} images could be read before and cannot be now "
+                f"({', '.join(bad)}): run the same command again"
+            )
+        vectors = again.vectors
     assert network.top is not None
     assert vectors is not None
     found = assess(data, vectors, network.top, head.folds, config.target_precision)
@@ -242,6 +251,9 @@ def _identity(job: _Job, network: Network, data: Dataset) -> dict[str, Any]:
     config = job.config
     return {
         "data": data.data["fingerprint"],
+        # Which image is drawn and how it is changed goes by its place in the list.
+        "order": fingerprint(data.table["sha256"].to_pylist()),
+        "seed": config.seed,
         "base": weights_hash(network.base),
         "views": list(network.views),
         "class_weights": config.class_weights,

@@ -97,6 +97,8 @@ def _fine_tuning(figures: dict[str, Any] | None) -> Iterator[str]:
             f"fine-tuning {figures['layers']} made nothing better on validation: the frozen base "
             "is kept"
         )
+    if figures["diverged"]:
+        yield "fine-tuning diverged in the end: lower --fine-tune-rate"
 
 
 def _folds(figures: dict[str, Any] | None) -> Iterator[str]:

@@ -175,6 +175,10 @@ def test_what_is_trained_already_is_kept_unless_it_gets_better(
         np.testing.assert_array_equal(before, np.asarray(now))
     assert kept.history[0]["epoch"] == 0
     assert kept.history[0]["validation_loss"] == pytest.approx(good.best_loss)
+    # And where it diverges, which ends it.
+    mad = replace(config, learning_rate=1e200)
+    kept = fit(mad, learner, parts, CachedSource(vectors), strategy=strategy)
+    assert (kept.diverged, kept.done, kept.best_epoch, len(kept.history)) == (True, True, 0, 1)
     # One that is not good yet does get better.
     assert run(strategy, parts, vectors, config).best_epoch > 0
 
