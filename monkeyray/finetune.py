@@ -14,6 +14,7 @@ from monkeyray.backbones import (
 )
 from monkeyray.engine import Network, embed
 from monkeyray.head import build_top
+from monkeyray.progress import hushed
 
 
 class FineTuneLearner:
@@ -58,4 +59,6 @@ class FineTuneLearner:
 
 def check_fine_tune(network: Network, layers: str) -> None:
     """Raise ConfigError for more layers than the base has, before anything is done."""
-    last_layers(build_base(network.backbone), network.backbone, layers)
+    with hushed():  # TensorFlow's first operation looks for a GPU, and tells
+        base = build_base(network.backbone)
+    last_layers(base, network.backbone, layers)

@@ -331,6 +331,42 @@ def test_a_label_without_a_readable_image_is_told(
         train(config)
 
 
+def test_another_network_with_weights_from_a_file(
+    few: Path, tmp_path: Path, ray_session: None
+) -> None:
+    network = build_base("inception_v3", seed=3)
+    network.save_weights(tmp_path / "inception.weights.h5")
+    trained = train(
+        TrainConfig(
+            images=str(few),
+            model=str(tmp_path / "m"),
+            backbone="inception_v3",
+            weights=str(tmp_path / "inception.weights.h5"),
+            limit=12,
+            validation_share=0.3,
+            test_share=0.3,
+            store=QUIET,
+        )
+    )
+    bundle = load_bundle(trained.uri, Storage())
+    assert bundle.model["input_size"] == 299
+    assert bundle.model["feature_width"] == 2048
+    for key, variable in zip(sorted(bundle.base), network.weights, strict=True):
+        np.testing.assert_array_equal(bundle.base[key], variable.numpy(), err_msg=key)
+    summary = scored(
+        score(
+            ScoreConfig(
+                images=str(few / "n0"),
+                model=trained.uri,
+                predictions=str(tmp_path / "out"),
+                limit=4,
+                store=QUIET,
+            )
+        )
+    )
+    assert summary.statuses == {"ok": 4}
+
+
 def test_two_trainings_into_one_place(trained: Trained, few: Path, tmp_path: Path) -> None:
     with hold(str(tmp_path / "m"), Storage(), print), pytest.raises(LeaseError, match="wait for"):
         train(TrainConfig(images=str(few), model=str(tmp_path / "m"), store=QUIET))
