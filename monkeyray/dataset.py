@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,8 @@ from monkeyray.storage import Storage
 
 Array = np.ndarray[Any, Any]
 
-#: A label with fewer training images is named in the report.
+#: A label with fewer training images is named in the report, as is one that no validation or test
+#: image has.
 RARE_IMAGES = 20
 
 
@@ -54,7 +56,10 @@ class Dataset:
 def list_dataset(
     config: TrainConfig, storage: Storage
 ) -> tuple[pa.Table, dict[str, str], Counter[str]]:
-    """All images with `label`, `given` part and `group`, and the labels' names."""
+    """All images with `label`, `given` part and `group`, and the labels' names.
+
+    Raises InputError for what can not be cut into parts whatever the images show.
+    """
     skipped: Counter[str] = Counter()
     table = _tagged(list_labelled(config.images, storage, skipped), None)
     if config.test is not None:
@@ -79,23 +84,30 @@ def list_dataset(
             f"{min(labels)!r}: its column 'label' must hold the labels"
         )
     if config.limit is not None:
+        listed = table
         table = _limit(table, config.limit, config.seed)
+        for part in sorted(_given(listed) - _given(table)):
+            raise InputError(
+                f"--limit {config.limit} leaves no image of the given {part} part: raise it"
+            )
     _check_split(config, table)
     return table, names, skipped
 
 
 def _check_split(config: TrainConfig, images: pa.Table) -> None:
     """Refuse before any image is opened what no content of the images could mend."""
-    groups = group_images(images["uri"].to_pylist(), None, images["group"].to_pylist())
+    uris = images["uri"].to_pylist()
+    groups = group_images(uris, None, images["group"].to_pylist())
+    pictures = group_images(uris, None)
     try:
-        _split(config, images, groups)
+        _fold(config, images, groups, pictures, _split(config, images, groups, pictures))
     except InputError as error:
         if config.limit is None:
             raise
         raise InputError(f"{error} (with --limit {config.limit})") from error
 
 
-def _split(config: TrainConfig, images: pa.Table, groups: np.ndarray[Any, Any]) -> Split:
+def _split(config: TrainConfig, images: pa.Table, groups: Array, pictures: Array) -> Split:
     return split_images(
         images["label"].to_pylist(),
         groups,
@@ -103,7 +115,29 @@ def _split(config: TrainConfig, images: pa.Table, groups: np.ndarray[Any, Any]) 
         config.validation_share,
         config.test_share,
         config.seed,
+        pictures,
     )
+
+
+def _fold(
+    config: TrainConfig, images: pa.Table, groups: Array, pictures: Array, split: Split
+) -> list[Array]:
+    if not config.folds:
+        return []
+    return fold_images(
+        images["label"].to_pylist(),
+        groups,
+        split.parts != "test",
+        config.folds,
+        config.validation_share,
+        config.seed,
+        pictures,
+    )
+
+
+def _given(images: pa.Table) -> set[str]:
+    """The parts that were given."""
+    return set(images["given"].to_pylist()) - {None}
 
 
 def _tagged(table: pa.Table, part: str | None) -> pa.Table:
@@ -118,21 +152,29 @@ def _tagged(table: pa.Table, part: str | None) -> pa.Table:
 
 
 def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
-    """Some images, label by label in turn, so that a short trial has them all."""
+    """Some images, label by label in turn, so that a short trial has them all; of each label first
+    one of every given part."""
     labels = np.array(table["label"].to_pylist(), dtype=object)
+    given = np.array([part or "" for part in table["given"].to_pylist()])
     turn = np.empty(len(labels), np.int64)
     for number, label in enumerate(sorted(set(labels))):
-        its = np.flatnonzero(labels == label)
-        turn[np.random.default_rng([seed, number]).permutation(its)] = np.arange(len(its))
+        its = np.random.default_rng([seed, number]).permutation(np.flatnonzero(labels == label))
+        first = np.unique(given[its], return_index=True)[1]
+        order = np.concatenate([its[np.sort(first)], np.delete(its, first)])
+        turn[order] = np.arange(len(its))
     return table.take(np.sort(np.argsort(turn, kind="stable")[:limit]))
 
 
 def choose_images(
     config: TrainConfig, images: pa.Table, features: Features, skipped: Counter[str]
 ) -> Dataset:
-    """The usable images, cut into parts, and the counts for the bundle."""
+    """The usable images, cut into parts, and the counts for the bundle.
+
+    Raises InputError for a label or a given part of which no image can be read, and for a label
+    with too few different pictures.
+    """
     bad = unusable(features)
-    usable = _usable(images, features)
+    usable = _usable(config, images, features)
     kept, rows = images.filter(pa.array(usable)), features.table.filter(pa.array(usable))
     vectors = None if features.vectors is None else features.vectors[usable]
     contents = rows["sha256"].to_pylist()
@@ -140,17 +182,12 @@ def choose_images(
     # A group is never divided, whatever its pictures show.
     groups = group_images([str(number) for number in pictures], None, kept["group"].to_pylist())
     its_labels = kept["label"].to_pylist()
-    split = _split(config, kept, groups)
+    split = _split(config, kept, groups, pictures)
     names = split.parts.tolist()
     labels = sorted(set(its_labels))
     truth = np.searchsorted(labels, its_labels)
     parts = _parts(truth, split.parts, config.class_weights)
-    folds: list[Array] = []
-    if config.folds:
-        eligible = split.parts != "test"
-        folds = fold_images(
-            its_labels, groups, eligible, config.folds, config.validation_share, config.seed
-        )
+    folds = _fold(config, kept, groups, pictures, split)
     counts = Counter(zip(its_labels, names, strict=True))
     sizes = Counter(pictures.tolist())
     data = {
@@ -161,14 +198,11 @@ def choose_images(
         "skipped_files": {why: number for why, number in skipped.items() if number},
         "parts": {part: names.count(part) for part in PARTS},
         "by_label": {label: {part: counts[label, part] for part in PARTS} for label in labels},
-        "rare_labels": [
-            {"label": label, "train": counts[label, "train"]}
-            for label in labels
-            if counts[label, "train"] < RARE_IMAGES
-        ],
+        "rare_labels": _rare(labels, counts),
         "duplicate_groups": sum(size > 1 for size in sizes.values()),
         "duplicate_images": sum(size - 1 for size in sizes.values()),
         "leaks": int(split.leaked.sum()),
+        "validation_leaks": int(split.validation_leaked.sum()),
         "fingerprint": fingerprint(sorted(zip(contents, its_labels, names, strict=True))),
     }
     return Dataset(
@@ -187,25 +221,54 @@ def choose_images(
     )
 
 
-def _usable(images: pa.Table, features: Features) -> Array:
-    """Which images can be read, bool (n,). Raises InputError for a label that has none."""
+def _rare(labels: Sequence[str], counts: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The labels with few images to train on or with none in a part, which come first."""
+    rows: list[dict[str, Any]] = [
+        {"label": label, **{part: counts[label, part] for part in PARTS}} for label in labels
+    ]
+    rows.sort(key=lambda row: all(row[part] for part in PARTS))
+    return [
+        row for row in rows if row["train"] < RARE_IMAGES or not all(row[part] for part in PARTS)
+    ]
+
+
+def _usable(config: TrainConfig, images: pa.Table, features: Features) -> Array:
+    """Which images can be read, bool (n,). Raises InputError for a label or a given part that has
+    none."""
     statuses = features.table["status"].to_pylist()
     usable = np.array([status == "ok" for status in statuses])
     if not usable.any():
         raise InputError(
             f"none of the {images.num_rows} images can be read: {dict(unusable(features))}"
         )
-    by_label: dict[str, Counter[str]] = {}
-    for label, status in zip(images["label"].to_pylist(), statuses, strict=True):
-        by_label.setdefault(label, Counter())[status] += 1
-    for label, its in sorted(by_label.items()):
+    limit = f" (with --limit {config.limit})" if config.limit is not None else ""
+    for label, count, reasons in _unreadable(images["label"].to_pylist(), statuses):
+        raise InputError(
+            f"none of the {count} images of label {label!r} can be read ({reasons}): replace them "
+            f"or drop it{limit}"
+        )
+    # A part that is lost must not be cut out of the others in silence, and be taken for this one.
+    for part, count, reasons in _unreadable(images["given"].to_pylist(), statuses):
+        place = f" (--test {config.test})" if part == "test" and config.test is not None else ""
+        raise InputError(
+            f"none of the {count} images of the given {part} part{place} can be read ({reasons}): "
+            f"replace them, or give no such part{limit}"
+        )
+    return usable
+
+
+def _unreadable(
+    names: Sequence[str | None], statuses: Sequence[str]
+) -> Iterator[tuple[str, int, str]]:
+    """The names none of whose images can be read, in order, how many these are, and why."""
+    found: dict[str, Counter[str]] = {}
+    for name, status in zip(names, statuses, strict=True):
+        if name is not None:
+            found.setdefault(name, Counter())[status] += 1
+    for name, its in sorted(found.items()):
         if "ok" not in its:
             reasons = ", ".join(f"{count} {status}" for status, count in its.most_common())
-            raise InputError(
-                f"none of the {its.total()} images of label {label!r} can be read ({reasons}): "
-                "replace them or drop it"
-            )
-    return usable
+            yield name, its.total(), reasons
 
 
 def _parts(truth: Array, names: Array, class_weights: str) -> Parts:

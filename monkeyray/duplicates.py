@@ -63,38 +63,59 @@ def leaks(
     groups: Ints,
     most: int = 5,
 ) -> list[dict[str, Any]]:
-    """Each test image that shares a group with an image of another part, ready for JSON.
+    """Each test image that shares a group with an image of another part, then each validation
+    image that shares one with a training image, ready for JSON.
 
     `pictures`: group numbers by picture alone; `groups`: with given groups too. A row has the
-    test image's `uri`; `how` it is repeated, at its worst: "identical" (the same bytes), "near"
-    (the same picture) or "group" (only the given group); how many `images` of other parts it
-    repeats; and of these the `most` worst as `repeats`, each with `uri`, `part` and `how`.
+    image's `uri` and `part`; `how` it is repeated, at its worst: "identical" (the same bytes),
+    "near" (the same picture) or "group" (only the given group); how many `images` of other parts
+    (of train, for a validation image) it repeats; and of these the `most` worst as `repeats`, each
+    with `uri`, `part` and `how`.
     """
-    elsewhere: dict[int, list[int]] = {}
-    for i, part in enumerate(parts):
-        if part != "test":
-            elsewhere.setdefault(int(groups[i]), []).append(i)
+    its_groups = groups.tolist()
+    # From near to far; what is the same in one is the same in the next.
+    keys = [
+        list(zip(its_groups, contents, strict=True)),
+        list(zip(its_groups, pictures.tolist(), strict=True)),
+        its_groups,
+    ]
     rows = []
-    for i, part in enumerate(parts):
-        if part != "test" or int(groups[i]) not in elsewhere:
-            continue
-        ranked = []
-        for j in elsewhere[int(groups[i])]:
-            rank = 0 if contents[i] == contents[j] else 1 if pictures[i] == pictures[j] else 2
-            ranked.append((rank, uris[j], parts[j]))
-        ranked.sort()
-        repeats = [
-            {"uri": uri, "part": where, "how": _HOW[rank]} for rank, uri, where in ranked[:most]
-        ]
-        rows.append(
-            {
-                "uri": uris[i],
-                "how": repeats[0]["how"],
-                "images": len(ranked),
-                "repeats": repeats,
-            }
-        )
+    for part, others in (("test", ("train", "validation")), ("validation", ("train",))):
+        elsewhere = _elsewhere(uris, parts, others, keys)
+        for i in range(len(uris)):
+            if parts[i] != part or its_groups[i] not in elsewhere[-1]:
+                continue
+            ranks: dict[int, int] = {}
+            for rank, (found, key) in enumerate(zip(elsewhere, keys, strict=True)):
+                # As many of each are enough, and a group may have thousands.
+                for j in found.get(key[i], ())[:most]:
+                    ranks.setdefault(j, rank)
+            repeats = [
+                {"uri": uris[j], "part": parts[j], "how": _HOW[rank]} for j, rank in ranks.items()
+            ]
+            rows.append(
+                {
+                    "uri": uris[i],
+                    "part": part,
+                    "how": repeats[0]["how"],
+                    "images": len(elsewhere[-1][its_groups[i]]),
+                    "repeats": repeats[:most],
+                }
+            )
     return rows
+
+
+def _elsewhere(
+    uris: Sequence[str], parts: Sequence[str], others: Sequence[str], keys: list[list[Any]]
+) -> list[dict[Any, list[int]]]:
+    """For each list of keys the images of other parts by their key, ordered by URI."""
+    images = [i for i, part in enumerate(parts) if part in others]
+    images.sort(key=lambda i: (uris[i], parts[i]))
+    found: list[dict[Any, list[int]]] = [{} for _ in keys]
+    for i in images:
+        for by_key, key in zip(found, keys, strict=True):
+            by_key.setdefault(key[i], []).append(i)
+    return found
 
 
 _HOW = ("identical", "near", "group")

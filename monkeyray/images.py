@@ -173,7 +173,7 @@ def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table
 
     In a folder the label is the first sub-folder; single folders around the labels, as unpacked
     archives have them, are passed through. Raises InputError for no images, a URI with two labels,
-    a manifest without `label`, a label that is empty, or an unknown split.
+    a manifest without `label`, a label that is empty, or an unknown split. A blank `group` is null.
     """
     uri = normalise(uri)
     chunks = list(list_images(uri, storage, skipped))
@@ -188,6 +188,8 @@ def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table
         for name in ("label", "split", "group"):
             if name in table.column_names:
                 text = pc.utf8_trim_whitespace(_text(uri, table, name))
+                if name == "group":
+                    text = pc.if_else(pc.equal(text, ""), None, text)
                 table = table.set_column(table.column_names.index(name), name, text)
     else:
         table = _label_by_folder(uri, table, skipped)
@@ -347,8 +349,12 @@ def _absolute(manifest: str, table: pa.Table, storage: Storage, tried: set[str])
 
 
 def _text(manifest: str, table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column as text; what is no number in a column of floats is null, as pandas writes it."""
+    column = table[name]
     try:
-        text = table[name].cast(pa.string())
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
+        text = column.cast(pa.string())
         text.validate(full=True)  # of bytes that are no UTF-8 no str can be made
     except pa.ArrowException as error:
         raise InputError(

@@ -10,20 +10,26 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.cuts import cut_groups
 from monkeyray.errors import InputError
 
 PARTS = ("train", "validation", "test")
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
+#: Ways to cut folds that are tried where groups hold several labels.
+_ATTEMPTS = 20
+
 
 @dataclass(frozen=True)
 class Split:
-    """`parts`: a name of PARTS per image. `leaked`: test images (bool) whose picture is in another
-    part too, which happens only where the parts were given."""
+    """`parts`: a name of PARTS per image. `leaked`: test images (bool) whose group is in another
+    part too; `validation_leaked`: validation images (bool) whose group is in train too. Both happen
+    only where the parts were given."""
 
     parts: np.ndarray[Any, Any]
     leaked: np.ndarray[Any, np.dtype[np.bool_]]
+    validation_leaked: np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def split_images(
@@ -33,84 +39,100 @@ def split_images(
     validation_share: float,
     test_share: float,
     seed: int,
+    pictures: Ints | None = None,
 ) -> Split:
     """Each image's part, by label, whole groups at a time, seeded.
 
     `given` holds the parts that are fixed, None where free. Where some are given but no validation
-    (or no test), that share is taken out of train; what was given as test stays as it is, and
-    pictures that it shares with another part are named in `leaked`.
+    (or no test), that share is taken out of train, of groups that no given validation or test image
+    is in; what was given stays as it is, and what it shares with another part is named in `leaked`
+    and `validation_leaked`. A label can be absent from such a part only where its groups hold other
+    labels too, or an image of a given part.
 
-    Raises InputError for a label with too few different pictures to be in every part.
+    `pictures`: group numbers by picture alone, for the words of an error; `groups` where None.
+    Raises InputError for a label in too few groups to be in every part.
     """
     parts: list[str | None] = list(given)
     fixed = {part for part in parts if part is not None}
     wanted = {
-        "test": 0.0 if "test" in fixed else test_share,
-        "validation": 0.0 if "validation" in fixed else validation_share,
+        part: share
+        for part, share in (("test", test_share), ("validation", validation_share))
+        if share and part not in fixed
     }
-    if wanted["test"] or wanted["validation"]:
-        # What was given as train is free to be split further.
-        free = np.array([part in (None, "train") for part in parts])
-        _assign(parts, np.asarray(labels), groups, free, wanted, seed)
+    # What was given as train is free to be split further.
+    free = np.array([part in (None, "train") for part in parts])
+    if wanted and free.any():
+        _check_groups(
+            labels, groups, free, len(wanted) + 1, groups if pictures is None else pictures
+        )
+        _assign(parts, labels, groups, free, wanted, seed)
     final = np.array([part or "train" for part in parts])
-    outside = set(groups[final != "test"].tolist())
-    leaked = np.array([part == "test" for part in final]) & np.isin(groups, list(outside))
     _check_present(labels, final)
-    return Split(final, leaked)
+    return Split(
+        final,
+        (final == "test") & np.isin(groups, groups[final != "test"]),
+        (final == "validation") & np.isin(groups, groups[final == "train"]),
+    )
+
+
+def _check_groups(
+    labels: Sequence[str],
+    groups: Ints,
+    free: np.ndarray[Any, np.dtype[np.bool_]],
+    needed: int,
+    pictures: Ints,
+) -> None:
+    its: dict[str, list[int]] = {}
+    for i in np.flatnonzero(free).tolist():
+        its.setdefault(labels[i], []).append(i)
+    for label, images in sorted(its.items()):
+        several = len(set(groups[images].tolist()))
+        if several >= needed:
+            continue
+        different = len(set(pictures[images].tolist()))
+        if different > several:
+            raise InputError(
+                f"label {label!r} is in {several} groups ({different} different pictures in "
+                f"{len(images)} images), the split needs {needed}, as no group is divided: add "
+                "photographs of it from other groups, make the groups smaller, or drop it"
+            )
+        raise InputError(
+            f"label {label!r} has {several} different pictures in {len(images)} images (near-"
+            f"duplicates count once), the split needs {needed}: add photographs or drop it"
+        )
 
 
 def _assign(
     parts: list[str | None],
-    labels: np.ndarray[Any, Any],
+    labels: Sequence[str],
     groups: Ints,
     free: np.ndarray[Any, np.dtype[np.bool_]],
     wanted: dict[str, float],
     seed: int,
 ) -> None:
+    """Fill in the part of each free image."""
     members: dict[int, list[int]] = {}
-    for i in np.flatnonzero(free):
-        members.setdefault(int(groups[i]), []).append(int(i))
-    # A group belongs to the label that most of its images have.
-    by_label: dict[str, list[int]] = {}
-    for group, its_images in members.items():
-        label = Counter(labels[its_images].tolist()).most_common(1)[0][0]
-        by_label.setdefault(label, []).append(group)
-    for number, label in enumerate(sorted(by_label)):
-        order = np.random.default_rng([seed, number]).permutation(by_label[label]).tolist()
-        needed = 1 + sum(share > 0 for share in wanted.values())
-        if len(order) < needed:
-            images = sum(len(members[group]) for group in order)
+    for i in np.flatnonzero(free).tolist():
+        members.setdefault(int(groups[i]), []).append(i)
+    # What is in a given part already is in no new one: it stays in train.
+    touched = set(groups[~free].tolist())
+    held = {labels[i] for group in members if group in touched for i in members[group]}
+    loose = {
+        group: Counter(labels[i] for i in its)
+        for group, its in members.items()
+        if group not in touched
+    }
+    totals = Counter(labels[i] for its in members.values() for i in its)
+    chosen = cut_groups(loose, totals, held, wanted, seed)
+    for part in wanted:
+        if part not in chosen.values():
             raise InputError(
-                f"label {label!r} has {len(order)} different pictures in {images} images (near-"
-                f"duplicates count once), the split needs {needed}: add photographs or drop it"
+                f"no image can be in the {part} part: each shares a group with an image of a "
+                f"given part; give {part} images too, or take such copies out"
             )
-        total = sum(len(members[group]) for group in order)
-        chosen: dict[str, list[int]] = {"train": order}
-        for part, share in wanted.items():
-            if share:
-                needed -= 1
-                room = max(1, round(share * total))
-                chosen[part], chosen["train"] = _take(chosen["train"], members, room, needed)
-        for part, its in chosen.items():
-            for group in its:
-                for image in members[group]:
-                    parts[image] = part
-
-
-def _take(
-    order: list[int], members: dict[int, list[int]], room: int, keep: int
-) -> tuple[list[int], list[int]]:
-    """Groups of at most `room` images together, in order, and the rest, at least `keep` groups.
-
-    Where no group fits, the smallest is taken all the same.
-    """
-    taken: list[int] = []
-    for group in order:
-        if len(members[group]) <= room and len(order) - len(taken) > keep:
-            taken.append(group)
-            room -= len(members[group])
-    taken = taken or [min(order, key=lambda group: len(members[group]))]
-    return taken, [group for group in order if group not in taken]
+    for group, its in members.items():
+        for image in its:
+            parts[image] = chosen.get(group, "train")
 
 
 def _check_present(labels: Sequence[str], parts: np.ndarray[Any, Any]) -> None:
@@ -130,37 +152,68 @@ def fold_images(
     folds: int,
     validation_share: float,
     seed: int,
+    pictures: Ints | None = None,
 ) -> list[np.ndarray[Any, Any]]:
     """The parts of each of some folds, whole groups at a time, seeded: names of PARTS, and "" for
     an image that is in none.
 
     Every eligible image is in the test part of one fold; of the others of that fold a share is its
-    validation part. Raises InputError for a label with too few different pictures.
+    validation part. There are no more folds than groups, or images of the commonest label.
+    `pictures`: as in split_images. Raises InputError for a label in too few groups.
     """
+    where = np.flatnonzero(eligible)
+    its_labels, its_groups = [labels[i] for i in where.tolist()], groups[where]
+    its_pictures = its_groups if pictures is None else pictures[where]
+    commonest = max(Counter(its_labels).values(), default=0)
+    several = min(folds, len(set(its_groups.tolist())), commonest)
+    if several < 2:
+        raise InputError(
+            f"--folds {folds} needs two different pictures at least, and a label with two images: "
+            "add photographs"
+        )
+    pairs = Counter(label for label, _ in set(zip(its_labels, its_groups.tolist(), strict=True)))
+    # A label in two groups lacks one in some fold, wherever they come to be.
+    attempts = _ATTEMPTS if min(pairs.values()) > 2 else 1
+    for attempt in range(attempts):
+        try:
+            cut = _cut_folds(
+                its_labels, its_groups, its_pictures, several, validation_share, seed, attempt
+            )
+            break
+        except InputError as error:
+            if attempt == attempts - 1:
+                raise InputError(f"{error} (with --folds {folds})") from error
+    found = []
+    for each in cut:
+        parts = np.full(len(labels), "", dtype="<U10")
+        parts[where] = each
+        found.append(parts)
+    return found
+
+
+def _cut_folds(
+    labels: list[str],
+    groups: Ints,
+    pictures: Ints,
+    folds: int,
+    validation_share: float,
+    seed: int,
+    attempt: int,
+) -> list[np.ndarray[Any, Any]]:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    where = np.flatnonzero(eligible)
-    its_labels, its_groups = np.asarray(labels)[where], groups[where]
-    several = min(folds, len(set(its_groups.tolist())))
-    if several < 2:
-        raise InputError(f"--folds {folds} needs two different pictures at least: add photographs")
-    cutter = StratifiedGroupKFold(several, shuffle=True, random_state=seed)
-    found = []
+    # Small integers differ by one from seed to seed, and folds take the next ones for themselves.
+    state = seed if not attempt else int(np.random.default_rng([seed, attempt]).integers(2**32))
+    cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=state)
     with warnings.catch_warnings():
         # A label with fewer pictures than folds is not in the test part of each; that is fine.
         warnings.simplefilter("ignore", UserWarning)
-        cuts = list(cutter.split(its_labels, its_labels, its_groups))
+        cuts = list(cutter.split(labels, labels, groups))
+    found = []
     for number, (_, test) in enumerate(cuts):
-        given: list[str | None] = [None] * len(where)
+        given: list[str | None] = [None] * len(labels)
         for i in test:
             given[i] = "test"
-        try:
-            split = split_images(
-                its_labels.tolist(), its_groups, given, validation_share, 0.0, seed + number
-            )
-        except InputError as error:
-            raise InputError(f"{error} (with --folds {folds})") from error
-        parts = np.full(len(labels), "", dtype="<U10")
-        parts[where] = split.parts
-        found.append(parts)
+        split = split_images(labels, groups, given, validation_share, 0.0, seed + number, pictures)
+        found.append(split.parts)
     return found

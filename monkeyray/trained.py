@@ -50,6 +50,11 @@ class Trained:
             clean = metrics["test"]["without_leaks"]
             figure = f"without them accuracy is {clean['accuracy']:.4f}" if clean else "all of them"
             lines.append(f"{data['leaks']} test images are also in another part; {figure}")
+        if data["validation_leaks"]:
+            lines.append(
+                f"{data['validation_leaks']} validation images are also in train: what was chosen "
+                "on validation, and its accuracy, looks better than it is"
+            )
         return "\n".join(
             [
                 *lines,
@@ -61,9 +66,14 @@ class Trained:
 
 def _rare(labels: list[dict[str, Any]]) -> Iterator[str]:
     if labels:
-        some = ", ".join(f"{each['label']} ({each['train']})" for each in labels[:5])
+        some = ", ".join(f"{each['label']} ({_has(each)})" for each in labels[:5])
         more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-        yield f"few images to train on: {some}{more}; --class-weights may help them"
+        yield f"labels with few images: {some}{more}; --class-weights may help where they are few"
+
+
+def _has(row: dict[str, Any]) -> str:
+    none = [part for part in ("validation", "test") if not row[part]]
+    return f"{row['train']} to train on" + (f", no {' or '.join(none)} image" if none else "")
 
 
 def _search(found: dict[str, Any] | None) -> Iterator[str]:

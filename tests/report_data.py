@@ -147,7 +147,11 @@ def full_model() -> dict[str, Any]:
     model = plain_model()
     model["metrics"] |= copy.deepcopy(_figures())
     model["data"] |= {
-        "rare_labels": [{"label": "n1", "train": 12}, {"label": "n2", "train": 7}],
+        "validation_leaks": 0,
+        "rare_labels": [
+            {"label": "n1", "train": 12, "validation": 3, "test": 3},
+            {"label": "n2", "train": 700, "validation": 1, "test": 0},
+        ],
         "class_weights": "balanced",
     }
     return model
@@ -193,6 +197,7 @@ def full_findings() -> dict[str, Any]:
         "leaks": [
             {
                 "uri": "test/n0/a.jpg",
+                "part": "test",
                 "how": "near",
                 "images": 7,
                 "repeats": [
@@ -217,7 +222,7 @@ def hostile_model(text: str = HOSTILE) -> dict[str, Any]:
     model["data"] |= {
         "unusable": {text: 1},
         "skipped_files": {text: 1},
-        "rare_labels": [{"label": text, "train": 1}],
+        "rare_labels": [{"label": text, "train": 1, "validation": 0, "test": 0}],
         "class_weights": {text: 1.5},
     }
     metrics["fine_tuning"]["layers"] = text
@@ -251,6 +256,7 @@ def hostile_findings(text: str = HOSTILE) -> dict[str, Any]:
         "leaks": [
             {
                 "uri": text,
+                "part": text,
                 "how": text,
                 "images": 1,
                 "repeats": [{"uri": text, "part": text, "how": text}],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,7 @@ def test_leaks_name_what_is_repeated_and_how() -> None:
     assert json.loads(json.dumps(rows)) == [
         {
             "uri": "a",
+            "part": "test",
             "how": "identical",
             "images": 2,
             "repeats": [
@@ -123,13 +125,70 @@ def test_leaks_name_what_is_repeated_and_how() -> None:
         },
         {
             "uri": "d",
+            "part": "test",
             "how": "group",
             "images": 1,
             "repeats": [{"uri": "e", "part": "train", "how": "group"}],
         },
+        {
+            "uri": "c",
+            "part": "validation",
+            "how": "near",
+            "images": 1,
+            "repeats": [{"uri": "b", "part": "train", "how": "near"}],
+        },
     ]
     short = leaks(list("abcdef"), parts, contents, pictures, groups, most=1)
     assert [row["repeats"] for row in short] == [row["repeats"][:1] for row in rows]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["train", "validation", "test"]), *[st.integers(0, 2)] * 3),
+        max_size=25,
+    ),
+    st.integers(1, 6),
+)
+def test_leaks_are_those_of_brute_force(images: list[tuple[str, int, int, int]], most: int) -> None:
+    parts = [part for part, *_ in images]
+    groups = [group for _, group, _, _ in images]
+    pictures = [3 * group + picture for _, group, picture, _ in images]
+    contents = [str(3 * pictures[i] + images[i][3]) for i in range(len(images))]
+    uris = [f"{i}" for i in range(len(images))]
+    expected = []
+    for part, others in (("test", {"train", "validation"}), ("validation", {"train"})):
+        for i in range(len(images)):
+            ranked = sorted(
+                (0 if contents[i] == contents[j] else 1 if pictures[i] == pictures[j] else 2, uri)
+                for j, uri in enumerate(uris)
+                if parts[i] == part and parts[j] in others and groups[i] == groups[j]
+            )
+            if ranked:
+                expected.append((uris[i], part, len(ranked), ranked[:most]))
+    rows = leaks(uris, parts, contents, np.array(pictures, int), np.array(groups, int), most)
+    hows = ("identical", "near", "group")
+    assert [
+        (
+            row["uri"],
+            row["part"],
+            row["images"],
+            [(hows.index(repeat["how"]), repeat["uri"]) for repeat in row["repeats"]],
+        )
+        for row in rows
+    ] == expected
+    assert all(row["how"] == row["repeats"][0]["how"] for row in rows)
+
+
+def test_leaks_of_a_large_group_are_not_compared_pair_by_pair() -> None:
+    count = 40_000
+    parts = ["test", "train"] * (count // 2)
+    one = np.zeros(count, int)
+    start = time.perf_counter()
+    rows = leaks([f"{i:06}" for i in range(count)], parts, ["a"] * count, one, one)
+    # 400 million pairs took over half a minute.
+    assert time.perf_counter() - start < 10
+    assert len(rows) == count // 2
+    assert {row["images"] for row in rows} == {count // 2}
 
 
 # -- Real photographs --------------------------------------------------------------------------

@@ -125,6 +125,26 @@ def test_manifests(tmp_path: Path, kind: str) -> None:
     assert table["camera"].to_pylist() == ["1", "2", "3", "4"]
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_blank_group_is_none(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"list.{kind}"
+    if kind == "csv":
+        path.write_text('uri,label,group\na,x,\nb,x,"  "\nc,x,3\nd,x,""\n')
+    else:
+        # As pandas writes a column of whole numbers in which some are missing.
+        group = pa.array([None, float("nan"), 3.0, float("nan")], pa.float64())
+        pq.write_table(pa.table({"uri": list("abcd"), "label": ["x"] * 4, "group": group}), path)
+    table = list_labelled(str(path), STORAGE, Counter())
+    assert table["group"].to_pylist() == [None, None, "3", None]
+
+
+def test_a_label_that_is_no_number_is_missing(tmp_path: Path) -> None:
+    table = pa.table({"uri": ["a", "b"], "label": [1.0, float("nan")]})
+    pq.write_table(table, tmp_path / "list.parquet")
+    with pytest.raises(InputError, match="1 rows with no label"):
+        list_labelled(str(tmp_path / "list.parquet"), STORAGE, Counter())
+
+
 def manifest(path: Path, *uris: str) -> list[str]:
     """What a manifest with these URIs lists."""
     pq.write_table(pa.table({"uri": list(uris)}), path)

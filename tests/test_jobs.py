@@ -298,7 +298,10 @@ def train_workers() -> list[int]:
     [
         ({"limit": 4}, r"the split needs 3: .* \(with --limit 4\)"),
         ({"test": "{tmp}/test"}, "label 'other' has no image to train on"),
-        ({"images": "{tmp}/list.csv"}, "label 'n0' has 2 different pictures in 4 images"),
+        (
+            {"images": "{tmp}/list.csv"},
+            "label 'n0' is in 2 groups .4 different pictures in 4 images",
+        ),
     ],
 )
 def test_what_the_listing_tells_is_told_at_once(

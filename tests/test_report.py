@@ -199,6 +199,15 @@ def test_warning_only_with_leaks() -> None:
     assert Page(render_report(model)).table("Test images")[2] == ["without leaks", "-", "-", "-"]
 
 
+def test_copies_of_training_images_in_validation_are_warned_of() -> None:
+    model = plain_model()
+    model["data"]["validation_leaks"] = 7
+    page = Page(render_report(model))
+    assert len(page.all("aside", "warning")) == 1
+    assert "7 of 161 validation images have a duplicate" in page.text
+    assert ["leaks into validation", "7"] in [row for table in page.tables for row in table]
+
+
 def test_hostile_text_stays_text() -> None:
     page = Page(render_report(hostile_model(), hostile_findings()))
     full = Page(render_report(full_model(), full_findings()))
@@ -457,6 +466,15 @@ def test_rare_labels_and_outliers_are_named() -> None:
     page = Page(render_report(model))
     assert "l0 with 0, l1 with 1, " in page.text.replace(" ,", ",")
     assert "and 5 more labels" in page.text
+    assert "(none in" not in page.text
+    model["data"]["rare_labels"] = [
+        {"label": "a", "train": 50, "validation": 0, "test": 0},
+        {"label": "b", "train": 40, "validation": 0, "test": 2},
+        {"label": "c", "train": 30, "validation": 3, "test": 0},
+    ]
+    text = Page(render_report(model)).text.replace(" ,", ",")
+    assert "a with 50 (none in validation or test), b with 40 (none in validation)" in text
+    assert "c with 30 (none in test)" in text
     assert "So are 6.2% of the test images" in page.text
     assert ["class weights", "balanced"] in [row for table in page.tables for row in table]
 
@@ -490,7 +508,7 @@ def test_label_errors_are_a_list_to_act_on() -> None:
 def test_leaks_and_duplicates_are_named_and_counted() -> None:
     findings = full_findings()
     page = Page(render_report(plain_model(), findings))
-    assert "test/n0/a.jpg the same picture as n0/0.jpg in train" in page.text
+    assert "test/n0/a.jpg in test the same picture as n0/0.jpg in train" in page.text
     assert "n0/4.jpg in train and 2 more" in page.text
     assert "the same bytes n0/49.jpg n0/copy-49.jpg" in page.text
     assert "n0/copy-50.jpg" not in page.text
@@ -505,7 +523,7 @@ def test_nothing_found_is_said() -> None:
     page = Page(render_report(empty_model(), empty_findings()))
     assert "None: no image got a wrong label" in page.text
     assert "None. Looked at: 161 images of test." in page.text
-    assert "None: no test image is in train or validation too." in page.text
+    assert "None: no test image is in train or validation too, and no validation" in page.text
     assert "None: there is no test image." in page.text
     assert "more images" not in page.text
     assert not page.all("img")

@@ -1,0 +1,34 @@
+"""What a training says it did."""
+
+from __future__ import annotations
+
+from report_data import full_model
+
+from monkeyray.trained import Trained
+
+
+def summary(**data: object) -> str:
+    model = full_model()
+    model["metrics"] |= {"search": None, "fine_tuning": None, "folds": None, "thresholds": None}
+    model["data"] |= data
+    seconds = {"ray": 1.0, "training": 1.0, "head": 1.0, "features": 1.0}
+    return str(Trained("m", model, 0, seconds))
+
+
+def test_labels_with_few_images_are_named_with_the_parts_that_lack_them() -> None:
+    rows = [
+        {"label": "a", "train": 3, "validation": 1, "test": 1},
+        {"label": "b", "train": 90, "validation": 0, "test": 0},
+        {"label": "c", "train": 80, "validation": 5, "test": 0},
+    ]
+    text = summary(rare_labels=rows)
+    assert (
+        "labels with few images: a (3 to train on), b (90 to train on, no validation or test image)"
+        ", c (80 to train on, no test image); --class-weights" in text
+    )
+    assert "few images" not in summary(rare_labels=[])
+
+
+def test_copies_in_validation_are_told() -> None:
+    assert "4 validation images are also in train" in summary(validation_leaks=4)
+    assert "also in" not in summary(validation_leaks=0)
