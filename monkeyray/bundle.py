@@ -27,17 +27,17 @@ from typing import Any
 import numpy as np
 
 from monkeyray.backbones import BACKBONES, Weights
+from monkeyray.bundle_checks import check_arrays, check_model
 from monkeyray.decode import DECODE_VERSION
 from monkeyray.engine import Network
-from monkeyray.errors import BundleError, ConfigError, MissingError
-from monkeyray.outliers import OutlierModel
+from monkeyray.errors import BundleError, ConfigError, MissingError, TooLargeError
 from monkeyray.runs import fingerprint
 from monkeyray.storage import Storage
 from monkeyray.thresholds import Thresholds
 from monkeyray.uris import join, normalise
 from monkeyray.views import VIEWS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 #: The parts of model.json that decide a score. The model id is their hash.
 _IDENTITY = (
@@ -47,6 +47,9 @@ _IDENTITY = (
 
 #: The arrays of a bundle, a file each.
 _PARTS = ("base", "top", "outliers")
+
+#: No file of a bundle is larger; the largest base has 100 MB.
+_MOST_BYTES = 2**30
 
 _REPORT, _METRICS = "report.html", "metrics.json"
 
@@ -235,7 +238,8 @@ def save_bundle(uri: str, storage: Storage, bundle: Bundle, report: str, metrics
 
 
 def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bundle:
-    """Read a bundle and check every hash but those of the report and the metrics.
+    """Read a bundle and check every hash but those of the report and the metrics, and that its
+    parts fit each other.
 
     `model_id`: the id that is meant, or its first 8 digits or more. Raises BundleError when there
     is no bundle, it is damaged (and which file), of a newer format, or not the one that is meant.
@@ -287,20 +291,25 @@ def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bund
         )
     if str(len(views)) not in model["calibration"]:
         raise BundleError(f"{uri}/model.json is damaged: its views have no calibration")
+    try:
+        check_model(model)
+    except BundleError as error:
+        raise BundleError(f"{uri}/model.json is damaged: {error}") from error
     arrays = {part: _load_weights(uri, storage, model, part) for part in _PARTS}
-    bundle = Bundle(model, arrays["base"], arrays["top"], arrays["outliers"])
-    # Checked here, so that nothing that is damaged comes as far as a worker.
-    OutlierModel.from_arrays(bundle.outliers)
-    for count in model["calibration"]:
-        bundle.calibration(bundle.views[: int(count)])
-    return bundle
+    try:
+        check_arrays(model, **arrays)
+    except BundleError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
+    return Bundle(model, **arrays)
 
 
 def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
     try:
-        model = json.loads(storage.read(join(uri, "model.json")).data)
+        model = json.loads(storage.read(join(uri, "model.json"), _MOST_BYTES).data)
     except MissingError as error:
         raise BundleError(f"no model bundle in {uri}: it has no model.json") from error
+    except TooLargeError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
     except ValueError as error:
         raise BundleError(f"{uri}/model.json is damaged: it is no JSON") from error
     if not isinstance(model, dict):
@@ -317,9 +326,11 @@ def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], part: st
     if len(names) != 1:
         raise BundleError(f"{uri}/model.json is damaged: it names no file for the {part}")
     try:
-        data = storage.read(join(uri, names[0])).data
+        data = storage.read(join(uri, names[0]), _MOST_BYTES).data
     except MissingError as error:
         raise BundleError(f"{uri} is damaged: {names[0]} is missing") from error
+    except TooLargeError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
     if _sha256(data) != expected:
         raise BundleError(f"{uri} is damaged: {names[0]} is not what model.json says it is")
     try:

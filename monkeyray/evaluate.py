@@ -159,7 +159,7 @@ def _of_images(
         probabilities=probabilities,
         listed=len(bundle.labels),
         decisions=decisions,
-        outliers=OutlierModel.from_arrays(bundle.outliers).score(vectors),
+        outliers=OutlierModel.from_arrays(bundle.outliers).score(vectors, len(views)),
     )
     data = count_statuses(Counter(statuses)) | {
         "opened": images.num_rows - features.found,
