@@ -39,6 +39,7 @@ from monkeyray.lease import Lease, hold
 from monkeyray.live import FeatureSource, PixelSource
 from monkeyray.progress import Reporter
 from monkeyray.report import render_report
+from monkeyray.short_names import short_names
 from monkeyray.storage import Storage
 from monkeyray.tracking import Tracking
 from monkeyray.trained import Trained
@@ -284,9 +285,11 @@ def _publish(
             "packages": _packages(),
         },
     )
-    root = normalise(config.images)
-    findings = find(data, found, root)
-    page = render_report(model, with_pictures(findings, data, job.storage, root))
+    test = None if config.test is None else normalise(config.test)
+    called = short_names(data.uris.tolist(), normalise(config.images), test)
+    findings = find(data, found, called)
+    places = dict(zip(called, data.uris.tolist(), strict=True))
+    page = render_report(model, with_pictures(findings, places, job.storage))
     assert network.top is not None
     bundle = Bundle(model, network.base, network.top, outliers)
     lease.check()
