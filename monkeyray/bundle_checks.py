@@ -8,7 +8,9 @@ program that put it together wrongly has hashed that too.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,59 @@ from monkeyray.backbones import BACKBONES, Weights
 from monkeyray.errors import BundleError
 from monkeyray.outliers import OutlierModel
 from monkeyray.thresholds import Thresholds
+
+#: The arrays that decide a score, a file each.
+PARTS = ("base", "top", "outliers")
+
+
+def _is_label(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("label"), str)
+        and isinstance(item.get("name", 0), str | None)
+    )
+
+
+def _is_calibration(item: tuple[Any, Any]) -> bool:
+    views, value = item
+    return (
+        isinstance(views, str)
+        and re.fullmatch("[1-9]", views) is not None
+        and isinstance(value, dict)
+        and isinstance(value.get("temperature"), float)
+        and 0 < value["temperature"] < math.inf
+        and isinstance(value.get("thresholds", 0), dict | None)
+    )
+
+
+#: What the code below, and scoring, rely on. The rest is told by its hash.
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    "model_id": lambda value: isinstance(value, str),
+    "content_sha256": lambda value: isinstance(value, str),
+    "backbone": lambda value: isinstance(value, str),
+    "labels": lambda value: isinstance(value, list) and all(map(_is_label, value)),
+    "head": lambda value: isinstance(value, list) and all(type(x) is int for x in value),
+    "weights": lambda value: (
+        isinstance(value, dict) and all(isinstance(value.get(x), str) for x in PARTS)
+    ),
+    "calibration": lambda value: (
+        isinstance(value, dict) and all(map(_is_calibration, value.items()))
+    ),
+    "preprocessing": lambda value: isinstance(value, dict),
+    "files": lambda value: (
+        isinstance(value, dict)
+        and all(isinstance(x, dict) and isinstance(x.get("sha256"), str) for x in value.values())
+    ),
+}
+
+
+def check_types(model: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Raise BundleError for a model.json without one of `keys`, or with a value of a wrong type."""
+    for key in (*keys, *_TYPES):
+        if key not in model:
+            raise BundleError(f"it has no {key!r}")
+        if key in _TYPES and not _TYPES[key](model[key]):
+            raise BundleError(f"its {key!r} is of a wrong type")
 
 
 def check_model(model: Mapping[str, Any]) -> None:

@@ -33,12 +33,14 @@ from monkeyray.engine import Network
 from monkeyray.features import FeatureCache, Features, weights_hash
 from monkeyray.findings import find, to_json, with_pictures
 from monkeyray.finetune import FineTuneLearner, check_fine_tune
+from monkeyray.fingerprints import thumbnails
 from monkeyray.fit import CachedSource, FitConfig, Source
 from monkeyray.head import TopLearner
 from monkeyray.lease import Lease, hold
 from monkeyray.live import FeatureSource, PixelSource
 from monkeyray.progress import Reporter
 from monkeyray.report import render_report
+from monkeyray.seen import Seen, remember
 from monkeyray.short_names import short_names
 from monkeyray.storage import Storage
 from monkeyray.tracking import Tracking
@@ -294,11 +296,16 @@ def _publish(
     bundle = Bundle(model, network.base, network.top, outliers)
     lease.check()
     figures_json = to_json(model, findings)
-    save_bundle(job.uri, job.storage, bundle, page, figures_json)
+    save_bundle(job.uri, job.storage, bundle, page, figures_json, _remember(data))
     # Those of other options too: under the lease nobody is at work there.
     job.storage.delete_tree(join(job.uri, TRAINING))
     job.tracking.finish(model, {"report.html": page, "metrics.json": figures_json})
     return Trained(job.uri, model, data.data["opened"], seconds)
+
+
+def _remember(data: Dataset) -> Seen:
+    rows = data.table.filter(pa.array(data.names != "test"))
+    return remember(rows["sha256"].to_pylist(), thumbnails(rows["thumbnail"]))
 
 
 def _places(config: TrainConfig, uri: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from monkeyray.backbones import Weights
-from monkeyray.bundle import _IDENTITY, Bundle, describe, load_bundle, save_bundle
+from monkeyray.bundle import _IDENTITY, Bundle, describe, load_bundle, load_seen, save_bundle
 from monkeyray.engine import Network
 from monkeyray.errors import BundleError, ConfigError
 from monkeyray.outliers import fit_outliers
 from monkeyray.runs import fingerprint
+from monkeyray.seen import Seen
 from monkeyray.storage import Storage
 from monkeyray.thresholds import choose_thresholds
 
@@ -361,6 +362,28 @@ def test_what_is_too_large_is_not_read(
         file.truncate(2**40)
     with pytest.raises(BundleError, match=f"{path.name} has {2**40} bytes, the limit is 100000"):
         load(place)
+
+
+def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
+    uri = str(tmp_path / "m")
+    seen = Seen(np.ones((3, 16), np.uint8), np.ones((2, 32, 32), np.uint8))
+    for kept in (seen, Seen(seen.hashes[:1], seen.thumbnails), seen):
+        save_bundle(uri, STORAGE, make(), "", "{}", kept)
+        bundle = load_bundle(uri, STORAGE)
+        assert bundle.model_id == make().model_id
+        assert len(list((tmp_path / "m").glob("seen-*"))) == 1
+        found = load_seen(uri, STORAGE, bundle)
+        assert found is not None
+        np.testing.assert_array_equal(found.hashes, kept.hashes, strict=True)
+        np.testing.assert_array_equal(found.thumbnails, kept.thumbnails, strict=True)
+    path = next((tmp_path / "m").glob("seen-*"))
+    path.write_bytes(path.read_bytes()[:-1])
+    bundle = load_bundle(uri, STORAGE)  # which scoring needs no more of
+    with pytest.raises(BundleError, match=f"{path.name} is not what"):
+        load_seen(uri, STORAGE, bundle)
+    save_bundle(uri, STORAGE, make(), "", "{}")
+    assert not path.exists()
+    assert load_seen(uri, STORAGE, load_bundle(uri, STORAGE)) is None
 
 
 def test_what_is_no_number_is_not_published(tmp_path: Path) -> None:
