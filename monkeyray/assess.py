@@ -73,7 +73,9 @@ def assess(
     scaled = logits[most] / chosen["temperature"]
     probabilities = softmax(scaled)
     outliers = fit_outliers(
-        features[most][parts.train], truth[parts.train], features[most][parts.validation]
+        features[most][parts.train],
+        truth[parts.train],
+        {count: each[parts.validation] for count, each in features.items()},
     )
     unseen = np.ones(len(truth), bool)
     unseen[parts.train] = False
@@ -108,7 +110,7 @@ def assess(
         ],
         "folds": _folds(data, held, most, labels) if data.folds else None,
         "outliers": {
-            "test_above_1": float(np.mean(outliers.score(features[most][its]) > 1))
+            "test_above_1": float(np.mean(outliers.score(features[most][its], most) > 1))
             if len(its) else None
         },
     }  # fmt: skip

@@ -3,6 +3,7 @@
     place/base-….safetensors    weights of the base
     place/top-….safetensors     weights of the new top
     place/outliers-….safetensors  what tells images that show none of the labels
+    place/seen-….safetensors    what tells the images again that it was made with
     place/model.json            what the model is, with the SHA-256 of every file and of itself
     place/report.html           for people
     place/metrics.json          the report's figures, for programs
@@ -11,33 +12,33 @@ They are written in this order, and the weights' names hold their hash, so a bun
 is at every moment the old one or the new one. Scoring needs neither report nor metrics: where a
 training was killed before it had written them, or somebody has edited them, the model is as good as
 ever, so that loading does not look at them. Their hashes in model.json are for whoever wants to
-know.
+know. Nor does it need the images seen, which only an evaluation asks for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from monkeyray.backbones import BACKBONES, Weights
+from monkeyray.bundle_checks import PARTS, check_arrays, check_model, check_types
 from monkeyray.decode import DECODE_VERSION
 from monkeyray.engine import Network
-from monkeyray.errors import BundleError, ConfigError, MissingError
-from monkeyray.outliers import OutlierModel
+from monkeyray.errors import BundleError, ConfigError, MissingError, TooLargeError
 from monkeyray.runs import fingerprint
+from monkeyray.seen import Seen
 from monkeyray.storage import Storage
 from monkeyray.thresholds import Thresholds
 from monkeyray.uris import join, normalise
 from monkeyray.views import VIEWS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 #: The parts of model.json that decide a score. The model id is their hash.
 _IDENTITY = (
@@ -45,51 +46,13 @@ _IDENTITY = (
     "weights", "calibration",
 )  # fmt: skip
 
-#: The arrays of a bundle, a file each.
-_PARTS = ("base", "top", "outliers")
+#: The arrays that decide no score, which are loaded by those who ask for them.
+_SEEN = "seen"
+
+#: No file of a bundle is larger; the largest base has 100 MB.
+_MOST_BYTES = 2**30
 
 _REPORT, _METRICS = "report.html", "metrics.json"
-
-
-def _is_label(item: Any) -> bool:
-    return (
-        isinstance(item, dict)
-        and isinstance(item.get("label"), str)
-        and isinstance(item.get("name", 0), str | None)
-    )
-
-
-def _is_calibration(item: tuple[Any, Any]) -> bool:
-    views, value = item
-    return (
-        isinstance(views, str)
-        and re.fullmatch("[1-9]", views) is not None
-        and isinstance(value, dict)
-        and isinstance(value.get("temperature"), float)
-        and 0 < value["temperature"] < math.inf
-        and isinstance(value.get("thresholds", 0), dict | None)
-    )
-
-
-#: What the code below, and scoring, rely on. The rest is told by its hash.
-_TYPES: dict[str, Callable[[Any], bool]] = {
-    "model_id": lambda value: isinstance(value, str),
-    "content_sha256": lambda value: isinstance(value, str),
-    "backbone": lambda value: isinstance(value, str),
-    "labels": lambda value: isinstance(value, list) and all(map(_is_label, value)),
-    "head": lambda value: isinstance(value, list) and all(type(x) is int for x in value),
-    "weights": lambda value: (
-        isinstance(value, dict) and all(isinstance(value.get(x), str) for x in _PARTS)
-    ),
-    "calibration": lambda value: (
-        isinstance(value, dict) and all(map(_is_calibration, value.items()))
-    ),
-    "preprocessing": lambda value: isinstance(value, dict),
-    "files": lambda value: (
-        isinstance(value, dict)
-        and all(isinstance(x, dict) and isinstance(x.get("sha256"), str) for x in value.values())
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -199,19 +162,29 @@ def describe(
         "feature_width": entry.width,
         "preprocessing": preprocessing(network.backbone, network.views),
         "head": list(network.head),
-        "weights": {part: _sha256(_pack(arrays[part])) for part in _PARTS},
+        "weights": {part: _sha256(_pack(arrays[part])) for part in PARTS},
         "calibration": dict(calibration),
     }
     return {**identity, "model_id": fingerprint(identity), **rest}
 
 
-def save_bundle(uri: str, storage: Storage, bundle: Bundle, report: str, metrics: str) -> None:
+def save_bundle(
+    uri: str,
+    storage: Storage,
+    bundle: Bundle,
+    report: str,
+    metrics: str,
+    seen: Seen | None = None,
+) -> None:
     """Publish a bundle, whole or not at all, in the place of any older one.
 
-    `report`: the page for people; `metrics`: the JSON for programs.
+    `report`: the page for people; `metrics`: the JSON for programs; `seen`: the images that the
+    model was made with, if they are to be known again.
     """
     uri = normalise(uri)
-    packed = {part: _pack(getattr(bundle, part)) for part in _PARTS}
+    packed = {part: _pack(getattr(bundle, part)) for part in PARTS}
+    if seen is not None:
+        packed[_SEEN] = _pack(seen.to_arrays())
     files = {f"{name}-{_sha256(data)[:16]}.safetensors": data for name, data in packed.items()}
     pages = {_REPORT: report.encode(), _METRICS: metrics.encode()}
     try:
@@ -235,7 +208,8 @@ def save_bundle(uri: str, storage: Storage, bundle: Bundle, report: str, metrics
 
 
 def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bundle:
-    """Read a bundle and check every hash but those of the report and the metrics.
+    """Read a bundle and check every hash but those of the report and the metrics, and that its
+    parts fit each other.
 
     `model_id`: the id that is meant, or its first 8 digits or more. Raises BundleError when there
     is no bundle, it is damaged (and which file), of a newer format, or not the one that is meant.
@@ -254,11 +228,10 @@ def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bund
             f"{uri} has the bundle format {version}, this MonkeyRay reads {FORMAT_VERSION}: "
             "install a newer MonkeyRay"
         )
-    for key in (*_IDENTITY, *_TYPES):
-        if key not in model:
-            raise BundleError(f"{uri}/model.json is damaged: it has no {key!r}")
-        if key in _TYPES and not _TYPES[key](model[key]):
-            raise BundleError(f"{uri}/model.json is damaged: its {key!r} is of a wrong type")
+    try:
+        check_types(model, _IDENTITY)
+    except BundleError as error:
+        raise BundleError(f"{uri}/model.json is damaged: {error}") from error
     actual = fingerprint({key: model[key] for key in _IDENTITY})
     if actual != model["model_id"]:
         raise BundleError(
@@ -287,20 +260,25 @@ def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bund
         )
     if str(len(views)) not in model["calibration"]:
         raise BundleError(f"{uri}/model.json is damaged: its views have no calibration")
-    arrays = {part: _load_weights(uri, storage, model, part) for part in _PARTS}
-    bundle = Bundle(model, arrays["base"], arrays["top"], arrays["outliers"])
-    # Checked here, so that nothing that is damaged comes as far as a worker.
-    OutlierModel.from_arrays(bundle.outliers)
-    for count in model["calibration"]:
-        bundle.calibration(bundle.views[: int(count)])
-    return bundle
+    try:
+        check_model(model)
+    except BundleError as error:
+        raise BundleError(f"{uri}/model.json is damaged: {error}") from error
+    arrays = {part: _load_weights(uri, storage, model, part) for part in PARTS}
+    try:
+        check_arrays(model, **arrays)
+    except BundleError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
+    return Bundle(model, **arrays)
 
 
 def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
     try:
-        model = json.loads(storage.read(join(uri, "model.json")).data)
+        model = json.loads(storage.read(join(uri, "model.json"), _MOST_BYTES).data)
     except MissingError as error:
         raise BundleError(f"no model bundle in {uri}: it has no model.json") from error
+    except TooLargeError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
     except ValueError as error:
         raise BundleError(f"{uri}/model.json is damaged: it is no JSON") from error
     if not isinstance(model, dict):
@@ -308,31 +286,50 @@ def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
     return model
 
 
+def load_seen(uri: str, storage: Storage, bundle: Bundle) -> Seen | None:
+    """The images that a bundle, loaded from there, was made with; None where it does not say.
+
+    Raises BundleError where the list is damaged.
+    """
+    uri = normalise(uri)
+    names = [name for name in bundle.model["files"] if _is_ours(name, _SEEN)]
+    if not names:
+        return None
+    expected = bundle.model["files"][names[0]]["sha256"]
+    return Seen.from_arrays(_read_arrays(uri, storage, names[0], expected))
+
+
 def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], part: str) -> Weights:
+    names = [x for x in model["files"] if _is_ours(x, part)]
+    if len(names) != 1:
+        raise BundleError(f"{uri}/model.json is damaged: it names no file for the {part}")
+    return _read_arrays(uri, storage, names[0], model["weights"][part])
+
+
+def _read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weights:
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    expected = model["weights"][part]
-    names = [x for x in model["files"] if _is_ours(x) and x.startswith(f"{part}-")]
-    if len(names) != 1:
-        raise BundleError(f"{uri}/model.json is damaged: it names no file for the {part}")
     try:
-        data = storage.read(join(uri, names[0])).data
+        data = storage.read(join(uri, name), _MOST_BYTES).data
     except MissingError as error:
-        raise BundleError(f"{uri} is damaged: {names[0]} is missing") from error
+        raise BundleError(f"{uri} is damaged: {name} is missing") from error
+    except TooLargeError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
     if _sha256(data) != expected:
-        raise BundleError(f"{uri} is damaged: {names[0]} is not what model.json says it is")
+        raise BundleError(f"{uri} is damaged: {name} is not what model.json says it is")
     try:
         weights: Weights = load(data)
     except SafetensorError as error:
-        raise BundleError(f"{uri} is damaged: {names[0]} holds no weights: {error}") from error
+        raise BundleError(f"{uri} is damaged: {name} holds no weights: {error}") from error
     return weights
 
 
-def _is_ours(name: object) -> bool:
+def _is_ours(name: object, *parts: str) -> bool:
     # A name out of a stranger's model.json must not lead elsewhere, nor delete what is not ours.
+    either = "|".join(parts or (*PARTS, _SEEN))
     return isinstance(name, str) and bool(
-        re.fullmatch(r"(base|top|outliers)-[0-9a-f]{16}\.safetensors", name)
+        re.fullmatch(rf"({either})-[0-9a-f]{{16}}\.safetensors", name)
     )
 
 

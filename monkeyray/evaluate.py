@@ -3,7 +3,8 @@ labels. Figures go to metrics.json.
 
 Images whose label the model does not know are left out of the figures, as no answer of the model
 could be right, and they are counted and named: what the thresholds accept of them all the same
-counts against the model in the field.
+counts against the model in the field. Images that the model was made with are counted and named
+too, and the figures are given with and without them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.bundle import Bundle, load_bundle
+from monkeyray.bundle import Bundle, load_bundle, load_seen
 from monkeyray.cluster import (
     check_relative,
     check_shared,
@@ -38,9 +39,11 @@ from monkeyray.evaluation import (
     describe_unknown,
     find_label_errors,
     measure,
+    measure_new,
 )
 from monkeyray.evaluation_summary import some, summarise
 from monkeyray.features import FeatureCache, Features
+from monkeyray.fingerprints import thumbnails
 from monkeyray.head import top_logits
 from monkeyray.images import list_labelled
 from monkeyray.labelled_predictions import join_labels
@@ -49,6 +52,7 @@ from monkeyray.metrics import softmax
 from monkeyray.outliers import OutlierModel
 from monkeyray.predictions import SCORED
 from monkeyray.progress import Reporter
+from monkeyray.seen import Seen, describe_seen
 from monkeyray.storage import Storage
 from monkeyray.thresholds import decide
 from monkeyray.uris import join, normalise
@@ -89,7 +93,8 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         else:
             assert config.predictions is not None
             assert config.labels is not None
-            found = join_labels(storage, bundle, config.predictions, config.labels)
+            seen = _load_seen(config, storage, bundle)
+            found = join_labels(storage, bundle, config.predictions, config.labels, seen)
         content = _content(config, found)
         lease.check()
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -113,8 +118,9 @@ def _content(config: EvaluateConfig, found: Found) -> dict[str, Any]:
         )
     known = answers.only(is_known)
     suspects = find_label_errors(known)
+    seen = describe_seen(known.seen, known.uris.tolist(), found.compared)
     start = join(found.root, "")
-    for each in suspects:
+    for each in (*suspects, *seen["uris"]):
         each["uri"] = each["uri"].removeprefix(start)
     return {
         "model_id": found.model_id,
@@ -127,7 +133,9 @@ def _content(config: EvaluateConfig, found: Found) -> dict[str, Any]:
         "views": list(found.views),
         "data": found.data,
         "unknown_labels": describe_unknown(answers.only(~is_known)),
+        "seen": seen,
         "metrics": measure(known, found.target),
+        "metrics_without_seen": measure_new(known, found.target),
         "findings": {"label_errors": suspects},
     }
 
@@ -152,6 +160,13 @@ def _of_images(
         best = probabilities.argmax(axis=1)
         decisions = decide(probabilities.max(axis=1), best, calibration.thresholds)
         target = calibration.thresholds.target
+    seen, known, compared = _load_seen(config, storage, bundle), None, 0.0
+    rows = features.table.filter(pa.array(scored))
+    if seen is not None:
+        pictures = None
+        if seen.is_affordable(rows.num_rows):
+            pictures, compared = thumbnails(rows["thumbnail"]), seen.share
+        known = seen.find(rows["sha256"].to_pylist(), pictures)
     answers = Answers(
         labels=bundle.labels,
         uris=np.array(images["uri"].to_pylist(), dtype=object)[scored],
@@ -159,13 +174,21 @@ def _of_images(
         probabilities=probabilities,
         listed=len(bundle.labels),
         decisions=decisions,
-        outliers=OutlierModel.from_arrays(bundle.outliers).score(vectors),
+        outliers=OutlierModel.from_arrays(bundle.outliers).score(vectors, len(views)),
+        seen=known,
     )
     data = count_statuses(Counter(statuses)) | {
         "opened": images.num_rows - features.found,
         "skipped_files": {why: number for why, number in skipped.items() if number},
     }
-    return Found(answers, target, bundle.model_id, views, normalise(place), data)
+    return Found(answers, target, bundle.model_id, views, normalise(place), data, compared)
+
+
+def _load_seen(config: EvaluateConfig, storage: Storage, bundle: Bundle | None) -> Seen | None:
+    if bundle is None:
+        return None
+    assert config.model is not None
+    return load_seen(config.model, storage, bundle)
 
 
 def _embed(

@@ -16,6 +16,7 @@ from monkeyray.calibration import BINS, ece_interval, expected_calibration_error
 from monkeyray.label_errors import label_errors
 from monkeyray.metrics import evaluate, wilson
 from monkeyray.predictions import SCORED
+from monkeyray.seen import NEW
 from monkeyray.thresholds import ACCEPTED, coverage_curve
 
 Array = np.ndarray[Any, Any]
@@ -28,7 +29,8 @@ class Answers:
     `labels`: those that the model knows. `uris` and `given`: str (n,), where the given label may be
     one that it does not know. `probabilities`: float32 (n, labels), of which each image has the
     `listed` largest, and 0 for the rest. `decisions`: str (n,) of thresholds.decide, None without
-    thresholds. `outliers`: float32 (n,), as OutlierModel.score has them.
+    thresholds. `outliers`: float32 (n,), as OutlierModel.score has them. `seen`: str (n,), as
+    Seen.find has them, None where it is not known what the model was made with.
     """
 
     labels: list[str]
@@ -38,6 +40,7 @@ class Answers:
     listed: int
     decisions: Array | None
     outliers: Array
+    seen: Array | None = None
 
     def only(self, rows: Array) -> Answers:
         """Some of the images, by a bool mask or by index."""
@@ -49,6 +52,7 @@ class Answers:
             self.listed,
             None if self.decisions is None else self.decisions[rows],
             self.outliers[rows],
+            None if self.seen is None else self.seen[rows],
         )
 
     def known(self) -> Array:
@@ -64,7 +68,8 @@ class Answers:
 @dataclass(frozen=True)
 class Found:
     """What there is to measure. `target`: the precision that the thresholds promised, where that is
-    known; `root`: below it, URIs are told relative to it; `data`: counts."""
+    known; `root`: below it, URIs are told relative to it; `data`: counts; `compared`: with what
+    share of the pictures that the model was made with these were compared."""
 
     answers: Answers
     target: float | None
@@ -72,6 +77,7 @@ class Found:
     views: tuple[str, ...]
     root: str
     data: dict[str, Any]
+    compared: float = 0.0
 
 
 def measure(answers: Answers, target: float | None) -> dict[str, Any]:
@@ -124,6 +130,15 @@ def describe_unknown(answers: Answers) -> dict[str, Any] | None:
         "above_1": _share(answers.outliers > 1),
         "accepted": accepted,
     }
+
+
+def measure_new(answers: Answers, target: float | None) -> dict[str, Any] | None:
+    """The figures of `measure` without the images that the model was made with; None where there
+    are none of those, or no others, or it is not known."""
+    if answers.seen is None:
+        return None
+    new = answers.seen == NEW
+    return measure(answers.only(new), target) if new.any() and not new.all() else None
 
 
 def find_label_errors(answers: Answers) -> list[dict[str, Any]]:

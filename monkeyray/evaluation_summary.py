@@ -10,7 +10,11 @@ _MOST = 8
 
 def summarise(content: dict[str, Any]) -> list[str]:
     """The lines for the content of an evaluation's metrics.json."""
-    lines = [*_lines_of_data(content), *_lines_of_metrics(content["metrics"])]
+    lines = [
+        *_lines_of_data(content),
+        *_lines_of_metrics(content["metrics"]),
+        *_lines_of_seen(content),
+    ]
     suspects = content["findings"]["label_errors"]
     if suspects:
         lines.append(f"{len(suspects)} labels may be wrong, the least believed first:")
@@ -77,6 +81,28 @@ def _lines_of_metrics(metrics: dict[str, Any]) -> list[str]:
         )
     above = _percent(metrics["outliers"]["above_1"])
     return [*lines, f"outlier score above 1: {above}; of images like the training's it is 5%"]
+
+
+def _lines_of_seen(content: dict[str, Any]) -> list[str]:
+    seen, rest = content["seen"], content["metrics_without_seen"]
+    if seen["images"] is None:
+        return ["not known: whether the model was trained on any of the images"]
+    how = ""
+    if not seen["compared"]:
+        how = " (only the same bytes were looked for)"
+    elif seen["compared"] < 1:
+        how = f" (pictures were compared with {_percent(seen['compared'])} of those it has seen)"
+    if not seen["images"]:
+        return [f"the model was trained on none of the images{how}"]
+    names = some([each["uri"] for each in seen["uris"]])
+    lines = [
+        f"WARNING: the model was trained on {seen['images']} of these images, or on the same "
+        f"pictures{how}: {names}"
+    ]
+    if rest is None:
+        return [*lines, "  there are no others, so that these figures say nothing of new images"]
+    accuracy = f"accuracy {rest['accuracy']:.4f} {_interval(rest['accuracy_interval'])}"
+    return [*lines, f"  without them: {accuracy} on {rest['images']} images"]
 
 
 def _lines_of_confusion(confusion: list[list[int]], labels: list[str]) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,7 +15,6 @@ from monkeyray.duplicates import leaks
 from monkeyray.errors import DecodeError, ObjectError
 from monkeyray.gallery import least_certain, thumbnail, worst_mistakes
 from monkeyray.storage import Storage
-from monkeyray.uris import join
 
 Array = np.ndarray[Any, Any]
 
@@ -25,9 +24,8 @@ _SHOWN = 48
 _THREADS = 8
 
 
-def find(data: Dataset, found: Assessment, root: str) -> dict[str, Any]:
-    """The findings in JSON's types; URIs below `root` are relative to it."""
-    names = _names(data, root)
+def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, Any]:
+    """The findings in JSON's types, in which images have these names for URIs, all different."""
     truth, unseen = data.parts.truth, np.flatnonzero(found.unseen)
     contents = data.table["sha256"].to_pylist()
 
@@ -65,11 +63,10 @@ def find(data: Dataset, found: Assessment, root: str) -> dict[str, Any]:
 
 
 def with_pictures(
-    findings: Mapping[str, Any], data: Dataset, storage: Storage, root: str
+    findings: Mapping[str, Any], places: Mapping[str, str], storage: Storage
 ) -> dict[str, Any]:
     """The findings with a `thumbnail`, None where there can be none, for each image that a page
-    shows."""
-    places = dict(zip(_names(data, root), data.uris, strict=True))
+    shows. `places`: each image's URI by its name."""
     shown = {
         "label_errors": findings["label_errors"][:_SHOWN],
         "mistakes": findings["mistakes"],
@@ -81,11 +78,6 @@ def with_pictures(
         name: [row | {"thumbnail": pictures.get(row["uri"])} for row in findings[name]]
         for name in shown
     }
-
-
-def _names(data: Dataset, root: str) -> list[str]:
-    start = join(root, "")
-    return [uri.removeprefix(start) for uri in data.uris]
 
 
 def _pictures(uris: Iterable[str], read: Callable[[str], bytes]) -> dict[str, str | None]:
@@ -100,7 +92,7 @@ def _pictures(uris: Iterable[str], read: Callable[[str], bytes]) -> dict[str, st
         return dict(zip(ordered, pool.map(picture, ordered), strict=True))
 
 
-def _duplicates(names: list[str], contents: list[str], pictures: Array) -> list[dict[str, Any]]:
+def _duplicates(names: Sequence[str], contents: list[str], pictures: Array) -> list[dict[str, Any]]:
     """The files of each picture that has several, and whether all of them are the same bytes."""
     members: dict[int, list[int]] = {}
     for image, picture in enumerate(pictures.tolist()):

@@ -17,17 +17,21 @@ from monkeyray.evaluation_summary import some
 from monkeyray.images import is_manifest, list_labelled
 from monkeyray.predictions import SCHEMA_VERSION, SCORED
 from monkeyray.runs import Run, read_finished
+from monkeyray.seen import Seen
 from monkeyray.storage import Storage
 from monkeyray.uris import normalise
 
-_COLUMNS = ["uri", "status", "decision", "ood_score", "top_k"]
+_COLUMNS = ["uri", "status", "decision", "ood_score", "top_k", "sha256"]
 
 
-def join_labels(storage: Storage, bundle: Bundle | None, place: str, labels: str) -> Found:
+def join_labels(
+    storage: Storage, bundle: Bundle | None, place: str, labels: str, images: Seen | None = None
+) -> Found:
     """The answers in finished predictions for the images of a table with the columns uri and label.
 
     They are joined on the URI as a manifest's are understood. Without the `bundle` that made the
-    predictions, the labels it knows are those that the rows have. Raises InputError for predictions
+    predictions, the labels it knows are those that the rows have. `images`: those that the bundle
+    was made with, of which the same bytes are known again. Raises InputError for predictions
     of another bundle, no image in common, or labels of which the rows do not tell whether the model
     knows them.
     """
@@ -69,6 +73,7 @@ def join_labels(storage: Storage, bundle: Bundle | None, place: str, labels: str
         listed=was["top_k"],
         decisions=None if decisions.null_count else np.array(decisions.to_pylist(), dtype=object),
         outliers=rows["ood_score"].to_numpy(),
+        seen=None if images is None else images.find(rows["sha256"].to_pylist(), None),
     )
     views, target = tuple(was["views"]), None
     if bundle is not None and was["threshold"] is None:
@@ -88,6 +93,7 @@ _NO_ROWS = pa.schema(
         ("decision", pa.string()),
         ("ood_score", pa.float32()),
         ("top_k", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))),
+        ("sha256", pa.string()),
         ("given", pa.string()),
     ]
 ).empty_table()

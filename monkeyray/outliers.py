@@ -17,8 +17,9 @@ the hardest, where the largest softmax had 0.95 and 0.86, and the neighbours alo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,23 +39,28 @@ MOST_IMAGES = 20_000
 
 _ROWS = 2048
 
+#: The arrays of a model that serve any number of views, and how the names of the others begin.
+_SHARED, _WEIGHTS = ("bank", "directions", "means"), "weights-"
+
 
 @dataclass(frozen=True)
 class OutlierModel:
     """What a score needs, all float32, of feature vectors that are `width` long.
 
     `bank`: (m, width) training images, each of length 1; `directions`: (width, c) and `means`:
-    (labels, c) in them; `weights`: (3,) of the squared distance to a mean, of the distance to the
-    neighbours, and a constant.
+    (labels, c) in them; `weights`: by the number of views that features are averaged over, (3,) of
+    the squared distance to a mean, of the distance to the neighbours, and a constant. The fewer
+    views, the farther an image lies from the means, so that each number has a scale of its own.
     """
 
     bank: Array
     directions: Array
     means: Array
-    weights: Array
+    weights: Mapping[int, Array]
 
-    def score(self, features: Array) -> Array:
-        """How untypical images are, float32 (n,), from their features (n, width).
+    def score(self, features: Array, views: int) -> Array:
+        """How untypical images are, float32 (n,), from their features (n, width), each the mean of
+        so many views. `views` has to be one of the numbers in `weights`.
 
         0 is the median of known images that the model was not fitted on, and 1 their 95th
         percentile: above 1 an image is less typical than 95% of known ones. There is no upper
@@ -65,46 +71,60 @@ class OutlierModel:
             for start in range(0, len(features), _ROWS)
         ]
         to_mean, to_bank = np.concatenate([np.empty((2, 0)), *parts], axis=1)
-        a, b, c = self.weights.astype(np.float64)
+        a, b, c = self.weights[views].astype(np.float64)
         return np.asarray(a * to_mean + b * to_bank + c, np.float32)
 
     def to_arrays(self) -> dict[str, Array]:
-        """The arrays by name, for a safetensors file."""
-        return {name: getattr(self, name) for name in ("bank", "directions", "means", "weights")}
+        """The arrays by name, for a safetensors file: the weights of two views are weights-2."""
+        scales = {f"{_WEIGHTS}{views}": array for views, array in self.weights.items()}
+        return {name: getattr(self, name) for name in _SHARED} | scales
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array]) -> OutlierModel:
         """The model of `to_arrays`. Raises BundleError where the arrays cannot be one."""
         try:
-            model = cls(*(arrays[x] for x in ("bank", "directions", "means", "weights")))
+            bank, directions, means = (arrays[name] for name in _SHARED)
         except KeyError as error:
             raise BundleError(f"the outlier model is damaged: it has no array {error}") from error
-        shapes = [array.shape for array in model.to_arrays().values()]
-        fits = [len(shape) for shape in shapes] == [2, 2, 2, 1] and (
-            model.bank.shape[1] == model.directions.shape[0]
-            and model.directions.shape[1] == model.means.shape[1]
-            and model.weights.shape == (3,)
-            and min(len(model.bank), len(model.means)) > 0
+        weights = {}
+        for name, array in arrays.items():
+            if name not in _SHARED:
+                if not re.fullmatch(f"{_WEIGHTS}[1-9]", name):
+                    raise BundleError(f"the outlier model is damaged: it has an array {name!r}")
+                weights[int(name.removeprefix(_WEIGHTS))] = array
+        for name, array in arrays.items():
+            if array.dtype != np.float32 or not np.isfinite(array).all():
+                raise BundleError(
+                    f"the outlier model is damaged: its {name} are {array.dtype}, and have to be "
+                    "finite float32"
+                )
+        shapes = {name: array.shape for name, array in arrays.items()}
+        fits = [array.ndim for array in (bank, directions, means)] == [2, 2, 2] and (
+            bank.shape[1] == directions.shape[0]
+            and directions.shape[1] == means.shape[1]
+            and {array.shape for array in weights.values()} == {(3,)}
+            and min(len(bank), len(means)) > 0
         )
         if not fits:
             raise BundleError(f"the outlier model is damaged: its shapes {shapes} do not fit")
-        return model
+        return cls(bank, directions, means, weights)
 
 
 def fit_outliers(
-    features: Array, truth: Array, validation_features: Array, *, seed: int = 0
+    features: Array, truth: Array, validation: Mapping[int, Array], *, seed: int = 0
 ) -> OutlierModel:
-    """Learn what is typical from training images, and the scale from validation images.
+    """Learn what is typical from training images, and the scales from validation images.
 
     `features`: (n, width) of training images, `truth`: their int label indices (n,);
-    `validation_features`: (v, width) of other images of the same labels. `seed` draws the images
-    that are kept, as many of each label as there is room for. Raises InputError for less than two
-    training images or no validation image.
+    `validation`: by the number of views averaged over, the features (v, width) of other images of
+    the same labels. `seed` draws the images that are kept, as many of each label as there is room
+    for. Raises InputError for less than two training images or no validation image.
     """
-    if len(features) < 2 or not len(validation_features):
+    fewest = min(map(len, validation.values()), default=0)
+    if len(features) < 2 or not fewest:
         raise InputError(
-            f"{len(features)} training and {len(validation_features)} validation images: an "
-            "outlier model needs at least two and one"
+            f"{len(features)} training and {fewest} validation images: an outlier model needs at "
+            "least two and one"
         )
     order = _balanced(truth, seed)
     used = order[:MOST_IMAGES]
@@ -115,14 +135,19 @@ def fit_outliers(
         bank=vectors[:room].astype(np.float32),
         directions=directions.astype(np.float32),
         means=means.astype(np.float32),
-        weights=np.zeros(3, np.float32),
+        weights={},
     )
-    distances = np.stack(_distances(raw, validation_features))
+    return replace(raw, weights={views: _scale(raw, each) for views, each in validation.items()})
+
+
+def _scale(model: OutlierModel, features: Array) -> Array:
+    """The weights with which the median of images scores 0 and their 95th percentile 1."""
+    distances = np.stack(_distances(model, features))
     spread = [_spread(row) for row in distances]
     total = sum(row / one for row, one in zip(distances, spread, strict=True))
     scale = _spread(total)
     weights = [1 / (spread[0] * scale), 1 / (spread[1] * scale), -np.median(total) / scale]
-    return OutlierModel(raw.bank, raw.directions, raw.means, np.array(weights, np.float32))
+    return np.array(weights, np.float32)
 
 
 def _distances(model: OutlierModel, features: Array) -> tuple[Array, Array]:

@@ -121,7 +121,7 @@ class Judge:
             "label": self._labels[first].tolist(),
             "score": scores.tolist(),
             "decision": self._decide(scores, first),
-            "ood_score": self._outliers.score(features).tolist(),
+            "ood_score": self._outliers.score(features, len(options.views)).tolist(),
             "top_k": [
                 [{"label": self._labels[i], "score": row[i]} for i in best]
                 for best, row in zip(order, probabilities, strict=True)

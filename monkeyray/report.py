@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ _DASH = "\N{EN DASH}"
 
 #: So much of a finding is shown; all of it is in metrics.json.
 _LABEL_ERRORS, _GROUPS, _OF_A_GROUP, _RARE = 100, 50, 10, 20
+
+#: So many trials of a search are shown, the best ones.
+_TRIALS = 10
 
 
 def _percent(share: float | None) -> str:
@@ -104,11 +108,31 @@ def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None =
         commonest=max(totals) / sum(totals) if any(totals) else None,
         mixups=_mixups(metrics["test"]["confusion"]),
         charts=_charts(metrics),
+        search=_search(metrics.get("search")),
         most={
             "label_errors": _LABEL_ERRORS, "groups": _GROUPS, "of_a_group": _OF_A_GROUP,
             "rare": _RARE,
         },
     )  # fmt: skip
+
+
+def _search(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A search with the `chosen` trial, the best ones as `shown` and how many `ends` of each kind
+    there were."""
+    if found is None:
+        return None
+    trials = found["trials"]
+
+    def place(trial: Mapping[str, Any]) -> tuple[bool, bool, float]:
+        # A trial that was stopped has a loss too, and one that failed has none.
+        loss = trial["validation_loss"]
+        return trial["trial"] != found["best"], loss is None, loss or 0.0
+
+    return dict(found) | {
+        "chosen": next(trial for trial in trials if trial["trial"] == found["best"]),
+        "shown": sorted(trials, key=place)[:_TRIALS],
+        "ends": Counter(trial["ended"] for trial in trials),
+    }
 
 
 def _charts(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from monkeyray.errors import InputError
 from monkeyray.features import FeatureCache, Features, unusable, weights_hash
 from monkeyray.findings import find, to_json, with_pictures
 from monkeyray.finetune import FineTuneLearner, check_fine_tune
+from monkeyray.fingerprints import thumbnails
 from monkeyray.fit import CachedSource, FitConfig, Source
 from monkeyray.head import TopLearner
 from monkeyray.lease import Lease, hold
@@ -41,6 +42,8 @@ from monkeyray.live import FeatureSource, PixelSource
 from monkeyray.progress import Reporter
 from monkeyray.report import render_report
 from monkeyray.runs import fingerprint
+from monkeyray.seen import Seen, remember
+from monkeyray.short_names import short_names
 from monkeyray.storage import Storage
 from monkeyray.tracking import Tracking
 from monkeyray.trained import Trained
@@ -296,18 +299,25 @@ def _publish(
             "packages": _packages(),
         },
     )
-    root = normalise(config.images)
-    findings = find(data, found, root)
-    page = render_report(model, with_pictures(findings, data, job.storage, root))
+    test = None if config.test is None else normalise(config.test)
+    called = short_names(data.uris.tolist(), normalise(config.images), test)
+    findings = find(data, found, called)
+    places = dict(zip(called, data.uris.tolist(), strict=True))
+    page = render_report(model, with_pictures(findings, places, job.storage))
     assert network.top is not None
     bundle = Bundle(model, network.base, network.top, outliers)
     lease.check()
     figures_json = to_json(model, findings)
-    save_bundle(job.uri, job.storage, bundle, page, figures_json)
+    save_bundle(job.uri, job.storage, bundle, page, figures_json, _remember(data))
     # Those of other options too: under the lease nobody is at work there.
     job.storage.delete_tree(join(job.uri, TRAINING))
     job.tracking.finish(model, {"report.html": page, "metrics.json": figures_json})
     return Trained(job.uri, model, data.data["opened"], seconds)
+
+
+def _remember(data: Dataset) -> Seen:
+    rows = data.table.filter(pa.array(data.names != "test"))
+    return remember(rows["sha256"].to_pylist(), thumbnails(rows["thumbnail"]))
 
 
 def _places(config: TrainConfig, uri: str) -> tuple[dict[str, str], dict[str, str]]:

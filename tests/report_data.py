@@ -139,7 +139,38 @@ def _figures() -> dict[str, Any]:
             ],
         },
         "outliers": {"test_above_1": 0.062},
+        "search": _search(),
     }
+
+
+def _search() -> dict[str, Any]:
+    """Of 14 trials, of which the last but two is the best, as `tune` tells them."""
+    trials = [
+        {
+            "trial": number,
+            "head": ("linear", "512", "1024,512")[number % 3],
+            "learning_rate": 0.00123,
+            "l2": 4.5e-06,
+            "top_seed": 7,
+            "ended": ("finished", "stopped")[number % 2],
+            "epochs": 5 + number,
+            "best_epoch": 4,
+            "validation_loss": 0.5 - number / 50,
+            "validation_accuracy": 0.9,
+            "seconds": 1.5,
+            "error": None,
+        }
+        for number in range(12)
+    ]
+    nothing = dict.fromkeys(("best_epoch", "validation_loss", "validation_accuracy"))
+    trials += [
+        trials[0] | nothing | {"trial": 12, "ended": "diverged", "epochs": 0, "error": "too fast"},
+        trials[1] | nothing | {"trial": 13, "ended": "failed", "epochs": 0, "error": "OSError"},
+    ]
+    return {
+        "best": 11, "seconds": 20.5, "heads": ["linear", "512", "1024,512"],
+        "learning_rate_range": [1e-4, 1e-2], "l2_range": [1e-7, 1e-3], "trials": trials,
+    }  # fmt: skip
 
 
 def full_model() -> dict[str, Any]:
@@ -226,6 +257,7 @@ def hostile_model(text: str = HOSTILE) -> dict[str, Any]:
         "class_weights": {text: 1.5},
     }
     metrics["fine_tuning"]["layers"] = text
+    metrics["search"]["trials"][11] |= {"head": text, "ended": text}
     model["training"] = {text: text}
     model["packages"] = {text: [text]}
     model["preprocessing"] = {text: text}
@@ -285,6 +317,7 @@ def empty_model() -> dict[str, Any]:
         "folds": None,
         "fine_tuning": None,
         "outliers": {"test_above_1": None},
+        "search": None,
     }
     model["data"] |= {"rare_labels": [], "class_weights": None}
     return model

@@ -87,7 +87,10 @@ def test_figures_are_the_tests_and_json(vectors: Any) -> None:
     assert metrics["thresholds"]["test"]["coverage"] > 0.3
     assert metrics["coverage"][-1]["coverage"] == 1
     assert 0 <= metrics["outliers"]["test_above_1"] < 0.15
-    assert found.outliers.score(np.full((1, 6), -9, np.float32))[0] > 1
+    assert found.outliers.score(np.full((1, 6), -9, np.float32), 2)[0] > 1
+    for views in (1, 2):
+        scores = found.outliers.score(vectors[data.parts.test, :views].mean(axis=1), views)
+        assert 0 <= np.mean(scores > 1) < 0.15
     np.testing.assert_array_equal(found.unseen, data.names != "train")
 
 

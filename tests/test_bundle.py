@@ -2,32 +2,53 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from monkeyray.bundle import _IDENTITY, Bundle, describe, load_bundle, save_bundle
+from monkeyray.backbones import Weights
+from monkeyray.bundle import _IDENTITY, Bundle, describe, load_bundle, load_seen, save_bundle
 from monkeyray.engine import Network
 from monkeyray.errors import BundleError, ConfigError
 from monkeyray.outliers import fit_outliers
 from monkeyray.runs import fingerprint
+from monkeyray.seen import Seen
 from monkeyray.storage import Storage
 from monkeyray.thresholds import choose_thresholds
 
 STORAGE = Storage()
 
 
-def make(top: float = 0.5, **rest: Any) -> Bundle:
+#: Of MobileNet's features.
+WIDTH = 1024
+
+
+@functools.cache
+def outliers() -> Weights:
+    few = np.eye(4, WIDTH, dtype=np.float32)
+    return fit_outliers(few, np.arange(4) % 2, {1: few + 0.1, 2: few + 0.1}).to_arrays()
+
+
+def make(top: float = 0.5, changed: Mapping[str, Any] | None = None, **rest: Any) -> Bundle:
+    """A bundle; `changed` takes the place of its `base`, `top`, `outliers` or `labels`."""
     base = {"0000/conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T}
-    weights = {"0000/dense_0/kernel": np.full((4, 2), top, np.float32)}
-    network = Network("mobilenet", base, ("middle", "middle-mirrored"), weights, (), 2)
-    outliers = fit_outliers(np.eye(4, dtype=np.float32), np.arange(4) % 2, np.eye(4) + 0.1)
+    weights = {
+        "0000/dense_0/kernel": np.full((WIDTH, 2), top, np.float32),
+        "0001/dense_0/bias": np.zeros(2, np.float32),
+    }
+    parts: dict[str, Any] = {"base": base, "top": weights, "outliers": outliers()} | dict(
+        changed or {}
+    )
+    network = Network(
+        "mobilenet", parts["base"], ("middle", "middle-mirrored"), parts["top"], (), 2
+    )
     chosen = choose_thresholds(np.ones(80), np.zeros(80, int), np.zeros(80, int), ["n0", "n5"], 0.9)
     model = describe(
         network,
@@ -35,14 +56,14 @@ def make(top: float = 0.5, **rest: Any) -> Bundle:
             {"index": 0, "label": "n0", "name": "mantled_howler"},
             {"index": 1, "label": "n5", "name": None},
         ],
-        outliers=outliers.to_arrays(),
+        outliers=parts["outliers"],
         calibration={
             "1": {"temperature": 1.5, "thresholds": None},
             "2": {"temperature": 2.5, "thresholds": chosen.to_json()},
         },
         rest={"metrics": {"accuracy": 0.1 + 0.2, "counts": (1, 2), "by": {3: "x"}}, **rest},
     )
-    return Bundle(model, base, weights, outliers.to_arrays())
+    return Bundle(model, parts["base"], parts["top"], parts["outliers"])
 
 
 @pytest.fixture
@@ -195,8 +216,8 @@ def test_names_lead_nowhere_else(place: Path, name: str) -> None:
 
 def test_versions(place: Path) -> None:
     for version, words in (
-        (3, "newer MonkeyRay"),
-        (1, "train it again"),
+        (4, "newer MonkeyRay"),
+        (2, "train it again"),
         (0, "no format version"),
         ("1", "no format"),
     ):
@@ -250,6 +271,119 @@ def test_damaged_thresholds_are_told(place: Path, thresholds: dict[str, Any]) ->
     edit(place, change, sign=True)
     with pytest.raises(BundleError, match="thresholds are damaged"):
         load(place)
+
+
+def _thresholds(model: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = model["calibration"]["2"]["thresholds"]["per_label"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m["labels"].pop(), "it has 1 labels"),
+        (lambda m: m["labels"][1].update(label="n0"), "the label 'n0' more than once"),
+        (lambda m: m["labels"].reverse(), "not in the order of their index"),
+        (lambda m: _thresholds(m).pop(), "are of the labels n0, and the model's are n0, n5"),
+        (lambda m: _thresholds(m).reverse(), "are of the labels n5, n0, and"),
+        (lambda m: _thresholds(m).append(_thresholds(m)[0]), "are of the labels n0, n5, n0, and"),
+        (lambda m: _thresholds(m)[0].update(label="n7"), "are of the labels n7, n5, and"),
+        (lambda m: _thresholds(m)[0].update(threshold=1.5), "a threshold for 2 views is 1.5"),
+        (lambda m: _thresholds(m)[0].update(threshold=float("nan")), "is nan, and not from"),
+        (lambda m: m.update(feature_width=512), "feature_width is 512, and .* 1024"),
+        (lambda m: m.update(input_size=32), "input_size is 32, and .* 224"),
+        (lambda m: m.update(head=[0]), r"head is \[0\]"),
+        (lambda m: m.update(head=[16]), r"shapes \[\(1024, 2\).* ask for \[\(1024, 16\)"),
+        (lambda m: m["calibration"].update({"4": m["calibration"]["1"]}), "for 4 views, and has 2"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(
+    place: Path, change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    edit(place, change, sign=True)
+    with pytest.raises(BundleError, match=words):
+        load(place)
+
+
+ARRAYS = {part: getattr(make(), part) for part in ("base", "top", "outliers")}
+KERNEL, BIAS = sorted(ARRAYS["top"])
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("top", {KERNEL: np.zeros((WIDTH, 3), np.float32)}, r"\(1024, 3\).* ask for"),
+        ("top", {KERNEL: np.zeros((WIDTH - 1, 2), np.float32)}, r"\(1023, 2\).* ask for"),
+        ("top", {BIAS: np.zeros(3, np.float32)}, r"\(3,\)\]; head and labels ask for"),
+        ("top", {"0002/x": np.zeros(2, np.float32)}, "ask for"),
+        ("top", {BIAS: np.zeros(2, np.int32)}, "its top has int32 in 0001/dense_0/bias"),
+        ("top", {BIAS: np.array([0, np.nan], np.float32)}, "its top has numbers .* not finite"),
+        ("base", {"0000/conv/kernel": np.zeros(3, np.int8)}, "its base has int8"),
+        ("base", {"0000/conv/kernel": np.array([np.inf])}, "its base has numbers .* not finite"),
+        ("outliers", {"bank": np.zeros((4, WIDTH), np.int32)}, "its bank are int32"),
+        ("outliers", {"means": np.zeros((2, 9), np.float32)}, "shapes .* do not fit"),
+        (
+            "outliers",
+            {
+                "bank": ARRAYS["outliers"]["bank"][:, :8],
+                "directions": ARRAYS["outliers"]["directions"][:8],
+            },
+            "features 8 wide, and they are 1024",
+        ),
+        ("outliers", {"weights-2": None}, "no scale for 2 views"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(
+    tmp_path: Path, part: str, change: dict[str, Any], words: str
+) -> None:
+    arrays = {name: array for name, array in (ARRAYS[part] | change).items() if array is not None}
+    uri = str(tmp_path / "m")
+    save_bundle(uri, STORAGE, make(changed={part: arrays}), "", "{}")
+    with pytest.raises(BundleError, match=words):
+        load_bundle(uri, STORAGE)
+
+
+@pytest.mark.parametrize("part", ["base", "top", "outliers"])
+def test_parts_without_arrays_are_refused(tmp_path: Path, part: str) -> None:
+    uri = str(tmp_path / "m")
+    save_bundle(uri, STORAGE, make(changed={part: {}}), "", "{}")
+    with pytest.raises(BundleError, match="has no array"):
+        load_bundle(uri, STORAGE)
+
+
+@pytest.mark.parametrize("name", ["base-*", "model.json"])
+def test_what_is_too_large_is_not_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = next(place.glob(name))
+    monkeypatch.setattr("monkeyray.bundle._MOST_BYTES", 100_000)
+    load(place)
+    with path.open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(BundleError, match=f"{path.name} has {2**40} bytes, the limit is 100000"):
+        load(place)
+
+
+def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
+    uri = str(tmp_path / "m")
+    seen = Seen(np.ones((3, 16), np.uint8), np.ones((2, 32, 32), np.uint8))
+    for kept in (seen, Seen(seen.hashes[:1], seen.thumbnails), seen):
+        save_bundle(uri, STORAGE, make(), "", "{}", kept)
+        bundle = load_bundle(uri, STORAGE)
+        assert bundle.model_id == make().model_id
+        assert len(list((tmp_path / "m").glob("seen-*"))) == 1
+        found = load_seen(uri, STORAGE, bundle)
+        assert found is not None
+        np.testing.assert_array_equal(found.hashes, kept.hashes, strict=True)
+        np.testing.assert_array_equal(found.thumbnails, kept.thumbnails, strict=True)
+    path = next((tmp_path / "m").glob("seen-*"))
+    path.write_bytes(path.read_bytes()[:-1])
+    bundle = load_bundle(uri, STORAGE)  # which scoring needs no more of
+    with pytest.raises(BundleError, match=f"{path.name} is not what"):
+        load_seen(uri, STORAGE, bundle)
+    save_bundle(uri, STORAGE, make(), "", "{}")
+    assert not path.exists()
+    assert load_seen(uri, STORAGE, load_bundle(uri, STORAGE)) is None
 
 
 def test_what_is_no_number_is_not_published(tmp_path: Path) -> None:

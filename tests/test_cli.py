@@ -66,9 +66,10 @@ def places(tmp_path: Path) -> dict[str, Path]:
 @pytest.fixture
 def bundles(places: dict[str, Path]) -> None:
     """Bundles of a network that is none, which loading does not find out."""
-    weights = {"0000/x": np.zeros(3, np.float32)}
+    weights = {"0000/x": np.zeros((1024, 2), np.float32), "0001/x": np.zeros(2, np.float32)}
     labels = [{"label": name, "name": None} for name in ("a", "b")]
-    outliers = fit_outliers(np.eye(3), np.arange(3) % 2, np.eye(3) + 0.1).to_arrays()
+    few = np.eye(3, 1024)
+    outliers = fit_outliers(few, np.arange(3) % 2, {1: few + 0.1}).to_arrays()
     model = describe(
         Network("mobilenet", weights, ("middle",), weights, (), 2),
         labels=labels,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from monkeyray.config import EvaluateConfig, StoreConfig
 from monkeyray.errors import ConfigError, InputError
@@ -55,6 +56,9 @@ def test_a_bundle_on_another_site(trained: Trained, site: Path, tmp_path: Path) 
     assert 0.75 <= metrics["accuracy"] < 1
     assert metrics["loss"] > 0
     assert metrics["thresholds"] is None
+    assert content["seen"]["images"] == 0
+    assert content["seen"]["compared"] == 1
+    assert content["metrics_without_seen"] is None
     wrong = {row["uri"]: row for row in content["findings"]["label_errors"]}["n0/wrong.jpg"]
     assert (wrong["given"], wrong["suggested"]) == ("n0", "n9")
     text = str(found)
@@ -64,6 +68,38 @@ def test_a_bundle_on_another_site(trained: Trained, site: Path, tmp_path: Path) 
     assert again.content["data"].pop("opened") == 0
     for name in ("metrics", "unknown_labels", "findings"):
         assert again.content[name] == content[name]
+
+
+def test_images_of_the_training_are_named(
+    trained: Trained, few: Path, embedded: Path, site: Path, tmp_path: Path
+) -> None:
+    images = tmp_path / "images"
+    shutil.copytree(site, images)
+    parts = trained.model["data"]["parts"]
+    for path in few.rglob("*.jpg"):
+        shutil.copy(path, images / path.parent.name / f"old-{path.name}")
+    copied = sorted((images / "n5").glob("old-*"))
+    with Image.open(copied[0]) as image:
+        small = image.convert("RGB").resize((240, 180))
+    small.save(copied[0], quality=60)
+    content = run(tmp_path / "out", model=trained.uri, images=str(images)).content
+    seen, rest = content["seen"], content["metrics_without_seen"]
+    found = {each["uri"]: each["how"] for each in seen["uris"]}
+    # The test part was not trained on.
+    assert parts["train"] + parts["validation"] - 1 <= len(found) == seen["images"] < 42
+    assert all(Path(uri).name.startswith("old-") for uri in found)
+    assert seen["near"] == list(found.values()).count("near") <= 1
+    assert rest["images"] == content["metrics"]["images"] - len(found)
+    # Predictions have no pictures, so that the scaled copy is not found there.
+    table = tmp_path / "labels.csv"
+    lines = [f"{path},{path.parent.name}" for path in (embedded.parent / "images").rglob("n*.jpg")]
+    table.write_text("\n".join(["uri,label", *lines]))
+    options = {"predictions": str(embedded), "labels": str(table)}
+    known = run(tmp_path / "a", model=trained.uri, **options).content
+    assert known["seen"]["identical"] == parts["train"] + parts["validation"]
+    assert known["seen"]["near"] is None
+    assert known["metrics_without_seen"]["images"] == parts["test"]
+    assert run(tmp_path / "b", **options).content["seen"]["images"] is None
 
 
 def test_predictions_give_the_same_figures(

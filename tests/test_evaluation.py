@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,12 @@ from monkeyray.evaluation import (
     describe_unknown,
     find_label_errors,
     measure,
+    measure_new,
 )
 from monkeyray.evaluation_summary import some, summarise
 from monkeyray.metrics import cross_entropy, softmax
 from monkeyray.metrics import evaluate as evaluate_logits
+from monkeyray.seen import describe_seen
 
 LABELS = ["a", "b", "c", "d"]
 
@@ -141,7 +144,7 @@ def test_the_summary_names_what_a_person_wants_first() -> None:
     each, _ = answers(decisions=np.array(["accepted", "below_threshold"] * 30))
     each.given[:3] = ["x", "y", "x"]
     known = each.only(each.known())
-    content = {
+    content: dict[str, Any] = {
         "data": {
             "labelled": 63,
             "scored": 60,
@@ -150,7 +153,9 @@ def test_the_summary_names_what_a_person_wants_first() -> None:
             "skipped_files": {},
         },
         "unknown_labels": describe_unknown(each.only(~each.known())),
+        "seen": describe_seen(None, [], 0.0),
         "metrics": measure(known, 0.9),
+        "metrics_without_seen": measure_new(known, 0.9),
         "findings": {"label_errors": find_label_errors(known)},
     }
     text = "\n".join(summarise(content))
@@ -159,9 +164,46 @@ def test_the_summary_names_what_a_person_wants_first() -> None:
     assert "7 images opened, the features of 56 were there" in text
     assert "left out, as the model does not know their labels: x (2), y (1)" in text
     assert "have an outlier score above 1; 2 of them are accepted all the same" in text
-    assert f"accuracy {metrics['accuracy']:.4f} [" in text  # type: ignore[index]
+    assert f"accuracy {metrics['accuracy']:.4f} [" in text
     assert "the thresholds for 0.9 accept 49.1%" in text
+    assert "not known: whether the model was trained on any of the images" in text
     assert all(f"\n{label:<5} " in text for label in LABELS)
-    first = content["findings"]["label_errors"][0]  # type: ignore[index]
+    first = content["findings"]["label_errors"][0]
     assert f"{first['uri']}: given {first['given']}, rather {first['suggested']}" in text
     assert some([str(i) for i in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("seen", "compared", "words"),
+    [
+        ([""] * 4, 1.0, ["the model was trained on none of the images"]),
+        ([""] * 4, 0.0, ["none of the images (only the same bytes were looked for)"]),
+        ([""] * 4, 0.25, ["none of the images (pictures were compared with 25.0% of those"]),
+        (["", "near", "identical", ""], 1.0,
+         ["WARNING: the model was trained on 30 of these images, or on the same pictures: "
+          "s3://photos/1.jpg, s3://photos/2.jpg, ", "without them: accuracy ", " on 30 images"]),
+        (["near"] * 4, 1.0, ["trained on 60 of these", "there are no others, so that"]),
+    ],
+)  # fmt: skip
+def test_images_that_were_trained_on_are_left_out(
+    seen: list[str], compared: float, words: list[str]
+) -> None:
+    each, _ = answers()
+    each = replace(each, seen=np.array(seen * 15, dtype=object))
+    rest = measure_new(each, None)
+    content: dict[str, Any] = {
+        "data": {"labelled": 60, "scored": 60, "failures": {}},
+        "unknown_labels": None,
+        "seen": describe_seen(each.seen, each.uris.tolist(), compared),
+        "metrics": measure(each, None),
+        "metrics_without_seen": rest,
+        "findings": {"label_errors": []},
+    }
+    text = "\n".join(summarise(content))
+    for each_word in words:
+        assert each_word in text
+    if len(set(seen)) > 1:
+        assert each.seen is not None
+        assert rest == measure(each.only(np.flatnonzero(each.seen == "")), None)
+    else:
+        assert rest is None

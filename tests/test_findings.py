@@ -40,7 +40,7 @@ def findings(few: Path, trained: object, tmp_path_factory: pytest.TempPathFactor
     )  # fmt: skip
     page = (model / "report.html").read_text()
     found: Findings = json.loads((model / "metrics.json").read_text())
-    return found | {"page": page, "root": str(images)}
+    return found | {"page": page, "root": str(folder)}
 
 
 def test_what_is_doubted_is_listed_by_doubt(findings: Findings) -> None:
@@ -61,6 +61,7 @@ def test_what_the_test_part_repeats_is_named(findings: Findings) -> None:
     assert {name: row["how"] for name, row in leaks.items()} == {
         "copy.jpg": "identical", "scaled.jpg": "near"
     }  # fmt: skip
+    assert leaks["copy.jpg"]["uri"] == "test/n9/copy.jpg"
     assert findings["data"]["leaks"] == 2
     assert findings["metrics"]["test"]["without_leaks"]["images"] == 12
     pairs = [set(map(Path, row["uris"])) for row in findings["findings"]["duplicates"]]
@@ -79,6 +80,9 @@ def test_the_page_shows_the_pictures(findings: Findings) -> None:
     page = findings["page"]
     assert findings["findings"]["mistakes"][0]["uri"] in page
     assert findings["root"] not in page
+    assert findings["root"] not in json.dumps(findings["findings"])
+    # Those of both places are found again.
+    assert not page.count("no picture")
     first = page.split("data:image/jpeg;base64,")[1].split('"')[0]
     with Image.open(io.BytesIO(base64.b64decode(first))) as image:
         assert max(image.size) == 160

@@ -342,7 +342,7 @@ def test_what_is_absent_or_none_is_left_out() -> None:
     some = plain_model()
     keys = (
         "calibration", "test_calibration", "thresholds", "coverage", "views", "folds",
-        "fine_tuning", "outliers",
+        "fine_tuning", "outliers", "search",
     )  # fmt: skip
     some["metrics"] |= dict.fromkeys(keys)
     some["data"] |= {"rare_labels": None, "class_weights": None}
@@ -351,7 +351,7 @@ def test_what_is_absent_or_none_is_left_out() -> None:
     assert render_report(plain, {}) == html
     assert render_report(plain, dict.fromkeys(full_findings())) == html
     full = Page(render_report(full_model(), full_findings()))
-    assert len(full.all("section")) == len(Page(html).all("section")) + 12
+    assert len(full.all("section")) == len(Page(html).all("section")) + 13
 
 
 def test_intervals_are_under_their_figures() -> None:
@@ -477,6 +477,30 @@ def test_rare_labels_and_outliers_are_named() -> None:
     assert "c with 30 (none in test)" in text
     assert "So are 6.2% of the test images" in page.text
     assert ["class weights", "balanced"] in [row for table in page.tables for row in table]
+
+
+def test_a_search_shows_its_best_trials() -> None:
+    model = full_model()
+    page = Page(render_report(model))
+    assert "Of 14 trials, number 11 was the best on validation" in page.text
+    assert "head 1024,512, learning rate 0.00123 and L2 4.5e-06. 6 finished, " in page.text
+    assert "6 finished, 6 stopped early, 1 diverged, 1 failed." in page.text
+    assert "validation figures of the best are flattered by the choice" in page.text
+    table = page.table("Trial")
+    assert [row[0] for row in table[1:]] == ["11 (chosen)", *map(str, range(10, 1, -1))]
+    assert table[1][1:] == [
+        "1024,512", "0.00123", "4.5e-06", "16", "0.280", "90.0%", "stopped early"
+    ]  # fmt: skip
+    assert "4 more trials are in metrics.json" in page.text
+    search = model["metrics"]["search"]
+    search["trials"] = search["trials"][9:]
+    page = Page(render_report(model))
+    table = page.table("Trial")
+    assert [row[0] for row in table[1:]] == ["11 (chosen)", "10", "9", "12", "13"]
+    assert table[4][4:] == ["0", "-", "-", "diverged"]
+    assert "trials are in metrics.json" not in page.text
+    del model["metrics"]["search"]
+    assert "flattered by the choice" not in Page(render_report(model)).text
 
 
 # -- findings ----------------------------------------------------------------------------------
