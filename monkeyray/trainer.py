@@ -15,8 +15,9 @@ import numpy as np
 from monkeyray.backbones import Weights, import_keras
 from monkeyray.cluster import wait_for_workers
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.fit import FitConfig, Learner, Parts, Source, State, fit
+from monkeyray.fit import FitConfig, Learner, Parts, Source, fit
 from monkeyray.runs import fingerprint
+from monkeyray.state import State
 from monkeyray.storage import Storage
 from monkeyray.tracking import Stage
 from monkeyray.uris import is_local, join

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError
-from monkeyray.fit import CachedSource, FitConfig, Parts, State, fit, share
+from monkeyray.fit import CachedSource, FitConfig, Parts, fit, share
 from monkeyray.head import TopLearner, top_logits
+from monkeyray.state import State
 
 CONFIG = FitConfig(
     epochs=7, patience=7, batch_size=10, learning_rate=0.01, l2=1e-4, seed=3, checkpoint_seconds=0

@@ -1,0 +1,76 @@
+"""What the options of all commands share."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from monkeyray.errors import ConfigError
+from monkeyray.retries import PATIENCE_SECONDS
+from monkeyray.storage import Storage
+
+
+def require(condition: bool, option: str, value: object, need: str) -> None:
+    """Raise ConfigError with the option, its value and what it must be."""
+    if not condition:
+        raise ConfigError(f"--{option} is {value}: it must be {need}")
+
+
+def flag(name: str) -> str:
+    """A field's name as the command line has it."""
+    return name.replace("_", "-")
+
+
+def check_seed(seed: int, option: str = "seed") -> None:
+    """Raise ConfigError for what is no seed."""
+    # NumPy and TensorFlow take no more than 32 bits.
+    require(0 <= seed < 2**32, option, seed, f"from 0 to {2**32 - 1}")
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where the store is and what is printed; the same options for every command."""
+
+    s3_endpoint: str | None = None
+    """URL of an S3 server other than AWS, as http://127.0.0.1:9000. Default: AWS_ENDPOINT_URL."""
+
+    s3_anonymous: bool = False
+    """Send S3 requests without credentials, for public buckets."""
+
+    store_patience_seconds: float = PATIENCE_SECONDS
+    """Seconds for which a store that throttles or does not answer is tried again."""
+
+    ray_address: str | None = None
+    """Ray cluster to use, or local for a new one on this machine. Default: RAY_ADDRESS, else what
+    `ray start` has started here, else a new local one."""
+
+    quiet: bool = False
+    """Print nothing but errors."""
+
+    debug: bool = False
+    """Print Ray's own messages, and a traceback with errors."""
+
+    def __post_init__(self) -> None:
+        patience = self.store_patience_seconds
+        require(patience >= 0, "store-patience-seconds", patience, "0 or more")
+        endpoint = self.s3_endpoint
+        if endpoint is None:
+            return
+        # A password must not be repeated, wherever in a half URL it stands.
+        if "@" in endpoint:
+            raise ConfigError(
+                "--s3-endpoint carries credentials before the @: take them out, and give them "
+                "through the environment or a role"
+            )
+        require(
+            re.fullmatch(r"(?i)https?://[^/\s]+(/\S*)?", endpoint) is not None,
+            "s3-endpoint", repr(endpoint), "a URL such as http://127.0.0.1:9000",
+        )  # fmt: skip
+
+    def storage(self) -> Storage:
+        """The storage that these options describe."""
+        return Storage(
+            s3_endpoint=self.s3_endpoint,
+            s3_anonymous=self.s3_anonymous,
+            patience_seconds=self.store_patience_seconds,
+        )

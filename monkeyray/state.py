@@ -1,0 +1,73 @@
+"""Where a training is: all that a checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a training is after some epochs.
+
+    `variables` and `optimizer`: as they are now; `best`: the variables at the lowest validation
+    loss.
+    `resumed_from`: after which epochs it was interrupted and went on. `diverged`: whether it ended
+    because a loss was not finite.
+    """
+
+    epoch: int
+    variables: list[Array]
+    optimizer: list[Array]
+    best: list[Array]
+    best_epoch: int
+    best_loss: float
+    history: list[dict[str, Any]] = field(default_factory=list)
+    done: bool = False
+    resumed_from: list[int] = field(default_factory=list)
+    diverged: bool = False
+
+    def save(self, folder: Path) -> None:
+        """Write the state into a folder."""
+        from safetensors.numpy import save_file
+
+        arrays = {
+            # Not ascontiguousarray, which makes Adam's count of steps an array of one.
+            f"{name}/{index:04d}": np.asarray(array, order="C")
+            for name in ("variables", "optimizer", "best")
+            for index, array in enumerate(getattr(self, name))
+        }
+        save_file(arrays, folder / "state.safetensors")
+        values = {
+            "epoch": self.epoch,
+            "best_epoch": self.best_epoch,
+            "best_loss": self.best_loss,
+            "history": self.history,
+            "done": self.done,
+            "resumed_from": self.resumed_from,
+            "diverged": self.diverged,
+        }
+        (folder / "state.json").write_text(json.dumps(values))
+
+    @classmethod
+    def load(cls, folder: Path) -> State:
+        """Read a state that `save` wrote."""
+        from safetensors.numpy import load_file
+
+        arrays = load_file(folder / "state.safetensors")
+
+        def variables(name: str) -> list[Array]:
+            return [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
+
+        return cls(
+            variables=variables("variables"),
+            optimizer=variables("optimizer"),
+            best=variables("best"),
+            **json.loads((folder / "state.json").read_text()),
+        )
