@@ -13,7 +13,7 @@ from monkeyray.backbones import (
     unfreeze,
 )
 from monkeyray.engine import Network, embed
-from monkeyray.head import build_top
+from monkeyray.head import build_top, kernels
 from monkeyray.progress import hushed
 
 
@@ -41,6 +41,9 @@ class FineTuneLearner:
             *(variable for layer in chosen for variable in layer.trainable_variables),
             *self._top.trainable_variables,
         ]
+
+        # The base's kernels are good as they are: nothing should pull them to zero.
+        self.penalised = kernels(self._top)
 
     def logits(self, x: Any) -> Any:
         """uint8 pixels (b, views, size, size, 3) to logits (b, labels)."""

@@ -28,8 +28,9 @@ class FitConfig:
     """How to train, besides what and on which data. Units as in TrainConfig.
 
     `keep_start`: the variables count as trained already; they are measured first, and an epoch is
-    better only if it is no worse than they are in accuracy too. Where the training diverges, the
-    best there was by then is kept.
+    better only if it is no worse than they are in accuracy too. The step size rises during the
+    first epoch and then falls to 0 along a cosine. Where the training diverges, the best there was
+    by then is kept.
     """
 
     epochs: int
@@ -58,11 +59,13 @@ class Parts:
 
 
 class Learner(Protocol):
-    """What is trained. `compiled`: whether its gradients go through XLA."""
+    """What is trained. `compiled`: whether its gradients go through XLA. `penalised`: those of the
+    variables that the L2 penalty is on."""
 
     dtype: str
     compiled: bool
     variables: list[Any]
+    penalised: list[Any]
 
     def logits(self, x: Any) -> Any:
         """A batch of the source, (b, ...), to logits (b, labels) of `dtype`."""
@@ -223,7 +226,7 @@ class _Loop:
         self._weight = np.ones(len(parts.truth)) if parts.weight is None else parts.weight
         # Plain variables, the same on all workers by their seed: the strategy only sums gradients.
         self._learner = learner
-        self._optimizer = keras.optimizers.Adam(config.learning_rate)
+        self._optimizer = keras.optimizers.Adam(self._rate(keras))
         self._optimizer.build(learner.variables)
         self._dtype = tf.as_dtype(learner.dtype)
         self._gradients = tf.function(self._compute_gradients, jit_compile=learner.compiled)
@@ -235,13 +238,28 @@ class _Loop:
         )
         self._sum = tf.function(self._distributed_sum, reduce_retracing=True)
 
+    def _rate(self, keras: Any) -> Any:
+        """The step size; for what is trained already a schedule, by the optimizer's own count of
+        steps, so that a resumed training is where it was."""
+        config = self._config
+        if not config.keep_start:
+            return config.learning_rate
+        steps = -(-len(self.parts.train) // config.batch_size)
+        # Adam's first steps know no scale yet, and would throw good weights out of their valley.
+        return keras.optimizers.schedules.CosineDecay(
+            0.0,
+            decay_steps=max(1, (config.epochs - 1) * steps),
+            warmup_target=config.learning_rate,
+            warmup_steps=steps,
+        )
+
     def _compute_gradients(self, x: Any, y: Any, real: Any, weight: Any, total: Any) -> Any:
         tf = self._tf
         variables = self._learner.variables
         with tf.GradientTape() as tape:
             logits = self._learner.logits(x)
             losses = real * weight * tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
-            kernels = [v for v in variables if len(v.shape) > 1]
+            kernels = self._learner.penalised
             penalty = tf.add_n([tf.reduce_sum(v.value**2) for v in kernels])
             loss = tf.reduce_sum(losses) / total + self._config.l2 * penalty / self._world
         hits = real * tf.cast(tf.equal(tf.argmax(logits, axis=1), y), self._dtype)

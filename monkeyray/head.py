@@ -54,6 +54,11 @@ def top_logits(weights: Weights, features: Array) -> Array:
     return np.asarray(values @ layers[-2] + layers[-1])
 
 
+def kernels(top: Any) -> list[Any]:
+    """The variables of a top that an L2 penalty is on: not its biases."""
+    return [variable for variable in top.trainable_variables if len(variable.shape) > 1]
+
+
 class TopLearner:
     """The top alone as what is trained, on features of a frozen base.
 
@@ -69,6 +74,7 @@ class TopLearner:
     def __init__(self, features: int, head: tuple[int, ...], labels: int, seed: int) -> None:
         self._top = build_top(features, head, labels, seed=seed, dtype=self.dtype)
         self.variables = list(self._top.trainable_variables)
+        self.penalised = kernels(self._top)
 
     def logits(self, x: Any) -> Any:
         """Features (b, width) to logits (b, labels)."""

@@ -221,6 +221,7 @@ def top_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[
 
 def _fine_tune(job: _Job, network: Network, data: Dataset, layers: str) -> Outcome:
     config = job.config
+    top, _ = top_training(config, len(data.labels))
     job.reporter.say(f"fine-tuning: {layers} of {config.backbone}")
     task = Task(
         FitConfig(
@@ -228,8 +229,7 @@ def _fine_tune(job: _Job, network: Network, data: Dataset, layers: str) -> Outco
             patience=config.patience or 5,
             batch_size=config.batch_size,
             learning_rate=config.fine_tune_rate,
-            # The base's kernels are good as they are: nothing should pull them to zero.
-            l2=0.0,
+            l2=top.l2,
             seed=config.seed,
             checkpoint_seconds=config.checkpoint_seconds,
             keep_start=True,
