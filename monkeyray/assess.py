@@ -122,6 +122,16 @@ def _accuracy(logits: Array, truth: Array, images: Array) -> float | None:
     return accuracy
 
 
+def judge_on_validation(data: Dataset, vectors: Array, top: Weights) -> dict[str, Any]:
+    """Accuracy and log loss on the validation part as they are after calibration, and the
+    `temperature` of it: so that being surer alone makes no top better than another."""
+    images = data.parts.validation
+    truth = data.parts.truth[images]
+    logits = top_logits(top, vectors[images].mean(axis=1))
+    temperature = fit_temperature(logits, truth)
+    return summarise(logits / temperature, truth) | {"temperature": temperature}
+
+
 def suspicious_labels(assessment: Assessment, truth: Array) -> list[LabelError]:
     """Likely label errors among the images that a model has not seen, likeliest first.
 

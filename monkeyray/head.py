@@ -54,6 +54,15 @@ def top_logits(weights: Weights, features: Array) -> Array:
     return np.asarray(values @ layers[-2] + layers[-1])
 
 
+def scale_logits(weights: Weights, factor: float) -> Weights:
+    """The weights of a top whose logits are `factor` times those of the given one."""
+    last = sorted(weights)[-2:]
+    return {
+        key: np.asarray(array * np.float32(factor), array.dtype) if key in last else array
+        for key, array in weights.items()
+    }
+
+
 def kernels(top: Any) -> list[Any]:
     """The variables of a top that an L2 penalty is on: not its biases."""
     return [variable for variable in top.trainable_variables if len(variable.shape) > 1]

@@ -12,10 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 import monkeyray
-from monkeyray.assess import Assessment, assess
+from monkeyray.assess import Assessment, assess, judge_on_validation
 from monkeyray.backbones import BACKBONES, load_weights
 from monkeyray.bundle import Bundle, describe, save_bundle
 from monkeyray.cluster import (
@@ -36,7 +37,7 @@ from monkeyray.findings import find, to_json, with_pictures
 from monkeyray.finetune import FineTuneLearner, check_fine_tune
 from monkeyray.fingerprints import thumbnails
 from monkeyray.fit import CachedSource, FitConfig, Source
-from monkeyray.head import TopLearner
+from monkeyray.head import TopLearner, scale_logits
 from monkeyray.lease import Lease, hold
 from monkeyray.live import FeatureSource, PixelSource
 from monkeyray.progress import Reporter
@@ -53,6 +54,8 @@ from monkeyray.views import choose_views
 
 #: Chooses how the top is trained by the images, and says what it did, for the bundle's metrics.
 Search = Callable[[Dataset], tuple[TrainConfig, dict[str, Any]]]
+
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -162,30 +165,13 @@ def _learn(
         network, top=head.weights, head=parse_head(config.head), labels=len(data.labels)
     )
     figures = head.figures | {"fine_tuning": None}
-    vectors = data.vectors
+    vectors = _embed_all(job, network, data) if data.vectors is None else data.vectors
     if config.fine_tune is not None:
-        tuned = _fine_tune(job, network, data, config.fine_tune)
-        seconds["head"] += tuned.seconds
-        kept = tuned.state.best_epoch > 0
-        figures["fine_tuning"] = tuned.figures | {
-            "layers": config.fine_tune,
-            "kept": kept,
-            "diverged": tuned.state.diverged,
-        }
-        if kept:
-            base, top = (below(tuned.weights, part) for part in ("base", "top"))
-            network, vectors = replace(network, base=base, top=top), None
-    if vectors is None:
-        place = join(job.uri, TRAINING, "features")
-        again = _embed(job, network, data.images, place)
-        if bad := unusable(again):
-            raise InputError(
-                f"{bad.total()} images could be read before and cannot be now "
-                f"({', '.join(bad)}): run the same command again"
-            )
-        vectors = again.vectors
+        network, vectors, figures["fine_tuning"], tuning_seconds = _fine_tune(
+            job, network, data, vectors, config.fine_tune
+        )
+        seconds["head"] += tuning_seconds
     assert network.top is not None
-    assert vectors is not None
     found = assess(data, vectors, network.top, head.folds, config.target_precision)
     seconds["training"] = time.monotonic() - start
     return network, found, figures
@@ -219,17 +205,57 @@ def top_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[
     return fit_config, functools.partial(TopLearner, width, head, labels, seed)
 
 
-def _fine_tune(job: _Job, network: Network, data: Dataset, layers: str) -> Outcome:
+def _embed_all(job: _Job, network: Network, data: Dataset) -> Array:
+    """Features of all images by a network that has none kept, for as long as the training lasts."""
+    features = _embed(job, network, data.images, join(job.uri, TRAINING, "features"))
+    if bad := unusable(features):
+        raise InputError(
+            f"{bad.total()} images could be read before and cannot be now ({', '.join(bad)}): "
+            "run the same command again"
+        )
+    assert features.vectors is not None
+    return features.vectors
+
+
+def _fine_tune(
+    job: _Job, network: Network, data: Dataset, vectors: Array, layers: str
+) -> tuple[Network, Array, dict[str, Any], float]:
+    """The network tuned and its features, or as it was where that is no better; the figures of the
+    tuning, and its seconds."""
+    job.reporter.say(f"fine-tuning: {layers} of {network.backbone}")
+    assert network.top is not None
+    before = judge_on_validation(data, vectors, network.top)
+    # From calibrated logits, so that an epoch cannot be better by being surer alone.
+    start = scale_logits(network.top, 1 / before["temperature"])
+    tuned = _run_fine_tuning(job, replace(network, top=start), data, layers)
+    figures = tuned.figures | {
+        "layers": layers,
+        "diverged": tuned.state.diverged,
+        "before": before,
+        "after": None,
+        "kept": False,
+    }
+    if tuned.state.best_epoch:
+        base, top = (below(tuned.weights, part) for part in ("base", "top"))
+        other = replace(network, base=base, top=top)
+        its_vectors = _embed_all(job, other, data)
+        after = judge_on_validation(data, its_vectors, top)
+        better = after["loss"] < before["loss"] and after["accuracy"] >= before["accuracy"]
+        figures |= {"after": after, "kept": better}
+        if better:
+            return other, its_vectors, figures, tuned.seconds
+    return network, vectors, figures, tuned.seconds
+
+
+def _run_fine_tuning(job: _Job, network: Network, data: Dataset, layers: str) -> Outcome:
     config = job.config
-    top, _ = top_training(config, len(data.labels))
-    job.reporter.say(f"fine-tuning: {layers} of {config.backbone}")
     task = Task(
         FitConfig(
             epochs=config.fine_tune_epochs,
             patience=config.patience or 5,
             batch_size=config.batch_size,
             learning_rate=config.fine_tune_rate,
-            l2=top.l2,
+            l2=0.0,
             seed=config.seed,
             checkpoint_seconds=config.checkpoint_seconds,
             keep_start=True,

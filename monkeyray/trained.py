@@ -94,13 +94,12 @@ def _search(found: dict[str, Any] | None) -> Iterator[str]:
 def _fine_tuning(figures: dict[str, Any] | None) -> Iterator[str]:
     if figures is None:
         return
-    before = figures["history"][0]
     if figures["kept"]:
-        after = figures["history"][figures["best_epoch"]]
+        before, after = figures["before"], figures["after"]
         yield (
-            f"fine-tuned {figures['layers']}: validation loss {before['validation_loss']:.4f} to "
-            f"{after['validation_loss']:.4f}, accuracy {before['validation_accuracy']:.4f} to "
-            f"{after['validation_accuracy']:.4f}, epoch {figures['best_epoch']}"
+            f"fine-tuned {figures['layers']}: validation loss {before['loss']:.4f} to "
+            f"{after['loss']:.4f}, accuracy {before['accuracy']:.4f} to {after['accuracy']:.4f}, "
+            f"epoch {figures['best_epoch']}"
         )
     else:
         yield (

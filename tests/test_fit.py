@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError
 from monkeyray.fit import CachedSource, FitConfig, Parts, fit, share
-from monkeyray.head import TopLearner, top_logits
+from monkeyray.head import TopLearner, scale_logits, top_logits
 from monkeyray.state import State
 
 CONFIG = FitConfig(
@@ -212,3 +212,10 @@ def test_shares_hold_every_image_once(images: int, batch_size: int, world: int, 
         assert all(part.total[step] == len(wanted) for part in shares)
     # No step is wider than its images need, but for what the workers cannot halve.
     assert shares[0].index.shape[1] * world < min(batch_size, images) + world
+
+
+def test_scaled_logits_are_those_of_the_top_times_a_factor(vectors: Any) -> None:
+    for head in ((), (6,)):
+        weights = TopLearner(8, head, 3, 1).weights()
+        scaled = top_logits(scale_logits(weights, 2.5), vectors)
+        np.testing.assert_allclose(scaled, 2.5 * top_logits(weights, vectors), rtol=1e-5, atol=1e-6)
