@@ -1,6 +1,6 @@
-"""The same command gives the same model, bit for bit: live, augmented, fine-tuned, and killed.
+"""The same command gives the same model, bit for bit: fine-tuned live and augmented, and killed.
 
-That a cached training does is seen by tests/test_jobs.py and tests/test_tracking.py.
+That a training of the top alone does is seen by tests/test_jobs.py and tests/test_tracking.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from test_mlflow_runs import runs_of
 from monkeyray.config import StoreConfig, TrainConfig
 from monkeyray.storage import Storage
 from monkeyray.train import train
+from monkeyray.trained import Trained
 
 EPOCHS = 2
 TUNING_EPOCHS = 4
@@ -37,9 +38,9 @@ def both_checkpointed(model: Path) -> bool:
 
 
 def test_a_worker_killed_in_fine_tuning_changes_nothing(
-    few: Path, tmp_path: Path, ray_session: None
+    trained: Trained, few: Path, tmp_path: Path
 ) -> None:
-    """Two whole trainings, so that it also shows that live ones repeat, with augmentation."""
+    """Two whole trainings, so that it also shows that they repeat, with augmentation."""
 
     def run(name: str, **options: Any) -> dict[str, Any]:
         return train(
@@ -47,7 +48,7 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
                 images=str(few),
                 model=str(tmp_path / name),
                 limit=24,
-                live=True,
+                features=str(Path(trained.uri) / "features"),
                 epochs=EPOCHS,
                 fine_tune="1-block",
                 fine_tune_epochs=TUNING_EPOCHS,

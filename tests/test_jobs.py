@@ -77,7 +77,7 @@ def test_training_learns_and_reports(trained: Trained, few: Path) -> None:
     assert sum(model["data"]["parts"].values()) == model["data"]["used"] == 42
     names = {path.name for path in Path(trained.uri).iterdir()}
     assert {"model.json", "report.html", "features"} <= names
-    assert len(names) == 7  # and the three files of arrays, and metrics.json
+    assert len(names) == 8  # and four files of arrays, and metrics.json
     assert str(few) not in (Path(trained.uri) / "model.json").read_text()
 
 
@@ -233,7 +233,16 @@ def test_a_killed_driver_goes_on(trained: Trained, few: Path, tmp_path: Path) ->
         assert process.returncode == 0, out
         return dict(load_bundle(str(tmp_path / name), Storage()).model)
 
-    undisturbed = finish(start("undisturbed", 60), "undisturbed")
+    config = TrainConfig(
+        images=str(few),
+        model=str(tmp_path / "undisturbed"),
+        features=str(Path(trained.uri) / "features"),
+        epochs=8,
+        patience=8,
+        checkpoint_seconds=60,
+        store=QUIET,
+    )
+    undisturbed = train(config).model
     process = start("disturbed", 0)
     while not checkpointed(tmp_path / "disturbed"):
         assert process.poll() is None, "ended before a checkpoint was there"

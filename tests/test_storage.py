@@ -65,12 +65,12 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_other_stores_through_fsspec() -> None:
     storage = Storage()
-    uri = join("memory://bucket", "a", "b c.bin")
+    uri = join("memory://other", "a", "b c.bin")
     storage.write(uri, b"data")
     assert storage.read(uri).data == b"data"
     assert storage.exists(uri)
-    assert [entry.uri for entry in storage.list("memory://bucket")] == [uri]
-    storage.delete_tree("memory://bucket")
+    assert [entry.uri for entry in storage.list("memory://other")] == [uri]
+    storage.delete_tree("memory://other")
     assert not storage.exists(uri)
     with pytest.raises(MissingError):
         storage.read(uri)

@@ -66,20 +66,20 @@ def test_what_is_tried_follows_from_the_options(
     if "linear" in heads:
         start = 1
         assert asdict(found[0]) == {
-            "head": "linear", "learning_rate": 0.005, "l2": 0.0, "top_seed": seed
+            "head": "linear", "learning_rate": 0.003, "l2": 0.001, "top_seed": seed
         }  # fmt: skip
     for number, choice in enumerate(found[start:], start):
         assert choice.head == heads[number % len(heads)]
         # They have three digits.
         assert low * 0.99 <= choice.learning_rate <= low * factor * 1.01
-        assert 1e-7 * 0.99 <= choice.l2 <= 1e-3 * 1.01
+        assert 1e-6 * 0.99 <= choice.l2 <= 1e-2 * 1.01
 
 
 def test_another_seed_tries_others() -> None:
     first, second = (choices(config(trials=9, seed=seed)) for seed in (1, 2))
     assert not {each.learning_rate for each in first[1:]} & {each.l2 for each in second}
     assert [each.learning_rate for each in first[1:]] != [each.learning_rate for each in second[1:]]
-    assert {each.l2 for each in choices(config(trials=9, l2_range=(0, 0)))} == {0.0}
+    assert {each.l2 for each in choices(config(trials=9, l2_range=(0, 0)))[1:]} == {0.0}
 
 
 @pytest.mark.parametrize(
