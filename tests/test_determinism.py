@@ -52,8 +52,7 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
                 epochs=EPOCHS,
                 fine_tune="1-block",
                 fine_tune_epochs=TUNING_EPOCHS,
-                # The top has hardly begun, so that an epoch is better than none, and is kept.
-                fine_tune_rate=1e-4,
+                batch_size=8,
                 store=StoreConfig(quiet=True),
                 **options,
             )
@@ -86,9 +85,9 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
     (resumed_from,) = tuning.pop("resumed_from")
     assert 0 < resumed_from < tuning["epochs_run"] == TUNING_EPOCHS
     assert other.pop("resumed_from") == []
-    assert tuning["best_epoch"] > 0
-    # What the tuned weights give, to the last bit, whether they are kept or not.
-    assert tuning["after"]["loss"] != tuning["before"]["loss"]
+    # What the tuned weights give after each epoch, to the last bit, whether they are kept or not.
+    losses = {epoch["validation_loss"] for epoch in tuning["history"]}
+    assert len(losses) >= TUNING_EPOCHS
     assert metrics["history"] == others["history"]
     assert tuning == other
     assert metrics == others
