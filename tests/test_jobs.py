@@ -220,7 +220,7 @@ def test_a_killed_driver_goes_on(trained: Trained, few: Path, tmp_path: Path) ->
         command = [
             sys.executable, "-m", "monkeyray", "train", "--images", str(few), "--model",
             str(tmp_path / name), "--features", str(Path(trained.uri) / "features"),
-            "--epochs", "8", "--patience", "8", "--checkpoint-seconds", str(checkpoint_seconds),
+            "--epochs", "30", "--patience", "30", "--checkpoint-seconds", str(checkpoint_seconds),
             "--ray-address", "local",
         ]  # fmt: skip
         # A Ray of its own, not the session's, so that it ends with its driver.
@@ -237,8 +237,9 @@ def test_a_killed_driver_goes_on(trained: Trained, few: Path, tmp_path: Path) ->
         images=str(few),
         model=str(tmp_path / "undisturbed"),
         features=str(Path(trained.uri) / "features"),
-        epochs=8,
-        patience=8,
+        # Ray goes on for a moment without its driver: enough, that it does not come to the end.
+        epochs=30,
+        patience=30,
         checkpoint_seconds=60,
         store=QUIET,
     )
