@@ -127,8 +127,8 @@ def fit(
     `checkpoint` is called on every worker after the same epochs, at least `checkpoint_seconds`
     apart, and must not return before all workers have called it or none needs to wait. `on_epoch`
     gets every epoch's figures, on every worker; with `keep_start` those of the start first, as
-    epoch 0. Raises ConfigError on every worker alike when a
-    loss is not finite.
+    epoch 0. Raises ConfigError on every worker alike when a loss is not finite and there is no
+    start to keep.
     """
     loop = _Loop(config, learner, parts, source, strategy, rank, world)
     if resume is None:

@@ -3,40 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
+from seen_pictures import jpeg, noise, seen
 
-from monkeyray.decode import decode
 from monkeyray.duplicates import close_hashes, group_images, leaks
-from monkeyray.fingerprints import SIDE, Bytes, thumbnails
-
-
-def jpeg(image: Image.Image, quality: int = 85) -> bytes:
-    sink = io.BytesIO()
-    image.save(sink, "JPEG", quality=quality)
-    return sink.getvalue()
-
-
-def seen(*files: bytes) -> Bytes:
-    """The thumbnails of encoded images, as a cache would keep them."""
-    column = pa.array(
-        [decode(data, 224, thumbnails=True).thumbnail for data in files], pa.binary(SIDE * SIDE)
-    )
-    return thumbnails(pa.chunked_array([column]))
-
-
-def noise(seed: int) -> Image.Image:
-    small = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
-    return Image.fromarray(small).resize((640, 480), Image.Resampling.BICUBIC)
+from monkeyray.fingerprints import SIDE, Bytes
 
 
 @given(
