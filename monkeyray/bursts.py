@@ -20,13 +20,17 @@ from monkeyray.burst_groups import Groups, group_bursts
 from monkeyray.burst_rows import Survey, numbered, survey
 from monkeyray.config import BurstsConfig, parse_gap
 from monkeyray.deployments import read_deployments
-from monkeyray.errors import ConfigError, StorageError
-from monkeyray.export_rows import Predictions, listed_scores, open_predictions, root_of
+from monkeyray.export_rows import (
+    Predictions,
+    check_output,
+    listed_scores,
+    open_predictions,
+    root_of,
+)
 from monkeyray.pooling import Pool, spread
 from monkeyray.progress import Advance, Reporter
 from monkeyray.rollup import RollUp
 from monkeyray.sites import SitePattern
-from monkeyray.storage import Storage
 from monkeyray.taxa import read_taxa
 from monkeyray.uris import normalise
 
@@ -89,7 +93,8 @@ def bursts(config: BurstsConfig) -> Bursts:
     uri = normalise(config.output)
     storage.check_reachable(normalise(config.predictions))
     predictions = open_predictions(config.predictions, storage, partial=config.partial)
-    _check_output(config, uri, storage)
+    inputs = {"deployments": config.deployments, "taxonomy": config.taxonomy}
+    check_output([uri], inputs, storage, overwrite=config.overwrite)
     taxa = read_taxa(config.taxonomy, storage, config.kinds()) if config.taxonomy else None
     pattern = SitePattern(config.site_pattern) if config.site_pattern else None
     deployments = (
@@ -243,15 +248,3 @@ def _write(
 def _named(names: list[str], which: Array) -> pa.Array:
     index = pa.array(which, pa.int32(), mask=which < 0)
     return pa.array(names, pa.string()).take(index)
-
-
-def _check_output(config: BurstsConfig, uri: str, storage: Storage) -> None:
-    """Refuse to write over what is there, and over what is read."""
-    for name in ("deployments", "taxonomy"):
-        value = getattr(config, name)
-        if value and normalise(value) == uri:
-            raise ConfigError(f"--{name} {value} would be overwritten: choose another --output")
-    if not config.overwrite and storage.exists(uri):
-        raise StorageError(
-            f"{uri} is there already: choose another --output, or replace it with --overwrite"
-        )

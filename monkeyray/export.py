@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from monkeyray.config import ExportConfig
 from monkeyray.deployments import Deployments, read_deployments
-from monkeyray.errors import ConfigError, StorageError
-from monkeyray.export_rows import Predictions, open_predictions, root_of
+from monkeyray.export_rows import Predictions, check_output, open_predictions, root_of
 from monkeyray.progress import Advance, Reporter
 from monkeyray.project_file import Project, read_project
 from monkeyray.sites import SitePattern
@@ -150,20 +149,8 @@ _FORMATS = {"camtrap-dp": _camtrap, "megadetector": _megadetector, "csv": _csv}
 
 
 def _check_output(config: ExportConfig, uri: str, storage: Storage) -> None:
-    """Refuse to write over what is there, and over what is read."""
     from monkeyray.export_camtrap import FILES
 
     targets = [join(uri, name) for name in FILES] if config.format == "camtrap-dp" else [uri]
-    for name in ("deployments", "project", "taxonomy"):
-        value = getattr(config, name)
-        if value and normalise(value) in targets:
-            raise ConfigError(
-                f"--{name} {value} would be overwritten by the export: choose another --output"
-            )
-    if not config.overwrite:
-        for target in targets:
-            if storage.exists(target):
-                raise StorageError(
-                    f"{target} is there already: choose another --output, or replace it with "
-                    "--overwrite"
-                )
+    inputs = {name: getattr(config, name) for name in ("deployments", "project", "taxonomy")}
+    check_output(targets, inputs, storage, overwrite=config.overwrite)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from monkeyray.errors import InputError, MissingError, RunError
+from monkeyray.errors import ConfigError, InputError, MissingError, RunError, StorageError
 from monkeyray.images import is_manifest
 from monkeyray.progress import Advance
 from monkeyray.runs import Run, open_run
@@ -165,3 +165,21 @@ def root_of(predictions: Predictions, relative_to: str | None) -> str:
             "what their paths are to be relative to"
         )
     return root
+
+
+def check_output(
+    targets: Sequence[str], inputs: Mapping[str, str | None], storage: Storage, *, overwrite: bool
+) -> None:
+    """Refuse to write over what is there, and over what is read.
+
+    `inputs`: by option, the tables that are given. Raises ConfigError or StorageError.
+    """
+    for name, value in inputs.items():
+        if value and normalise(value) in targets:
+            raise ConfigError(f"--{name} {value} would be overwritten: choose another --output")
+    for target in () if overwrite else targets:
+        if storage.exists(target):
+            raise StorageError(
+                f"{target} is there already: choose another --output, or replace it with "
+                "--overwrite"
+            )
