@@ -31,6 +31,7 @@ from monkeyray.cluster import (
 from monkeyray.config import EvaluateConfig
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
+from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.evaluation import (
     Answers,
@@ -198,12 +199,13 @@ def _embed(
     place = normalise(config.features or join(normalise(config.output), "features"))
     # With all views, whatever is asked for now: then another number of them opens no image.
     network = Network(bundle.model["backbone"], bundle.base, bundle.views)
+    engine = choose_engine(config.engine, "float32", config.gpu)
     with connected(config.store.ray_address, config.store.debug):
         quiet_data()
         workers = choose_workers("workers", config.workers, config.gpu)
         check_shared(storage, {"images": normalise(config.images)}, {"features": place})
         with reporter.bar("embedding images") as bar:
-            return FeatureCache(place, storage, network).get(
+            return FeatureCache(place, storage, network, engine=engine).get(
                 images,
                 limits=Limits(),
                 workers=workers,

@@ -23,6 +23,7 @@ from monkeyray.cluster import (
 )
 from monkeyray.config import ScoreConfig, parse_top_k
 from monkeyray.decode import Limits, decode
+from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.images import list_images
 from monkeyray.lease import Lease, hold
@@ -240,6 +241,7 @@ def _options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
         top_k=parse_top_k(config.top_k, len(bundle.labels)),
         threshold=config.threshold,
         embeddings=config.embeddings,
+        engine=choose_engine(config.engine, config.precision, config.gpu),
         limits=Limits(
             config.max_bytes, config.max_pixels, config.decode_seconds, config.max_refused
         ),
@@ -254,7 +256,7 @@ def _identity(config: ScoreConfig, bundle: Bundle, options: ScoreOptions) -> dic
         "base": bundle.model["weights"]["base"],
         "decode_version": bundle.model["preprocessing"]["decode_version"],
         "views": list(options.views),
-        "engine": "tensorflow-float32",
+        "engine": str(options.engine),
         "images": normalise(config.images),
         "limit": config.limit,
         "include": list(config.include),

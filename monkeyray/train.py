@@ -31,6 +31,7 @@ from monkeyray.config import TrainConfig, parse_head
 from monkeyray.dataset import Dataset, choose_images, list_dataset
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
+from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.features import FeatureCache, Features, unusable, weights_hash
 from monkeyray.findings import find, to_json, with_pictures
@@ -141,7 +142,8 @@ def _embed(
     job: _Job, network: Network, images: pa.Table, place: str, *, embed: bool = True
 ) -> Features:
     gpu = job.config.gpu and embed
-    cache = FeatureCache(place, job.storage, network, embed=embed)
+    engine = choose_engine(job.config.engine, "float32", gpu)
+    cache = FeatureCache(place, job.storage, network, embed, engine)
     with job.reporter.bar("embedding images" if embed else "reading images") as bar:
         return cache.get(
             images,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from monkeyray.config.shared import StoreConfig, flag, require
+from monkeyray.config.shared import StoreConfig, check_engine, flag, require
 from monkeyray.errors import ConfigError
 from monkeyray.uris import join, normalise
 from monkeyray.views import COUNTS
@@ -57,6 +57,14 @@ class ScoreConfig:
     gpu: bool = False
     """Predict on GPUs, one per worker."""
 
+    engine: str = "auto"
+    """What runs the network: tensorflow, openvino (on CPUs, the fastest there), or auto: openvino
+    where it is installed and no GPU is used, else tensorflow."""
+
+    precision: str = "float32"
+    """float32, or mixed: float16 on GPUs and bfloat16 on CPUs. Faster where the hardware has it;
+    scores change in the third digit."""
+
     rows_per_file: int = 4096
     """Images in one Parquet file at most. A killed run loses at most the files being made."""
 
@@ -100,6 +108,12 @@ class ScoreConfig:
                     "files are written and deleted: give --predictions a place of its own"
                 )
         parse_top_k(self.top_k, 1)
+        check_engine(self.engine)
+        precisions = ("float32", "mixed")
+        require(
+            self.precision in precisions, "precision", repr(self.precision),
+            f"one of {', '.join(precisions)}",
+        )  # fmt: skip
         for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels", "max_refused"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
         for name in ("workers", "limit"):
@@ -205,9 +219,14 @@ class EvaluateConfig:
     gpu: bool = False
     """Predict on GPUs, one per worker."""
 
+    engine: str = "auto"
+    """What runs the network: tensorflow, openvino (on CPUs, the fastest there), or auto: openvino
+    where it is installed and no GPU is used, else tensorflow."""
+
     store: StoreConfig = field(default_factory=StoreConfig)
 
     def __post_init__(self) -> None:
+        check_engine(self.engine)
         given = {
             name
             for name in ("images", "model", "predictions", "labels")

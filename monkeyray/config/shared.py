@@ -21,6 +21,12 @@ def flag(name: str) -> str:
     return name.replace("_", "-")
 
 
+def check_engine(engine: str) -> None:
+    """Raise ConfigError for what is no engine."""
+    engines = ("auto", "tensorflow", "openvino")
+    require(engine in engines, "engine", repr(engine), f"one of {', '.join(engines)}")
+
+
 def check_seed(seed: int, option: str = "seed") -> None:
     """Raise ConfigError for what is no seed."""
     # NumPy and TensorFlow take no more than 32 bits.

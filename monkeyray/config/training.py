@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 
-from monkeyray.config.shared import StoreConfig, check_seed, flag, require
+from monkeyray.config.shared import StoreConfig, check_engine, check_seed, flag, require
 from monkeyray.errors import ConfigError
 from monkeyray.uris import normalise
 from monkeyray.views import COUNTS, CROPS
@@ -118,6 +118,11 @@ class TrainConfig:
     gpu: bool = False
     """Run the base and the training on GPUs, one per worker."""
 
+    engine: str = "auto"
+    """What runs the frozen base over the images: tensorflow, openvino (on CPUs, the fastest there),
+    or auto: openvino where it is installed and no GPU is used, else tensorflow. What is trained
+    runs on TensorFlow always."""
+
     live: bool = False
     """Keep no features: every step decodes its images and runs the base."""
 
@@ -148,6 +153,7 @@ class TrainConfig:
                 f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}"
             )
         parse_head(self.head)
+        check_engine(self.engine)
         require(self.crop in CROPS, "crop", repr(self.crop), f"one of {', '.join(CROPS)}")
         require(self.views in COUNTS, "views", self.views, f"one of {', '.join(map(str, COUNTS))}")
         for name in ("images", "model", "test", "label_names", "features"):
