@@ -77,7 +77,7 @@ def _parse(uri: str, storage: Storage, shown: str) -> list[tuple[Any, Any]]:
 
 
 def _parse_yaml(text: str, shown: str) -> list[tuple[Any, Any]]:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     try:
         node = yaml.compose(text, yaml.SafeLoader)

@@ -43,8 +43,8 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As the command line has it; `--no-…` for what is on unless it is switched off."""
-        return f"--{'no-' if self.default is True else ''}{flag(self.name)}"
+        """As the command line has it; `--[no-]…` for what is on unless it is switched off."""
+        return f"--{'[no-]' if self.default is True else ''}{flag(self.name)}"
 
     @property
     def value(self) -> str:
@@ -62,8 +62,10 @@ class Option:
     @property
     def shown_default(self) -> str:
         """The default in words, empty where there is none to tell."""
-        if self.required or self.default is None or self.kind is bool or self.default == ():
+        if self.required or self.default is None or self.default is False or self.default == ():
             return ""
+        if self.default is True:
+            return "on"
         if isinstance(self.default, tuple):
             return " ".join(map(str, self.default))
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)

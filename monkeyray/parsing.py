@@ -13,6 +13,7 @@ from typing import Any
 from monkeyray.config import COMMANDS, CallConfig, StoreConfig
 from monkeyray.config_files import read_options
 from monkeyray.errors import ConfigError
+from monkeyray.options import options_of
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -110,12 +111,24 @@ def completion(arguments: list[str]) -> str:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         tyro.extras.subcommand_cli_from_dict(
-            {command: _with_call(kind) for command, kind in COMMANDS.items()},
+            {command: _in_brief(kind) for command, kind in COMMANDS.items()},
             args=["--tyro-print-completion", arguments[0]],
             prog="monkeyray",
             config=(tyro.conf.OmitArgPrefixes,),
         )
     return printed.getvalue()
+
+
+def _in_brief(kind: type[Any]) -> type[Any]:
+    """A class with the same options, each with a text on one line, as shells want it."""
+    import tyro
+
+    made = []
+    for each in options_of(kind):
+        hint = each.kind | None if each.optional else each.kind
+        hint = typing.Annotated[hint, tyro.conf.arg(help=each.brief)]
+        made.append((each.name, hint, dataclasses.field(default=each.default)))
+    return dataclasses.make_dataclass(kind.__name__, made, kw_only=True)
 
 
 def find_command(name: str) -> str:
