@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from monkeyray.burst_groups import Groups, group_bursts
 from monkeyray.burst_rows import Survey, numbered, survey
 from monkeyray.config import BurstsConfig, parse_gap
-from monkeyray.config_files import NAME, write_options
+from monkeyray.config_files import write_options_beside
 from monkeyray.deployments import read_deployments
 from monkeyray.export_rows import (
     Predictions,
@@ -129,7 +129,7 @@ def bursts(config: BurstsConfig) -> Bursts:
         pooled = _pool(predictions, seen, groups, roll_up, bar)
     with storage.writing(uri) as file, reporter.bar("writing") as bar:
         changed = _write(file, predictions, seen, groups, starts, pooled, roll_up, bar)
-    write_options(f"{uri}.{NAME}", config, storage)
+    write_options_beside(uri, config, storage)
     several = groups.sizes > 1
     return Bursts(
         uri,

@@ -7,10 +7,13 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from monkeyray.cluster import Terminated, heed_sigterm
 from monkeyray.errors import MonkeyRayError
+
+if TYPE_CHECKING:
+    from monkeyray.parsing import Call
 
 
 def entry(command: str | None = None) -> NoReturn:
@@ -59,7 +62,7 @@ class _Shown:
 
 
 def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
-    from monkeyray.help import help_of, help_of_all
+    from monkeyray.help import HELP_OF_COMPLETION, help_of, help_of_all
     from monkeyray.parsing import completion, find_command, parse
 
     program = f"{command}.py"
@@ -67,8 +70,9 @@ def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
         if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
             print(help_of_all(), file=sys.stdout if arguments else sys.stderr)
             sys.exit(0 if arguments else 2)
-        if arguments[0] == "completion" and not {"-h", "--help"} & set(arguments):
-            print(completion(arguments[1:]))
+        if arguments[0] == "completion":
+            asked = {"-h", "--help", "--help-all"} & set(arguments)
+            print(HELP_OF_COMPLETION if asked else completion(arguments[1:]))
             return
         command = find_command(arguments.pop(0))
         program = f"monkeyray {command}"
@@ -81,7 +85,7 @@ def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
     _do(call)
 
 
-def _do(call: Any) -> None:
+def _do(call: Call) -> None:
     from monkeyray.summaries import SummaryFile
 
     summary = SummaryFile(call)

@@ -20,7 +20,7 @@ from monkeyray.config.shared import flag
 from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.options import Option, options_of
 from monkeyray.storage import Storage
-from monkeyray.uris import join, local_uri, masked_anywhere, normalise
+from monkeyray.uris import is_local, join, local_uri, masked_anywhere, normalise
 
 #: The name beside other results; in a folder of predictions a name that readers of data sets skip.
 NAME, HIDDEN_NAME = "config.toml", "_config.toml"
@@ -178,14 +178,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def write_options(uri: str, config: Any, storage: Storage) -> None:
-    """Write the options that made a result as a TOML file, which is replaced where it is there."""
-    storage.write(uri, to_toml(config).encode())
+def write_options(place: str, config: Any, storage: Storage, name: str = NAME) -> None:
+    """Write the options that made a result into its folder or prefix, over an older file."""
+    storage.write(join(place, name), to_toml(config).encode())
 
 
-def write_beside(place: str, config: Any, storage: Storage, name: str = NAME) -> None:
-    """`write_options` into a folder or prefix."""
-    write_options(join(place, name), config, storage)
+def write_options_beside(uri: str, config: Any, storage: Storage) -> None:
+    """Write the options that made a file, or a folder that is for others, to a file of the same
+    name with the end .config.toml; of a whole bucket, which has no beside, into it."""
+    whole = not is_local(uri) and "/" not in uri.partition("://")[2]
+    storage.write(join(uri, NAME) if whole else f"{uri}.{NAME}", to_toml(config).encode())
 
 
 def to_toml(config: Any) -> str:

@@ -29,7 +29,7 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import EvaluateConfig
-from monkeyray.config_files import write_beside
+from monkeyray.config_files import write_options
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
 from monkeyray.errors import InputError
@@ -124,7 +124,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         lease.check()
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         storage.write(join(uri, METRICS), text.encode())
-        write_beside(uri, config, storage)
+        write_options(uri, config, storage)
     return Evaluated(uri, content)
 
 

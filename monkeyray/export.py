@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from monkeyray.config import ExportConfig
-from monkeyray.config_files import NAME, write_options
+from monkeyray.config_files import write_options_beside
 from monkeyray.deployments import Deployments, read_deployments
 from monkeyray.export_rows import Predictions, check_output, open_predictions, root_of
 from monkeyray.progress import Advance, Reporter
@@ -74,7 +74,7 @@ def export(config: ExportConfig) -> Export:
             _Job(config, predictions, uri, storage, taxa, deployments, project, bar)
         )
     # Beside it and not in it, since a package is given to others, and has no folders of ours.
-    write_options(f"{uri}.{NAME}", config, storage)
+    write_options_beside(uri, config, storage)
     if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
         note = f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
         done = Export(done.uri, done.kinds, done.left_out, (*done.notes, note))

@@ -19,6 +19,12 @@ _INDENT = 28
 
 _COMPLETION = "Print a script that completes commands and options in bash, zsh or fish"
 
+HELP_OF_COMPLETION = """usage: monkeyray completion bash|zsh|fish
+Print a script that completes commands and options.
+  bash  echo 'eval "$(monkeyray completion bash)"' >> ~/.bashrc
+  zsh   monkeyray completion zsh > a folder of $fpath/_monkeyray
+  fish  monkeyray completion fish > ~/.config/fish/completions/monkeyray.fish"""
+
 EXIT_CODES = {
     0: "done",
     1: "a bug in MonkeyRay: please report it, with the traceback",

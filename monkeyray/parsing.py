@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
+import io
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,9 +103,6 @@ def completion(arguments: list[str]) -> str:
 
     Raises ConfigError where the shell is none of SHELLS.
     """
-    import contextlib
-    import io
-
     import tyro
 
     if len(arguments) != 1 or arguments[0] not in SHELLS:

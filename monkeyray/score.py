@@ -22,7 +22,7 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import ScoreConfig, parse_top_k
-from monkeyray.config_files import HIDDEN_NAME, write_beside
+from monkeyray.config_files import HIDDEN_NAME, write_options
 from monkeyray.decode import Limits, decode
 from monkeyray.errors import InputError
 from monkeyray.images import list_images
@@ -160,7 +160,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         with connected(config.store.ray_address, config.store.debug):
             workers = _workers(config, storage, uri)
             run = _open(config, lease, uri, identity, found, listed, workers)
-            write_beside(uri, config, storage, HIDDEN_NAME)
+            write_options(uri, config, storage, HIDDEN_NAME)
             options = replace(options, not_before=run.redo.since if run.redo else None)
             scored = _score_parts(config, bundle, options, run, lease, workers, reporter)
         totals = run.finish(lease, count=("label", "decision"))

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 import monkeyray
+from monkeyray.cluster import check_relative
 from monkeyray.uris import normalise
 
 if TYPE_CHECKING:
@@ -35,9 +36,11 @@ class SummaryFile:
         self._storage = call.config.store.storage()
         self._started_at = datetime.now(UTC)
         self._start = time.monotonic()
-        if self._place not in (None, "-"):
-            uri = normalise(str(self._place))
-            self._storage.write(uri, b"{}\n")
+        if self._place is not None and self._place != "-":
+            check_relative("summary-json", self._place)
+            uri = normalise(self._place)
+            self._storage.check_reachable(uri)
+            self._storage.check_writable(uri.rpartition("/")[0] or "/")
             self._storage.delete(uri)
 
     @property

@@ -28,7 +28,7 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import TrainConfig, parse_head
-from monkeyray.config_files import write_beside
+from monkeyray.config_files import write_options
 from monkeyray.dataset import Dataset, choose_images, list_dataset
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
@@ -119,7 +119,7 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
             network, found, figures = _learn(job, network, data, seconds)
             figures["search"] = searched
         trained = _publish(job, lease, network, data, found, figures, names, seconds)
-        write_beside(uri, config, storage)
+        write_options(uri, config, storage)
         return trained
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monkeyray.config import ScoreConfig, TrainConfig
-from monkeyray.config_files import read_options, to_toml
+from monkeyray.config import ExportConfig, ScoreConfig, TrainConfig
+from monkeyray.config_files import read_options, to_toml, write_options_beside
 from monkeyray.errors import ConfigError
 from monkeyray.storage import Storage
 
@@ -124,3 +124,12 @@ def test_any_text_survives(text: str) -> None:
     config = ScoreConfig(images="/i", model="m", predictions="p", include=(text,))
     if "@" not in text:
         assert tomllib.loads(to_toml(config))["include"] == [text]
+
+
+def test_where_it_is_written_beside(tmp_path: Path) -> None:
+    config = ExportConfig(predictions="p", format="csv", output="o")
+    write_options_beside(str(tmp_path / "package"), config, STORAGE)
+    assert [path.name for path in tmp_path.iterdir()] == ["package.config.toml"]
+    storage = Storage()
+    write_options_beside("memory://bucket", config, storage)
+    assert storage.exists("memory://bucket/config.toml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from monkeyray.cli import main
+from monkeyray.config import ScoreConfig, TrainConfig
+from monkeyray.parsing import parse
 
 
 def test_the_demo_trains_and_scores(

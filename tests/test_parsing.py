@@ -56,7 +56,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     file = tmp_path / "o.yaml"
     file.write_text(
         "images: from-file\nmodel: m\nseed: 3\naugment: false\nlive: true\nhead: 256\nquiet: true\n"
-        "views: null\n".replace("views: null\n", "test-share: 0.2\nfine_tune: null\n")
+        "test-share: 0.2\nfine_tune: null\n"
     )
     found = config("train", "--config", str(file))
     assert (found.images, found.seed, found.head, found.live) == ("from-file", 3, "256", True)
@@ -68,6 +68,10 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"--live keeps none.*--config {file} too"):
         config("train", "--config", str(file))
     assert config("train", "--config", str(file), "--folds", "0").live
+    file.write_text("images: s3://me:hunter2@bucket/x\nmodel: m\n")
+    with pytest.raises(ConfigError, match="carries credentials") as secret:
+        config("train", "--config", str(file))
+    assert "hunter2" not in str(secret.value)
 
 
 def test_a_file_in_a_store(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from predicted import predict, scored
 
 import monkeyray
 from monkeyray.cli import main
+from monkeyray.config import COMMANDS
 from monkeyray.storage import Storage
 
 ROWS = [
@@ -23,6 +26,14 @@ ROWS = [
 def place(tmp_path: Path) -> Path:
     predict(tmp_path / "predictions", ROWS, images="/x")
     return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_result_can_be_told(command: str) -> None:
+    job = getattr(importlib.import_module(f"monkeyray.{command}"), command)
+    returned = typing.get_type_hints(job)["return"]
+    for kind in typing.get_args(returned) or (returned,):
+        assert "--summary-json" in (kind.to_json.__doc__ or ""), f"{kind} does not say its keys"
 
 
 def call(command: str, *arguments: str) -> int:
@@ -78,7 +89,7 @@ def test_where_it_goes_is_checked_first(place: Path, capfd: pytest.CaptureFixtur
     (place / "file").touch()
     for summary, words in (
         ("out.txt", "--summary-json is 'out.txt': it must be a file that ends in .json, or -"),
-        (f"{place}/file/a.json", "file/a.json"),
+        (f"{place}/file/a.json", f"cannot write to {place}/file"),
         ("s3://me:hunter2@bucket/a.json", "carries credentials"),
     ):
         assert call("export", *given, "--summary-json", summary) == 2
