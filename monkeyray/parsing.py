@@ -111,7 +111,7 @@ def completion(arguments: list[str]) -> str:
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
         tyro.extras.subcommand_cli_from_dict(
             {command: _in_brief(kind) for command, kind in COMMANDS.items()},
-            args=["--tyro-print-completion", arguments[0]],
+            args=["--tyro-write-completion", arguments[0], "-"],
             prog="monkeyray",
             config=(tyro.conf.OmitArgPrefixes,),
         )
