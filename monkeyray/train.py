@@ -28,6 +28,7 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import TrainConfig, parse_head
+from monkeyray.config_files import write_options
 from monkeyray.dataset import Dataset, choose_images, list_dataset
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
@@ -118,7 +119,9 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
             tracking.begin(_identity(job, network, data), _recorded(job.config))
             network, found, figures = _learn(job, network, data, seconds)
             figures["search"] = searched
-        return _publish(job, lease, network, data, found, figures, names, seconds)
+        trained = _publish(job, lease, network, data, found, figures, names, seconds)
+        write_options(uri, config, storage)
+        return trained
 
 
 def _read(

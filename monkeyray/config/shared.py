@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 from monkeyray.errors import ConfigError
 from monkeyray.retries import PATIENCE_SECONDS
 from monkeyray.storage import Storage
+
+
+@dataclass(frozen=True)
+class IsPlace:
+    """Marks an option that is a path or URI. `words`: values that are none, but mean something."""
+
+    words: tuple[str, ...] = ()
+
+
+#: The type of an option that is a path or URI.
+Place = Annotated[str, IsPlace()]
+
+#: The heading of options that the short help only names.
+SELDOM = "Seldom needed"
 
 
 def require(condition: bool, option: str, value: object, need: str) -> None:
