@@ -256,7 +256,9 @@ def daft(arguments: argparse.Namespace) -> list[Any]:
 
     table = engine.from_pydict({"uri": [f"file://{path}" for path in paths_of(arguments.images)]})
     pixels = col("uri").download().decode_image(mode="RGB").resize(SIZE, SIZE)
-    predictor = Predictor.with_init_args(model=arguments.model)
+    predictor = Predictor.with_init_args(  # type: ignore[attr-defined]
+        model=arguments.model
+    )
     table = table.with_column("pixels", pixels)
     table = table.with_column("found", predictor(col("pixels")))
     table = table.select(
@@ -280,8 +282,8 @@ def monkeyray(arguments: argparse.Namespace) -> list[Any]:
             store=StoreConfig(quiet=True, ray_address="local", s3_endpoint=arguments.s3_endpoint),
         )
     )  # fmt: skip
+    from monkeyray.runs import read_parquet
     from monkeyray.storage import Storage
-    from monkeyray.tables import read_parquet
 
     storage = Storage(s3_endpoint=arguments.s3_endpoint)
     done: list[Any] = []
