@@ -104,7 +104,9 @@ def build_base(
     if weights is None:
         keras.utils.set_random_seed(seed)
     builder = getattr(keras.applications, backbone.builder)
-    shape = (backbone.size, backbone.size, 3)
+    shape: tuple[int, ...] = (backbone.size, backbone.size, 3)
+    if keras.config.image_data_format() == "channels_first":
+        shape = (3, backbone.size, backbone.size)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:

@@ -76,11 +76,14 @@ def _model(network: Network, core: Any) -> Any:
         with hushed():
             return openvino.convert_model(TensorFlowEngine(network).graph())
     backbone = BACKBONES[network.backbone]
+    # As OpenVINO computes: else every layer comes with two transpositions, at a third of the speed.
+    keras.config.set_image_data_format("channels_first")
     base = _reshaped(build_base(network.backbone, network.base))
     ops, views, size = keras.ops, len(network.views), network.size
     pixels = keras.Input((views, size, size, 3), dtype="uint8")
     flat = ops.cast(ops.reshape(pixels, (-1, size, size, 3)), "float32")
-    features = base(flat * backbone.scale + backbone.offset, training=False)
+    scaled = ops.transpose(flat, (0, 3, 1, 2)) * backbone.scale + backbone.offset
+    features = base(scaled, training=False)
     outputs = [ops.reshape(features, (-1, views, backbone.width))]
     if network.top is not None:
         top = build_top(backbone.width, network.head, network.labels, network.top)
