@@ -36,7 +36,7 @@ from monkeyray.trained import Trained
 from monkeyray.uris import join
 
 ROUNDS = int(os.environ.get("MONKEYRAY_KILL_ROUNDS", "1"))
-IMAGES = int(os.environ.get("MONKEYRAY_KILL_IMAGES", "300"))
+IMAGES = int(os.environ.get("MONKEYRAY_KILL_IMAGES", "200"))
 ROWS_PER_FILE = 20
 WORKERS = 2
 
