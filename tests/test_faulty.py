@@ -128,15 +128,14 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 # -- whole jobs --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.3])
 def test_faults_change_no_row(
-    rate: float, s3: Storage, proxy: FaultyProxy, trained: Trained, undisturbed: dict[str, Any]
+    s3: Storage, proxy: FaultyProxy, trained: Trained, undisturbed: dict[str, Any]
 ) -> None:
-    proxy.disturb(rate)
-    assert scored(proxy, trained, f"rate-{rate}").statuses == Counter(ok=IMAGES)
-    assert proxy.disturbed.total() >= rate / 2 * proxy.requests
+    proxy.disturb(0.3)
+    assert scored(proxy, trained, "faults").statuses == Counter(ok=IMAGES)
+    assert proxy.disturbed.total() >= 0.15 * proxy.requests
     assert set(proxy.disturbed) == set(KINDS)
-    assert_same(rows(s3, f"rate-{rate}"), undisturbed)
+    assert_same(rows(s3, "faults"), undisturbed)
 
 
 def test_training_through_faults_misses_nothing(
