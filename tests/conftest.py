@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # Before anything of Ray is imported: tests talk to nobody outside this machine.
 os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+# No node is taken away here: each training is spared a process that would look out for that.
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 # And before Ray's workers are started, which take their credentials from their own environment.
 os.environ.update(AWS_ACCESS_KEY_ID="admin", AWS_SECRET_ACCESS_KEY="secret-of-tests")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 from collections import Counter
 from pathlib import Path
@@ -12,12 +13,19 @@ import pytest
 
 from monkeyray.cli import main
 from monkeyray.config import ScoreConfig, TrainConfig
+from monkeyray.demo_images import draw_demo_images
 from monkeyray.parsing import parse
 
 
 def test_the_demo_trains_and_scores(
-    tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    ray_session: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Half of the collection: drawing it is what takes longest.
+    half = functools.partial(draw_demo_images, labelled_per_label=20, bursts=15)
+    monkeypatch.setattr("monkeyray.demo.draw_demo_images", half)
     folder = tmp_path / "demo"
     (folder / "predictions").mkdir(parents=True)
     (folder / ".monkeyray-demo").touch()
