@@ -85,7 +85,7 @@ def survey(
     for part, table in numbered(predictions, columns, advance):
         labels |= listed_labels(table["top_k"])
         scored[part] = pc.is_valid(table["label"]).to_numpy()
-        times[part], timed[part] = _times(table["captured_at"])
+        times[part], timed[part] = wall_times(table["captured_at"])
         found = [
             origin(relative(uri, root) or "", captured_at, pattern, deployments)
             for uri, captured_at in zip(
@@ -124,8 +124,8 @@ def numbered(
         )
 
 
-def _times(captured_at: pa.ChunkedArray) -> tuple[Array, Array]:
-    """Local times in ISO 8601 as microseconds since 1970, and which of them are there."""
+def wall_times(captured_at: pa.ChunkedArray) -> tuple[Array, Array]:
+    """Local times in ISO 8601 as microseconds since 1970, int64, and which of them are there."""
     wall = pc.utf8_slice_codeunits(captured_at, 0, 19)
     found = pc.strptime(wall, format="%Y-%m-%dT%H:%M:%S", unit="us", error_is_null=True)
     there = pc.is_valid(found).to_numpy()

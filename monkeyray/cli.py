@@ -16,6 +16,7 @@ from monkeyray.config import (
     EvaluateConfig,
     ExportConfig,
     RescoreConfig,
+    ReviewConfig,
     ScoreConfig,
     TrainConfig,
     TuneConfig,
@@ -31,6 +32,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "bursts": BurstsConfig,
+    "review": ReviewConfig,
     "demo": DemoConfig,
 }
 

@@ -2,6 +2,7 @@
 
 from monkeyray.config.demos import DemoConfig
 from monkeyray.config.exports import BurstsConfig, ExportConfig, parse_gap
+from monkeyray.config.reviews import ReviewConfig
 from monkeyray.config.scoring import EvaluateConfig, RescoreConfig, ScoreConfig, parse_top_k
 from monkeyray.config.shared import StoreConfig
 from monkeyray.config.training import TrainConfig, TuneConfig, parse_head
@@ -12,6 +13,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "RescoreConfig",
+    "ReviewConfig",
     "ScoreConfig",
     "StoreConfig",
     "TrainConfig",
