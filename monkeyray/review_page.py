@@ -27,6 +27,8 @@ from monkeyray.thresholds import ACCEPTED
 
 #: Labels on a card, so that each has a key; rows of a table; labels with an activity plot.
 _CHOICES, _ROWS, _PLOTS = 5, 40, 11
+#: What is no likelier is no choice, but for the second best.
+_LEAST = 0.005
 
 #: What each section is called, and what it is.
 _SECTIONS = {
@@ -109,7 +111,9 @@ def _card(row: Shown, thumbnail: str | None, names: Mapping[str, str]) -> dict[s
         "uri": row.uri,
         "thumbnail": thumbnail,
         "label": row.listed[0][0] if row.listed else "",
-        "choices": row.listed[:_CHOICES],
+        "choices": [
+            each for i, each in enumerate(row.listed[:_CHOICES]) if i < 2 or each[1] >= _LEAST
+        ],
         "sections": " ".join(f"{section}:{place}" for section, place in row.sections.items()),
         "text": " ".join(filter(None, words)).lower(),
     }

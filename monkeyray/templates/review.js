@@ -82,7 +82,7 @@
       + (keeps ? "" : ". This browser keeps nothing: export before you leave");
     const button = find("#export");
     button.disabled = said.size === 0;
-    button.textContent = said.size === 1 ? "Export 1 label" : `Export ${said.size} labels`;
+    button.textContent = ["Export", "Export 1 label"][said.size] ?? `Export ${said.size} labels`;
   }
 
   function apply() {
