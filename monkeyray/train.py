@@ -87,6 +87,9 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
             check_relative(option.replace("_", "-"), getattr(config, option))
             if getattr(config, option) is not None:
                 storage.check_reachable(normalise(getattr(config, option)))
+    for given in config.corrections:
+        check_relative("corrections", given)
+        storage.check_reachable(normalise(given))
     images, names, skipped = list_dataset(config, storage)
     for place in (uri, *filter(None, [config.features])):
         storage.check_writable(normalise(place))

@@ -6,12 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.review_select import Least, k_center, margins, squared_distances
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, np.nan]), st.integers(0, 9)), max_size=40),
     st.lists(st.integers(0, 40), max_size=4),
@@ -62,6 +63,7 @@ points = st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1,
 )
 
 
+@settings(deadline=None)
 @given(points, st.integers(0, 5), st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9))))
 def test_each_choice_is_the_farthest(
     candidates: np.ndarray, count: int, given_centres: list[tuple[int, int]]
@@ -79,6 +81,7 @@ def test_each_choice_is_the_farthest(
         assert away[choice] == max(away[rest])
 
 
+@settings(deadline=None)
 @given(points, st.integers(1, 4))
 def test_no_other_choice_covers_twice_as_well(candidates: np.ndarray, count: int) -> None:
     def radius(chosen: tuple[int, ...]) -> float:

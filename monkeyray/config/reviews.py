@@ -13,7 +13,7 @@ from monkeyray.uris import normalise
 @dataclass(frozen=True, kw_only=True)
 class ReviewConfig:
     """Write pages on which people look at predictions, correct labels and choose what to label
-    next. The labels that they export are a manifest for train."""
+    next. The labels that they export are a manifest for train: --corrections or --images."""
 
     predictions: str
     """The predictions: what was --predictions of score."""

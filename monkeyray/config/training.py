@@ -26,6 +26,10 @@ class TrainConfig:
     test: str | None = None
     """Labelled images to report the result on, in the form of --images, else a share of those."""
 
+    corrections: tuple[str, ...] = ()
+    """Labelled images in the form of --images, as review exports them: their labels count before
+    those of --images and --test, the last one's before all, and further images are added."""
+
     label_names: str | None = None
     """Table (CSV or Parquet) with the names of the labels, shown beside them. Its columns are label
     (else the first) and name or common name (else the second)."""
@@ -153,6 +157,8 @@ class TrainConfig:
         for name in ("images", "model", "test", "label_names", "features"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
+        for uri in self.corrections:
+            normalise(uri)
         for name in ("epochs", "batch_size", "workers"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
         for name in ("embed_workers", "limit", "patience"):
