@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from monkeyray.config import ReviewConfig
@@ -59,8 +58,7 @@ def review(config: ReviewConfig) -> Review:
     storage.check_reachable(normalise(config.predictions))
     predictions = open_predictions(config.predictions, storage, partial=config.partial)
     first = _page_uri(config, 1)
-    inputs = {"deployments": config.deployments, "label-names": config.label_names,
-              "labelled": config.labelled}  # fmt: skip
+    inputs = {"deployments": config.deployments, "label-names": config.label_names}
     check_output([first], inputs, storage, overwrite=config.overwrite)
     names = read_label_names(config.label_names, storage) if config.label_names else {}
     places = _places(config, predictions, storage)
@@ -120,10 +118,9 @@ def _wanted(
 ) -> Wanted:
     if config.select is None:
         return Wanted(config.per_label, config.per_section)
-    labelled: Collection[str] = ()
-    if config.labelled is not None:
-        table = list_labelled(config.labelled, storage, Counter())
-        labelled = set(table["uri"].to_pylist())
+    labelled: set[str] = set()
+    for uri in config.labelled:
+        labelled.update(list_labelled(uri, storage, Counter())["uri"].to_pylist())
     chosen = None
     if config.select == "diverse":
         if not predictions.run.identity.get("embeddings"):

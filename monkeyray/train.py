@@ -371,7 +371,9 @@ def _source_name(weights: str) -> str:
 
 def _recorded(config: TrainConfig) -> dict[str, Any]:
     """The options that made the model, without places and how it was printed."""
-    places = ("images", "model", "test", "label_names", "features", "weights", "store")
+    places = (
+        "images", "model", "test", "corrections", "label_names", "features", "weights", "store",
+    )  # fmt: skip
     tracking = ("tensorboard", "mlflow", "mlflow_experiment")
     return {key: value for key, value in asdict(config).items() if key not in (*places, *tracking)}
 

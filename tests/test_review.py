@@ -77,7 +77,7 @@ def test_uncertain_ones(place: Path) -> None:
     run(place, select="uncertain", count=2)
     assert chosen(place) == ["a", "b"]
     done = run(
-        place, select="uncertain", count=9, labelled=str(place / "labelled.csv"), overwrite=True
+        place, select="uncertain", count=9, labelled=(str(place / "labelled.csv"),), overwrite=True
     )
     assert chosen(place) == ["a", "c", "d"]
     assert "found 3 images that have no label, not 9" in str(done)
@@ -88,7 +88,7 @@ def test_diverse_ones(place: Path) -> None:
     run(place, select="diverse", count=3)
     assert chosen(place) == ["b", "d", "c"]
     (place / "labelled.csv").write_text("uri,label\nimages/site/c.jpg,owl\nimages/site/d.jpg,fox\n")
-    run(place, select="diverse", count=1, labelled=str(place / "labelled.csv"), overwrite=True)
+    run(place, select="diverse", count=1, labelled=(str(place / "labelled.csv"),), overwrite=True)
     assert chosen(place) == ["a"]
 
 
@@ -140,7 +140,7 @@ def test_nothing_is_written_over(place: Path) -> None:
         ({"select": "all"}, "uncertain or diverse"),
         ({"count": 0}, r"--count is 0: it must be from 1 to 10000"),
         ({"images_per_page": 0}, "--images-per-page"),
-        ({"labelled": "x.csv"}, "give --select too"),
+        ({"labelled": ("x.csv",)}, "give --select too"),
         ({"site_pattern": "{place}/*"}, "site-pattern"),
         ({"output": "p/review.html"}, "is in --predictions"),
     ],

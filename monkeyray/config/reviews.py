@@ -29,9 +29,9 @@ class ReviewConfig:
     count: int = 100
     """How many images --select chooses."""
 
-    labelled: str | None = None
-    """Images that have a label (a folder or manifest, as --images of train): --select chooses none
-    of them."""
+    labelled: tuple[str, ...] = ()
+    """Images that have a label (folders or manifests, as --images and --corrections of train):
+    --select chooses none of them."""
 
     label_names: str | None = None
     """Table (CSV or Parquet) with the columns label and name, as for train."""
@@ -83,10 +83,12 @@ class ReviewConfig:
             value = getattr(self, name)
             option = flag(name)
             require(low <= value <= high, option, value, f"from {low} to {high}")
-        for name in ("labelled", "label_names", "deployments", "relative_to"):
+        for name in ("label_names", "deployments", "relative_to"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
-        if self.labelled is not None and self.select is None:
+        for uri in self.labelled:
+            normalise(uri)
+        if self.labelled and self.select is None:
             raise ConfigError("--labelled says what --select leaves out: give --select too")
         if self.site_pattern is not None:
             from monkeyray.sites import SitePattern

@@ -1,6 +1,6 @@
 """What a round of review teaches: images to label chosen by --select's rules, and at random.
 
-    MONKEYRAY_PHOTOS=… python tests/benchmarks/active.py --seeds 5 --features /tmp/monkeys10.npz
+    MONKEYRAY_PHOTOS=… OMP_NUM_THREADS=1 python tests/benchmarks/active.py --features monkeys10.npz
 
 From some labels a species a linear top on MobileNet's features is trained. Then as many images of
 the rest as a round has are chosen by each rule and get their labels, and the top is trained again.
