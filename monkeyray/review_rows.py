@@ -22,7 +22,7 @@ from monkeyray.export_rows import Predictions, listed_labels, relative
 from monkeyray.origins import Origin, origin
 from monkeyray.predictions import SCORED
 from monkeyray.progress import Advance
-from monkeyray.review_select import Least, k_center, margins, squared_distances
+from monkeyray.review_select import Least, k_center, margins, squared_distances, unit
 from monkeyray.sites import SitePattern
 
 Array = np.ndarray[Any, Any]
@@ -262,7 +262,8 @@ def choose_diverse(
     labelled: Collection[str],
     bar: Callable[[str], Any],
 ) -> dict[str, int]:
-    """The URIs of images that are unlike each other and unlike the labelled ones, in order.
+    """The URIs of images that are unlike each other and unlike the labelled ones, in order, by the
+    directions of their embeddings.
 
     They are chosen from CANDIDATES images at most. `bar` gives a progress bar by its title. Raises
     InputError for predictions without embeddings.
@@ -282,13 +283,13 @@ def choose_diverse(
     found = list(drawn)
     if not found:
         return {}
-    candidates = np.stack([vector for _, vector in found])
+    candidates = unit(np.stack([vector for _, vector in found]))
     nearest = np.full(len(candidates), np.inf, np.float32)
     if len(known):
         with bar("comparing with --labelled") as advance:
             for table in predictions.tables(["uri", "embedding"], advance):
                 mine = table.filter(pc.is_in(table["uri"], known))["embedding"].drop_null()
                 for chunk in mine.chunks:
-                    centres = chunk.flatten().to_numpy().reshape(len(chunk), -1)
+                    centres = unit(chunk.flatten().to_numpy().reshape(len(chunk), -1))
                     nearest = np.minimum(nearest, squared_distances(candidates, centres))
     return {found[i][0]: place for place, i in enumerate(k_center(candidates, count, nearest))}

@@ -17,8 +17,8 @@ from monkeyray.config import ReviewConfig, StoreConfig
 from monkeyray.errors import ConfigError, InputError, MonkeyRayError, StorageError
 from monkeyray.review import Review, review
 
-#: Where images lie among each other: two that are close, and two far off.
-POINTS = {"a": (0.0, 0.0), "b": (1.0, 0.0), "c": (9.0, 0.0), "d": (0.0, 8.0)}
+#: Embeddings: the directions are 0, 10, 60 and 90 degrees.
+POINTS = {"a": (1.0, 0.0), "b": (9.8, 1.7), "c": (0.5, 0.87), "d": (0.0, 4.0)}
 
 
 @pytest.fixture
@@ -86,10 +86,10 @@ def test_uncertain_ones(place: Path) -> None:
 def test_diverse_ones(place: Path) -> None:
     # The first is the one in the middle, then the farthest from all before.
     run(place, select="diverse", count=3)
-    assert chosen(place) == ["b", "d", "c"]
+    assert chosen(place) == ["c", "a", "d"]
     (place / "labelled.csv").write_text("uri,label\nimages/site/c.jpg,owl\nimages/site/d.jpg,fox\n")
     run(place, select="diverse", count=1, labelled=(str(place / "labelled.csv"),), overwrite=True)
-    assert chosen(place) == ["a"]
+    assert chosen(place) == ["a"]  # 60 degrees away, and b 50
 
 
 def test_diverse_ones_need_embeddings(place: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monkeyray.review_select import Least, k_center, margins, squared_distances
+from monkeyray.review_select import Least, k_center, margins, squared_distances, unit
 
 
 @settings(deadline=None)
@@ -104,3 +104,9 @@ def test_distances_to_many_centres_and_to_none() -> None:
     expected = ((candidates[:, None] - centres[None]) ** 2).sum(axis=2).min(axis=1)
     assert squared_distances(candidates, centres) == pytest.approx(expected, rel=1e-5)
     assert np.isinf(squared_distances(candidates, centres[:0])).all()
+
+
+def test_directions() -> None:
+    found = unit(np.array([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]]))
+    assert found.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0], [1, 0]]
+    assert found.dtype == np.float32

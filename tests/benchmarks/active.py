@@ -23,7 +23,7 @@ from scipy.stats import t
 from monkeyray.decode import sha256
 from monkeyray.duplicates import group_images
 from monkeyray.fingerprints import SIDE
-from monkeyray.review_select import k_center, margins, squared_distances
+from monkeyray.review_select import k_center, margins, squared_distances, unit
 from monkeyray.splits import split_images
 
 Array = np.ndarray[Any, Any]
@@ -69,10 +69,11 @@ def one_seed(data: dict[str, Array], seed: int, start: int, count: int, draws: i
     known = start_of(labels[pool], start, random)
     rest = np.setdiff1d(np.arange(len(pool)), known)
     first = train(features[pool[known]], labels[pool[known]])
-    nearest = squared_distances(features[pool[rest]], features[pool[known]])
+    directions = unit(features[pool])
+    nearest = squared_distances(directions[rest], directions[known])
     rules: dict[str, Callable[[], Array]] = {
         "uncertain": lambda: np.argsort(margins(first.predict_proba(features[pool[rest]])))[:count],
-        "diverse": lambda: k_center(features[pool[rest]], count, nearest),
+        "diverse": lambda: k_center(directions[rest], count, nearest),
         "random": lambda: random.choice(len(rest), count, replace=False),
     }
 
