@@ -14,6 +14,7 @@ from monkeyray.corrections import correct
 from monkeyray.dataset import list_dataset
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.storage import Storage
+from monkeyray.train import _recorded
 
 labels = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["fox", "owl", "elk"]))
 
@@ -72,3 +73,8 @@ def test_corrections_that_are_not_there(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"no such manifest: .*no\.csv"):
         list_dataset(config, Storage())
+
+
+def test_a_bundle_does_not_say_where_corrections_were() -> None:
+    config = TrainConfig(images="/secret/i", model="/secret/m", corrections=("/secret/c.csv",))
+    assert "secret" not in str(_recorded(config))

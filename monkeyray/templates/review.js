@@ -229,13 +229,15 @@
     if (nowhere && event.key === "ArrowRight") go(current);
     else action();
   });
-  window.addEventListener("storage", (event) => {
-    if (event.key !== key) return;
+  function again() {
     said.clear();
     load();
     cards.forEach(paint);
     count();
-  });
+  }
+  window.addEventListener("storage", (event) => event.key === key && again());
+  // A page that one comes back to may be as it was left.
+  window.addEventListener("pageshow", (event) => event.persisted && again());
 
   load();
   cards.forEach(paint);
