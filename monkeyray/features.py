@@ -17,7 +17,8 @@ from monkeyray.backbones import Weights
 from monkeyray.batches import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.child import Work
 from monkeyray.decode import DECODE_VERSION, Limits, decode
-from monkeyray.engine import Network, TensorFlowEngine
+from monkeyray.engine import Network
+from monkeyray.engines import TENSORFLOW, EngineChoice
 from monkeyray.errors import ObjectError, StorageError
 from monkeyray.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.lease import hold
@@ -37,8 +38,8 @@ class Embedder:
     Without weights it does not run the base: hash and thumbnail tell duplicates.
     """
 
-    def __init__(self, network: Network, embed: bool) -> None:
-        self._engine = TensorFlowEngine(network) if embed else None
+    def __init__(self, network: Network, embed: bool, engine: EngineChoice) -> None:
+        self._engine = engine.build(network) if embed else None
 
     def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
         columns: dict[str, Any]
@@ -81,6 +82,7 @@ class FeatureCache:
     storage: Storage
     network: Network
     embed: bool = True
+    engine: EngineChoice = TENSORFLOW
 
     @property
     def place(self) -> str:
@@ -92,6 +94,7 @@ class FeatureCache:
             "decode": DECODE_VERSION,
             "thumbnail": THUMBNAIL_VERSION,
             "weights": weights_hash(self.network.base) if self.embed else None,
+            "engine": str(self.engine) if self.embed else None,
         }
         return join(self.uri, f"{self.network.backbone}-{fingerprint(identity)[:16]}")
 
@@ -185,7 +188,7 @@ class FeatureCache:
             self.place, f"pass-{len(passes):05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
         )
         work = Work(
-            make_mapper=functools.partial(Embedder, self.network, self.embed),
+            make_mapper=functools.partial(Embedder, self.network, self.embed, self.engine),
             storage=self.storage,
             size=self.network.size,
             limits=limits,

@@ -30,6 +30,7 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import RescoreConfig, parse_top_k
+from monkeyray.config_files import HIDDEN_NAME, write_options
 from monkeyray.decode import Limits
 from monkeyray.errors import InputError, MissingError
 from monkeyray.head import top_logits
@@ -115,6 +116,7 @@ def rescore(config: RescoreConfig) -> Summary:
                 clear(uri, lease)
             plans = (plan.select(["uri"]) for _, plan in old.plan.read_all())
             run = create_run_of_parts(uri, lease, identity, plans, old.plan.sizes)
+        write_options(uri, config, storage, HIDDEN_NAME)
         pending = run.pending()
         todo = sum(pending.values())
         if pending:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from monkeyray.config import ReviewConfig
+from monkeyray.config_files import write_options_beside
 from monkeyray.decode import Limits
 from monkeyray.deployments import read_deployments
 from monkeyray.errors import InputError
@@ -36,6 +38,20 @@ class Review:
     unseen: int
     pages: int
     notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `output`, the first of the `pages`; `images` in the predictions, of
+        which so many are `shown`; those `selected` to be labelled next; those `unseen`, scored but
+        without a picture because they cannot be read any more; `notes` for people."""
+        return {
+            "output": self.uri,
+            "pages": self.pages,
+            "images": self.images,
+            "shown": self.shown,
+            "selected": self.selected,
+            "unseen": self.unseen,
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         lines = [f"{self.shown} of {self.images} images to look at, on {self.pages} pages"]
@@ -86,6 +102,8 @@ def review(config: ReviewConfig) -> Review:
             storage.write(_page_uri(config, number), page.encode())
             bar(len(rows), {"ok": start + len(mine)})
     _delete_older(config, pages, storage)
+    # Beside it and not in it: the folder is for those who label, and all of it is pages.
+    write_options_beside(normalise(config.output), config, storage)
     selected = sum(NEXT in row.sections for row in rows)
     return Review(
         first, figures.images, len(rows), selected, unseen, pages,

@@ -28,9 +28,11 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import TrainConfig, parse_head
+from monkeyray.config_files import write_options
 from monkeyray.dataset import Dataset, choose_images, list_dataset
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
+from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.features import FeatureCache, Features, unusable, weights_hash
 from monkeyray.findings import find, to_json, with_pictures
@@ -120,7 +122,9 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
             tracking.begin(_identity(job, network, data), _recorded(job.config))
             network, found, figures = _learn(job, network, data, seconds)
             figures["search"] = searched
-        return _publish(job, lease, network, data, found, figures, names, seconds)
+        trained = _publish(job, lease, network, data, found, figures, names, seconds)
+        write_options(uri, config, storage)
+        return trained
 
 
 def _read(
@@ -144,7 +148,8 @@ def _embed(
     job: _Job, network: Network, images: pa.Table, place: str, *, embed: bool = True
 ) -> Features:
     gpu = job.config.gpu and embed
-    cache = FeatureCache(place, job.storage, network, embed=embed)
+    engine = choose_engine(job.config.engine, "float32", gpu)
+    cache = FeatureCache(place, job.storage, network, embed, engine)
     with job.reporter.bar("embedding images" if embed else "reading images") as bar:
         return cache.get(
             images,

@@ -49,6 +49,7 @@ def test_imports_go_one_way() -> None:
     [
         [],
         ["--help"],
+        ["completion", "bash"],
         *([name, "--help"] for name in ("train", "tune", "score", "export", "bursts", "review")),
     ],
 )

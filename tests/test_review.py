@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,29 @@ def test_the_command_line(place: Path, capsys: pytest.CaptureFixture[str]) -> No
     main([*arguments, str(place / "r"), "--select", "uncertain", "--count", "2", "--quiet"])
     assert "2 to be labelled next" in capsys.readouterr().out
     assert chosen(place / "r", "index.html") == ["a", "b"]
+
+
+def test_the_options_beside_it_make_it_again(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "labelled.csv").write_text("uri,label\nimages/site/b.jpg,fox\n")
+    monkeypatch.chdir(place)
+    main(["review", "--quiet", "--predictions", "predictions", "--output", "r/", "--overwrite",
+          "--select", "uncertain", "--count", "2", "--labelled", "labelled.csv"])  # fmt: skip
+    assert [path.name for path in (place / "r").iterdir()] == ["index.html"]
+    first = (place / "r" / "index.html").read_bytes()
+    config = ["review", "--config", str(place / "r.config.toml")]
+    monkeypatch.chdir("/")
+    # What is there is replaced only where that is said again.
+    with pytest.raises(SystemExit):
+        main(config)
+    capsys.readouterr()
+    main([*config, "--overwrite", "--summary-json", "-"])
+    assert (place / "r" / "index.html").read_bytes() == first
+    assert json.loads(capsys.readouterr().out)["result"] == {
+        "output": str(place / "r" / "index.html"), "pages": 1, "images": 5, "shown": 5,
+        "selected": 2, "unseen": 0, "notes": [],
+    }  # fmt: skip
 
 
 def test_an_unfinished_scoring(tmp_path: Path) -> None:

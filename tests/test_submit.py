@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import _free_port
+from weed import free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +43,7 @@ def bare(tmp_path: Path) -> Path:
 @pytest.fixture
 def head(bare: Path) -> Iterator[dict[str, str]]:
     """A Ray head node of that Python; the environment to talk to it."""
-    dashboard, agent = _free_port(), _free_port()
+    dashboard, agent = free_port(), free_port()
     environment = clean_environment()
     environment |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     # A folder of its own (with a short name, for its sockets) and free ports, beside the session's
@@ -51,7 +51,7 @@ def head(bare: Path) -> Iterator[dict[str, str]]:
     folder = tempfile.mkdtemp(prefix="ray-")
     command = [
         str(bare), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
-        f"--port={_free_port()}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+        f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
         f"--dashboard-agent-listen-port={agent}",
     ]  # fmt: skip
     with open(bare.parent / "head.log", "wb") as log:

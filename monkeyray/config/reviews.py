@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from monkeyray.config.shared import StoreConfig, check_apart, flag, require
+from monkeyray.config.shared import Place, StoreConfig, check_apart, flag, require
 from monkeyray.errors import ConfigError
 from monkeyray.uris import normalise
 
@@ -15,36 +15,44 @@ class ReviewConfig:
     """Write pages on which people look at predictions, correct labels and choose what to label
     next. The labels that they export are a manifest for train: --corrections or --images."""
 
-    predictions: str
+    GROUPS: ClassVar = {
+        "Places": ("predictions", "output", "label_names", "partial", "overwrite"),
+        "What to label next": ("select", "count", "labelled"),
+        "Where and when": ("site_pattern", "relative_to", "deployments"),
+        "What is shown": ("per_label", "per_section", "images_per_page", "thumbnail_pixels"),
+    }
+
+    predictions: Place
     """The predictions: what was --predictions of score."""
 
-    output: str
+    output: Place
     """A file that ends in .html, or a folder or prefix, into which as many pages go as are
     needed."""
 
     select: Literal["uncertain", "diverse"] | None = None
-    """Choose what to label next. uncertain: images whose two likeliest labels are closest. diverse:
-    images unlike those chosen before and those of --labelled (needs --embeddings of score)."""
+    """Choose what to label next: uncertain, images whose two likeliest labels are closest; or
+    diverse, images unlike those chosen before and those of --labelled (needs --embeddings of
+    score)."""
 
     count: int = 100
     """How many images --select chooses."""
 
-    labelled: tuple[str, ...] = ()
+    labelled: tuple[Place, ...] = ()
     """Images that have a label (folders or manifests, as --images and --corrections of train):
     --select chooses none of them."""
 
-    label_names: str | None = None
+    label_names: Place | None = None
     """Table (CSV or Parquet) with the columns label and name, as for train."""
 
     site_pattern: str | None = None
     """Where an image's path below --relative-to has its site, camera or deployment, as
     {site}/{camera}/*."""
 
-    deployments: str | None = None
+    deployments: Place | None = None
     """Table (CSV or Parquet) of where and when cameras hung, as for export: it gives sites, and
     times its clock_offset."""
 
-    relative_to: str | None = None
+    relative_to: Place | None = None
     """Folder or prefix below which --site-pattern looks. Default: that of the images."""
 
     per_label: int = 12

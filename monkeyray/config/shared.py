@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 from monkeyray.errors import ConfigError
 from monkeyray.retries import PATIENCE_SECONDS
 from monkeyray.storage import Storage
 from monkeyray.uris import join, normalise
+
+
+@dataclass(frozen=True)
+class IsPlace:
+    """Marks an option that is a path or URI. `words`: values that are none, but mean something."""
+
+    words: tuple[str, ...] = ()
+
+
+#: The type of an option that is a path or URI.
+Place = Annotated[str, IsPlace()]
+
+#: The heading of options that the short help only names.
+SELDOM = "Seldom needed"
 
 
 def require(condition: bool, option: str, value: object, need: str) -> None:
@@ -20,6 +35,12 @@ def require(condition: bool, option: str, value: object, need: str) -> None:
 def flag(name: str) -> str:
     """A field's name as the command line has it."""
     return name.replace("_", "-")
+
+
+def check_engine(engine: str) -> None:
+    """Raise ConfigError for what is no engine."""
+    engines = ("auto", "tensorflow", "openvino")
+    require(engine in engines, "engine", repr(engine), f"one of {', '.join(engines)}")
 
 
 def check_seed(seed: int, option: str = "seed") -> None:
