@@ -134,7 +134,7 @@ def _convert(option: Option, value: Any) -> Any:
         return None
     kind = option.kind
     if typing.get_origin(kind) is tuple:
-        return _convert_all(typing.get_args(kind), value)
+        return _convert_all(typing.get_args(kind), value, is_place=option.place is not None)
     if typing.get_origin(kind) is Literal:
         words = typing.get_args(kind)
         if value not in words:
@@ -143,13 +143,15 @@ def _convert(option: Option, value: Any) -> Any:
     return _convert_one(kind, value, is_place=option.place is not None)
 
 
-def _convert_all(kinds: tuple[Any, ...], value: Any) -> tuple[Any, ...]:
+def _convert_all(kinds: tuple[Any, ...], value: Any, *, is_place: bool) -> tuple[Any, ...]:
     count = None if kinds[1:] == (...,) else len(kinds)
     if not isinstance(value, list) or count not in (None, len(value)):
         some = "a list of" if count is None else f"a list of {count}"
         kind = "numbers, as [0.001, 0.1]" if kinds[0] is float else 'texts, as ["one", "other"]'
+        if is_place:
+            kind = 'paths or URIs, as ["one.csv", "other.csv"]'
         raise _WrongError(f"{some} {kind}")
-    return tuple(_convert_one(kinds[0], each, is_place=False) for each in value)
+    return tuple(_convert_one(kinds[0], each, is_place=is_place) for each in value)
 
 
 def _convert_one(kind: Any, value: Any, *, is_place: bool) -> Any:
@@ -222,6 +224,8 @@ def to_toml(config: Any) -> str:
 
 
 def _in_full(option: Option, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_in_full(option, each) for each in value)
     if option.place is None or value in option.place.words:
         return value
     try:

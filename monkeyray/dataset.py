@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.config import TrainConfig
+from monkeyray.corrections import correct
 from monkeyray.duplicates import group_images
 from monkeyray.errors import InputError
 from monkeyray.features import Features, unusable
@@ -71,6 +72,8 @@ def list_dataset(
                 f"common, such as {min(both)}: give places that do not overlap"
             )
         table = pa.concat_tables([table, test])
+    for uri in config.corrections:
+        table = correct(table, _tagged(list_labelled(uri, storage, skipped), None))
     labels = set(table["label"].to_pylist())
     if len(labels) < 2:
         raise InputError(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from monkeyray.decode import Limits, decode
+from monkeyray.errors import DecodeError, ObjectError
 
 Array = np.ndarray[Any, Any]
 
 _QUALITY = 80
+_THREADS = 8
 _LIMITS = Limits()
 
 
@@ -54,3 +58,20 @@ def thumbnail(data: bytes, side: int = 160, limits: Limits = _LIMITS) -> str:
     sink = io.BytesIO()
     image.save(sink, "JPEG", quality=_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(sink.getvalue()).decode("ascii")
+
+
+def thumbnails(
+    uris: Iterable[str], read: Callable[[str], bytes], side: int = 160
+) -> dict[str, str | None]:
+    """The thumbnail of each image, None where there can be none: of an image that could be read
+    before, a page does without it."""
+
+    def picture(uri: str) -> str | None:
+        try:
+            return thumbnail(read(uri), side)
+        except (DecodeError, ObjectError):
+            return None
+
+    ordered = sorted(uris)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return dict(zip(ordered, pool.map(picture, ordered), strict=True))

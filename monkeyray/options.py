@@ -24,8 +24,8 @@ class Option:
     """One option.
 
     `kind`: its type without what marks it: bool, int, float, str, a Literal or a tuple of these.
-    `place`: whether it is a path or URI, and which words are none. `default`: dataclasses.MISSING
-    where it has to be given. `text`: what it does, on one line.
+    `place`: whether it is a path or URI, or each of a tuple is, and which words are none.
+    `default`: dataclasses.MISSING where it has to be given. `text`: what it does, on one line.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Option:
             return "|".join(typing.get_args(self.kind))
         if typing.get_origin(self.kind) is tuple:
             kinds = typing.get_args(self.kind)
-            word = _word(kinds[0])
+            word = "PLACE" if self.place is not None else _word(kinds[0])
             return f"{word}…" if kinds[1:] == (...,) else " ".join([word] * len(kinds))
         return "PLACE" if self.place is not None else _word(self.kind)
 
@@ -119,11 +119,21 @@ def _option(each: dataclasses.Field[Any], hint: Any, heading: str, text: str) ->
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         hint = next(part for part in typing.get_args(hint) if part is not type(None))
         optional = True
-    place = None
-    if typing.get_origin(hint) is typing.Annotated:
-        marks = [mark for mark in hint.__metadata__ if isinstance(mark, IsPlace)]
-        hint, place = hint.__origin__, next(iter(marks), None)
+    if typing.get_origin(hint) is tuple:
+        first, *rest = map(_unmarked, typing.get_args(hint))
+        kinds = (first[0], *(kind for kind, _ in rest))
+        hint, place = types.GenericAlias(tuple, kinds), first[1]
+    else:
+        hint, place = _unmarked(hint)
     return Option(each.name, hint, place, optional, each.default, heading, text)
+
+
+def _unmarked(hint: Any) -> tuple[Any, IsPlace | None]:
+    """A type without what marks it, and the mark that it is a place."""
+    if typing.get_origin(hint) is not typing.Annotated:
+        return hint, None
+    marks = [mark for mark in hint.__metadata__ if isinstance(mark, IsPlace)]
+    return hint.__origin__, next(iter(marks), None)
 
 
 def _texts(kind: type[Any]) -> dict[str, str]:

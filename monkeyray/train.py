@@ -89,6 +89,9 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
             check_relative(option.replace("_", "-"), getattr(config, option))
             if getattr(config, option) is not None:
                 storage.check_reachable(normalise(getattr(config, option)))
+    for given in config.corrections:
+        check_relative("corrections", given)
+        storage.check_reachable(normalise(given))
     images, names, skipped = list_dataset(config, storage)
     for place in (uri, *filter(None, [config.features])):
         storage.check_writable(normalise(place))
@@ -373,7 +376,9 @@ def _source_name(weights: str) -> str:
 
 def _recorded(config: TrainConfig) -> dict[str, Any]:
     """The options that made the model, without places and how it was printed."""
-    places = ("images", "model", "test", "label_names", "features", "weights", "store")
+    places = (
+        "images", "model", "test", "corrections", "label_names", "features", "weights", "store",
+    )  # fmt: skip
     tracking = ("tensorboard", "mlflow", "mlflow_experiment")
     return {key: value for key, value in asdict(config).items() if key not in (*places, *tracking)}
 

@@ -15,6 +15,8 @@ from monkeyray.storage import Storage
 from monkeyray.uris import join
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
     from monkeyray.trained import Trained
 
 # Before anything of Ray is imported: tests talk to nobody outside this machine.
@@ -99,6 +101,24 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """A SeaweedFS S3 server on loopback with the bucket `photos`."""
     with start_weed(tmp_path_factory.mktemp("weed")) as (storage, _):
         yield storage
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium, one for a module, or a skip; in CI its absence is a failure."""
+    from playwright.sync_api import sync_playwright
+
+    found = shutil.which("chromium")
+    if found is None:
+        message = "install Chromium (apt-get install chromium): pages are looked at in it"
+        if os.environ.get("MONKEYRAY_CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    with sync_playwright() as playwright:
+        # Its sandbox needs user namespaces, which containers and root do not have.
+        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 def upload(storage: Storage, folder: Path, uri: str) -> None:

@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.config import ExportConfig, ScoreConfig, TrainConfig
@@ -50,6 +50,8 @@ def wrong(tmp_path: Path, text: str, ending: str = "toml", command: str = "train
         ("gpu = 1", "true or false"),
         ("images = 5", "images has to be a path or URI in quotes"),
         ("images = ['s3://me:hunter2@b/x']", "images = ['s3://***@b/x']: images has to be a path"),
+        ("corrections = 'a.csv'", 'a list of paths or URIs, as ["one.csv", "other.csv"]'),
+        ("corrections = [5]", "corrections has to be a path or URI in quotes"),
         ("head = [5]", "head has to be a text in quotes"),
         ("seed = ", "is no TOML"),
         ("seed = 1\nseed = 2", "is no TOML"),
@@ -119,6 +121,17 @@ def test_what_is_written_deletes_nothing_and_has_no_secret() -> None:
     assert (words["weights"], words["mlflow"]) == ("imagenet", "sqlite:///x.db")
 
 
+def test_places_are_written_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(images="i", model="m", corrections=("a.csv", "s3://b/c.csv"))
+    (tmp_path / "o.toml").write_text(to_toml(config))
+    found = read_options(str(tmp_path / "o.toml"), "train", STORAGE)
+    assert found["images"] == str(tmp_path / "i")
+    assert found["corrections"] == (str(tmp_path / "a.csv"), "s3://b/c.csv")
+
+
+# The first one parses the texts of the options.
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_survives(text: str) -> None:
     config = ScoreConfig(images="/i", model="m", predictions="p", include=(text,))

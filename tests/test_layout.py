@@ -50,7 +50,7 @@ def test_imports_go_one_way() -> None:
         [],
         ["--help"],
         ["completion", "bash"],
-        *([name, "--help"] for name in ("train", "tune", "score", "export", "bursts")),
+        *([name, "--help"] for name in ("train", "tune", "score", "export", "bursts", "review")),
     ],
 )
 def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:

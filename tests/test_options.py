@@ -35,6 +35,9 @@ def test_what_an_option_is() -> None:
     assert (train["augment"].flag, train["augment"].shown_default) == ("--[no-]augment", "on")
     assert (train["folds"].shown_default, train["gpu"].shown_default) == ("0", "")
     assert train["limit"].optional
+    corrections = train["corrections"]
+    assert (corrections.kind, corrections.value) == (tuple[str, ...], "PLACE…")
+    assert corrections.place is not None
     assert train["l2"].brief == "L2 penalty on the kernels of the new top"
     tune = {each.name: each for each in options_of(TuneConfig)}
     assert not tune.keys() & {"head", "live", "top_seed"}

@@ -23,6 +23,7 @@ NEEDED: dict[str, list[str]] = {
     "evaluate": ["--images", "a", "--model", "b", "--output", "c"],
     "export": ["--predictions", "a", "--format", "csv", "--output", "b"],
     "bursts": ["--predictions", "a", "--output", "b", "--site-pattern", "{camera}/*"],
+    "review": ["--predictions", "a", "--output", "b"],
     "demo": [],
 }
 
@@ -35,10 +36,21 @@ def config(command: str, *arguments: str) -> Any:
 def test_a_file_that_is_written_does_the_same_again(command: str, tmp_path: Path) -> None:
     some = ["--s3-endpoint", "http://127.0.0.1:9", "--store-patience-seconds", "7", "--quiet"]
     more = {
-        "train": ["--no-augment", "--live", "--head", "12,3", "--weights", "none"],
+        "train": [
+            "--no-augment",
+            "--live",
+            "--head",
+            "12,3",
+            "--weights",
+            "none",
+            "--corrections",
+            "c.csv",
+            "s3://d/e.csv",
+        ],
         "tune": ["--heads", "7", "linear", "--l2-range", "0", "0", "--tensorboard", "model"],
         "score": ["--include", 'a "b"\\*', "ü☃\x7f\x1f*", "--top-k", "all", "--threshold", "1e-9"],
         "bursts": ["--blank"],
+        "review": ["--select", "diverse", "--labelled", "c", "d.csv"],
     }
     first = config(command, *NEEDED[command], *more.get(command, []), *some)
     file = tmp_path / "config.toml"

@@ -7,6 +7,7 @@ from typing import Any
 from monkeyray.config.calls import CallConfig
 from monkeyray.config.demos import DemoConfig
 from monkeyray.config.exports import BurstsConfig, ExportConfig, parse_gap
+from monkeyray.config.reviews import ReviewConfig
 from monkeyray.config.scoring import EvaluateConfig, RescoreConfig, ScoreConfig, parse_top_k
 from monkeyray.config.shared import StoreConfig
 from monkeyray.config.training import TrainConfig, TuneConfig, parse_head
@@ -20,6 +21,7 @@ COMMANDS: dict[str, type[Any]] = {
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
     "bursts": BurstsConfig,
+    "review": ReviewConfig,
     "demo": DemoConfig,
 }
 
@@ -31,6 +33,7 @@ __all__ = [
     "EvaluateConfig",
     "ExportConfig",
     "RescoreConfig",
+    "ReviewConfig",
     "ScoreConfig",
     "StoreConfig",
     "TrainConfig",

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from monkeyray.config.shared import Place, StoreConfig, require
+from monkeyray.config.shared import Place, StoreConfig, check_apart, require
 from monkeyray.errors import ConfigError
-from monkeyray.uris import join, normalise
+from monkeyray.uris import normalise
 
 
 class _Kinds:
@@ -94,7 +94,7 @@ class ExportConfig(_Kinds):
             self.format in ("camtrap-dp", "megadetector", "csv"),
             "format", repr(self.format), "camtrap-dp, megadetector or csv",
         )  # fmt: skip
-        _check_apart(self.output, self.predictions)
+        check_apart(self.output, self.predictions)
         for name in ("project", "deployments", "taxonomy", "relative_to"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
@@ -180,7 +180,7 @@ class BurstsConfig(_Kinds):
 
     def __post_init__(self) -> None:
         self._check_kinds()
-        _check_apart(self.output, self.predictions)
+        check_apart(self.output, self.predictions)
         for name in ("deployments", "taxonomy", "relative_to"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
@@ -195,14 +195,6 @@ class BurstsConfig(_Kinds):
             )
         parse_gap(self.burst_gap)
         _check_rollup(self.rollup_threshold, self.taxonomy)
-
-
-def _check_apart(output: str, predictions: str) -> None:
-    if join(normalise(output), "").startswith(join(normalise(predictions), "")):
-        raise ConfigError(
-            f"--output {output} is in --predictions {predictions}, which holds nothing but a run: "
-            "choose another place"
-        )
 
 
 def _check_rollup(threshold: float | None, taxa: str | None) -> None:

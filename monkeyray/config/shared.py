@@ -9,6 +9,7 @@ from typing import Annotated
 from monkeyray.errors import ConfigError
 from monkeyray.retries import PATIENCE_SECONDS
 from monkeyray.storage import Storage
+from monkeyray.uris import join, normalise
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,15 @@ def check_seed(seed: int, option: str = "seed") -> None:
     """Raise ConfigError for what is no seed."""
     # NumPy and TensorFlow take no more than 32 bits.
     require(0 <= seed < 2**32, option, seed, f"from 0 to {2**32 - 1}")
+
+
+def check_apart(output: str, predictions: str) -> None:
+    """Raise ConfigError for an output that would be among the files of a run."""
+    if join(normalise(output), "").startswith(join(normalise(predictions), "")):
+        raise ConfigError(
+            f"--output {output} is in --predictions {predictions}, which holds nothing but a run: "
+            "choose another place"
+        )
 
 
 @dataclass(frozen=True)

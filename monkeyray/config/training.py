@@ -27,7 +27,9 @@ class TrainConfig:
     """Train a new top on a frozen, ImageNet-pretrained base, and write a model bundle."""
 
     GROUPS: ClassVar = {
-        "Images and model": ("images", "model", "test", "label_names", "features", "limit"),
+        "Images and model": (
+            "images", "model", "test", "corrections", "label_names", "features", "limit",
+        ),
         "Network": ("backbone", "crop", "views", "head"),
         "Training": ("epochs", "learning_rate", "class_weights", "seed", "live", "augment"),
         "Fine-tuning": ("fine_tune", "fine_tune_rate", "fine_tune_epochs"),
@@ -49,6 +51,10 @@ class TrainConfig:
 
     test: Place | None = None
     """Labelled images to report the result on, in the form of --images, else a share of those."""
+
+    corrections: tuple[Place, ...] = ()
+    """Labelled images in the form of --images, as review exports them: their labels count before
+    those of --images and --test, the last one's before all, and further images are added."""
 
     label_names: Place | None = None
     """Table (CSV or Parquet) with the names of the labels, shown beside them. Its columns are label
@@ -183,6 +189,8 @@ class TrainConfig:
         for name in ("images", "model", "test", "label_names", "features"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
+        for uri in self.corrections:
+            normalise(uri)
         for name in ("epochs", "batch_size", "workers"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
         for name in ("embed_workers", "limit", "patience"):
