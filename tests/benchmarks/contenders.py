@@ -77,7 +77,10 @@ def open_turbo(data: bytes) -> np.ndarray[Any, Any]:
     if not data.startswith(b"\xff\xd8"):
         return open_pillow(data)
     cv2.setNumThreads(1)
-    image = simplejpeg.decode_jpeg(data, "RGB", min_height=SIZE, min_width=SIZE)
+    try:
+        image = simplejpeg.decode_jpeg(data, "RGB", min_height=SIZE, min_width=SIZE)
+    except ValueError:  # a few photographs have marks that it does not accept
+        return open_pillow(data)
     return np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
 
 
