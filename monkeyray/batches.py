@@ -35,7 +35,7 @@ IMAGE_FIELDS = [
     ("sha256", pa.string()),
 ]
 
-#: Bytes and pixel size to a decoded image, or a DecodeError; `decode`, but for tests. Of a plan with
+#: Bytes and pixel size to a decoded image, or a DecodeError; `decode`, but for tests. In a plan of
 #: boxes it is also told a row's `bbox`, or that no `views` are wanted.
 Decode = Callable[..., Decoded]
 

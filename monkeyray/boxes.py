@@ -26,11 +26,6 @@ PASSED = (BLANK, PERSON, VEHICLE)
 #: The status of images that can be read and of which the detector says nothing.
 UNDETECTED = "undetected"
 
-#: On each side of a box, in shares of its longer side. Boxes end where the animal does, or a little
-#: before; with a tenth more the animal fills 0.83 of the crop, about as much as the objects fill of
-#: what ImageNet's networks are trained on, of which the central 0.875 are seen.
-PADDING = 0.1
-
 
 def has_boxes(names: Sequence[str]) -> bool:
     """Whether a plan's or a table's columns are those of a run with detections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from monkeyray.config.shared import StoreConfig, flag, require
+from monkeyray.config.shared import PADDING, StoreConfig, check_detections, flag, require
 from monkeyray.errors import ConfigError
 from monkeyray.uris import join, normalise
 from monkeyray.views import COUNTS
@@ -33,6 +33,17 @@ class ScoreConfig:
 
     exclude: tuple[str, ...] = ()
     """Leave out what one of these globs matches."""
+
+    detections: str | None = None
+    """MegaDetector's results (JSON) for these images: the crop of each box of an animal is scored,
+    a row a box; people, vehicles and blanks get a row that says so and no label."""
+
+    detection_threshold: float | None = None
+    """Confidence from which a box of --detections counts, 0 to 1. Default: what the file gives as
+    typical_detection_threshold, else 0.2."""
+
+    box_padding: float = PADDING
+    """What is seen around a box, on each side, as a share of its longer side."""
 
     views: int | None = None
     """Over how many views of an image scores are averaged. Default: as the model was trained; fewer
@@ -93,12 +104,14 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         predictions = normalise(self.predictions)
-        for name in ("images", "model"):
-            if join(normalise(getattr(self, name)), "").startswith(join(predictions, "")):
+        for name in ("images", "model", "detections"):
+            place = getattr(self, name)
+            if place and join(normalise(place), "").startswith(join(predictions, "")):
                 raise ConfigError(
                     f"--{name} {getattr(self, name)} is in --predictions {self.predictions}, where "
                     "files are written and deleted: give --predictions a place of its own"
                 )
+        check_detections(self.detections, self.detection_threshold, self.box_padding)
         parse_top_k(self.top_k, 1)
         for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels", "max_refused"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
