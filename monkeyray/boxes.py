@@ -23,6 +23,8 @@ ANIMAL, PERSON, VEHICLE, BLANK, FAILURE = "animal", "person", "vehicle", "blank"
 
 #: Statuses of rows that are what the detector says, and are not scored.
 PASSED = (BLANK, PERSON, VEHICLE)
+#: What exports call them.
+OBSERVED = {BLANK: "blank", PERSON: "human", VEHICLE: "vehicle"}
 #: The status of images that can be read and of which the detector says nothing.
 UNDETECTED = "undetected"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from monkeyray.config import ExportConfig
 from monkeyray.deployments import Deployments, read_deployments
@@ -21,16 +21,19 @@ class Export:
     """What an export did.
 
     `kinds`: rows written, by what they stand for. `left_out`: images that are not in it, or in a
-    CSV have no time, by why. `notes`: what people should look at.
+    CSV have no time, by why. `notes`: what people should look at. `boxes`: whether the rows are of
+    boxes, by detections.
     """
 
     uri: str
     kinds: Counter[str]
     left_out: Counter[str] = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
+    boxes: bool = False
 
     def __str__(self) -> str:
-        lines = [f"{self.kinds.total()} images exported"]
+        rows = "boxes, and images without one," if self.boxes else "images"
+        lines = [f"{self.kinds.total()} {rows} exported"]
         lines += [f"  {count:>9} {kind}" for kind, count in self.kinds.most_common()]
         if self.left_out:
             lines.append(f"{self.left_out.total()} images without a date or path")
@@ -62,8 +65,8 @@ def export(config: ExportConfig) -> Export:
         )
     if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
         note = f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
-        done = Export(done.uri, done.kinds, done.left_out, (*done.notes, note))
-    return done
+        done = replace(done, notes=(*done.notes, note))
+    return replace(done, boxes=bool(predictions.box_columns))
 
 
 @dataclass(frozen=True)
