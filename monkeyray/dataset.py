@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.boxes import has_boxes
 from monkeyray.config import TrainConfig
 from monkeyray.duplicates import group_images
 from monkeyray.errors import InputError
@@ -17,6 +18,7 @@ from monkeyray.features import Features, unusable
 from monkeyray.fingerprints import thumbnails
 from monkeyray.fit import Parts
 from monkeyray.images import list_labelled, read_label_names
+from monkeyray.labelled_boxes import load_detections, surest_animals
 from monkeyray.runs import fingerprint
 from monkeyray.splits import PARTS, Split, fold_images, split_images
 from monkeyray.storage import Storage
@@ -56,14 +58,23 @@ class Dataset:
 def list_dataset(
     config: TrainConfig, storage: Storage
 ) -> tuple[pa.Table, dict[str, str], Counter[str]]:
-    """All images with `label`, `given` part and `group`, and the labels' names.
+    """All images with `label`, `given` part and `group`, and the labels' names; with detections
+    those that show an animal, each with its box.
 
     Raises InputError for what can not be cut into parts whatever the images show.
     """
     skipped: Counter[str] = Counter()
-    table = _tagged(list_labelled(config.images, storage, skipped), None)
+    boxes = load_detections(config.detections, storage) if config.detections else None
+
+    def read(place: str, part: str | None) -> pa.Table:
+        found = _tagged(list_labelled(place, storage, skipped), part)
+        if boxes is None:
+            return found
+        return surest_animals(found, place, boxes, config.detection_threshold, skipped)
+
+    table = read(config.images, None)
     if config.test is not None:
-        test = _tagged(list_labelled(config.test, storage, skipped), "test")
+        test = read(config.test, "test")
         both = set(table["uri"].to_pylist()) & set(test["uri"].to_pylist())
         if both:
             raise InputError(
@@ -189,6 +200,7 @@ def choose_images(
     parts = _parts(truth, split.parts, config.class_weights)
     folds = _fold(config, kept, groups, pictures, split)
     counts = Counter(zip(its_labels, names, strict=True))
+    boxes = [kept["detection_bbox"].to_pylist()] if has_boxes(kept.column_names) else []
     sizes = Counter(pictures.tolist())
     data = {
         "images": images.num_rows,
@@ -203,7 +215,8 @@ def choose_images(
         "duplicate_images": sum(size - 1 for size in sizes.values()),
         "leaks": int(split.leaked.sum()),
         "validation_leaks": int(split.validation_leaked.sum()),
-        "fingerprint": fingerprint(sorted(zip(contents, its_labels, names, strict=True))),
+        "boxes": {"padding": config.box_padding} if config.detections else None,
+        "fingerprint": fingerprint(sorted(zip(contents, its_labels, names, *boxes, strict=True))),
     }
     return Dataset(
         images=kept,

@@ -124,6 +124,8 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     uri = normalise(config.predictions)
     bundle = load_bundle(config.model, storage, config.model_id)
     options = _options(config, bundle)
+    if note := bundle.unlike(config.box_padding if config.detections else None):
+        reporter.say(note)
     storage.check_writable(uri)
     detections = read_detections(config.detections, storage) if config.detections else None
     if config.dry_run:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from monkeyray.errors import ConfigError
 from monkeyray.retries import PATIENCE_SECONDS
 from monkeyray.storage import Storage
+from monkeyray.uris import normalise
 
 #: What is seen around a box, on each side, in shares of its longer side. Boxes end where the animal
 #: does, or a little before; with a tenth more it fills 0.83 of the crop, about as much as objects
@@ -35,11 +36,14 @@ def check_seed(seed: int, option: str = "seed") -> None:
 def check_detections(detections: str | None, threshold: float | None, padding: float) -> None:
     """Raise ConfigError for what cannot be meant with --detections."""
     require(0 <= padding <= 10, "box-padding", padding, "from 0 to 10")
-    if threshold is None:
-        return
-    require(0 <= threshold <= 1, "detection-threshold", threshold, "from 0 to 1")
-    if detections is None:
-        raise ConfigError("--detection-threshold is about boxes: give --detections too")
+    require(
+        threshold is None or 0 <= threshold <= 1, "detection-threshold", threshold, "from 0 to 1"
+    )
+    if detections is not None:
+        normalise(detections)
+    elif threshold is not None or padding != PADDING:
+        option = "box-padding" if threshold is None else "detection-threshold"
+        raise ConfigError(f"--{option} is about boxes: give --detections too, or drop it")
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,14 @@ import math
 import re
 from dataclasses import dataclass, field, fields
 
-from monkeyray.config.shared import StoreConfig, check_seed, flag, require
+from monkeyray.config.shared import (
+    PADDING,
+    StoreConfig,
+    check_detections,
+    check_seed,
+    flag,
+    require,
+)
 from monkeyray.errors import ConfigError
 from monkeyray.uris import normalise
 from monkeyray.views import COUNTS, CROPS
@@ -25,6 +32,17 @@ class TrainConfig:
 
     test: str | None = None
     """Labelled images to report the result on, in the form of --images, else a share of those."""
+
+    detections: str | None = None
+    """MegaDetector's results (JSON) for these images, to train on crops as `score --detections`
+    scores them: of each image that of its surest animal. Images without one are left out."""
+
+    detection_threshold: float | None = None
+    """Confidence from which a box of --detections counts, 0 to 1. Default: what the file gives as
+    typical_detection_threshold, else 0.2."""
+
+    box_padding: float = PADDING
+    """What is seen around a box, on each side, as a share of its longer side."""
 
     label_names: str | None = None
     """Table (CSV or Parquet) with the names of the labels, shown beside them. Its columns are label
@@ -148,6 +166,7 @@ class TrainConfig:
                 f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}"
             )
         parse_head(self.head)
+        check_detections(self.detections, self.detection_threshold, self.box_padding)
         require(self.crop in CROPS, "crop", repr(self.crop), f"one of {', '.join(CROPS)}")
         require(self.views in COUNTS, "views", self.views, f"one of {', '.join(map(str, COUNTS))}")
         for name in ("images", "model", "test", "label_names", "features"):
