@@ -2,7 +2,7 @@
 
 Every table has the columns `uri` (string), `size_bytes` (int64) and `version` (string: ETag or time
 of modification), the last two null in a manifest's; then what else a manifest had, under another
-name where it is one of these.
+name where it is one of these or of boxes.BOX_COLUMNS.
 """
 
 from __future__ import annotations

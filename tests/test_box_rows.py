@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pytest
@@ -12,11 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_detections import detection, results
 
+from monkeyray.batches import Refusals, batches
 from monkeyray.box_rows import Rule, count_unused, find_rule, make_rows, match
 from monkeyray.boxes import BOX_COLUMNS, pass_through
+from monkeyray.decode import Limits
 from monkeyray.detections import parse_detections
 from monkeyray.errors import InputError
+from monkeyray.images import list_images
 from monkeyray.plans import Listing, collect
+from monkeyray.storage import Blob, Storage
 
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
 
@@ -108,6 +114,43 @@ def test_without_any_box_all_images_are_rows() -> None:
     table = pa.concat_tables(make_rows(matched, images, 0.2).tables())
     assert table["detection_category"].to_pylist() == ["blank", None]
     assert table["detection"].null_count == 2
+
+
+class Counting(Storage):
+    """Counts what is asked for."""
+
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def read(self, uri: str, limit: int | None = None) -> Blob:
+        self.asked[uri] += 1
+        return super().read(uri, limit)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_an_image_of_many_boxes_is_fetched_once(tmp_path: Path, threads: int) -> None:
+    (tmp_path / "herd.jpg").write_bytes(b"bytes")
+    names = ["gone.jpg"] * 9 + ["herd.jpg"] * 7 + ["lost.jpg"] * 2
+    uris = [str(tmp_path / name) for name in names]
+    plan = pa.table({"uri": uris, "size_bytes": [5] * 18, "detection": list(range(18))})
+    Counting.asked.clear()
+    storage = Counting()
+    refusals = Refusals(storage, 3)  # of the images, not of their boxes
+    found = [
+        item.data
+        for batch in batches(
+            plan, storage, Limits(), batch_size=4, threads=threads, refusals=refusals
+        )
+        for item in batch.fetched
+    ]
+    assert found == [None] * 9 + [b"bytes"] * 7 + [None] * 2
+    # And once more the one that could be read, to prove that others can.
+    assert sorted(Counting.asked.values()) == [1, 1, 2]
+
+
+def test_a_manifests_columns_are_not_taken_for_boxes(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("uri,detection,detection_bbox,site\na.jpg,x,y,z\n")
+    (table,) = list_images(str(tmp_path / "m.csv"), Storage(), Counter())
+    assert table.column_names[3:] == ["input_detection", "input_detection_bbox", "site"]
 
 
 def test_images_that_are_not_in_the_detections_at_all_are_refused() -> None:

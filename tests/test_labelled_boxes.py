@@ -14,6 +14,7 @@ from PIL import Image
 from test_detections import detection, results
 
 from monkeyray.backbones import load_weights
+from monkeyray.bundle import Bundle
 from monkeyray.config import ScoreConfig, TrainConfig
 from monkeyray.dataset import list_dataset
 from monkeyray.decode import Limits, decode
@@ -83,17 +84,32 @@ def test_a_given_part_that_is_lost_is_named() -> None:
 
 
 def test_options_about_boxes_need_boxes() -> None:
-    given: dict[str, Any] = {"images": "/i", "model": "/m"}
-    for options in ({"detection_threshold": 0.5}, {"box_padding": 0.5}):
-        with pytest.raises(ConfigError, match="--detections"):
-            TrainConfig(**given, **options)
-        with pytest.raises(ConfigError, match="--detections"):
-            ScoreConfig(**given, predictions="/p", **options)
-    for options in ({"detection_threshold": 1.5}, {"box_padding": float("nan")}):
-        with pytest.raises(ConfigError, match="it must be"):
-            TrainConfig(**given, detections="/d.json", **options)
+    def train(**options: Any) -> TrainConfig:
+        return TrainConfig(**{"images": "/i", "model": "/m", **options})
+
+    def score(**options: Any) -> ScoreConfig:
+        return ScoreConfig(**{"images": "/i", "model": "/m", "predictions": "/p", **options})
+
+    for config in (train, score):
+        for name, value in (("detection_threshold", 0.5), ("box_padding", 0.5)):
+            with pytest.raises(ConfigError, match="--detections"):
+                config(**{name: value})
+        for name, value in (("detection_threshold", 1.5), ("box_padding", float("nan"))):
+            with pytest.raises(ConfigError, match="it must be"):
+                config(detections="/d.json", **{name: value})
     with pytest.raises(ConfigError, match="place of its own"):
-        ScoreConfig(**given, predictions="/p", detections="/p/d.json")
+        score(detections="/p/d.json")
+
+
+def test_a_model_says_where_it_would_see_other_things_than_in_training() -> None:
+    def told(boxes: Any, padding: float | None) -> str | None:
+        return Bundle({"data": {"boxes": boxes}}, {}, {}, {}).unlike(padding)
+
+    assert told(None, None) is told({"padding": 0.1}, 0.1) is None
+    assert "whole images" in str(told(None, 0.1))
+    for padding in (None, 0.2):
+        assert "--box-padding 0.1" in str(told({"padding": 0.1}, padding))
+    assert Bundle({}, {}, {}, {}).unlike(None) is None  # of an older version
 
 
 def pasted(few: Path, folder: Path, where: tuple[float, ...]) -> Path:
