@@ -3,7 +3,7 @@
 Read are batch results (format 1.x of megadetector-output-format.md in agentmorris/MegaDetector) and
 the predictions of SpeciesNet, whose detections have the same form. Each image's part of the JSON is
 let go as it is parsed: what stays is some 200 bytes for each file and 30 for each box. While it is
-read, a file of 1 GB takes 2 to 3 GB, for Python's parser wants the text whole.
+read, a file of 1 GB takes some 3 GB, for Python's parser wants the text whole.
 """
 
 from __future__ import annotations
