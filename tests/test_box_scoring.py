@@ -15,6 +15,7 @@ from PIL import Image
 from test_detections import detection, results
 
 from monkeyray.config import RescoreConfig, ScoreConfig, StoreConfig
+from monkeyray.config.shared import PADDING
 from monkeyray.errors import RunError
 from monkeyray.rescore import rescore
 from monkeyray.score import Summary, score
@@ -116,7 +117,8 @@ def test_boxes_are_scored_and_all_else_passes_through(
     assert by_key["b.png", 0]["sha256"] == by_key["b.png", 1]["sha256"]
 
     # Other boxes, or seen otherwise, are another run; the same are found finished.
-    for other in (replace(config, box_padding=0.1), replace(config, detections=None)):
+    whole = replace(config, detections=None, box_padding=PADDING)
+    for other in (replace(config, box_padding=PADDING), whole):
         with pytest.raises(RunError, match="detections is"):
             score(other)
     again = score(config)
