@@ -78,31 +78,41 @@ class FineTune:
         return f"{self.count} {what}{'s' if self.count > 1 else ''}"
 
 
-def import_keras() -> Any:
-    """Keras on TensorFlow, set up before its first import."""
+def import_keras(backend: str = "tensorflow") -> Any:
+    """Keras, set up before its first import to run on `backend`; later it stays what it is."""
     # oneDNN is off by default on AMD and doubles the speed of MobileNet there.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GLOG_minloglevel", "2")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
     if "keras" in sys.modules:
         return sys.modules["keras"]
+    os.environ["KERAS_BACKEND"] = backend
     with hushed():
         return importlib.import_module("keras")
 
 
-def build_base(name: str, weights: Weights | None = None, seed: int = 0) -> Any:
+def build_base(
+    name: str, weights: Weights | None = None, seed: int = 0, policy: str = "float32"
+) -> Any:
     """The keras.Model of a backbone: float32 (n, size, size, 3), preprocessed, to (n, width).
 
-    Without `weights` it is initialised at random from `seed`.
+    Without `weights` it is initialised at random from `seed`. `policy`: Keras's name for the
+    precision that its layers compute in, as mixed_bfloat16.
     """
     keras = import_keras()
     backbone = BACKBONES[name]
     if weights is None:
         keras.utils.set_random_seed(seed)
     builder = getattr(keras.applications, backbone.builder)
-    shape = (backbone.size, backbone.size, 3)
-    model = builder(include_top=False, weights=None, input_shape=shape, pooling="avg")
+    shape: tuple[int, ...] = (backbone.size, backbone.size, 3)
+    if keras.config.image_data_format() == "channels_first":
+        shape = (3, backbone.size, backbone.size)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = builder(include_top=False, weights=None, input_shape=shape, pooling="avg")
+    finally:
+        keras.config.set_dtype_policy(before)
     model.trainable = False
     if weights is not None:
         model.set_weights([array.astype(np.float32) for array in _in_order(weights)])

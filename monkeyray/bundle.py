@@ -7,6 +7,7 @@
     place/model.json            what the model is, with the SHA-256 of every file and of itself
     place/report.html           for people
     place/metrics.json          the report's figures, for programs
+    place/config.toml           the options that made it, which `train` adds for --config
 
 They are written in this order, and the weights' names hold their hash, so a bundle that is replaced
 is at every moment the old one or the new one. Scoring needs neither report nor metrics: where a

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from monkeyray.deployments import Deployments
 from monkeyray.errors import RunError
 from monkeyray.export_rows import Predictions, listed_labels, relative
+from monkeyray.origins import origin
 from monkeyray.progress import Advance
 from monkeyray.sites import SitePattern
 
@@ -24,6 +25,7 @@ Array = np.ndarray[Any, Any]
 _NOT_SCORED, _NO_CAMERA, _NO_TIME = "not scored", "no camera in their path", "no time in their EXIF"
 
 _NO_NAME = ("",)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True)
@@ -83,15 +85,17 @@ def survey(
     for part, table in numbered(predictions, columns, advance):
         labels |= listed_labels(table["top_k"])
         scored[part] = pc.is_valid(table["label"]).to_numpy()
-        times[part], timed[part] = _times(table["captured_at"])
+        times[part], timed[part] = wall_times(table["captured_at"])
         found = [
-            _camera(relative(uri, root) or "", captured_at, pattern, deployments)
+            origin(relative(uri, root) or "", captured_at, pattern, deployments)
             for uri, captured_at in zip(
                 table["uri"].to_pylist(), table["captured_at"].to_pylist(), strict=True
             )
         ]
-        cameras[part] = [numbers.setdefault(name, len(numbers)) for name, _ in found]
-        times[part] += np.where(timed[part], [offset for _, offset in found], 0)
+        names = [each.camera or _NO_NAME for each in found]
+        cameras[part] = [numbers.setdefault(name, len(numbers)) for name in names]
+        offsets = [each.clock_offset // _MICROSECOND for each in found]
+        times[part] += np.where(timed[part], offsets, 0)
     alone = np.zeros(rows, np.bool_)
     counts = {}
     for why, those in ((_NOT_SCORED, ~scored), (_NO_CAMERA, cameras == 0), (_NO_TIME, ~timed)):
@@ -120,27 +124,9 @@ def numbered(
         )
 
 
-def _times(captured_at: pa.ChunkedArray) -> tuple[Array, Array]:
-    """Local times in ISO 8601 as microseconds since 1970, and which of them are there."""
+def wall_times(captured_at: pa.ChunkedArray) -> tuple[Array, Array]:
+    """Local times in ISO 8601 as microseconds since 1970, int64, and which of them are there."""
     wall = pc.utf8_slice_codeunits(captured_at, 0, 19)
     found = pc.strptime(wall, format="%Y-%m-%dT%H:%M:%S", unit="us", error_is_null=True)
     there = pc.is_valid(found).to_numpy()
     return pc.fill_null(found.cast(pa.int64()), 0).to_numpy(), there
-
-
-def _camera(
-    path: str,
-    captured_at: str | None,
-    pattern: SitePattern | None,
-    deployments: Deployments | None,
-) -> tuple[tuple[str, ...], int]:
-    """What stands for an image's camera, and the microseconds to be added to its clock."""
-    if deployments is not None:
-        deployment = deployments.date(path, captured_at).deployment
-        if deployment is not None:
-            offset = deployment.clock_offset // timedelta(microseconds=1)
-            return ("deployment", deployment.id), offset
-    found = pattern.match(path) if pattern is not None else None
-    if found is None:
-        return _NO_NAME, 0
-    return ("camera", *(found[name] for name in found)), 0

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from monkeyray.burst_groups import Groups, group_bursts
 from monkeyray.burst_rows import Survey, numbered, survey
 from monkeyray.config import BurstsConfig, parse_gap
+from monkeyray.config_files import write_options_beside
 from monkeyray.deployments import read_deployments
 from monkeyray.errors import InputError
 from monkeyray.export_rows import (
@@ -76,6 +77,20 @@ class Bursts:
     alone: dict[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `output`; `images`, and of them those `together` in `bursts` of two
+        or more; those `alone`, by sentences for people; `changed`, images with another label than
+        their burst; `notes` for people."""
+        return {
+            "output": self.uri,
+            "images": self.images,
+            "bursts": self.bursts,
+            "together": self.together,
+            "alone": self.alone,
+            "changed": self.changed,
+            "notes": list(self.notes),
+        }
+
     def __str__(self) -> str:
         lines = [
             f"{self.images} images, {self.together} of them in {self.bursts} bursts of two or more",
@@ -120,6 +135,7 @@ def bursts(config: BurstsConfig) -> Bursts:
         pooled = _pool(predictions, seen, groups, roll_up, bar)
     with storage.writing(uri) as file, reporter.bar("writing") as bar:
         changed = _write(file, predictions, seen, groups, starts, pooled, roll_up, bar)
+    write_options_beside(uri, config, storage)
     several = groups.sizes > 1
     return Bursts(
         uri,

@@ -102,6 +102,16 @@ class Coverage:
     chosen: Whisker | None
 
 
+@dataclass(frozen=True)
+class Activity:
+    """Images by hour of day, a bar for each hour from 0 to 23."""
+
+    frame: Frame
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    bars: list[Bar]
+
+
 def steps(low: float, high: float, least: float = 0.0) -> list[float]:
     """Round numbers 1, 2 or 5 times a power of ten apart, at least `least`, that enclose low to
     high.
@@ -215,6 +225,26 @@ def coverage(
         else _whisker(
             frame.x(reached["coverage"]), reached["precision"], reached["precision_interval"], y
         ),
+    )
+
+
+def activity(hours: Sequence[int]) -> Activity:
+    """The bars of 24 counts; an hour without an image has none."""
+    frame = Frame(top=16)
+    ys = steps(0, max([1, *hours]), least=1.0)
+    width = (frame.right - frame.left) / 24
+    bars = []
+    for hour, count in enumerate(hours):
+        if count:
+            # A single image among thousands is seen too.
+            height = max(1.0, round((frame.bottom - frame.top) * count / ys[-1], 1))
+            left = round(frame.left + hour * width + 1, 1)
+            bars.append(Bar(left, round(frame.bottom - height, 1), round(width - 2, 1), height))
+    return Activity(
+        frame,
+        x_ticks=[(frame.x(hour / 24), f"{hour}:00") for hour in range(0, 25, 6)],
+        y_ticks=[(frame.y(value / ys[-1]), f"{value:,.0f}") for value in ys],
+        bars=bars,
     )
 
 

@@ -6,33 +6,14 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from monkeyray.cluster import Terminated, heed_sigterm
-from monkeyray.config import (
-    BurstsConfig,
-    DemoConfig,
-    EvaluateConfig,
-    ExportConfig,
-    RescoreConfig,
-    ScoreConfig,
-    TrainConfig,
-    TuneConfig,
-)
 from monkeyray.errors import MonkeyRayError
 
-#: Each command's options. What it does is a function of that name, in a module of that name.
-_COMMANDS: dict[str, Callable[..., Any]] = {
-    "train": TrainConfig,
-    "tune": TuneConfig,
-    "score": ScoreConfig,
-    "rescore": RescoreConfig,
-    "evaluate": EvaluateConfig,
-    "export": ExportConfig,
-    "bursts": BurstsConfig,
-    "demo": DemoConfig,
-}
+if TYPE_CHECKING:
+    from monkeyray.parsing import Call
 
 
 def entry(command: str | None = None) -> NoReturn:
@@ -58,12 +39,12 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
     `command`: the one that is meant; without it the first argument says which.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in arguments
+    shown = _Shown("--debug" in arguments)
     heed_sigterm()
     try:
-        _run(*_parse(arguments, command))
+        _run(arguments, command, shown)
     except MonkeyRayError as error:
-        if debug:
+        if shown.traceback:
             traceback.print_exc()
         else:
             print(f"error: {error}", file=sys.stderr)
@@ -73,21 +54,43 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
         sys.exit(143 if isinstance(end, Terminated) else 130)
 
 
-def _parse(arguments: list[str], command: str | None) -> tuple[str, Any]:
-    """The command and its options."""
-    import tyro
+class _Shown:
+    """Whether errors come with a traceback, which a file of options may say too."""
 
-    options = (tyro.conf.OmitArgPrefixes,)
-    if command is not None:
-        kind = _COMMANDS[command]
-        return command, tyro.cli(kind, args=arguments, prog=f"{command}.py", config=options)
-    parsed = tyro.extras.subcommand_cli_from_dict(
-        _COMMANDS, args=arguments, prog="monkeyray", config=options
-    )
-    return next(name for name, kind in _COMMANDS.items() if kind is type(parsed)), parsed
+    def __init__(self, traceback: bool) -> None:
+        self.traceback = traceback
 
 
-def _run(command: str, config: Any) -> None:
+def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
+    from monkeyray.help import HELP_OF_COMPLETION, help_of, help_of_all
+    from monkeyray.parsing import completion, find_command, parse
+
+    program = f"{command}.py"
+    if command is None:
+        if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
+            print(help_of_all(), file=sys.stdout if arguments else sys.stderr)
+            sys.exit(0 if arguments else 2)
+        if arguments[0] == "completion":
+            asked = {"-h", "--help", "--help-all"} & set(arguments)
+            print(HELP_OF_COMPLETION if asked else completion(arguments[1:]))
+            return
+        command = find_command(arguments.pop(0))
+        program = f"monkeyray {command}"
+    full = "--help-all" in arguments
+    if full or {"-h", "--help"} & set(arguments):
+        print(help_of(command, full=full))
+        return
+    call = parse(command, arguments, program)
+    shown.traceback |= call.config.store.debug
+    _do(call)
+
+
+def _do(call: Call) -> None:
+    from monkeyray.summaries import SummaryFile
+
+    summary = SummaryFile(call)
     # Late, so that --help loads nothing heavy.
-    module = importlib.import_module(f"monkeyray.{command}")
-    print(getattr(module, command)(config))
+    module = importlib.import_module(f"monkeyray.{call.command}")
+    result = getattr(module, call.command)(call.config)
+    print(result, file=summary.printed_to)
+    summary.write(result)

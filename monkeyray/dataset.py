@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from monkeyray.boxes import has_boxes
 from monkeyray.config import TrainConfig
+from monkeyray.corrections import correct
 from monkeyray.duplicates import group_images
 from monkeyray.errors import InputError
 from monkeyray.features import Features, unusable
 from monkeyray.fingerprints import thumbnails
 from monkeyray.fit import Parts
 from monkeyray.images import list_labelled, read_label_names
-from monkeyray.labelled_boxes import load_detections, surest_animals
+from monkeyray.labelled_boxes import load_detections, surest_animals, with_surest
 from monkeyray.runs import fingerprint
 from monkeyray.splits import PARTS, Split, fold_images, split_images
 from monkeyray.storage import Storage
@@ -65,12 +66,23 @@ def list_dataset(
     """
     skipped: Counter[str] = Counter()
     boxes = load_detections(config.detections, storage) if config.detections else None
+    listed: set[str] = set()
 
     def read(place: str, part: str | None) -> pa.Table:
         found = _tagged(list_labelled(place, storage, skipped), part)
         if boxes is None:
             return found
+        listed.update(found["uri"].to_pylist())
         return surest_animals(found, place, boxes, config.detection_threshold, skipped)
+
+    def read_later(place: str, table: pa.Table) -> pa.Table:
+        found = _tagged(list_labelled(place, storage, skipped), None)
+        if boxes is None:
+            return found
+        new = pa.array([uri not in listed for uri in found["uri"].to_pylist()], pa.bool_())
+        listed.update(found["uri"].to_pylist())
+        threshold = config.detection_threshold
+        return with_surest(table, found, new, place, boxes, threshold, skipped)
 
     table = read(config.images, None)
     if config.test is not None:
@@ -82,6 +94,8 @@ def list_dataset(
                 f"common, such as {min(both)}: give places that do not overlap"
             )
         table = pa.concat_tables([table, test])
+    for uri in config.corrections:
+        table = correct(table, read_later(uri, table))
     labels = set(table["label"].to_pylist())
     if len(labels) < 2:
         raise InputError(

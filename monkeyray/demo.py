@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from monkeyray.cluster import connected
 from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
@@ -28,6 +29,10 @@ class Demo:
     trained: Trained
     scored: Summary | Estimate
     predictions: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `trained` and `scored`, as those commands have them."""
+        return {"trained": self.trained.to_json(), "scored": self.scored.to_json()}
 
     def __str__(self) -> str:
         query = f"SELECT label, count(*) FROM '{self.predictions}/*.parquet' GROUP BY label"

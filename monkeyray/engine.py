@@ -1,4 +1,4 @@
-"""A batch of pixels to features and logits, in one TensorFlow graph."""
+"""A batch of pixels to features and logits, in one graph of TensorFlow."""
 
 from __future__ import annotations
 
@@ -36,14 +36,21 @@ class Network:
 
 
 class TensorFlowEngine:
-    """Runs a network with preprocessing, base and top fused into one graph, in float32."""
+    """Runs a network with preprocessing, base and top fused into one graph.
 
-    def __init__(self, network: Network) -> None:
+    `precision`: float32, or mixed: the base computes in float16 on a GPU and in bfloat16 on a CPU,
+    with weights in float32; preprocessing, the mean over views and the top are in float32 always.
+    """
+
+    def __init__(self, network: Network, precision: str = "float32") -> None:
         import_keras()
         import tensorflow as tf
 
         backbone = BACKBONES[network.backbone]
-        base = build_base(network.backbone, network.base)
+        policy = "float32"
+        if precision == "mixed":
+            policy = "mixed_float16" if tf.config.list_physical_devices("GPU") else "mixed_bfloat16"
+        base = build_base(network.backbone, network.base, policy=policy)
         top = None
         if network.top is not None:
             top = build_top(backbone.width, network.head, network.labels, network.top)
@@ -60,6 +67,10 @@ class TensorFlowEngine:
             np.empty((0, len(network.views), width), np.float32),
             np.empty((0, network.labels if top is not None else 0), np.float32),
         )
+
+    def graph(self) -> Any:
+        """The tf.ConcreteFunction that it runs."""
+        return self._run.get_concrete_function()
 
     def __call__(self, pixels: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
         """uint8 pixels (n, views, size, size, 3) to features (n, views, width) and logits
@@ -80,5 +91,5 @@ def embed(base: Any, backbone: Backbone, pixels: Any) -> Any:
 
     flat = tf.reshape(pixels, (-1, *pixels.shape[2:]))
     scaled = tf.cast(flat, tf.float32) * backbone.scale + backbone.offset
-    features = base(scaled, training=False)
+    features = tf.cast(base(scaled, training=False), tf.float32)
     return tf.reshape(features, (-1, tf.shape(pixels)[1], backbone.width))

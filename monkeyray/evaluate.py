@@ -29,8 +29,10 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import EvaluateConfig
+from monkeyray.config_files import write_options
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
+from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.evaluation import (
     Answers,
@@ -67,6 +69,30 @@ class Evaluated:
     uri: str
     content: dict[str, Any]
 
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `metrics`, the file with all figures; `model_id`; images `labelled`
+        and `scored`; those left out for an `unknown_label`; those that the model has `seen` in
+        training, null where that is not known; `accuracy` with its `accuracy_interval`, `macro_f1`
+        and `ece`; `coverage` and `precision` of the thresholds, null without any; how many
+        `label_errors` are likely."""
+        metrics, unknown = self.content["metrics"], self.content["unknown_labels"]
+        thresholds = metrics["thresholds"] or {}
+        return {
+            "metrics": join(self.uri, METRICS),
+            "model_id": self.content["model_id"],
+            "labelled": self.content["data"]["labelled"],
+            "scored": self.content["data"]["scored"],
+            "unknown_label": unknown["images"] if unknown else 0,
+            "seen": self.content["seen"]["images"],
+            "accuracy": metrics["accuracy"],
+            "accuracy_interval": metrics["accuracy_interval"],
+            "macro_f1": metrics["macro_f1"],
+            "ece": metrics["calibration"]["ece"],
+            "coverage": thresholds.get("coverage"),
+            "precision": thresholds.get("precision"),
+            "label_errors": len(self.content["findings"]["label_errors"]),
+        }
+
     def __str__(self) -> str:
         return "\n".join([*summarise(self.content), f"all figures in {join(self.uri, METRICS)}"])
 
@@ -101,6 +127,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         lease.check()
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         storage.write(join(uri, METRICS), text.encode())
+        write_options(uri, config, storage)
     return Evaluated(uri, content)
 
 
@@ -200,12 +227,13 @@ def _embed(
     place = normalise(config.features or join(normalise(config.output), "features"))
     # With all views, whatever is asked for now: then another number of them opens no image.
     network = Network(bundle.model["backbone"], bundle.base, bundle.views)
+    engine = choose_engine(config.engine, "float32", config.gpu)
     with connected(config.store.ray_address, config.store.debug):
         quiet_data()
         workers = choose_workers("workers", config.workers, config.gpu)
         check_shared(storage, {"images": normalise(config.images)}, {"features": place})
         with reporter.bar("embedding images") as bar:
-            return FeatureCache(place, storage, network).get(
+            return FeatureCache(place, storage, network, engine=engine).get(
                 images,
                 limits=Limits(),
                 workers=workers,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from monkeyray.config import ExportConfig
+from monkeyray.config_files import write_options_beside
 from monkeyray.deployments import Deployments, read_deployments
 from monkeyray.export_rows import Predictions, check_output, open_predictions, root_of
 from monkeyray.progress import Advance, Reporter
@@ -30,6 +32,19 @@ class Export:
     left_out: Counter[str] = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
     boxes: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `output`; how many `images` were written, by `kinds` (where
+        `boxes` is true, rows of boxes and of images without one); those without a date or path,
+        by sentences for people, in `left_out`; `notes` for people."""
+        return {
+            "output": self.uri,
+            "images": self.kinds.total(),
+            "boxes": self.boxes,
+            "kinds": dict(self.kinds),
+            "left_out": dict(self.left_out),
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         rows = "boxes, and images without one," if self.boxes else "images"
@@ -63,6 +78,8 @@ def export(config: ExportConfig) -> Export:
         done = _FORMATS[config.format](
             _Job(config, predictions, uri, storage, taxa, deployments, project, bar)
         )
+    # Beside it and not in it, since a package is given to others, and has no folders of ours.
+    write_options_beside(uri, config, storage)
     if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
         note = f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
         done = replace(done, notes=(*done.notes, note))

@@ -18,7 +18,8 @@ from monkeyray.batches import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
 from monkeyray.child import Work
 from monkeyray.decode import DECODE_VERSION, Limits, decode
-from monkeyray.engine import Network, TensorFlowEngine
+from monkeyray.engine import Network
+from monkeyray.engines import TENSORFLOW, EngineChoice
 from monkeyray.errors import ObjectError, StorageError
 from monkeyray.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.lease import hold
@@ -38,8 +39,8 @@ class Embedder:
     Without weights it does not run the base: hash and thumbnail tell duplicates.
     """
 
-    def __init__(self, network: Network, embed: bool) -> None:
-        self._engine = TensorFlowEngine(network) if embed else None
+    def __init__(self, network: Network, embed: bool, engine: EngineChoice) -> None:
+        self._engine = engine.build(network) if embed else None
 
     def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
         columns: dict[str, Any]
@@ -86,6 +87,7 @@ class FeatureCache:
     storage: Storage
     network: Network
     embed: bool = True
+    engine: EngineChoice = TENSORFLOW
     #: Around the boxes, where the images have such; None where they are seen whole.
     padding: float | None = None
 
@@ -99,6 +101,7 @@ class FeatureCache:
             "decode": DECODE_VERSION,
             "thumbnail": THUMBNAIL_VERSION,
             "weights": weights_hash(self.network.base) if self.embed else None,
+            "engine": str(self.engine) if self.embed else None,
         }
         if self.padding is not None:
             identity["padding"] = self.padding
@@ -195,7 +198,7 @@ class FeatureCache:
             self.place, f"pass-{len(passes):05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
         )
         work = Work(
-            make_mapper=functools.partial(Embedder, self.network, self.embed),
+            make_mapper=functools.partial(Embedder, self.network, self.embed, self.engine),
             storage=self.storage,
             size=self.network.size,
             limits=limits,
@@ -248,9 +251,9 @@ def _find(images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | No
         pc.fill_null(pc.equal(images["version"], version), pc.is_null(images["version"])),
         pc.fill_null(pc.equal(images["size_bytes"], size), pc.is_null(images["size_bytes"])),
     )
-    # Only what can change by itself is tried again: what was missing may be there by now.
     if has_boxes(images.column_names):
         same = pc.and_(same, _same_boxes(images, cached.take(where)))
+    # Only what can change by itself is tried again: what was missing may be there by now.
     status = cached["status"].take(where)
     same = pc.and_(same, pc.invert(pc.is_in(status, value_set=pa.array(MAY_PASS))))
     if fresh is not None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,13 @@ import numpy as np
 from monkeyray.assess import Assessment, suspicious_labels
 from monkeyray.dataset import Dataset
 from monkeyray.duplicates import leaks
-from monkeyray.errors import DecodeError, ObjectError
-from monkeyray.gallery import least_certain, thumbnail, worst_mistakes
+from monkeyray.gallery import least_certain, thumbnails, worst_mistakes
 from monkeyray.storage import Storage
 
 Array = np.ndarray[Any, Any]
 
 #: Likely label errors that are shown as pictures; all are listed.
 _SHOWN = 48
-
-_THREADS = 8
 
 
 def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, Any]:
@@ -73,23 +69,11 @@ def with_pictures(
         "uncertain": findings["uncertain"],
     }
     uris = {row["uri"] for rows in shown.values() for row in rows}
-    pictures = _pictures(uris, lambda uri: storage.read(places[uri]).data)
+    pictures = thumbnails(uris, lambda uri: storage.read(places[uri]).data)
     return dict(findings) | {
         name: [row | {"thumbnail": pictures.get(row["uri"])} for row in findings[name]]
         for name in shown
     }
-
-
-def _pictures(uris: Iterable[str], read: Callable[[str], bytes]) -> dict[str, str | None]:
-    def picture(uri: str) -> str | None:
-        try:
-            return thumbnail(read(uri))
-        except (DecodeError, ObjectError):
-            return None  # it could be read before: the page does without it
-
-    ordered = sorted(uris)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        return dict(zip(ordered, pool.map(picture, ordered), strict=True))
 
 
 def _duplicates(names: Sequence[str], contents: list[str], pictures: Array) -> list[dict[str, Any]]:

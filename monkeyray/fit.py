@@ -200,8 +200,19 @@ def _advance(loop: _Loop, state: State, figures: dict[str, Any], config: FitConf
         new = replace(
             new, best=new.variables, best_epoch=new.epoch, best_loss=figures["validation_loss"]
         )
-    stale = new.epoch - new.best_epoch >= config.patience
-    return replace(new, done=stale or new.epoch >= config.epochs)
+    return replace(new, done=_stale(new) >= config.patience or new.epoch >= config.epochs)
+
+
+def _stale(state: State) -> int:
+    """Epochs since the one with the lowest validation loss, of those that were trained.
+
+    What was there before does not count: new steps often lose to it at first, and win later.
+    """
+    best, lowest = 0, float("inf")
+    for figures in state.history:
+        if figures["epoch"] and figures["validation_loss"] < lowest - _MIN_DELTA:
+            best, lowest = figures["epoch"], figures["validation_loss"]
+    return state.epoch - best
 
 
 class _Loop:

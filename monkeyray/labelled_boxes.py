@@ -37,11 +37,14 @@ def surest_animals(
     detections: Detections,
     threshold: float | None,
     skipped: Counter[str],
+    *,
+    each: bool = True,
 ) -> pa.Table:
     """The labelled images that have the box of an animal from the threshold on (the file's own,
     where it is None), in order, with boxes.BOX_FIELDS of the surest; counts the others.
 
-    Raises InputError for a label, or a given part, that has no such image.
+    Raises InputError for a label, or a given part, that has no such image, if `each` has to have
+    one.
     """
     listing = collect([images])
     assert listing is not None
@@ -54,7 +57,7 @@ def surest_animals(
     chosen = animals.take(pa.array(np.sort(order[first])))
     skipped[NOT_LISTED] += int((matched.where < 0).sum())
     skipped[NO_BOX] += images.num_rows - chosen.num_rows - int((matched.where < 0).sum())
-    for column, what in (("label", "label"), ("given", "given part")):
+    for column, what in (("label", "label"), ("given", "given part")) if each else ():
         for name in sorted(_names(images, column) - _names(chosen, column)):
             raise InputError(
                 f"no image of the {what} {name!r} in {place} has the box of an animal in "
@@ -63,6 +66,31 @@ def surest_animals(
                 "--detection-threshold"
             )
     return chosen
+
+
+def with_surest(
+    table: pa.Table,
+    later: pa.Table,
+    new: pa.Array,
+    place: str,
+    detections: Detections,
+    threshold: float | None,
+    skipped: Counter[str],
+) -> pa.Table:
+    """The rows of `later` that say something of the images in `table`, with its columns: labels of
+    such as are there, and of those that are `new`, bool (n,), their surest animals.
+
+    Raises InputError where none of the new images is in the detections.
+    """
+    # What is there has its box, and is asked for no more than its label.
+    tables = [
+        table.slice(0, 0),
+        later.filter(pc.is_in(later["uri"], table["uri"].combine_chunks())),
+    ]
+    unseen = later.filter(new)
+    if unseen.num_rows:
+        tables.append(surest_animals(unseen, place, detections, threshold, skipped, each=False))
+    return pa.concat_tables(tables, promote_options="default")
 
 
 def _names(table: pa.Table, column: str) -> set[Any]:

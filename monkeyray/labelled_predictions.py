@@ -15,11 +15,11 @@ from monkeyray.errors import InputError
 from monkeyray.evaluation import Answers, Found, count_statuses
 from monkeyray.evaluation_summary import some
 from monkeyray.images import is_manifest, list_labelled
-from monkeyray.plans import first_of_each, string_keys
 from monkeyray.predictions import SCHEMA_VERSION, SCORED
 from monkeyray.runs import Run, read_finished
 from monkeyray.seen import Seen
 from monkeyray.storage import Storage
+from monkeyray.surest import surest
 from monkeyray.uris import normalise
 
 _COLUMNS = ["uri", "status", "decision", "ood_score", "top_k", "sha256"]
@@ -31,11 +31,10 @@ def join_labels(
     """The answers in finished predictions for the images of a table with the columns uri and label.
 
     They are joined on the URI as a manifest's are understood; of an image's boxes the surest one
-    that was scored stands for it. Without the `bundle` that made the
-    predictions, the labels it knows are those that the rows have. `images`: those that the bundle
-    was made with, of which the same bytes are known again. Raises InputError for predictions
-    of another bundle, no image in common, or labels of which the rows do not tell whether the model
-    knows them.
+    that was scored stands for it. Without the `bundle` that made the predictions, the labels it
+    knows are those that the rows have. `images`: those that the bundle was made with, of which the
+    same bytes are known again. Raises InputError for predictions of another bundle, no
+    image in common, or labels of which the rows do not tell whether the model knows them.
     """
     run = read_finished(normalise(place), storage)
     was = run.identity
@@ -64,7 +63,7 @@ def join_labels(
         )
     answered = matched.num_rows
     if was.get("detections"):
-        matched = matched.filter(pa.array(_surest(matched)))
+        matched = matched.filter(pa.array(surest(matched)))
     known = sorted(seen) if bundle is None else bundle.labels
     if bundle is None:
         _check_known(run, matched, seen)
@@ -103,18 +102,6 @@ _NO_ROWS = pa.schema(
         ("given", pa.string()),
     ]
 ).empty_table()
-
-
-def _surest(matched: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which rows stand for their images: of each the scored one with the surest box, else one of
-    them."""
-    scored = pc.is_in(matched["status"], pa.array(SCORED)).to_numpy()
-    sure = np.where(scored, pc.fill_null(matched["detection_conf"], 0).to_numpy(), -1)
-    order = np.argsort(-sure, kind="stable")
-    chosen = np.zeros(len(order), bool)
-    first = first_of_each(string_keys(matched["uri"].take(pa.array(order))))
-    chosen[order[first]] = True
-    return chosen
 
 
 def _matched(run: Run, table: pa.Table, seen: set[str]) -> Iterator[pa.Table]:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from monkeyray.batches import IMAGE_FIELDS, Batch
 from monkeyray.bundle import Bundle
 from monkeyray.decode import Limits
-from monkeyray.engine import TensorFlowEngine
+from monkeyray.engines import TENSORFLOW, EngineChoice
 from monkeyray.errors import InputError
 from monkeyray.metrics import softmax
 from monkeyray.outliers import OutlierModel
@@ -40,6 +40,7 @@ class ScoreOptions:
     threshold: float | None
     embeddings: bool
     limits: Limits
+    engine: EngineChoice = TENSORFLOW
     #: Rows that are made again are later than those that they replace, whatever the clocks say.
     not_before: datetime | None = None
 
@@ -144,7 +145,7 @@ class Scorer:
     """Maps batches of images to rows of predictions."""
 
     def __init__(self, bundle: Bundle, options: ScoreOptions) -> None:
-        self._engine = TensorFlowEngine(bundle.network(options.views))
+        self._engine = options.engine.build(bundle.network(options.views))
         self._judge = Judge(bundle, options)
         self._model_id = bundle.model_id
         self._options = options

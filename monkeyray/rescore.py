@@ -30,6 +30,7 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import RescoreConfig, parse_top_k
+from monkeyray.config_files import HIDDEN_NAME, write_options
 from monkeyray.decode import Limits
 from monkeyray.errors import InputError, MissingError
 from monkeyray.head import top_logits
@@ -117,6 +118,7 @@ def rescore(config: RescoreConfig) -> Summary:
             kept = [name for name in ("uri", "detection") if name in old.plan.schema().names]
             plans = (plan.select(kept) for _, plan in old.plan.read_all())
             run = create_run_of_parts(uri, lease, identity, plans, old.plan.sizes)
+        write_options(uri, config, storage, HIDDEN_NAME)
         pending = run.pending()
         todo = sum(pending.values())
         if pending:
@@ -149,6 +151,7 @@ def rescore(config: RescoreConfig) -> Summary:
         todo,
         run.rows - todo,
         seconds,
+        boxes=bool(old.identity.get("detections")),
     )
 
 

@@ -2,6 +2,7 @@
 
     place/part-00000-….parquet …   a file for each part, there whole or not at all
     place/_run.json                what the run is (its identity) and how the plan is cut
+    place/_config.toml             the options of its latest call, for people and for --config
     place/_plan/…                  the plan itself; an update writes another and then changes over
     place/_lease.json              who is writing, as long as somebody is
     place/_SUCCESS                 counts, written last
@@ -45,7 +46,9 @@ Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 _PART = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.(parquet|trial)")
 #: What is ours in a place, but the lease.
-_OURS = re.compile(r"_SUCCESS|_run\.json|_plan/.*|\.trial-.*|\..*\.tmp|" + _PART.pattern, re.DOTALL)
+_OURS = re.compile(
+    r"_SUCCESS|_run\.json|_config\.toml|_plan/.*|\.trial-.*|\..*\.tmp|" + _PART.pattern, re.DOTALL
+)
 _READERS = 16
 
 

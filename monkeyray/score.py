@@ -23,8 +23,10 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import ScoreConfig, parse_top_k
+from monkeyray.config_files import HIDDEN_NAME, write_options
 from monkeyray.decode import Limits, decode
 from monkeyray.detections import parse_detections, read_detections
+from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.images import list_images
 from monkeyray.lease import Lease, hold
@@ -61,6 +63,26 @@ class Summary:
         """Rows in the predictions."""
         return self.statuses.total()
 
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `predictions`, where they are; `images`, the rows in them (where
+        `boxes` is true, one a box or an image without one), of which `scored_now` were made by
+        this call and `already_there` before; rows by `statuses`, `labels` and `decisions`;
+        `seconds` and `images_per_second`, with start-up, null where none was scored; `notes`,
+        counts by sentences for people."""
+        return {
+            "predictions": self.uri,
+            "images": self.images,
+            "boxes": self.boxes,
+            "scored_now": self.scored,
+            "already_there": self.already,
+            "statuses": dict(self.statuses),
+            "labels": dict(self.labels),
+            "decisions": dict(self.decisions),
+            "seconds": self.seconds,
+            "images_per_second": self.scored / self.seconds if self.scored else None,
+            "notes": self.notes,
+        }
+
     def __str__(self) -> str:
         lines = [f"{self.images} images, one row each"]
         if self.boxes:
@@ -94,6 +116,17 @@ class Estimate:
     tried: Counter[str]
     rate: float | None
     workers: int
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `dry_run`, true; `images` that there are; images `tried` by status;
+        `workers` and the `images_per_second` of all of them, null where too few were tried."""
+        return {
+            "dry_run": True,
+            "images": self.images,
+            "tried": dict(self.tried),
+            "workers": self.workers,
+            "images_per_second": self.rate,
+        }
 
     def __str__(self) -> str:
         tried = ", ".join(f"{count} {status}" for status, count in self.tried.most_common())
@@ -143,6 +176,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         with connected(config.store.ray_address, config.store.debug):
             workers = _workers(config, storage, uri)
             run = _open(config, lease, uri, identity, found, listed, workers)
+            write_options(uri, config, storage, HIDDEN_NAME)
             options = replace(options, not_before=run.redo.since if run.redo else None)
             scored = _score_parts(config, bundle, options, run, lease, workers, reporter)
         totals = run.finish(lease, count=("label", "decision"))
@@ -254,6 +288,7 @@ def _options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
         top_k=parse_top_k(config.top_k, len(bundle.labels)),
         threshold=config.threshold,
         embeddings=config.embeddings,
+        engine=choose_engine(config.engine, config.precision, config.gpu),
         limits=Limits(
             config.max_bytes, config.max_pixels, config.decode_seconds, config.max_refused
         ),
@@ -276,7 +311,7 @@ def _identity(
         "base": bundle.model["weights"]["base"],
         "decode_version": bundle.model["preprocessing"]["decode_version"],
         "views": list(options.views),
-        "engine": "tensorflow-float32",
+        "engine": str(options.engine),
         "images": normalise(config.images),
         "limit": config.limit,
         "include": list(config.include),

@@ -29,9 +29,11 @@ from monkeyray.cluster import (
     wait_for_workers,
 )
 from monkeyray.config import TrainConfig, parse_head
+from monkeyray.config_files import write_options
 from monkeyray.dataset import Dataset, choose_images, list_dataset
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
+from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.features import FeatureCache, Features, unusable, weights_hash
 from monkeyray.findings import find, to_json, with_pictures
@@ -90,6 +92,9 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
             check_relative(option.replace("_", "-"), getattr(config, option))
             if getattr(config, option) is not None:
                 storage.check_reachable(normalise(getattr(config, option)))
+    for given in config.corrections:
+        check_relative("corrections", given)
+        storage.check_reachable(normalise(given))
     images, names, skipped = list_dataset(config, storage)
     for place in (uri, *filter(None, [config.features])):
         storage.check_writable(normalise(place))
@@ -123,7 +128,9 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
             tracking.begin(_identity(job, network, data), _recorded(job.config))
             network, found, figures = _learn(job, network, data, seconds)
             figures["search"] = searched
-        return _publish(job, lease, network, data, found, figures, names, seconds)
+        trained = _publish(job, lease, network, data, found, figures, names, seconds)
+        write_options(uri, config, storage)
+        return trained
 
 
 def _read(
@@ -147,8 +154,9 @@ def _embed(
     job: _Job, network: Network, images: pa.Table, place: str, *, embed: bool = True
 ) -> Features:
     gpu = job.config.gpu and embed
+    engine = choose_engine(job.config.engine, "float32", gpu)
     padding = job.config.box_padding if job.config.detections else None
-    cache = FeatureCache(place, job.storage, network, embed=embed, padding=padding)
+    cache = FeatureCache(place, job.storage, network, embed, engine, padding)
     with job.reporter.bar("embedding images" if embed else "reading images") as bar:
         return cache.get(
             images,
@@ -382,7 +390,8 @@ def _source_name(weights: str) -> str:
 def _recorded(config: TrainConfig) -> dict[str, Any]:
     """The options that made the model, without places and how it was printed."""
     places = (
-        "images", "model", "test", "label_names", "features", "weights", "store", "detections",
+        "images", "model", "test", "corrections", "detections", "label_names", "features",
+        "weights", "store",
     )  # fmt: skip
     tracking = ("tensorboard", "mlflow", "mlflow_experiment")
     return {key: value for key, value in asdict(config).items() if key not in (*places, *tracking)}

@@ -24,6 +24,33 @@ class Trained:
         """Share of the test images whose label was found."""
         return float(self.model["metrics"]["test"]["accuracy"])
 
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `model`, where it is, its `model_id` and its `report`; how many
+        `labels` it has; `images` there were, `used` and `opened`, and those that are `unusable`, by
+        status; `epochs_run` and `best_epoch`; `test` and `validation`, each with `images` and
+        `accuracy`; `leaks`, test images that are in another part too; `seconds` by stage. All
+        figures are in the bundle's metrics.json."""
+        data, metrics = self.model["data"], self.model["metrics"]
+        parts = {
+            part: {key: metrics[part][key] for key in ("images", "accuracy")}
+            for part in ("test", "validation")
+        }
+        return {
+            "model": self.uri,
+            "model_id": self.model["model_id"],
+            "report": join(self.uri, "report.html"),
+            "labels": len(self.model["labels"]),
+            "images": data["images"],
+            "used": data["used"],
+            "opened": self.opened,
+            "unusable": data["unusable"],
+            "epochs_run": metrics["epochs_run"],
+            "best_epoch": metrics["best_epoch"],
+            **parts,
+            "leaks": data["leaks"],
+            "seconds": self.seconds,
+        }
+
     def __str__(self) -> str:
         data, metrics = self.model["data"], self.model["metrics"]
         rest = self.seconds["ray"] + self.seconds["training"] - self.seconds["head"]

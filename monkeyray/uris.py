@@ -42,6 +42,17 @@ def masked(uri: str) -> str:
     return re.sub(r"^([A-Za-z][A-Za-z0-9+.\-]+:/+)[^/]*@", r"\1***@", uri)
 
 
+def masked_anywhere(text: str) -> str:
+    """A text without the credentials that URIs in it carry before an @.
+
+    What is before the @ of abfs://container@account is none.
+
+    >>> masked_anywhere("['s3://key:secret@bucket/a', 'abfs://photos@account/b']")
+    "['s3://***@bucket/a', 'abfs://photos@account/b']"
+    """
+    return re.sub(r"(?i)\b(?!abfss?:)([a-z][a-z0-9+.\-]+:/+)[^/\s]*@", r"\1***@", text)
+
+
 def normalise(uri: str) -> str:
     """A URI in the one form used everywhere: absolute path, or scheme://… with no end slash.
 

@@ -352,3 +352,11 @@ def _chunks(reader: BinaryIO) -> bytes:
             while pieces[-1] not in (b"\r\n", b"\n"):  # trailers
                 pieces.append(_line(reader))
             return b"".join(pieces)
+
+
+if __name__ == "__main__":
+    import sys
+
+    with FaultyProxy(sys.argv[1], latency_seconds=float(sys.argv[2])) as slow:
+        print(slow.url, flush=True)
+        threading.Event().wait()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monkeyray.calibration import reliability as reliability_rows
-from monkeyray.charts import Frame, coverage, curves, reliability, steps
+from monkeyray.charts import Frame, activity, coverage, curves, reliability, steps
 from monkeyray.thresholds import coverage_curve
 
 shares = st.floats(0, 1)
@@ -132,3 +132,22 @@ def _within(frame: Frame, points: list[tuple[float, float]]) -> None:
     for x, y in points:
         assert frame.left <= x <= frame.right
         assert frame.top <= y <= frame.bottom
+
+
+def test_activity_by_hand() -> None:
+    hours = [0] * 24
+    hours[0], hours[12], hours[23] = 10, 20, 1
+    chart = activity(hours)
+    frame = chart.frame
+    assert [text for _, text in chart.y_ticks] == ["0", "5", "10", "15", "20"]
+    assert [text for _, text in chart.x_ticks] == ["0:00", "6:00", "12:00", "18:00", "24:00"]
+    night, noon, last = chart.bars
+    assert noon.y == frame.top
+    assert noon.height == 2 * night.height == frame.bottom - frame.top
+    assert night.x == frame.left + 1
+    assert noon.x == frame.x(0.5) + 1
+    assert last.x + last.width == pytest.approx(frame.right - 1, abs=0.11)
+
+
+def test_activity_without_an_image() -> None:
+    assert activity([0] * 24).bars == []

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from conftest import _free_port
+from weed import free_port
 
 import monkeyray.evaluate
 import monkeyray.rescore
@@ -234,7 +234,7 @@ def test_a_store_that_cannot_be_used(
 
     bucket = line("s3://no-such-bucket/a", s3.s3_endpoint)
     assert "bucket 'no-such-bucket' does not exist" in bucket
-    nobody = f"http://127.0.0.1:{_free_port()}"
+    nobody = f"http://127.0.0.1:{free_port()}"
     assert f"cannot reach {nobody}" in line("s3://photos/a", nobody)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another one")
     assert "the credentials are wrong" in line("s3://photos/a", s3.s3_endpoint)

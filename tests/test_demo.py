@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import functools
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -10,11 +12,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from monkeyray.cli import main
+from monkeyray.config import ScoreConfig, TrainConfig
+from monkeyray.demo_images import draw_demo_images
+from monkeyray.parsing import parse
 
 
 def test_the_demo_trains_and_scores(
-    tmp_path: Path, ray_session: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    ray_session: None,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Half of the collection: drawing it is what takes longest.
+    half = functools.partial(draw_demo_images, labelled_per_label=20, bursts=15)
+    monkeypatch.setattr("monkeyray.demo.draw_demo_images", half)
     folder = tmp_path / "demo"
     (folder / "predictions").mkdir(parents=True)
     (folder / ".monkeyray-demo").touch()
@@ -24,7 +35,8 @@ def test_the_demo_trains_and_scores(
     outside.mkdir()
     (folder / "link").symlink_to(outside)
 
-    main(["demo", "--folder", str(folder)])
+    summary = tmp_path / "summary.json"
+    main(["demo", "--folder", str(folder), "--summary-json", str(summary)])
 
     printed = capsys.readouterr()
     assert f"report {folder}/model/report.html" in printed.out
@@ -54,3 +66,21 @@ def test_the_demo_trains_and_scores(
         truth = {str(unlabelled / line["uri"]): line["label"] for line in csv.DictReader(file)}
     right = Counter(truth[row["uri"]] == row["label"] for row in rows if row["uri"] in truth)
     assert right[True] / right.total() > 0.6
+
+    result = json.loads(summary.read_text())["result"]
+    assert result["trained"]["test"]["images"] > 0
+    assert result["trained"]["model"] == str(folder / "model")
+    assert result["scored"]["statuses"] == dict(Counter(row["status"] for row in rows))
+    assert result["scored"]["scored_now"] == len(rows)
+    # The options beside the results are those that made them.
+    again = parse("train", ["--config", str(folder / "model" / "config.toml")], "monkeyray").config
+    assert again == TrainConfig(
+        images=str(folder / "images" / "labelled"), model=str(folder / "model")
+    )
+    beside = str(folder / "predictions" / "_config.toml")
+    assert parse("score", ["--config", beside], "monkeyray").config == ScoreConfig(
+        images=str(unlabelled),
+        model=str(folder / "model"),
+        predictions=str(folder / "predictions"),
+        threshold=0.8,
+    )

@@ -53,6 +53,7 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
                 fine_tune="1-block",
                 fine_tune_epochs=TUNING_EPOCHS,
                 batch_size=8,
+                embed_workers=1,  # of 24 images
                 store=StoreConfig(quiet=True),
                 **options,
             )

@@ -13,6 +13,7 @@ from PIL import Image
 from monkeyray.config import EvaluateConfig, StoreConfig
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.evaluate import Evaluated, evaluate
+from monkeyray.parsing import parse
 from monkeyray.trained import Trained
 
 QUIET = StoreConfig(quiet=True)
@@ -61,6 +62,11 @@ def test_a_bundle_on_another_site(trained: Trained, site: Path, tmp_path: Path) 
     assert content["metrics_without_seen"] is None
     wrong = {row["uri"]: row for row in content["findings"]["label_errors"]}["n0/wrong.jpg"]
     assert (wrong["given"], wrong["suggested"]) == ("n0", "n9")
+    told = found.to_json()
+    assert (told["labelled"], told["scored"], told["unknown_label"], told["seen"]) == (22, 21, 5, 0)
+    assert (told["accuracy"], told["coverage"]) == (metrics["accuracy"], None)
+    beside = ["--config", str(tmp_path / "out" / "config.toml")]
+    assert parse("evaluate", beside, "monkeyray").config.images == str(site)
     text = str(found)
     assert "n3 (5)" in text
     assert text.endswith(f"all figures in {tmp_path}/out/metrics.json")

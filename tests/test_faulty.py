@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,6 +19,7 @@ import pytest
 from conftest import upload
 from faulty import KINDS, FaultyProxy, Kind
 
+from monkeyray import lease as leases
 from monkeyray.batches import Fetched, Refusals, batches
 from monkeyray.cli import main
 from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
@@ -129,15 +128,14 @@ def assert_same(found: dict[str, Any], expected: dict[str, Any]) -> None:
 # -- whole jobs --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.3])
 def test_faults_change_no_row(
-    rate: float, s3: Storage, proxy: FaultyProxy, trained: Trained, undisturbed: dict[str, Any]
+    s3: Storage, proxy: FaultyProxy, trained: Trained, undisturbed: dict[str, Any]
 ) -> None:
-    proxy.disturb(rate)
-    assert scored(proxy, trained, f"rate-{rate}").statuses == Counter(ok=IMAGES)
-    assert proxy.disturbed.total() >= rate / 2 * proxy.requests
+    proxy.disturb(0.3)
+    assert scored(proxy, trained, "faults").statuses == Counter(ok=IMAGES)
+    assert proxy.disturbed.total() >= 0.15 * proxy.requests
     assert set(proxy.disturbed) == set(KINDS)
-    assert_same(rows(s3, f"rate-{rate}"), undisturbed)
+    assert_same(rows(s3, "faults"), undisturbed)
 
 
 def test_training_through_faults_misses_nothing(
@@ -196,38 +194,55 @@ def test_one_forbidden_and_one_missing_image_are_a_row_each(
     assert_same(found, {uri: undisturbed[uri] for uri in found})
 
 
-def test_a_store_that_is_gone_for_20_s_changes_no_row(
-    s3: Storage, proxy: FaultyProxy, trained: Trained, undisturbed: dict[str, Any]
+def test_a_store_that_is_gone_for_a_while_changes_no_row(
+    s3: Storage,
+    proxy: FaultyProxy,
+    trained: Trained,
+    undisturbed: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Gone for longer than a renewal of the lease is tried, so that one is left out.
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 2.0)
+    monkeypatch.setattr(leases, "_PATIENCE_SECONDS", 4.0)
     gone: list[float] = []
 
     def go() -> None:
         gone.append(time.monotonic())
         proxy.pause()
-        threading.Timer(20, proxy.resume).start()
+        threading.Timer(8, proxy.resume).start()
 
     proxy.after_gets(50, "/card/", go)
     assert scored(proxy, trained, "gone").statuses == Counter(ok=IMAGES)
-    assert time.monotonic() - gone[0] > 20
+    assert time.monotonic() - gone[0] > 8
     assert_same(rows(s3, "gone"), undisturbed)
 
 
 def test_a_store_that_is_gone_for_good_stops_the_job_which_goes_on_later(
-    s3: Storage, proxy: FaultyProxy, trained: Trained, undisturbed: dict[str, Any]
+    s3: Storage,
+    proxy: FaultyProxy,
+    trained: Trained,
+    undisturbed: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # In a process of its own, since one that lives still seems to hold its lease.
+    monkeypatch.setattr(leases, "_PATIENCE_SECONDS", 1.0)
     proxy.after_gets(50, "/card/", proxy.pause)
-    command = [
-        sys.executable, "-m", "monkeyray", "score", "--images", CARD, "--model", trained.uri,
-        "--predictions", place("for-good"), "--rows-per-file", "16", "--ray-address", "local",
-        "--s3-endpoint", proxy.url, "--store-patience-seconds", "5",
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if not line.startswith("scoring:")]
+    with pytest.raises(SystemExit) as exit_:
+        main(
+            [
+                "score", "--images", CARD, "--model", trained.uri,
+                "--predictions", place("for-good"), "--rows-per-file", "16",
+                "--s3-endpoint", proxy.url, "--store-patience-seconds", "5",
+            ]
+        )  # fmt: skip
+    assert exit_.value.code == 2
+    printed = capsys.readouterr().err.splitlines()
+    lines = [line for line in printed if not line.startswith("scoring:")]
     assert len(lines) == 1
     assert lines[0].startswith(f"error: cannot reach {proxy.url}")
     assert 0 < len(rows(s3, "for-good")) < IMAGES
+    # It could not be given back, and its owner, this very process, lives on.
+    s3.delete(f"{place('for-good')}/_lease.json")
     proxy.resume()
     assert scored(proxy, trained, "for-good").already > 0
     assert_same(rows(s3, "for-good"), undisturbed)

@@ -352,41 +352,40 @@ def test_a_progressive_photograph_needs_its_first_scan(progressive: bytes) -> No
 # -- in a job ----------------------------------------------------------------------------------
 
 
-def test_photographs_among_hostile_files_score_as_alone(
-    trained: Trained, few: Path, hostile: Hostile, tmp_path: Path
+def test_photographs_among_hostile_files_score_as_without_them(
+    trained: Trained, few: Path, embedded: Path, hostile: Hostile, tmp_path: Path
 ) -> None:
-    alone, mixed = tmp_path / "alone", tmp_path / "mixed"
+    mixed = tmp_path / "mixed"
     mixed.mkdir()
-    for path in sorted(few.rglob("*.jpg"))[::2]:
-        (alone / path.parent.name).mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, alone / path.parent.name)
+    photographs = sorted(few.rglob("*.jpg"))[::2]
+    for path in photographs:
         # Their names are spread among those of the others.
         for copy in ("bmp", "jpeg-l", "other-m", "zebra"):
             shutil.copy(path, mixed / f"{copy}-{path.name}")
     for name, (data, _) in hostile.items():
         (mixed / name).write_bytes(data)
-
-    def run(images: Path) -> dict[str, dict[str, Any]]:
-        out = tmp_path / f"{images.name}-scores"
-        summary = score(
-            ScoreConfig(
-                images=str(images),
-                model=trained.uri,
-                predictions=str(out),
-                top_k="all",
-                store=QUIET,
-            )
+    summary = score(
+        ScoreConfig(
+            images=str(mixed),
+            model=trained.uri,
+            predictions=str(tmp_path / "scores"),
+            top_k="all",
+            store=QUIET,
         )
-        assert isinstance(summary, Summary)
-        rows = pq.read_table(out).to_pylist()
-        assert summary.images == len(rows)
-        return {Path(row["uri"]).name: row for row in rows}
+    )
+    assert isinstance(summary, Summary)
+
+    def rows_in(predictions: Path) -> dict[str, dict[str, Any]]:
+        return {Path(row["uri"]).name: row for row in pq.read_table(predictions).to_pylist()}
 
     def scores(row: dict[str, Any]) -> list[float]:
         return [item["score"] for item in sorted(row["top_k"], key=lambda item: item["label"])]
 
-    reference, rows = run(alone), run(mixed)
+    # Two in a file, and so in a batch.
+    elsewhere, rows = rows_in(embedded), rows_in(tmp_path / "scores")
+    reference = {path.name: elsewhere[path.name] for path in photographs}
     assert len(reference) == 21
+    assert summary.images == len(rows)
     assert rows.keys() == {path.name for path in mixed.iterdir()}
     assert len(rows) == len(hostile) + 4 * len(reference)
     wrong = {

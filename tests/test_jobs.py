@@ -22,7 +22,7 @@ import pytest
 from monkeyray.backbones import BACKBONES, build_base
 from monkeyray.bundle import load_bundle
 from monkeyray.cli import main
-from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
+from monkeyray.config import EvaluateConfig, ScoreConfig, StoreConfig, TrainConfig
 from monkeyray.dataset import list_dataset
 from monkeyray.decode import decode
 from monkeyray.errors import (
@@ -33,6 +33,7 @@ from monkeyray.errors import (
     LeaseError,
     RunError,
 )
+from monkeyray.evaluate import evaluate
 from monkeyray.head import build_top
 from monkeyray.lease import hold
 from monkeyray.metrics import softmax
@@ -43,6 +44,7 @@ from monkeyray.trained import Trained
 from monkeyray.trainer import _failure
 
 QUIET = StoreConfig(quiet=True)
+EPOCHS = 30
 
 
 @pytest.fixture
@@ -81,17 +83,34 @@ def test_training_learns_and_reports(trained: Trained, few: Path) -> None:
     assert str(few) not in (Path(trained.uri) / "model.json").read_text()
 
 
-def test_another_head_opens_no_image(trained: Trained, few: Path, tmp_path: Path) -> None:
-    features = str(Path(trained.uri) / "features")
-    again = train(
-        TrainConfig(
-            images=str(few), model=str(tmp_path / "m"), features=features, head="32", store=QUIET
+@pytest.fixture(scope="module")
+def other_heads(
+    trained: Trained, few: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, Trained]:
+    """Models with another head on the features of the first model, by the number of workers."""
+    folder = tmp_path_factory.mktemp("other heads")
+
+    def run(workers: int) -> Trained:
+        config = TrainConfig(
+            images=str(few),
+            model=str(folder / str(workers)),
+            features=str(Path(trained.uri) / "features"),
+            head="64,32",
+            workers=workers,
+            batch_size=9,  # does not divide evenly
+            store=QUIET,
         )
-    )
-    assert again.opened == 0
-    assert again.model["head"] == [32]
-    assert again.model["model_id"] != trained.model["model_id"]
-    assert not (tmp_path / "m" / "features").exists()
+        return train(config)
+
+    return {workers: run(workers) for workers in (1, 2)}
+
+
+def test_another_head_opens_no_image(trained: Trained, other_heads: dict[int, Trained]) -> None:
+    for other in other_heads.values():
+        assert other.opened == 0
+        assert other.model["head"] == [64, 32]
+        assert other.model["model_id"] != trained.model["model_id"]
+        assert not (Path(other.uri) / "features").exists()
 
 
 def test_only_new_and_changed_images_are_embedded(
@@ -99,32 +118,21 @@ def test_only_new_and_changed_images_are_embedded(
 ) -> None:
     images = tmp_path / "images"
     shutil.copytree(few, images)
-    config = TrainConfig(images=str(images), model=str(tmp_path / "m"), store=QUIET)
-    assert train(config).opened == 42
+    # Features are filled by what needs them first: here by an evaluation, which is quicker.
+    features = str(tmp_path / "features")
+    options: dict[str, Any] = {"images": str(images), "features": features, "store": QUIET}
+    found = evaluate(EvaluateConfig(model=trained.uri, output=str(tmp_path / "out"), **options))
+    assert found.content["data"]["opened"] == 42
     paths = sorted((images / "n0").iterdir())
     paths[0].write_bytes(paths[1].read_bytes())
     shutil.copy(paths[2], images / "n0" / "new.jpg")
-    second = train(config)
+    second = train(TrainConfig(model=str(tmp_path / "m"), **options))
     assert second.opened == 2
     assert second.model["data"]["used"] == 43
 
 
-def test_any_number_of_workers_gives_the_same_weights(
-    trained: Trained, few: Path, tmp_path: Path
-) -> None:
-    def run(workers: int) -> dict[str, Any]:
-        config = TrainConfig(
-            images=str(few),
-            model=str(tmp_path / str(workers)),
-            features=str(Path(trained.uri) / "features"),
-            head="64,32",
-            workers=workers,
-            batch_size=9,  # does not divide evenly
-            store=QUIET,
-        )
-        return top_of(train(config))
-
-    one, two = run(1), run(2)
+def test_any_number_of_workers_gives_the_same_weights(other_heads: dict[int, Trained]) -> None:
+    one, two = top_of(other_heads[1]), top_of(other_heads[2])
     for key in one:
         np.testing.assert_allclose(one[key], two[key], atol=1e-5, rtol=0)
 
@@ -147,6 +155,7 @@ def test_live_training_gives_the_same_model(trained: Trained, few: Path, tmp_pat
             images=str(few),
             model=str(tmp_path / "cached"),
             features=str(Path(trained.uri) / "features"),
+            workers=1,
             epochs=2,
             store=QUIET,
         )
@@ -178,25 +187,37 @@ def assert_resumed(disturbed: dict[str, Any], undisturbed: dict[str, Any]) -> No
     assert disturbed["model_id"] == undisturbed["model_id"]
 
 
-def test_a_killed_worker_changes_nothing(trained: Trained, few: Path, tmp_path: Path) -> None:
-    def config(name: str, checkpoint_seconds: float) -> TrainConfig:
-        return TrainConfig(
-            images=str(few),
-            model=str(tmp_path / name),
-            features=str(Path(trained.uri) / "features"),
-            workers=2,
-            epochs=8,
-            patience=8,
-            checkpoint_seconds=checkpoint_seconds,
-            store=QUIET,
-        )
+def killable(few: Path, features: Path, model: Path, checkpoint_seconds: float) -> TrainConfig:
+    return TrainConfig(
+        images=str(few),
+        model=str(model),
+        features=str(features),
+        workers=2,
+        # Ray goes on for a moment without its driver: enough, that it does not come to the end.
+        epochs=EPOCHS,
+        patience=EPOCHS,
+        checkpoint_seconds=checkpoint_seconds,
+        store=QUIET,
+    )
 
+
+@pytest.fixture(scope="module")
+def undisturbed(trained: Trained, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The training that others are killed in."""
+    model = tmp_path_factory.mktemp("undisturbed") / "m"
+    return train(killable(few, Path(trained.uri) / "features", model, 60))
+
+
+def test_a_killed_worker_changes_nothing(
+    trained: Trained, undisturbed: Trained, few: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "disturbed"
     killed: list[int] = []
 
     def kill() -> None:
         deadline = time.monotonic() + 120
         while not killed and time.monotonic() < deadline:
-            if checkpointed(tmp_path / "disturbed"):
+            if checkpointed(model):
                 for pid in train_workers()[:1]:
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
@@ -204,56 +225,36 @@ def test_a_killed_worker_changes_nothing(trained: Trained, few: Path, tmp_path: 
 
     thread = threading.Thread(target=kill)
     thread.start()
-    disturbed = train(config("disturbed", 0))
+    disturbed = train(killable(few, Path(trained.uri) / "features", model, 0.0))
     thread.join()
     assert killed
-    undisturbed = train(config("undisturbed", 60))
     assert_resumed(disturbed.model, undisturbed.model)
     for key, array in top_of(undisturbed).items():
         np.testing.assert_array_equal(top_of(disturbed)[key], array)
-    names = {path.name for path in (tmp_path / "disturbed").iterdir()}
-    assert not names & {".training", "_lease.json"}
+    assert not {path.name for path in model.iterdir()} & {".training", "_lease.json"}
 
 
-def test_a_killed_driver_goes_on(trained: Trained, few: Path, tmp_path: Path) -> None:
-    def start(name: str, checkpoint_seconds: int) -> subprocess.Popen[str]:
-        command = [
-            sys.executable, "-m", "monkeyray", "train", "--images", str(few), "--model",
-            str(tmp_path / name), "--features", str(Path(trained.uri) / "features"),
-            "--epochs", "30", "--patience", "30", "--checkpoint-seconds", str(checkpoint_seconds),
-            "--ray-address", "local",
-        ]  # fmt: skip
-        # A Ray of its own, not the session's, so that it ends with its driver.
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-
-    def finish(process: subprocess.Popen[str], name: str) -> dict[str, Any]:
-        out, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, out
-        return dict(load_bundle(str(tmp_path / name), Storage()).model)
-
-    config = TrainConfig(
-        images=str(few),
-        model=str(tmp_path / "undisturbed"),
-        features=str(Path(trained.uri) / "features"),
-        # Ray goes on for a moment without its driver: enough, that it does not come to the end.
-        epochs=30,
-        patience=30,
-        checkpoint_seconds=60,
-        store=QUIET,
-    )
-    undisturbed = train(config).model
-    process = start("disturbed", 0)
-    while not checkpointed(tmp_path / "disturbed"):
+def test_a_killed_driver_goes_on(
+    trained: Trained, undisturbed: Trained, few: Path, tmp_path: Path
+) -> None:
+    model, features = tmp_path / "disturbed", Path(trained.uri) / "features"
+    command = [
+        sys.executable, "-m", "monkeyray", "train", "--images", str(few), "--model", str(model),
+        "--features", str(features), "--workers", "2", "--epochs", str(EPOCHS), "--patience",
+        str(EPOCHS), "--checkpoint-seconds", "0", "--ray-address", "local",
+    ]  # fmt: skip
+    # A Ray of its own, not the session's, so that it ends with its driver.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not checkpointed(model):
         assert process.poll() is None, "ended before a checkpoint was there"
         time.sleep(0.01)
     process.kill()
     process.communicate()
-    assert not (tmp_path / "disturbed" / "model.json").exists()
-    assert_resumed(finish(start("disturbed", 0), "disturbed"), undisturbed)
-    names = {path.name for path in (tmp_path / "disturbed").iterdir()}
-    assert not names & {".training", "_lease.json"}
+    assert not (model / "model.json").exists()
+    # The same options again, a zero as the command line reads it, in the session's Ray.
+    disturbed = train(killable(few, features, model, 0.0))
+    assert_resumed(disturbed.model, undisturbed.model)
+    assert not {path.name for path in model.iterdir()} & {".training", "_lease.json"}
 
 
 def test_a_training_that_diverges_is_not_tried_again(
@@ -358,6 +359,8 @@ def test_another_network_with_weights_from_a_file(
             limit=12,
             validation_share=0.3,
             test_share=0.3,
+            workers=1,
+            embed_workers=1,
             store=QUIET,
         )
     )
@@ -373,6 +376,7 @@ def test_another_network_with_weights_from_a_file(
                 model=trained.uri,
                 predictions=str(tmp_path / "out"),
                 limit=4,
+                workers=1,
                 store=QUIET,
             )
         )

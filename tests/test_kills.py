@@ -9,14 +9,13 @@ import contextlib
 import io
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
@@ -28,19 +27,23 @@ import ray.data
 from conftest import upload
 from PIL import Image
 
+from monkeyray import lease as leases
+from monkeyray.config import ScoreConfig, StoreConfig
 from monkeyray.runs import open_run
+from monkeyray.score import Summary, score
 from monkeyray.storage import Storage
 from monkeyray.trained import Trained
 from monkeyray.uris import join
 
 ROUNDS = int(os.environ.get("MONKEYRAY_KILL_ROUNDS", "1"))
-IMAGES = int(os.environ.get("MONKEYRAY_KILL_IMAGES", "300"))
+IMAGES = int(os.environ.get("MONKEYRAY_KILL_IMAGES", "200"))
 ROWS_PER_FILE = 20
 WORKERS = 2
 
 
 @pytest.fixture(scope="module")
 def model(trained: Trained) -> str:
+    """A model, and with it the session's Ray."""
     return trained.uri
 
 
@@ -69,14 +72,13 @@ class Job:
     model: str
     place: str
     storage: Storage
-    more: list[str] = field(default_factory=list)
     process: subprocess.Popen[str] | None = None
 
     def start(self) -> subprocess.Popen[str]:
         command = [
             sys.executable, "-m", "monkeyray", "score", "--images", self.images, "--model",
             self.model, "--predictions", self.place, "--rows-per-file", str(ROWS_PER_FILE),
-            "--workers", str(WORKERS), "--batch-size", "8", "--ray-address", "local", *self.more,
+            "--workers", str(WORKERS), "--batch-size", "8", "--ray-address", "local",
         ]  # fmt: skip
         if self.storage.s3_endpoint:
             command += ["--s3-endpoint", self.storage.s3_endpoint]
@@ -86,12 +88,22 @@ class Job:
         )
         return self.process
 
-    def finish(self) -> str:
-        """Run to the end; what it printed."""
-        out, _ = self.start().communicate(timeout=300)
-        assert self.process is not None
-        assert self.process.returncode == 0, out
-        return out
+    def finish(self) -> Summary:
+        """Run to the end, with the same options, in this process and the session's Ray: what goes
+        on from where a killed one was need not be a process of its own."""
+        summary = score(
+            ScoreConfig(
+                images=self.images,
+                model=self.model,
+                predictions=self.place,
+                rows_per_file=ROWS_PER_FILE,
+                workers=WORKERS,
+                batch_size=8,
+                store=StoreConfig(s3_endpoint=self.storage.s3_endpoint),
+            )
+        )
+        assert isinstance(summary, Summary)
+        return summary
 
     def files(self) -> dict[str, bytes]:
         """The finished files with their bytes."""
@@ -137,13 +149,17 @@ class Job:
         return found
 
 
-def rows_of(files: dict[str, bytes]) -> dict[str, tuple[object, ...]]:
-    """What the files say, by image; asserts that none is twice."""
+def rows_of(files: dict[str, bytes], images: str = "") -> dict[str, tuple[object, ...]]:
+    """What the files say, by image, with its path below `images`; asserts that none is twice."""
     columns = ["uri", "status", "error", "label", "score", "width", "height", "sha256"]
     table = pa.concat_tables(
         pq.read_table(io.BytesIO(data), columns=columns) for data in files.values()
     )
-    rows = {row["uri"]: tuple(row.values()) for row in table.to_pylist()}
+    rows = {}
+    for row in table.to_pylist():
+        assert row["uri"].startswith(images)
+        row["uri"] = row["uri"].removeprefix(images)
+        rows[row["uri"]] = tuple(row.values())
     assert len(rows) == table.num_rows
     return rows
 
@@ -172,12 +188,21 @@ def places(
     yield "s3://photos/many/images", place, s3
 
 
-def test_killed_at_any_moment(places: tuple[str, str, Storage], model: str) -> None:
+@pytest.fixture(scope="module")
+def undisturbed(
+    many: Path, model: str, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, tuple[object, ...]]:
+    """The rows when nothing happens, with paths from `many` on."""
+    job = Job(str(many), model, str(tmp_path_factory.mktemp("undisturbed")), Storage())
+    job.finish()
+    return rows_of(job.files(), job.images)
+
+
+def test_killed_at_any_moment(
+    places: tuple[str, str, Storage], model: str, undisturbed: dict[str, tuple[object, ...]]
+) -> None:
     images, place, storage = places
-    undisturbed = Job(images, model, place, storage)
-    undisturbed.finish()
-    expected = rows_of(undisturbed.files())
-    assert len(expected) == IMAGES
+    assert len(undisturbed) == IMAGES
     dice = random.Random(0)
     # The driver in half of the rounds, a worker in the other half, on S3 the other way round; in
     # some, while a file or _SUCCESS is being published.
@@ -187,7 +212,7 @@ def test_killed_at_any_moment(places: tuple[str, str, Storage], model: str) -> N
         victim = "driver" if number % 2 == 0 else "worker"
         moments = ("file", "middle", "success", "middle", "plan")
         moment = moments[number % len(moments)]
-        _round(Job(images, model, place, storage), victim, moment, dice, expected)
+        _round(Job(images, model, place, storage), victim, moment, dice, undisturbed)
 
 
 def _round(
@@ -200,7 +225,7 @@ def _round(
         process.send_signal(signal.SIGKILL)
         process.communicate()
         job.finish()
-        assert rows_of(job.files()) == expected
+        assert rows_of(job.files(), job.images) == expected
         return
     parts = job.parts()
 
@@ -240,17 +265,16 @@ def _round(
         assert ".parquet" not in entry.uri or entry.uri.endswith((".parquet", ".tmp"))
     if victim == "driver":
         held = sum(len(rows_of({uri: data})) for uri, data in job.files().items())
-        out = job.finish()
+        summary = job.finish()
         if held < IMAGES:
             # No finished work is done again: what was in flight is all that is decoded twice. A
             # worker that outlives its driver by a moment may still finish its part.
-            there, scored = map(int, re.findall(r"(\d+) were there, (\d+) scored now", out)[0])
-            assert held <= there <= held + WORKERS * ROWS_PER_FILE
-            assert there + scored == IMAGES
+            assert held <= summary.already <= held + WORKERS * ROWS_PER_FILE
+            assert summary.already + summary.scored == IMAGES
     after_files = job.files()
     for uri, data in before.items():
         assert after_files[uri] == data
-    assert rows_of(after_files) == expected
+    assert rows_of(after_files, job.images) == expected
     assert "_SUCCESS" in job.names()
     assert not any(name.endswith(".tmp") for name in job.names() if "part-" not in name)
 
@@ -314,7 +338,13 @@ def test_two_runs_into_one_place(model: str, many: Path, tmp_path: Path, ray_ses
     assert ray.data.read_parquet(str(tmp_path / "out")).count() == IMAGES
 
 
-def test_a_sleeper_that_was_taken_over_does_no_harm(model: str, many: Path, tmp_path: Path) -> None:
+def test_a_sleeper_that_was_taken_over_does_no_harm(
+    model: str,
+    many: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     place = str(tmp_path / "out")
     sleeper = Job(str(many), model, place, Storage())
     process = sleeper.start()
@@ -324,9 +354,12 @@ def test_a_sleeper_that_was_taken_over_does_no_harm(model: str, many: Path, tmp_
     for pid in asleep:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
+    # Still longer than the sleeper leaves between two renewals while it is awake.
+    monkeypatch.setattr(leases, "LAPSE_SECONDS", leases.RENEW_SECONDS + 1)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 2.0)
     other = Job(str(many), model, place, Storage())
-    out = other.finish()
-    assert "has not been seen for a while" in out
+    other.finish()
+    assert "has not been seen for a while" in capsys.readouterr().err
     expected = other.files()
     for pid in asleep:
         with contextlib.suppress(ProcessLookupError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,30 @@ def test_the_surest_animal_stands_for_its_image(tmp_path: Path) -> None:
         boxes[f"b/{number}.jpg"] = [detection("2")]
     with pytest.raises(InputError, match=r"no image of the label 'b'.*leave it out"):
         list_dataset(write(tmp_path, boxes), STORAGE)
+
+
+def test_corrections_are_of_boxes_too(tmp_path: Path) -> None:
+    boxes: dict[str, list[Any]] = {"n/no.jpg": [detection("2")], "n/new.jpg": [detection()]}
+    for label in ("a", "b"):
+        for number in range(5):
+            path = tmp_path / "images" / label / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"never opened here")
+            boxes[f"{label}/{number}.jpg"] = [detection(bbox=LEFT)]
+    boxes["a/1.jpg"] = []
+    (tmp_path / "labels.csv").write_text(
+        "uri,label\nimages/a/0.jpg,b\nimages/a/1.jpg,b\nimages/n/new.jpg,b\nimages/n/no.jpg,d\n"
+    )
+    corrections = str(tmp_path / "labels.csv")
+    # Twice, since what the first one adds is there for the second.
+    config = replace(write(tmp_path, boxes), corrections=(corrections, corrections))
+    images, _, skipped = list_dataset(config, STORAGE)
+    rows = {row["uri"].removeprefix(f"{tmp_path}/images/"): row for row in images.to_pylist()}
+    assert len(rows) == images.num_rows == 10
+    assert (rows["a/0.jpg"]["label"], rows["a/0.jpg"]["detection_bbox"]) == ("b", list(LEFT))
+    assert (rows["n/new.jpg"]["label"], rows["n/new.jpg"]["detection"]) == ("b", 0)
+    assert not rows.keys() & {"a/1.jpg", "n/no.jpg"}
+    assert skipped[NO_BOX] == 2
 
 
 def test_a_given_part_that_is_lost_is_named() -> None:

@@ -49,7 +49,8 @@ def test_imports_go_one_way() -> None:
     [
         [],
         ["--help"],
-        *([name, "--help"] for name in ("train", "tune", "score", "export", "bursts")),
+        ["completion", "bash"],
+        *([name, "--help"] for name in ("train", "tune", "score", "export", "bursts", "review")),
     ],
 )
 def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:

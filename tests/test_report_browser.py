@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from browsing import STICKING_OUT, WIDTHS, listen
+from playwright.sync_api import Browser, Page
 from report_data import (
     HOSTILE,
     empty_findings,
@@ -36,44 +35,6 @@ CASES: dict[str, Callable[[], str]] = {
     "many": lambda: render_report(_many_labels(60), full_findings()),
 }
 
-WIDTHS = {"phone": 390, "desk": 1280}
-
-#: Elements that stick out of the window, or of the drawing that they are in. What scrolls may be
-#: wider, but paper does not scroll; a wide confusion matrix has paper of its own.
-STICKING_OUT = """() => {
-  const paper = matchMedia("print").matches
-  const out = []
-  for (const element of document.querySelectorAll("body *")) {
-    const scroll = element.parentElement.closest(paper ? ".scroll:has(.matrix)" : ".scroll")
-    const drawing = element.parentElement.closest("svg")
-    const box = element.getBoundingClientRect()
-    if (scroll || !box.width) continue
-    const room = drawing ? drawing.getBoundingClientRect() : {
-      left: 0, right: document.documentElement.clientWidth, top: -1e9, bottom: 1e9,
-    }
-    if (box.left < room.left - 1 || box.right > room.right + 1
-        || box.top < room.top - 1 || box.bottom > room.bottom + 1)
-      out.push(element.outerHTML.slice(0, 200))
-  }
-  return out
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium, one for all tests here, or a skip; in CI its absence is a failure."""
-    found = shutil.which("chromium")
-    if found is None:
-        message = "install Chromium (apt-get install chromium): the report is looked at in it"
-        if os.environ.get("MONKEYRAY_CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    with sync_playwright() as playwright:
-        # Its sandbox needs user namespaces, which containers and root do not have.
-        browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -94,14 +55,7 @@ def show(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., Pag
         page = browser.new_page(viewport={"width": width, "height": 844}, color_scheme=scheme)
         pages.append(page)
         address = files[case].as_uri()
-
-        def asked(request: Request) -> None:
-            if request.url != address and not request.url.startswith("data:image/jpeg;"):
-                said.append(f"request: {request.url[:200]}")
-
-        page.on("console", lambda message: said.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: said.append(f"error: {error}"))
-        page.on("request", asked)
+        listen(page, address, said)
         page.goto(address)
         return page
 

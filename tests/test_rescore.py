@@ -28,6 +28,7 @@ from monkeyray.decode import Limits, decode
 from monkeyray.engine import Network
 from monkeyray.errors import ConfigError, InputError, RunError
 from monkeyray.outliers import fit_outliers
+from monkeyray.parsing import parse
 from monkeyray.predictions import JUDGED, Judge, ScoreOptions, Scorer
 from monkeyray.rescore import Rescorer, rescore
 from monkeyray.runs import read_finished
@@ -126,6 +127,9 @@ def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_pat
     assert_same_but_judged(new, old)
     assert_same_judgement(new, old)
     assert (summary.images, summary.scored, summary.already) == (44, 44, 0)
+    assert summary.to_json()["statuses"] == {"ok": 42, "empty": 1, "unsupported": 1}
+    again = parse("rescore", ["--config", str(out / "_config.toml")], "monkeyray").config
+    assert (again.predictions, again.output) == (str(embedded), str(out))
     success = json.loads((out / "_SUCCESS").read_text())
     assert success["status"] == {"ok": 42, "empty": 1, "unsupported": 1}
     for name, table in new.items():

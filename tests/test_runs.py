@@ -109,6 +109,8 @@ def test_a_file_that_was_changed_is_found_at_the_end(tmp_path: Path, lease: Leas
 
 
 def test_another_run_is_refused_and_named(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "_config.toml").touch()
     assert open_run(str(tmp_path / "new"), STORAGE, {}) is None
     with hold(str(tmp_path / "run"), STORAGE, print) as lease:
         make(tmp_path / "run", lease)
@@ -173,6 +175,7 @@ def test_overwriting_deletes_only_what_is_of_a_run(tmp_path: Path) -> None:
     with hold(str(tmp_path), STORAGE, print) as lease:
         run = make(tmp_path, lease)
         publish(run, 0, lease)
+        (tmp_path / "_config.toml").touch()
         (tmp_path / "deep").mkdir()
         (tmp_path / "deep" / "photo.jpg").touch()
         with pytest.raises(RunError, match=r"deep/photo\.jpg"):

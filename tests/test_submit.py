@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from conftest import _free_port
+from weed import free_port
 
 ROOT = Path(__file__).parent.parent
 
@@ -43,7 +43,7 @@ def bare(tmp_path: Path) -> Path:
 @pytest.fixture
 def head(bare: Path) -> Iterator[dict[str, str]]:
     """A Ray head node of that Python; the environment to talk to it."""
-    dashboard, agent = _free_port(), _free_port()
+    dashboard, agent = free_port(), free_port()
     environment = clean_environment()
     environment |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     # A folder of its own (with a short name, for its sockets) and free ports, beside the session's
@@ -51,7 +51,7 @@ def head(bare: Path) -> Iterator[dict[str, str]]:
     folder = tempfile.mkdtemp(prefix="ray-")
     command = [
         str(bare), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
-        f"--port={_free_port()}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+        f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
         f"--dashboard-agent-listen-port={agent}",
     ]  # fmt: skip
     with open(bare.parent / "head.log", "wb") as log:
@@ -72,14 +72,19 @@ def head(bare: Path) -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def submit(
-    python: Path, environment: dict[str, str], *arguments: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def submit(python: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [str(python), "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", str(ROOT),
          "--", str(python), *arguments],
-        env=environment, capture_output=True, text=True, cwd=python.parent, timeout=400,
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=python.parent,
     )  # fmt: skip
+
+
+def end(job: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code and what it printed."""
+    out, _ = job.communicate(timeout=400)
+    return job.returncode, out
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
@@ -87,14 +92,22 @@ def test_both_jobs_are_submitted(
     bare: Path, head: dict[str, str], few: Path, tmp_path: Path
 ) -> None:
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
-    job = submit(bare, head, "jobs/train.py", "--images", str(few), "--model", model)
-    assert job.returncode == 0, job.stdout + job.stderr
-    assert "test accuracy" in job.stdout
-    job = submit(
-        bare, head, "jobs/score.py", "--images", str(few), "--model", model, "--predictions", out
-    )
-    assert job.returncode == 0, job.stdout + job.stderr
+    train = ["jobs/train.py", "--images", str(few)]
+    # One worker of a kind: that there are more of them shows in other tests.
+    one = ["--workers", "1", "--embed-workers", "1"]
+    job = submit(bare, head, *train, "--model", model, *one)
+    refused = submit(bare, head, *train, "--model", "relative")  # beside the other one
+    code, printed = end(job)
+    assert code == 0, printed
+    assert "test accuracy" in printed
+    code, printed = end(refused)
+    assert code != 0
+    assert "--model relative is a relative path" in printed
+    code, printed = end(
+        submit(
+            bare, head, "jobs/score.py", "--images", str(few), "--model", model,
+            "--predictions", out, "--workers", "1",
+        )
+    )  # fmt: skip
+    assert code == 0, printed
     assert pq.read_table(out).num_rows == 42
-    job = submit(bare, head, "jobs/train.py", "--images", str(few), "--model", "relative")
-    assert job.returncode != 0
-    assert "--model relative is a relative path" in job.stdout

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import _free_port
+from weed import free_port
 
 from monkeyray.config import StoreConfig, TrainConfig
 from monkeyray.errors import ConfigError
@@ -251,7 +251,7 @@ def test_a_server_that_is_down_loses_no_training(
             images=str(few),
             model=str(tmp_path / "m"),
             features=str(Path(trained.uri) / "features"),
-            mlflow=f"http://127.0.0.1:{_free_port()}",
+            mlflow=f"http://127.0.0.1:{free_port()}",
         )
     )
     assert done.model["model_id"] == trained.model["model_id"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from monkeyray.config.shared import StoreConfig, check_seed, require
+from monkeyray.config.shared import Place, StoreConfig, check_seed, require
 from monkeyray.uris import is_local, normalise
 
 
@@ -12,7 +12,7 @@ from monkeyray.uris import is_local, normalise
 class DemoConfig:
     """Draw a small camera-trap collection, train on it, score it, and say where the results are."""
 
-    folder: str = "monkeyray-demo"
+    folder: Place = "monkeyray-demo"
     """Folder for the drawn images, the model and the predictions. An older demo is replaced."""
 
     seed: int = 0

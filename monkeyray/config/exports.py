@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
-from monkeyray.config.shared import StoreConfig, require
+from monkeyray.config.shared import Place, StoreConfig, check_apart, require
 from monkeyray.errors import ConfigError
-from monkeyray.uris import join, normalise
+from monkeyray.uris import normalise
 
 
 class _Kinds:
@@ -29,20 +29,26 @@ class _Kinds:
 class ExportConfig(_Kinds):
     """Write predictions in a format that other programs of the field read."""
 
-    predictions: str
+    GROUPS: ClassVar = {
+        "Places": ("predictions", "format", "output", "partial", "overwrite"),
+        "Where and when": ("project", "deployments", "site_pattern", "relative_to"),
+        "What labels are": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
+    }
+
+    predictions: Place
     """The predictions: what was --predictions of score."""
 
     format: Literal["camtrap-dp", "megadetector", "csv"]
     """camtrap-dp: a data package for sharing and GBIF. megadetector: batch results (JSON) for
     Timelapse and others. csv: one table with the same columns always."""
 
-    output: str
+    output: Place
     """Where it is written: a folder or prefix for camtrap-dp, else a file."""
 
-    project: str | None = None
+    project: Place | None = None
     """For camtrap-dp: a JSON or TOML file with contributors and project, as in datapackage.json."""
 
-    deployments: str | None = None
+    deployments: Place | None = None
     """Table (CSV or Parquet) of where and when cameras hung: deployment_id, site, camera, latitude,
     longitude, start, end, time_zone (Africa/Nairobi or +03:00) and clock_offset (seconds or h:mm:ss
     that make the camera's time right when added)."""
@@ -51,7 +57,7 @@ class ExportConfig(_Kinds):
     """Where an image's path below --relative-to has its site, camera or deployment, as
     {site}/{camera}/*. Not needed for a single deployment."""
 
-    taxonomy: str | None = None
+    taxonomy: Place | None = None
     """Table (CSV or Parquet) of what labels are: label, scientific_name, common_name,
     observation_type (animal, human, vehicle, blank or unknown), kingdom to genus."""
 
@@ -60,7 +66,7 @@ class ExportConfig(_Kinds):
     lowest taxon whose labels reach it together, in camtrap-dp and csv; above 0, up to 1. Default:
     no roll-up."""
 
-    relative_to: str | None = None
+    relative_to: Place | None = None
     """Folder or prefix that file paths are relative to. Default: that of the images."""
 
     blank: tuple[str, ...] = ("blank", "empty")
@@ -88,7 +94,7 @@ class ExportConfig(_Kinds):
             self.format in ("camtrap-dp", "megadetector", "csv"),
             "format", repr(self.format), "camtrap-dp, megadetector or csv",
         )  # fmt: skip
-        _check_apart(self.output, self.predictions)
+        check_apart(self.output, self.predictions)
         for name in ("project", "deployments", "taxonomy", "relative_to"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
@@ -117,17 +123,23 @@ class ExportConfig(_Kinds):
 class BurstsConfig(_Kinds):
     """Find the bursts in predictions, and write what their images say together."""
 
-    predictions: str
+    GROUPS: ClassVar = {
+        "Places": ("predictions", "output", "partial", "overwrite"),
+        "What is a burst": ("site_pattern", "relative_to", "deployments", "burst_gap"),
+        "What labels are": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
+    }
+
+    predictions: Place
     """The predictions: what was --predictions of score. With --top-k all the result is exact."""
 
-    output: str
+    output: Place
     """The Parquet file that is written: one row an image, to be joined on uri."""
 
     site_pattern: str | None = None
     """Where an image's path below --relative-to has its site, camera or deployment, as
     {site}/{camera}/*: images in which it finds the same are of one camera."""
 
-    deployments: str | None = None
+    deployments: Place | None = None
     """Table (CSV or Parquet) of when cameras hung, as for export: images of two deployments are in
     no burst together, and times get its clock_offset. Without --site-pattern, of one deployment."""
 
@@ -135,7 +147,7 @@ class BurstsConfig(_Kinds):
     """An image that its camera took this long after the one before, or less, is of the same burst:
     a number with ms, s, min or h."""
 
-    taxonomy: str | None = None
+    taxonomy: Place | None = None
     """Table (CSV or Parquet) of what labels are, as for export: where no label is sure enough, the
     lowest taxon that is goes into rollup_rank, rollup_taxon and rollup_score."""
 
@@ -143,7 +155,7 @@ class BurstsConfig(_Kinds):
     """With --taxonomy: the score from which a label or taxon is sure enough, above 0, up to 1.
     Default: what was --threshold of score, else 0.5."""
 
-    relative_to: str | None = None
+    relative_to: Place | None = None
     """Folder or prefix below which --site-pattern looks. Default: that of the images."""
 
     blank: tuple[str, ...] = ("blank", "empty")
@@ -168,7 +180,7 @@ class BurstsConfig(_Kinds):
 
     def __post_init__(self) -> None:
         self._check_kinds()
-        _check_apart(self.output, self.predictions)
+        check_apart(self.output, self.predictions)
         for name in ("deployments", "taxonomy", "relative_to"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
@@ -183,14 +195,6 @@ class BurstsConfig(_Kinds):
             )
         parse_gap(self.burst_gap)
         _check_rollup(self.rollup_threshold, self.taxonomy)
-
-
-def _check_apart(output: str, predictions: str) -> None:
-    if join(normalise(output), "").startswith(join(normalise(predictions), "")):
-        raise ConfigError(
-            f"--output {output} is in --predictions {predictions}, which holds nothing but a run: "
-            "choose another place"
-        )
 
 
 def _check_rollup(threshold: float | None, taxa: str | None) -> None:

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from monkeyray.config.shared import PADDING, StoreConfig, check_detections, flag, require
+from monkeyray.config.shared import (
+    PADDING,
+    SELDOM,
+    Place,
+    StoreConfig,
+    check_detections,
+    check_engine,
+    flag,
+    require,
+)
 from monkeyray.errors import ConfigError
 from monkeyray.uris import join, normalise
 from monkeyray.views import COUNTS
@@ -15,13 +25,29 @@ from monkeyray.views import COUNTS
 class ScoreConfig:
     """Score every image of a collection with a model bundle, and write predictions to Parquet."""
 
-    images: str
+    GROUPS: ClassVar = {
+        "Places": ("images", "model", "predictions", "include", "exclude", "limit"),
+        "Boxes": ("detections", "detection_threshold", "box_padding"),
+        "What a row says": ("top_k", "threshold", "views", "embeddings"),
+        "Going on and starting anew": ("update", "retry_failed", "overwrite", "dry_run"),
+        "Machines": ("workers", "gpu", "engine", "precision", "rows_per_file"),
+        SELDOM: (
+            "model_id",
+            "batch_size",
+            "max_bytes",
+            "max_pixels",
+            "decode_seconds",
+            "max_refused",
+        ),
+    }
+
+    images: Place
     """Folder or prefix with images at any depth, or a CSV or Parquet manifest with a column uri."""
 
-    model: str
+    model: Place
     """The model bundle to score with."""
 
-    predictions: str
+    predictions: Place
     """Folder or prefix for the Parquet files. The same command goes on where it was stopped."""
 
     model_id: str | None = None
@@ -34,7 +60,7 @@ class ScoreConfig:
     exclude: tuple[str, ...] = ()
     """Leave out what one of these globs matches."""
 
-    detections: str | None = None
+    detections: Place | None = None
     """MegaDetector's results (JSON) for these images: the crop of each box of an animal is scored,
     a row a box; people, vehicles and blanks get a row that says so and no label."""
 
@@ -67,6 +93,14 @@ class ScoreConfig:
 
     gpu: bool = False
     """Predict on GPUs, one per worker."""
+
+    engine: str = "auto"
+    """What runs the network: tensorflow, openvino (on CPUs, the fastest there), or auto: openvino
+    where it is installed and no GPU is used, else tensorflow."""
+
+    precision: str = "float32"
+    """float32, or mixed: float16 on GPUs and bfloat16 on CPUs. Faster where the hardware has it;
+    scores change in the third digit."""
 
     rows_per_file: int = 4096
     """Images in one Parquet file at most. A killed run loses at most the files being made."""
@@ -106,13 +140,19 @@ class ScoreConfig:
         predictions = normalise(self.predictions)
         for name in ("images", "model", "detections"):
             place = getattr(self, name)
-            if place and join(normalise(place), "").startswith(join(predictions, "")):
+            if place is not None and join(normalise(place), "").startswith(join(predictions, "")):
                 raise ConfigError(
                     f"--{name} {getattr(self, name)} is in --predictions {self.predictions}, where "
                     "files are written and deleted: give --predictions a place of its own"
                 )
         check_detections(self.detections, self.detection_threshold, self.box_padding)
         parse_top_k(self.top_k, 1)
+        check_engine(self.engine)
+        precisions = ("float32", "mixed")
+        require(
+            self.precision in precisions, "precision", repr(self.precision),
+            f"one of {', '.join(precisions)}",
+        )  # fmt: skip
         for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels", "max_refused"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
         for name in ("workers", "limit"):
@@ -138,14 +178,14 @@ class RescoreConfig:
     """Score predictions that were written with --embeddings again, by another top, temperature or
     threshold on the same base, without opening an image."""
 
-    predictions: str
+    predictions: Place
     """The finished predictions to score again; they are only read."""
 
-    model: str
+    model: Place
     """The model bundle to score with: the one that made them, or one with the same base, --crop and
     as many --views."""
 
-    output: str
+    output: Place
     """Folder or prefix for the new Parquet files, one for each old one. The same command goes on
     where it was stopped."""
 
@@ -188,24 +228,24 @@ class EvaluateConfig:
     """Measure a model on labelled images that it has not seen, as of another site: either --model
     on --images, or finished --predictions against a table of --labels."""
 
-    output: str
+    output: Place
     """Folder or prefix for metrics.json, which replaces an older one."""
 
-    images: str | None = None
+    images: Place | None = None
     """Labelled images for --model: a folder or prefix whose sub-folders are the labels, or a CSV or
     Parquet manifest with the columns uri and label."""
 
-    model: str | None = None
+    model: Place | None = None
     """The model bundle to measure. With --predictions it may be left out; it tells the labels that
     the model knows and has never found."""
 
-    predictions: str | None = None
+    predictions: Place | None = None
     """Finished predictions to compare with --labels. No image is opened."""
 
-    labels: str | None = None
+    labels: Place | None = None
     """CSV or Parquet table with the columns uri and label, for --predictions."""
 
-    features: str | None = None
+    features: Place | None = None
     """Where the features of the base are kept, so that a second call opens no image. Default:
     features/ below --output."""
 
@@ -218,9 +258,14 @@ class EvaluateConfig:
     gpu: bool = False
     """Predict on GPUs, one per worker."""
 
+    engine: str = "auto"
+    """What runs the network: tensorflow, openvino (on CPUs, the fastest there), or auto: openvino
+    where it is installed and no GPU is used, else tensorflow."""
+
     store: StoreConfig = field(default_factory=StoreConfig)
 
     def __post_init__(self) -> None:
+        check_engine(self.engine)
         given = {
             name
             for name in ("images", "model", "predictions", "labels")

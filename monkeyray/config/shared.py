@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Annotated
 
 from monkeyray.errors import ConfigError
 from monkeyray.retries import PATIENCE_SECONDS
 from monkeyray.storage import Storage
-from monkeyray.uris import normalise
+from monkeyray.uris import join, normalise
+
+
+@dataclass(frozen=True)
+class IsPlace:
+    """Marks an option that is a path or URI. `words`: values that are none, but mean something."""
+
+    words: tuple[str, ...] = ()
+
+
+#: The type of an option that is a path or URI.
+Place = Annotated[str, IsPlace()]
+
+#: The heading of options that the short help only names.
+SELDOM = "Seldom needed"
 
 #: What is seen around a box, on each side, in shares of its longer side. Boxes end where the animal
 #: does, or a little before; with a tenth more it fills 0.83 of the crop, about as much as objects
@@ -25,6 +40,12 @@ def require(condition: bool, option: str, value: object, need: str) -> None:
 def flag(name: str) -> str:
     """A field's name as the command line has it."""
     return name.replace("_", "-")
+
+
+def check_engine(engine: str) -> None:
+    """Raise ConfigError for what is no engine."""
+    engines = ("auto", "tensorflow", "openvino")
+    require(engine in engines, "engine", repr(engine), f"one of {', '.join(engines)}")
 
 
 def check_seed(seed: int, option: str = "seed") -> None:
@@ -44,6 +65,15 @@ def check_detections(detections: str | None, threshold: float | None, padding: f
     elif threshold is not None or padding != PADDING:
         option = "box-padding" if threshold is None else "detection-threshold"
         raise ConfigError(f"--{option} is about boxes: give --detections too, or drop it")
+
+
+def check_apart(output: str, predictions: str) -> None:
+    """Raise ConfigError for an output that would be among the files of a run."""
+    if join(normalise(output), "").startswith(join(normalise(predictions), "")):
+        raise ConfigError(
+            f"--output {output} is in --predictions {predictions}, which holds nothing but a run: "
+            "choose another place"
+        )
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,16 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field, fields
+from typing import Annotated, ClassVar
 
 from monkeyray.config.shared import (
     PADDING,
+    SELDOM,
+    IsPlace,
+    Place,
     StoreConfig,
     check_detections,
+    check_engine,
     check_seed,
     flag,
     require,
@@ -23,17 +28,39 @@ from monkeyray.views import COUNTS, CROPS
 class TrainConfig:
     """Train a new top on a frozen, ImageNet-pretrained base, and write a model bundle."""
 
-    images: str
+    GROUPS: ClassVar = {
+        "Images and model": (
+            "images", "model", "test", "corrections", "detections", "label_names", "features",
+            "limit",
+        ),
+        "Network": ("backbone", "crop", "views", "head"),
+        "Training": ("epochs", "learning_rate", "class_weights", "seed", "live", "augment"),
+        "Fine-tuning": ("fine_tune", "fine_tune_rate", "fine_tune_epochs"),
+        "How sure it is": ("target_precision", "folds"),
+        "Machines": ("workers", "embed_workers", "gpu"),
+        "Watching": ("tensorboard", "mlflow"),
+        SELDOM: (
+            "detection_threshold", "box_padding", "weights", "l2", "batch_size", "patience",
+            "validation_share", "test_share", "top_seed", "engine", "checkpoint_seconds",
+            "mlflow_experiment",
+        ),
+    }  # fmt: skip
+
+    images: Place
     """Folder or prefix whose sub-folders are the labels, or a CSV or Parquet manifest with the
     columns uri and label, and if you like split (train, validation or test) and group."""
 
-    model: str
+    model: Place
     """Where the model bundle is written: a folder or prefix. A bundle there is replaced whole."""
 
-    test: str | None = None
+    test: Place | None = None
     """Labelled images to report the result on, in the form of --images, else a share of those."""
 
-    detections: str | None = None
+    corrections: tuple[Place, ...] = ()
+    """Labelled images in the form of --images, as review exports them: their labels count before
+    those of --images and --test, the last one's before all, and further images are added."""
+
+    detections: Place | None = None
     """MegaDetector's results (JSON) for these images, to train on crops as `score --detections`
     scores them: of each image that of its surest animal. Images without one are left out."""
 
@@ -44,18 +71,18 @@ class TrainConfig:
     box_padding: float = PADDING
     """What is seen around a box, on each side, as a share of its longer side."""
 
-    label_names: str | None = None
+    label_names: Place | None = None
     """Table (CSV or Parquet) with the names of the labels, shown beside them. Its columns are label
     (else the first) and name or common name (else the second)."""
 
-    features: str | None = None
+    features: Place | None = None
     """Where the features of the frozen base are kept. Default: features/ below --model."""
 
     backbone: str = "mobilenet"
     """The frozen network: mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large,
     efficientnet_v2_b0, resnet50_v2 (all 224 px) or inception_v3 (299 px)."""
 
-    weights: str = "imagenet"
+    weights: Annotated[str, IsPlace(("imagenet", "none"))] = "imagenet"
     """Weights of the base: imagenet (downloaded once by Keras, mobilenet's come with the package),
     none (random, for tests), or the URI of a Keras file without the top, as ….weights.h5,
     …_notop.h5 or …_no_top.h5."""
@@ -136,6 +163,11 @@ class TrainConfig:
     gpu: bool = False
     """Run the base and the training on GPUs, one per worker."""
 
+    engine: str = "auto"
+    """What runs the frozen base over the images: tensorflow, openvino (on CPUs, the fastest there),
+    or auto: openvino where it is installed and no GPU is used, else tensorflow. What is trained
+    runs on TensorFlow always."""
+
     live: bool = False
     """Keep no features: every step decodes its images and runs the base."""
 
@@ -145,11 +177,11 @@ class TrainConfig:
     checkpoint_seconds: float = 10.0
     """Seconds between two checkpoints at least; they are written at the end of an epoch."""
 
-    tensorboard: str | None = None
+    tensorboard: Annotated[str, IsPlace(("model",))] | None = None
     """Where TensorBoard's event files are written, a folder for each run: a folder or prefix, or
     model for tensorboard/ below --model."""
 
-    mlflow: str | None = None
+    mlflow: Annotated[str, IsPlace(("local", "databricks", "databricks-uc", "uc"))] | None = None
     """MLflow to log parameters, epochs, results and the report to: the URI of a tracking server, a
     folder, or local for mlruns/ here. Needs pip install 'monkeyray[mlflow]'."""
 
@@ -167,11 +199,14 @@ class TrainConfig:
             )
         parse_head(self.head)
         check_detections(self.detections, self.detection_threshold, self.box_padding)
+        check_engine(self.engine)
         require(self.crop in CROPS, "crop", repr(self.crop), f"one of {', '.join(CROPS)}")
         require(self.views in COUNTS, "views", self.views, f"one of {', '.join(map(str, COUNTS))}")
         for name in ("images", "model", "test", "label_names", "features"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
+        for uri in self.corrections:
+            normalise(uri)
         for name in ("epochs", "batch_size", "workers"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
         for name in ("embed_workers", "limit", "patience"):
@@ -261,6 +296,11 @@ class TrainConfig:
 class TuneConfig(TrainConfig):
     """Search for the best new top: its layers, learning rate, L2 penalty and first weights. The
     best on validation is trained and written as a model bundle, as `train` would."""
+
+    GROUPS: ClassVar = {
+        "Search": ("trials", "heads", "learning_rate_range", "l2_range"),
+        **TrainConfig.GROUPS,
+    }
 
     trials: int = 30
     """Tops to try, the first one as `train` makes it by default; most are stopped early."""

@@ -1,4 +1,4 @@
-"""Time and peak memory of the exports and of finding bursts, each in a process of its own.
+"""Time and peak memory of exports, bursts and reviews, each in a process of its own.
 
     python tests/benchmarks/exports.py --rows 1000000
 
@@ -23,11 +23,12 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.bursts import bursts
-from monkeyray.config import BurstsConfig, ExportConfig, StoreConfig
+from monkeyray.config import BurstsConfig, ExportConfig, ReviewConfig, StoreConfig
 from monkeyray.export import export
 from monkeyray.lease import hold
 from monkeyray.plans import collect
 from monkeyray.predictions import prediction_schema
+from monkeyray.review import review
 from monkeyray.runs import create_run
 from monkeyray.storage import Storage
 
@@ -87,7 +88,7 @@ def _rows(plan: pa.Table, random: np.random.Generator) -> pa.Table:
         "score": scores[:, 0].astype(np.float32),
         "top_k": top_k,
         "captured_at": [(datetime(2021, 1, 1) + timedelta(seconds=s)).isoformat() for s in seconds],
-        "sha256": [f"{i:064x}" for i in range(count)],
+        "sha256": [random.bytes(32).hex() for _ in range(count)],
         "model_id": ["ab" * 32] * count,
         "predicted_at": [datetime.now(UTC)] * count,
     }
@@ -114,6 +115,10 @@ def measure(folder: Path, kind: str) -> None:
         pattern = camtrap["site_pattern"]
         found = bursts(BurstsConfig(**common, site_pattern=pattern, burst_gap="1h"))
         rows, what = found.images, f"bursts ({found.bursts} of two or more)"
+    elif kind == "review":
+        # There are no images, so that no time goes into their pictures.
+        pattern = camtrap["site_pattern"]
+        rows, what = review(ReviewConfig(**common, site_pattern=pattern)).images, kind
     else:
         more = camtrap if kind == "camtrap-dp" else {}
         rows, what = export(ExportConfig(**common, format=kind, **more)).kinds.total(), kind  # type: ignore[arg-type]
@@ -125,7 +130,7 @@ def measure(folder: Path, kind: str) -> None:
 
 
 def main() -> None:
-    """Make predictions and export them in each format."""
+    """Make predictions, and measure each job on them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--measure", nargs=2, metavar=("FOLDER", "FORMAT"))
@@ -135,7 +140,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), options.rows)
-        for kind in ("csv", "megadetector", "camtrap-dp", "bursts"):
+        for kind in ("csv", "megadetector", "camtrap-dp", "bursts", "review"):
             subprocess.run([sys.executable, __file__, "--measure", folder, kind], check=True)
 
 

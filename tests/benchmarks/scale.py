@@ -54,7 +54,7 @@ class StubScorer(Scorer):
         self._labels = np.array(LABELS, dtype=object)
         self._model_id = "0" * 64
         self._options = options
-        self._engine = self._answer  # type: ignore[assignment]
+        self._engine = self._answer
 
     def _answer(self, pixels: np.ndarray[Any, Any]) -> tuple[Any, Any]:
         mean = pixels.reshape(len(pixels), -1, 3).mean(axis=(1, 2), dtype=np.float32)

@@ -1,0 +1,252 @@
+"""Files with the options of a command, in TOML or YAML: read for --config, and written beside every
+result so that it can be made again.
+
+A file is flat: a key for each option, by its name on the command line, with - or _. No option is a
+secret, and what looks like one is refused and never repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import re
+import tomllib
+import typing
+from typing import Any, Literal
+
+from monkeyray.config import COMMANDS, CallConfig
+from monkeyray.config.shared import flag
+from monkeyray.errors import ConfigError, ObjectError
+from monkeyray.options import Option, options_of
+from monkeyray.storage import Storage
+from monkeyray.uris import is_local, join, local_uri, masked_anywhere, normalise
+
+#: The name beside other results; in a folder of predictions a name that readers of data sets skip.
+NAME, HIDDEN_NAME = "config.toml", "_config.toml"
+
+#: Options that say what is to happen once to what is there. They are not written down, so that a
+#: file that is used again deletes nothing.
+ONCE = ("overwrite", "update", "retry_failed", "dry_run")
+
+_MOST_BYTES = 2**20
+_SECRET = re.compile(r"secret|password|passwd|token|credential|access.?key|api.?key", re.IGNORECASE)
+_CALL = frozenset(each.name for each in dataclasses.fields(CallConfig))
+
+
+def read_options(uri: str, command: str, storage: Storage) -> dict[str, Any]:
+    """The options of a command that a file gives, by field name, each of its option's type.
+
+    Raises ConfigError that names the file, the key, the value and what to write.
+    """
+    uri = normalise(uri)
+    shown = f"--config {uri}"
+    known = {each.name: each for each in options_of(COMMANDS[command]) if each.name not in _CALL}
+    found: dict[str, Any] = {}
+    for key, value in _parse(uri, storage, shown):
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise ConfigError(f"{shown} has the key {_shown(key)}, {_why_unknown(name, command)}")
+        if name in found:
+            raise ConfigError(f"{shown} gives {flag(name)} twice: leave one of them out")
+        try:
+            found[name] = _convert(known[name], value)
+        except _WrongError as wrong:
+            raise ConfigError(
+                f"{shown} has {key} = {_shown(value)}: {flag(name)} has to be {wrong}"
+            ) from None
+    return found
+
+
+def _parse(uri: str, storage: Storage, shown: str) -> list[tuple[Any, Any]]:
+    kind = uri.rpartition(".")[2].lower()
+    if kind not in ("toml", "yaml", "yml"):
+        raise ConfigError(f"{shown} is no file of options: its name has to end in .toml or .yaml")
+    try:
+        text = storage.read(uri, _MOST_BYTES).data.decode("utf-8-sig")
+    except ObjectError as error:
+        raise ConfigError(f"{shown} cannot be read: {error}") from error
+    except UnicodeDecodeError:
+        raise ConfigError(f"{shown} is not in UTF-8: save it as that") from None
+    if kind == "toml":
+        try:
+            return list(tomllib.loads(text).items())
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise ConfigError(f"{shown} is no TOML: {masked_anywhere(str(error))}") from None
+    return _parse_yaml(text, shown)
+
+
+def _parse_yaml(text: str, shown: str) -> list[tuple[Any, Any]]:
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        node = yaml.compose(text, yaml.SafeLoader)
+        if node is None:
+            return []
+        if not isinstance(node, yaml.MappingNode):
+            raise ConfigError(f"{shown} is no list of options: write lines as `seed: 1`")
+        # By pairs, since a dictionary would hide a key that is there twice.
+        loader = yaml.SafeLoader("")
+        return [
+            (loader.construct_object(key, True), loader.construct_object(value, True))
+            for key, value in node.value
+        ]
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        # Not the error itself, which repeats the line.
+        problem = getattr(error, "problem", None) or "it cannot be parsed"
+        raise ConfigError(f"{shown} is no YAML{where}: {masked_anywhere(problem)}") from None
+
+
+def _why_unknown(name: str, command: str) -> str:
+    """What is wrong with a key that is no option of the command. The value is not looked at."""
+    if name in _CALL:
+        return f"which is for the command line alone: give it there as --{flag(name)}"
+    if _SECRET.search(name):
+        return (
+            "and no option is a secret: take it out, and give credentials through the environment "
+            "or a role"
+        )
+    others = [
+        other
+        for other, kind in COMMANDS.items()
+        if name in {each.name for each in options_of(kind)}
+    ]
+    if others:
+        return (
+            f"which is an option of {' and '.join(others)}, not of {command}: leave it out, or use "
+            "another file"
+        )
+    names = [each.name for each in options_of(COMMANDS[command]) if each.name not in _CALL]
+    near = difflib.get_close_matches(name, names, 1)
+    if near:
+        return f"which is no option of {command}: did you mean {flag(near[0])}?"
+    return f"which is no option of {command}: monkeyray {command} --help-all lists them"
+
+
+class _WrongError(Exception):
+    """What a value has to be."""
+
+
+def _convert(option: Option, value: Any) -> Any:
+    if value is None and option.optional:
+        return None
+    kind = option.kind
+    if typing.get_origin(kind) is tuple:
+        return _convert_all(typing.get_args(kind), value, is_place=option.place is not None)
+    if typing.get_origin(kind) is Literal:
+        words = typing.get_args(kind)
+        if value not in words:
+            raise _WrongError(f"one of {', '.join(words)}")
+        return value
+    return _convert_one(kind, value, is_place=option.place is not None)
+
+
+def _convert_all(kinds: tuple[Any, ...], value: Any, *, is_place: bool) -> tuple[Any, ...]:
+    count = None if kinds[1:] == (...,) else len(kinds)
+    if not isinstance(value, list) or count not in (None, len(value)):
+        some = "a list of" if count is None else f"a list of {count}"
+        kind = "numbers, as [0.001, 0.1]" if kinds[0] is float else 'texts, as ["one", "other"]'
+        if is_place:
+            kind = 'paths or URIs, as ["one.csv", "other.csv"]'
+        raise _WrongError(f"{some} {kind}")
+    return tuple(_convert_one(kinds[0], each, is_place=is_place) for each in value)
+
+
+def _convert_one(kind: Any, value: Any, *, is_place: bool) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise _WrongError("true or false, without quotes")
+    elif kind is int:
+        if not is_number or not isinstance(value, int):
+            raise _WrongError("a whole number, without quotes")
+    elif kind is float:
+        if not is_number:
+            # YAML takes 1e-4 for a text.
+            raise _WrongError("a number, without quotes and with a point, as 0.5 or 1.0e-4")
+        return float(value)
+    elif not isinstance(value, str):
+        # `top-k = 5` and `head = 256` are numbers to a person, too.
+        if is_number and not is_place:
+            return str(value)
+        raise _WrongError("a path or URI in quotes" if is_place else "a text in quotes")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = masked_anywhere(repr(value))
+    return text if len(text) <= 80 else f"{text[:77]}…"
+
+
+def write_options(place: str, config: Any, storage: Storage, name: str = NAME) -> None:
+    """Write the options that made a result into its folder or prefix, over an older file."""
+    storage.write(join(place, name), to_toml(config).encode())
+
+
+def write_options_beside(uri: str, config: Any, storage: Storage) -> None:
+    """Write the options that made a file, or a folder that is for others, to a file of the same
+    name with the end .config.toml; of a whole bucket, which has no beside, into it."""
+    whole = not is_local(uri) and "/" not in uri.partition("://")[2]
+    storage.write(join(uri, NAME) if whole else f"{uri}.{NAME}", to_toml(config).encode())
+
+
+def to_toml(config: Any) -> str:
+    """The options as TOML that `read_options` reads to the same: places in full, so that it does so
+    from any folder, and without what happens once.
+
+    A value that TOML cannot hold, or that carries a secret, is left out, and a comment says so.
+    """
+    kind = type(config)
+    command = next(name for name, each in COMMANDS.items() if each is kind)
+    lines = [
+        "# The options that made this. To do the same again:",
+        f"#   monkeyray {command} --config THIS-FILE",
+    ]
+    heading = None
+    for option in options_of(kind):
+        if option.name in _CALL or option.name in ONCE:
+            continue
+        value = getattr(config, option.name, dataclasses.MISSING)
+        if value is dataclasses.MISSING:
+            value = getattr(config.store, option.name)
+        if value is None:
+            continue
+        if heading != option.heading:
+            heading = option.heading
+            lines += ["", f"# {heading}"]
+        try:
+            lines.append(f"{flag(option.name)} = {_to_toml(_in_full(option, value))}")
+        except ValueError as why:
+            lines.append(f"# {flag(option.name)} is left out: {why}")
+    return "\n".join(lines) + "\n"
+
+
+def _in_full(option: Option, value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_in_full(option, each) for each in value)
+    if option.place is None or value in option.place.words:
+        return value
+    try:
+        return local_uri(normalise(value))
+    except ConfigError:
+        # As a tracking server's name may be; that it carries no secret is looked at below.
+        return value
+
+
+def _to_toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_to_toml, value))}]"
+    if masked_anywhere(value) != value:
+        raise ValueError("it carries a secret")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("it is not in UTF-8") from None
+    # JSON's escapes are TOML's, but for the one character that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,118 @@
+"""A batch of pixels to features and logits by OpenVINO, the fastest there is on CPUs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monkeyray.backbones import BACKBONES, build_base, import_keras
+from monkeyray.engine import Floats, Network, TensorFlowEngine
+from monkeyray.errors import ConfigError
+from monkeyray.head import build_top
+from monkeyray.progress import hushed
+
+#: How OpenVINO calls the precisions. Left alone it takes bfloat16 wherever the CPU has it.
+_PRECISIONS = {"float32": "f32", "mixed": "bf16"}
+
+
+class OpenVinoEngine:
+    """Runs a network with preprocessing, base and top in one graph, in one stream.
+
+    It computes in as many threads as OMP_NUM_THREADS says, else in one.
+    """
+
+    def __init__(self, network: Network, precision: str = "float32") -> None:
+        """Raises ConfigError where OpenVINO is not installed."""
+        try:
+            import openvino
+        except ImportError:
+            raise ConfigError(
+                "--engine openvino: OpenVINO is not installed here: pip install "
+                "'monkeyray[openvino]' on every node, or use --engine tensorflow"
+            ) from None
+        core = openvino.Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": int(os.environ.get("OMP_NUM_THREADS", "1")),
+            "NUM_STREAMS": 1,
+            # Every process would pin its thread to the same first core.
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._compiled = core.compile_model(_model(network, core), "CPU", settings)
+        self._request = self._compiled.create_infer_request()
+        width = BACKBONES[network.backbone].width
+        self._labels = network.labels if network.top is not None else 0
+        self._empty = (
+            np.empty((0, len(network.views), width), np.float32),
+            np.empty((0, self._labels), np.float32),
+        )
+
+    def __call__(self, pixels: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
+        """As TensorFlowEngine has it."""
+        if not len(pixels):
+            return self._empty
+        # Pixels are read where they are, and answers copied: the next call would overwrite them.
+        self._request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        features = self._request.get_output_tensor(0).data.copy()
+        if not self._labels:
+            return features, np.empty((len(pixels), 0), np.float32)
+        return features, self._request.get_output_tensor(1).data.copy()
+
+
+def _model(network: Network, core: Any) -> Any:
+    """The openvino.Model of a network.
+
+    Keras builds it itself where it runs on OpenVINO, which needs no TensorFlow; in a process where
+    it runs on TensorFlow already, the graph of that is converted.
+    """
+    keras = import_keras("openvino")
+    if keras.backend.backend() == "tensorflow":
+        import openvino
+
+        with hushed():
+            return openvino.convert_model(TensorFlowEngine(network).graph())
+    backbone = BACKBONES[network.backbone]
+    # As OpenVINO computes: else every layer comes with two transpositions, at a third of the speed.
+    keras.config.set_image_data_format("channels_first")
+    base = _reshaped(build_base(network.backbone, network.base))
+    ops, views, size = keras.ops, len(network.views), network.size
+    pixels = keras.Input((views, size, size, 3), dtype="uint8")
+    flat = ops.cast(ops.reshape(pixels, (-1, size, size, 3)), "float32")
+    scaled = ops.transpose(flat, (0, 3, 1, 2)) * backbone.scale + backbone.offset
+    features = base(scaled, training=False)
+    outputs = [ops.reshape(features, (-1, views, backbone.width))]
+    if network.top is not None:
+        top = build_top(backbone.width, network.head, network.labels, network.top)
+        outputs.append(top(ops.mean(outputs[0], axis=1), training=False))
+    with tempfile.TemporaryDirectory() as folder, hushed():
+        file = Path(folder) / "model.xml"
+        keras.Model(pixels, outputs).export(str(file), format="openvino", verbose=False)
+        # From bytes, because a file would be mapped and has to stay.
+        return core.read_model(file.read_bytes(), file.with_suffix(".bin").read_bytes())
+
+
+def _reshaped(base: Any) -> Any:
+    """The base with Reshape layers that leave the number of images open.
+
+    Keras's own asks for it at run time, and its OpenVINO backend answers wrongly in EfficientNetV2.
+    """
+    keras = import_keras("openvino")
+
+    class OpenReshape(keras.layers.Reshape):  # type: ignore[misc,name-defined]
+        def call(self, inputs: Any) -> Any:
+            return keras.ops.reshape(inputs, (-1, *self.target_shape))
+
+    def clone(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.Reshape):
+            return OpenReshape(layer.target_shape, name=layer.name)
+        return layer.__class__.from_config(layer.get_config())
+
+    if not any(isinstance(layer, keras.layers.Reshape) for layer in base.layers):
+        return base
+    copy = keras.models.clone_model(base, clone_function=clone)
+    copy.set_weights(base.get_weights())
+    return copy

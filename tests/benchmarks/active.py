@@ -1,0 +1,141 @@
+"""What a round of review teaches: images to label chosen by --select's rules, and at random.
+
+    MONKEYRAY_PHOTOS=… OMP_NUM_THREADS=1 python tests/benchmarks/active.py --features monkeys10.npz
+
+From some labels a species a linear top on MobileNet's features is trained. Then as many images of
+the rest as a round has are chosen by each rule and get their labels, and the top is trained again.
+Files of one picture are on one side of the split, and of one picture no more than one is in the
+pool or in the test part. Random choices are made several times for each seed and averaged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bursts import Embedder
+from scipy.stats import t
+
+from monkeyray.decode import sha256
+from monkeyray.duplicates import group_images
+from monkeyray.fingerprints import SIDE
+from monkeyray.review_select import k_center, margins, squared_distances, unit
+from monkeyray.splits import split_images
+
+Array = np.ndarray[Any, Any]
+
+TEST_SHARE = 0.3
+
+
+def embed(folder: Path) -> dict[str, Array]:
+    """Features float32 (n, 1024), the label and the number of the picture of each photograph."""
+    paths = sorted(folder.glob("n*/*"))
+    data = [path.read_bytes() for path in paths]
+    features, thumbnails = Embedder()(data)
+    pictures = np.frombuffer(b"".join(map(bytes, filter(None, thumbnails))), np.uint8)
+    groups = group_images([sha256(x) for x in data], pictures.reshape(-1, SIDE, SIDE))
+    names = np.array([path.parent.name for path in paths])
+    return {"features": features, "labels": names, "groups": groups}
+
+
+def train(features: Array, labels: Array) -> Any:
+    """A linear top, with an L2 penalty as strong as that of the mean loss in training."""
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=500 / len(features), max_iter=500).fit(features, labels)
+
+
+def start_of(labels: Array, each: int, random: np.random.Generator) -> Array:
+    """Positions of `each` images of every label."""
+    return np.concatenate(
+        [
+            random.choice(np.flatnonzero(labels == label), each, replace=False)
+            for label in np.unique(labels)
+        ]
+    )
+
+
+def one_seed(data: dict[str, Array], seed: int, start: int, count: int, draws: int) -> Array:
+    """Test accuracies of the start, the round by uncertainty, by diversity and at random, and of
+    all labels."""
+    features, labels, groups = data["features"], data["labels"], data["groups"]
+    parts = split_images(labels.tolist(), groups, [None] * len(labels), 0, TEST_SHARE, seed).parts
+    test, pool = np.flatnonzero(parts == "test"), np.flatnonzero(parts == "train")
+    random = np.random.default_rng(seed)
+    known = start_of(labels[pool], start, random)
+    rest = np.setdiff1d(np.arange(len(pool)), known)
+    first = train(features[pool[known]], labels[pool[known]])
+    directions = unit(features[pool])
+    nearest = squared_distances(directions[rest], directions[known])
+    rules: dict[str, Callable[[], Array]] = {
+        "uncertain": lambda: np.argsort(margins(first.predict_proba(features[pool[rest]])))[:count],
+        "diverse": lambda: k_center(directions[rest], count, nearest),
+        "random": lambda: random.choice(len(rest), count, replace=False),
+    }
+
+    def accuracy(top: Any) -> float:
+        return float(np.mean(top.predict(features[test]) == labels[test]))
+
+    def after(rule: str) -> float:
+        rows = pool[np.concatenate([known, rest[rules[rule]()]])]
+        return accuracy(train(features[rows], labels[rows]))
+
+    return np.array(
+        [
+            accuracy(first),
+            after("uncertain"),
+            after("diverse"),
+            np.mean([after("random") for _ in range(draws)]),
+            accuracy(train(features[pool], labels[pool])),
+        ]
+    )
+
+
+def interval(values: Array) -> str:
+    """The mean and its 95% interval by Student's t over seeds."""
+    half = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{values.mean():.4f} [{values.mean() - half:.4f}, {values.mean() + half:.4f}]"
+
+
+def main() -> None:
+    """Print the accuracies, and what each rule has over random choice in the same seed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--start", type=int, default=20, help="labels a species")
+    parser.add_argument("--count", type=int, default=100)
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--features", type=Path, help="where features are kept (.npz)")
+    options = parser.parse_args()
+    if options.features is not None and options.features.exists():
+        data = dict(np.load(options.features))
+    else:
+        data = embed(Path(os.environ["MONKEYRAY_PHOTOS"]) / "monkeys10")
+        if options.features is not None:
+            np.savez(
+                options.features,
+                features=data["features"],
+                labels=data["labels"],
+                groups=data["groups"],
+            )
+    # One file a picture, so that a choice is never wasted on a copy.
+    one = np.unique(data["groups"], return_index=True)[1]
+    data = {name: values[one] for name, values in data.items()}
+    print(f"{len(one)} pictures, {options.start} labels a species, then {options.count} images")
+    found = []
+    for seed in range(options.seeds):
+        found.append(one_seed(data, seed, options.start, options.count, options.draws))
+        print(f"seed {seed}:", *(f"{value:.4f}" for value in found[-1]), flush=True)
+    names = ("start", "uncertain", "diverse", "random", "all labels")
+    table = np.array(found)
+    for name, values in zip(names, table.T, strict=True):
+        print(f"{name:12}", interval(values))
+    for name in ("uncertain", "diverse"):
+        print(f"{name} - random", interval(table[:, names.index(name)] - table[:, 3]))
+
+
+if __name__ == "__main__":
+    main()
