@@ -300,6 +300,7 @@ def main(descriptor: int, parent: int) -> None:
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         work: Work = pipe.recv()
         server = _Server(pipe, work)
+        server.prepare()
         while True:
             request = pipe.recv()
             try:
@@ -320,6 +321,12 @@ class _Server:
         self._work = work
         self._mapper: Mapper | None = None
         self._refusals = Refusals(work.storage, work.limits.max_refused)
+
+    def prepare(self) -> None:
+        """Load the network while the first images are still on their way."""
+        # What is wrong with it is told where there is somebody to tell: at the first request.
+        with contextlib.suppress(Exception):
+            self._mapper = self._work.make_mapper()
 
     def serve(self, kind: str, *arguments: Any) -> None:
         if kind == "run":

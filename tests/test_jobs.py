@@ -78,8 +78,8 @@ def test_training_learns_and_reports(trained: Trained, few: Path) -> None:
     assert model["metrics"]["test"]["images"] == model["data"]["parts"]["test"] >= 6
     assert sum(model["data"]["parts"].values()) == model["data"]["used"] == 42
     names = {path.name for path in Path(trained.uri).iterdir()}
-    assert {"model.json", "report.html", "features"} <= names
-    assert len(names) == 8  # and four files of arrays, and metrics.json
+    assert {"model.json", "report.html", "metrics.json", "config.toml", "features"} <= names
+    assert len(names) == 9  # and four files of arrays
     assert str(few) not in (Path(trained.uri) / "model.json").read_text()
 
 
