@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.boxes import ANIMAL, has_boxes, pass_through
 from monkeyray.decode import Decoded, Limits, decode, sha256
 from monkeyray.errors import (
     DecodeError,
@@ -34,8 +35,9 @@ IMAGE_FIELDS = [
     ("sha256", pa.string()),
 ]
 
-#: Bytes and pixel size to a decoded image, or a DecodeError; `decode`, but for tests.
-Decode = Callable[[bytes, int, Limits], Decoded]
+#: Bytes and pixel size to a decoded image, or a DecodeError; `decode`, but for tests. In a plan of
+#: boxes it is also told a row's `bbox`, or that no `views` are wanted.
+Decode = Callable[..., Decoded]
 
 #: An image by its position in the plan whose outcome is known already.
 Outcomes = Mapping[int, Decoded | DecodeError]
@@ -80,7 +82,8 @@ class Batch:
 
         `opening` is called with a position before it is decoded, and with None after the last.
         Returns the columns of IMAGE_FIELDS and `thumbnail`, the pixels of the images that could be
-        read, uint8 of shape (n, size, size, 3), and their places in the batch.
+        read, uint8 of shape (n, size, size, 3), and their places in the batch. Of a plan with boxes
+        these are the crops of animals; of other rows the header alone is read.
         """
         columns: dict[str, list[Any]] = {name: [] for name, _ in IMAGE_FIELDS}
         columns["thumbnail"] = []
@@ -91,18 +94,23 @@ class Batch:
             self.plan["size_bytes"].to_pylist(),
             self.plan["version"].to_pylist(),
             self.fetched,
+            how_to_decode(self.plan),
+            categories(self.plan),
             strict=True,
         )
-        for place, (uri, planned_size, planned_version, item) in enumerate(plan):
+        for place, (uri, planned_size, planned_version, item, how, category) in enumerate(plan):
             status, error = item.status, item.error
             image: Decoded | None = None
             if item.data is not None:
                 outcome = known.get(self.start + place)
                 if outcome is None:
                     opening(self.start + place)
-                    outcome = attempt(decode, item.data, size, limits)
+                    outcome = attempt(decode, item.data, size, limits, how)
                 if isinstance(outcome, DecodeError):
                     status, error = outcome.kind, outcome.reason
+                elif category != ANIMAL:
+                    image = outcome
+                    status, error = pass_through(category)
                 else:
                     image = outcome
                     pixels.append(image.pixels)
@@ -128,10 +136,31 @@ class Batch:
         return columns, stack, good
 
 
-def attempt(decode: Decode, data: bytes, size: int, limits: Limits) -> Decoded | DecodeError:
+def categories(plan: pa.Table) -> list[str | None]:
+    """What each row is taken to show; animals, where there are no boxes."""
+    if not has_boxes(plan.column_names):
+        return [ANIMAL] * plan.num_rows
+    return plan["detection_category"].to_pylist()  # type: ignore[no-any-return]
+
+
+def how_to_decode(plan: pa.Table) -> list[dict[str, Any]]:
+    """What the decoder is told of each row beside the limits: the box of an animal, no views of
+    what is not scored."""
+    if not has_boxes(plan.column_names):
+        return [{}] * plan.num_rows
+    boxes = plan["detection_bbox"].to_pylist()
+    return [
+        {"bbox": tuple(box)} if category == ANIMAL else {"views": ()}
+        for category, box in zip(categories(plan), boxes, strict=True)
+    ]
+
+
+def attempt(
+    decode: Decode, data: bytes, size: int, limits: Limits, how: Mapping[str, Any]
+) -> Decoded | DecodeError:
     """What comes of decoding."""
     try:
-        return decode(data, size, limits)
+        return decode(data, size, limits, **how)
     except DecodeError as error:
         return error
 
@@ -233,6 +262,8 @@ def batches(
     try:
         ahead: deque[tuple[Future[Fetched], int]] = deque()
         bytes_ahead, following = 0, start
+        future: Future[Fetched]
+        last: Future[Fetched] | None = None
         for first in range(start, len(uris), batch_size):
             rows = range(first, min(first + batch_size, len(uris)))
             fetched = []
@@ -241,14 +272,20 @@ def batches(
                     expected = sizes[following] or _GUESSED_BYTES
                     if ahead and (threads == 1 or bytes_ahead + expected > _AHEAD_BYTES):
                         break
-                    future = pool.submit(fetch, storage, uris[following], sizes[following], limits)
-                    ahead.append((future, expected))
+                    if last is not None and uris[following] == uris[following - 1]:
+                        expected = 0  # another box of the same image
+                    else:
+                        last = pool.submit(
+                            fetch, storage, uris[following], sizes[following], limits
+                        )
+                    ahead.append((last, expected))
                     bytes_ahead += expected
                     following += 1
                 future, expected = ahead.popleft()
                 bytes_ahead -= expected
                 fetched.append(future.result())
-                refusals.see(uris[row], fetched[-1])
+                if row == start or uris[row] != uris[row - 1]:
+                    refusals.see(uris[row], fetched[-1])
             if rows.stop == len(uris):
                 refusals.prove()
             yield Batch(plan.slice(first, len(rows)), fetched, first)

@@ -99,6 +99,21 @@ class Bundle:
         """All views that the model was made for, in their order."""
         return tuple(self.model["preprocessing"]["views"])
 
+    def unlike(self, padding: float | None) -> str | None:
+        """What to tell the user where images are to be seen otherwise than in training: as crops
+        with a `padding`, or whole, where it is None. None where it is alike, or not known."""
+        data = self.model.get("data")
+        boxes = data.get("boxes") if isinstance(data, dict) else None
+        trained = boxes.get("padding") if isinstance(boxes, dict) else None
+        if trained == padding:
+            return None
+        if trained is None:
+            return "the model was trained on whole images: train it with --detections for crops"
+        return (
+            f"the model was trained on crops of animals with --box-padding {trained}: give "
+            "--detections and the same padding"
+        )
+
     def choose_views(self, count: int | None) -> tuple[str, ...]:
         """The first `count` views, all when None.
 

@@ -21,6 +21,7 @@ from monkeyray.burst_rows import Survey, numbered, survey
 from monkeyray.config import BurstsConfig, parse_gap
 from monkeyray.config_files import write_options_beside
 from monkeyray.deployments import read_deployments
+from monkeyray.errors import InputError
 from monkeyray.export_rows import (
     Predictions,
     check_output,
@@ -108,6 +109,11 @@ def bursts(config: BurstsConfig) -> Bursts:
     uri = normalise(config.output)
     storage.check_reachable(normalise(config.predictions))
     predictions = open_predictions(config.predictions, storage, partial=config.partial)
+    if predictions.box_columns:
+        raise InputError(
+            f"the rows of {predictions.run.uri} are boxes, of which an image has several, and "
+            "bursts are of images: score the images without --detections for this"
+        )
     inputs = {"deployments": config.deployments, "taxonomy": config.taxonomy}
     check_output([uri], inputs, storage, overwrite=config.overwrite)
     taxa = read_taxa(config.taxonomy, storage, config.kinds()) if config.taxonomy else None

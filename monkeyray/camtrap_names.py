@@ -30,7 +30,13 @@ _OBSERVATIONS = (
     "classificationMethod", "classifiedBy", "classificationTimestamp",
     "classificationProbability", "observationTags", "observationComments",
 )  # fmt: skip
-_TYPES = {"filePublic": pa.bool_(), "classificationProbability": pa.float64()}
+#: In the order of left, top, width and height.
+BBOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
+_TYPES = {
+    "filePublic": pa.bool_(),
+    "classificationProbability": pa.float64(),
+    **dict.fromkeys(BBOX, pa.float64()),
+}
 
 MEDIA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _MEDIA])
 OBSERVATIONS = pa.schema([(name, _TYPES.get(name, pa.string())) for name in _OBSERVATIONS])

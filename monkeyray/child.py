@@ -37,6 +37,7 @@ from monkeyray.batches import (
     attempt,
     batches,
     fetch,
+    how_to_decode,
 )
 from monkeyray.decode import Decoded, Limits, decode
 from monkeyray.errors import ClusterError, DecodeError, MonkeyRayError
@@ -118,9 +119,10 @@ class Child:
         """
         yield from self._ask(("run", plan, start, dict(outcomes or {}), readable, unproven))
 
-    def open(self, uri: str) -> Decoded | DecodeError | None:
-        """Open one image; None where its bytes cannot be had. Raises as `run` does."""
-        (outcome,) = self._ask(("open", uri))
+    def open(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
+        """Open one image, as `how` tells the decoder; None where its bytes cannot be had. Raises as
+        `run` does."""
+        (outcome,) = self._ask(("open", uri, dict(how)))
         return outcome  # type: ignore[no-any-return]
 
     def _ask(self, request: tuple[Any, ...]) -> Iterator[Any]:
@@ -225,10 +227,10 @@ class Watched:
                 if not suspects and deaths > 1:
                     # It may have been hurt by an image that it had closed already.
                     suspects = list(range(done, min(done + self._batch_size, plan.num_rows)))
-                uris = plan["uri"]
                 for position in suspects:
                     if position not in outcomes:
-                        found = self._try_alone(uris[position].as_py())
+                        row = plan.slice(position, 1)
+                        found = self._try_alone(row["uri"][0].as_py(), how_to_decode(row)[0])
                         if found is not None:
                             outcomes[position] = found
                             if isinstance(found, DecodeError):
@@ -245,7 +247,7 @@ class Watched:
             self._readable = read[-1].as_py()
         return int(pc.sum(pc.is_in(table["status"], pa.array(REFUSED))).as_py() or 0)
 
-    def _try_alone(self, uri: str) -> Decoded | DecodeError | None:
+    def _try_alone(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
         """What comes of an image in a process of its own, tried twice; None where its bytes cannot
         be had. Raises ClusterError where such a process cannot even start."""
         died: list[ChildDiedError] = []
@@ -253,7 +255,7 @@ class Watched:
         while len(died) < 2:
             child = Child(self._bare, self._timeout_seconds)
             try:
-                return child.open(uri)
+                return child.open(uri, how)
             except ChildDiedError as death:
                 if death.position is not None:
                     died.append(death)
@@ -359,13 +361,13 @@ class _Server:
         ):
             self._pipe.send(("table", self._mapper(batch, decode)))
 
-    def _open(self, uri: str) -> None:
+    def _open(self, uri: str, how: Mapping[str, Any]) -> None:
         work = self._work
         item = fetch(work.storage, uri, None, work.limits)
         outcome: Decoded | DecodeError | None = None
         if item.data is not None:
             self._opening(0)
-            outcome = attempt(work.decode, item.data, work.size, work.limits)
+            outcome = attempt(work.decode, item.data, work.size, work.limits, how)
             self._opening(None)
         self._pipe.send(("outcome", outcome))
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.boxes import has_boxes
 from monkeyray.config import TrainConfig
 from monkeyray.corrections import correct
 from monkeyray.duplicates import group_images
@@ -18,6 +19,7 @@ from monkeyray.features import Features, unusable
 from monkeyray.fingerprints import thumbnails
 from monkeyray.fit import Parts
 from monkeyray.images import list_labelled, read_label_names
+from monkeyray.labelled_boxes import load_detections, surest_animals, with_surest
 from monkeyray.runs import fingerprint
 from monkeyray.splits import PARTS, Split, fold_images, split_images
 from monkeyray.storage import Storage
@@ -57,14 +59,34 @@ class Dataset:
 def list_dataset(
     config: TrainConfig, storage: Storage
 ) -> tuple[pa.Table, dict[str, str], Counter[str]]:
-    """All images with `label`, `given` part and `group`, and the labels' names.
+    """All images with `label`, `given` part and `group`, and the labels' names; with detections
+    those that show an animal, each with its box.
 
     Raises InputError for what can not be cut into parts whatever the images show.
     """
     skipped: Counter[str] = Counter()
-    table = _tagged(list_labelled(config.images, storage, skipped), None)
+    boxes = load_detections(config.detections, storage) if config.detections else None
+    listed: set[str] = set()
+
+    def read(place: str, part: str | None) -> pa.Table:
+        found = _tagged(list_labelled(place, storage, skipped), part)
+        if boxes is None:
+            return found
+        listed.update(found["uri"].to_pylist())
+        return surest_animals(found, place, boxes, config.detection_threshold, skipped)
+
+    def read_later(place: str, table: pa.Table) -> pa.Table:
+        found = _tagged(list_labelled(place, storage, skipped), None)
+        if boxes is None:
+            return found
+        new = pa.array([uri not in listed for uri in found["uri"].to_pylist()], pa.bool_())
+        listed.update(found["uri"].to_pylist())
+        threshold = config.detection_threshold
+        return with_surest(table, found, new, place, boxes, threshold, skipped)
+
+    table = read(config.images, None)
     if config.test is not None:
-        test = _tagged(list_labelled(config.test, storage, skipped), "test")
+        test = read(config.test, "test")
         both = set(table["uri"].to_pylist()) & set(test["uri"].to_pylist())
         if both:
             raise InputError(
@@ -73,7 +95,7 @@ def list_dataset(
             )
         table = pa.concat_tables([table, test])
     for uri in config.corrections:
-        table = correct(table, _tagged(list_labelled(uri, storage, skipped), None))
+        table = correct(table, read_later(uri, table))
     labels = set(table["label"].to_pylist())
     if len(labels) < 2:
         raise InputError(
@@ -192,6 +214,7 @@ def choose_images(
     parts = _parts(truth, split.parts, config.class_weights)
     folds = _fold(config, kept, groups, pictures, split)
     counts = Counter(zip(its_labels, names, strict=True))
+    boxes = [kept["detection_bbox"].to_pylist()] if has_boxes(kept.column_names) else []
     sizes = Counter(pictures.tolist())
     data = {
         "images": images.num_rows,
@@ -206,7 +229,8 @@ def choose_images(
         "duplicate_images": sum(size - 1 for size in sizes.values()),
         "leaks": int(split.leaked.sum()),
         "validation_leaks": int(split.validation_leaked.sum()),
-        "fingerprint": fingerprint(sorted(zip(contents, its_labels, names, strict=True))),
+        "boxes": {"padding": config.box_padding} if config.detections else None,
+        "fingerprint": fingerprint(sorted(zip(contents, its_labels, names, *boxes, strict=True))),
     }
     return Dataset(
         images=kept,

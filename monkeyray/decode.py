@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import math
 import re
 import struct
 import warnings
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from monkeyray.boxes import crop_of
 from monkeyray.errors import DecodeError
 from monkeyray.fingerprints import thumbnail
 from monkeyray.views import VIEWS, View
@@ -73,6 +75,8 @@ def decode(
     limits: Limits = Limits(),
     views: Sequence[str] = ("whole",),
     thumbnails: bool = False,
+    bbox: Sequence[float] | None = None,
+    padding: float = 0.0,
 ) -> Decoded:
     """Decode an image and squeeze each of its `views` into a square of `size` pixels.
 
@@ -80,6 +84,11 @@ def decode(
     antialiased bilinear filter. The first frame of a sequence is taken, and transparency is laid on
     white. Of a JPEG that breaks off, half of the rows is enough, or the first scan where it has
     several.
+
+    `bbox`: a box as left, top, width and height in shares of the upright image, whose crop with
+    `padding` (see boxes.crop_of) is taken for the image: the views are parts of it, the scale
+    covers it, and half of its rows are enough. Without views no pixels are decoded, but only what
+    the header tells is read.
 
     Raises DecodeError with kind empty, unsupported, unreadable or too_large.
     """
@@ -91,7 +100,8 @@ def decode(
         with warnings.catch_warnings():
             # Pillow warns of bombs and odd EXIF; the limits above and below decide instead.
             warnings.simplefilter("ignore")
-            return _decode(data, size, limits, [VIEWS[view] for view in views], thumbnails)
+            chosen = [VIEWS[view] for view in views]
+            return _decode(data, size, limits, chosen, thumbnails, bbox, padding)
     except (DecodeError, MemoryError):
         raise
     except Image.DecompressionBombError:  # Pillow's own bound, some 179 million pixels
@@ -117,7 +127,15 @@ _TURNS = {
 _ON_THEIR_SIDE = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
 
-def _decode(data: bytes, size: int, limits: Limits, views: list[View], thumbnails: bool) -> Decoded:
+def _decode(
+    data: bytes,
+    size: int,
+    limits: Limits,
+    views: list[View],
+    thumbnails: bool,
+    bbox: Sequence[float] | None,
+    padding: float,
+) -> Decoded:
     if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
         # Pillow allocates this canvas when it opens the file, so it is looked at before.
         width, height = (int.from_bytes(data[i : i + 3], "little") + 1 for i in (24, 27))
@@ -138,14 +156,27 @@ def _decode(data: bytes, size: int, limits: Limits, views: list[View], thumbnail
         # A TIFF is turned when it is loaded.
         orientation = None if image.format == "TIFF" else exif.get(ExifTags.Base.Orientation)
         turn = _TURNS.get(orientation or 1)
+        upright = (height, width) if turn in _ON_THEIR_SIDE else (width, height)
+        if not views:
+            return Decoded(np.empty((0, size, size, 3), np.uint8), *upright, captured_at)
+        part: Box = (0, 0, width, height)
+        if bbox is not None:
+            part = _as_stored(crop_of(bbox, padding, *upright), turn, *upright)
+        scale = _smallest_scale(part, size) if jpeg else 1
         if jpeg:
-            _scale(image, size)
+            _scale(image, scale)
             try:
                 image.load()
             except OSError as error:
-                image, truncated = _rescue_jpeg(data, size, _one_line(error))
+                image, truncated = _rescue_jpeg(data, scale, part, _one_line(error))
         image = _colours(image)
-        boxes = [view.box(*image.size) for view in views]
+        if bbox is None:
+            part = (0, 0, *image.size)
+        else:
+            part = tuple(  # type: ignore[assignment]
+                min(edge / scale, end) for edge, end in zip(part, image.size * 2, strict=True)
+            )
+        boxes = [_box_in(part, view) for view in views]
         whole = VIEWS["whole"].box(*image.size)
         wanted = [*boxes, whole] if thumbnails else boxes
         squares = {box: _square(image, size, box) for box in wanted}
@@ -153,14 +184,31 @@ def _decode(data: bytes, size: int, limits: Limits, views: list[View], thumbnail
         # Squares can be turned after the resize, which is cheaper and the same. Not with Pillow's
         # exif_transpose: it writes all of the EXIF anew, and fails where any of it is odd.
         squares = {box: square.transpose(turn) for box, square in squares.items()}
-        if turn in _ON_THEIR_SIDE:
-            width, height = height, width
     pixels = np.stack([np.asarray(squares[box]) for box in boxes])
     for index, view in enumerate(views):
         if view.mirrored:
             pixels[index] = pixels[index, :, ::-1].copy()
     small = thumbnail(squares[whole]) if thumbnails else None
-    return Decoded(pixels, width, height, captured_at, truncated, small)
+    return Decoded(pixels, *upright, captured_at, truncated, small)
+
+
+def _as_stored(box: Box, turn: Image.Transpose | None, width: int, height: int) -> Box:
+    """Where the file has what is a box of the upright image, which has that size."""
+    left, top, right, bottom = box
+    if turn in (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180,
+                Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE):  # fmt: skip
+        left, right = width - right, width - left
+    if turn in (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180,
+                Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE):  # fmt: skip
+        top, bottom = height - bottom, height - top
+    return (top, left, bottom, right) if turn in _ON_THEIR_SIDE else (left, top, right, bottom)
+
+
+def _box_in(part: Box, view: View) -> Box:
+    """The box of a view of a part."""
+    left, top, right, bottom = part
+    inner = view.box(right - left, bottom - top)
+    return left + inner[0], top + inner[1], left + inner[2], top + inner[3]
 
 
 def _check_pixels(width: int, height: int, limits: Limits) -> None:
@@ -181,10 +229,18 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in _READ if name in Image.OPEN)
 
 
-def _scale(image: Image.Image, size: int) -> None:
-    """Let libjpeg decode at the smallest of its scales that still covers `size`."""
+def _smallest_scale(part: Box, size: int) -> int:
+    """By how much libjpeg may divide an image, so that a part of it still covers `size`."""
+    left, top, right, bottom = part
+    times = min(right - left, bottom - top) / size
+    return next((scale for scale in (8, 4, 2) if times >= scale), 1)
+
+
+def _scale(image: Image.Image, scale: int) -> None:
+    """Let libjpeg decode at one of its scales: 1, 2, 4 or 8."""
     if isinstance(image, ImageFile.ImageFile):
-        image.draft("RGB" if image.mode != "L" else "L", (size, size))
+        size = (image.width // scale, image.height // scale)
+        image.draft("RGB" if image.mode != "L" else "L", size)
 
 
 def _colours(image: Image.Image) -> Image.Image:
@@ -231,10 +287,11 @@ _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _GREY = 128
 
 
-def _rescue_jpeg(data: bytes, size: int, reason: str) -> tuple[Image.Image, str]:
-    """What can be seen of a JPEG that breaks off, and how much that is.
+def _rescue_jpeg(data: bytes, scale: int, part: Box, reason: str) -> tuple[Image.Image, str]:
+    """What can be seen of a JPEG that breaks off, at a scale, and how much that is.
 
-    Raises DecodeError(kind="unreadable") with the reason when it is too little.
+    Raises DecodeError(kind="unreadable") with the reason when it is too little of the part that
+    matters.
     """
     several, end = _scans(data)
     if several:
@@ -242,12 +299,13 @@ def _rescue_jpeg(data: bytes, size: int, reason: str) -> tuple[Image.Image, str]
             raise DecodeError("unreadable", reason)
         # With an end put to it, libjpeg shows the scans that it has.
         image = _open(data[:end].rstrip(b"\xff") + b"\xff\xd9")
-        _scale(image, size)
+        _scale(image, scale)
         image.load()
         return image, f"{reason}; its first scans could be read"
-    image, rows = _decoded_rows(data, size)
+    image, rows = _decoded_rows(data, scale)
     share = f"{rows / image.height:.0%}"
-    if rows * 2 < image.height:
+    top, bottom = int(part[1] // scale), min(math.ceil(part[3] / scale), image.height)
+    if (rows - top) * 2 < bottom - top:
         raise DecodeError("unreadable", f"{reason}; {share} of its rows could be read")
     image.paste(_GREY if image.mode == "L" else (_GREY,) * 3, (0, rows, *image.size))
     return image, f"{reason}; {share} of its rows could be read"
@@ -287,10 +345,10 @@ def _scans(data: bytes) -> tuple[bool, int]:
     return several, end
 
 
-def _decoded_rows(data: bytes, size: int) -> tuple[Image.Image, int]:
+def _decoded_rows(data: bytes, scale: int) -> tuple[Image.Image, int]:
     """As much as libjpeg gives of a JPEG with one scan, as RGB or L, and how many rows that is."""
     image = _open(data)
-    _scale(image, size)
+    _scale(image, scale)
     assert isinstance(image, ImageFile.ImageFile)
     image.load_prepare()
     # Rows that still hold this noise afterwards were not written.

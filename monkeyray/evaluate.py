@@ -110,6 +110,8 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
         if getattr(config, option) is not None:
             storage.check_reachable(normalise(getattr(config, option)))
     bundle = None if config.model is None else load_bundle(config.model, storage)
+    if bundle is not None and config.images is not None and (note := bundle.unlike(None)):
+        reporter.say(f"{note}, or evaluate predictions that were scored so")
     for place in (uri, *filter(None, [config.features])):
         storage.check_writable(normalise(place))
     with hold(uri, storage, reporter.say) as lease:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from monkeyray.config import ExportConfig
@@ -23,27 +23,32 @@ class Export:
     """What an export did.
 
     `kinds`: rows written, by what they stand for. `left_out`: images that are not in it, or in a
-    CSV have no time, by why. `notes`: what people should look at.
+    CSV have no time, by why. `notes`: what people should look at. `boxes`: whether the rows are of
+    boxes, by detections.
     """
 
     uri: str
     kinds: Counter[str]
     left_out: Counter[str] = field(default_factory=Counter)
     notes: tuple[str, ...] = ()
+    boxes: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """For --summary-json: `output`; how many `images` were written, by `kinds`; those without
-        a date or path, by sentences for people, in `left_out`; `notes` for people."""
+        """For --summary-json: `output`; how many `images` were written, by `kinds` (where
+        `boxes` is true, rows of boxes and of images without one); those without a date or path,
+        by sentences for people, in `left_out`; `notes` for people."""
         return {
             "output": self.uri,
             "images": self.kinds.total(),
+            "boxes": self.boxes,
             "kinds": dict(self.kinds),
             "left_out": dict(self.left_out),
             "notes": list(self.notes),
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.kinds.total()} images exported"]
+        rows = "boxes, and images without one," if self.boxes else "images"
+        lines = [f"{self.kinds.total()} {rows} exported"]
         lines += [f"  {count:>9} {kind}" for kind, count in self.kinds.most_common()]
         if self.left_out:
             lines.append(f"{self.left_out.total()} images without a date or path")
@@ -77,8 +82,8 @@ def export(config: ExportConfig) -> Export:
     write_options_beside(uri, config, storage)
     if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
         note = f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
-        done = Export(done.uri, done.kinds, done.left_out, (*done.notes, note))
-    return done
+        done = replace(done, notes=(*done.notes, note))
+    return replace(done, boxes=bool(predictions.box_columns))
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
     place/datapackage.json    the project, and what the tables cover; written last
     place/deployments.csv     all of the deployments table
     place/media.csv           the images that could be dated
-    place/observations.csv    one for each of them, at the level of the medium, by a machine
+    place/observations.csv    one for each of them, or of its boxes, of the medium, by a machine
     place/left-out.csv        the images that are not in it, each with why (no part of the standard)
 
 See https://camtrap-dp.tdwg.org and the schemas named below.
@@ -25,11 +25,12 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.csv
 
-from monkeyray.camtrap_names import DEPLOYMENTS, MEDIA, OBSERVATIONS, file_path, mediatype
+from monkeyray.boxes import OBSERVED, PASSED
+from monkeyray.camtrap_names import BBOX, DEPLOYMENTS, MEDIA, OBSERVATIONS, file_path, mediatype
 from monkeyray.deployments import REASONS, Deployment, Deployments
 from monkeyray.errors import InputError
 from monkeyray.export_rollup import roll_up_rows, taxon_of
-from monkeyray.export_rows import Predictions, relative
+from monkeyray.export_rows import Predictions, relative, tidy_box
 from monkeyray.progress import Advance
 from monkeyray.project_file import Project
 from monkeyray.rollup import Group
@@ -106,11 +107,16 @@ def export_camtrap(
                 ("left-out.csv", _LEFT_OUT),
             )
         )
-        for table in predictions.tables([*_COLUMNS, "top_k"], advance):
-            rows = table.select(_COLUMNS).to_pylist()
+        columns = [*_COLUMNS, *predictions.box_columns]
+        before, number = None, 0
+        for table in predictions.tables([*columns, "top_k"], advance):
+            rows = table.select(columns).to_pylist()
             rolled = roll_up_rows(table, camtrap.taxa, camtrap.rollup)
             for row, found in zip(rows, rolled, strict=True):
-                _add(row, found, camtrap, counts, media, observations, left_out)
+                # The boxes of an image follow each other.
+                number = number + 1 if row["uri"] == before else 1
+                before = row["uri"]
+                _add(row, number, found, camtrap, counts, media, observations, left_out)
             for sink in (media, observations, left_out):
                 sink.flush()
         if not counts.kinds:
@@ -150,6 +156,7 @@ class _Sink:
 
 def _add(
     row: dict[str, Any],
+    number: int,
     rolled: tuple[Group, float] | None,
     camtrap: Camtrap,
     counts: Counts,
@@ -162,6 +169,8 @@ def _add(
     path = file_path(uri, camtrap.paths)
     reason = dated.reason or (None if path else _NO_PATH)
     if reason is not None or dated.time is None or dated.deployment is None or path is None:
+        if number > 1:
+            return
         reason = str(reason)
         counts.left_out[reason] += 1
         left_out.add(
@@ -172,30 +181,46 @@ def _add(
             why=WHY[reason],
         )
         return
-    counts.contradicted += dated.contradicted
-    # A URI is in a run once, and has the same name in every export.
+    if number == 1:
+        counts.contradicted += dated.contradicted
+    # An image has the same name in every export.
     media_id = hashlib.sha256(uri.encode()).hexdigest()[:32]
     time = stamp(dated.time)
-    scored = row["label"] is not None
-    media.add(
-        mediaID=media_id,
-        deploymentID=dated.deployment.id,
-        captureMethod=camtrap.project.method,
-        timestamp=time,
-        filePath=path,
-        filePublic=camtrap.project.public,
-        fileName=path.rpartition("/")[2],
-        fileMediatype=mediatype(uri),
-        mediaComments=None if row["status"] == "ok" else f"{row['status']}: {row['error'] or ''}",
-    )
+    if row["label"] is not None:
+        observed = _classification(row, rolled, camtrap, counts)
+    elif row["status"] in PASSED:
+        observed = _passed(row, counts)
+    elif number == 1:
+        observed = _unclassified(counts)
+    else:
+        return
+    if row.get("detection_bbox") is not None:
+        x, y, width, height = tidy_box(row["detection_bbox"])
+        # The standard has no box without a width.
+        sides = (x, y, max(width, 1e-6), max(height, 1e-6))
+        observed |= dict(zip(BBOX, sides, strict=True))
+    if number == 1:
+        media.add(
+            mediaID=media_id,
+            deploymentID=dated.deployment.id,
+            captureMethod=camtrap.project.method,
+            timestamp=time,
+            filePath=path,
+            filePublic=camtrap.project.public,
+            fileName=path.rpartition("/")[2],
+            fileMediatype=mediatype(uri),
+            mediaComments=None
+            if row["status"] in ("ok", *PASSED)
+            else f"{row['status']}: {row['error'] or ''}",
+        )
     observations.add(
-        observationID=f"{media_id}-1",
+        observationID=f"{media_id}-{number}",
         deploymentID=dated.deployment.id,
         mediaID=media_id,
         eventStart=time,
         eventEnd=time,
         observationLevel="media",
-        **(_classification(row, rolled, camtrap, counts) if scored else _unclassified(counts)),
+        **observed,
     )
 
 
@@ -203,6 +228,19 @@ def _unclassified(counts: Counts) -> dict[str, Any]:
     """An image that could be dated but not scored."""
     counts.kinds["unclassified"] += 1
     return {"observationType": "unclassified"}
+
+
+def _passed(row: dict[str, Any], counts: Counts) -> dict[str, Any]:
+    """What the detector says of a person, a vehicle, or an image without any box."""
+    kind = OBSERVED[row["status"]]
+    counts.kinds[kind] += 1
+    conf = row["detection_conf"]
+    return {
+        "observationType": kind,
+        "classificationMethod": "machine",
+        "classifiedBy": "the detector whose boxes MonkeyRay was given",
+        "classificationProbability": None if conf is None else min(round(conf, 6), 1.0),
+    }
 
 
 def _classification(

@@ -10,9 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
+from monkeyray.boxes import OBSERVED
 from monkeyray.deployments import Deployments
 from monkeyray.export_rollup import roll_up_rows
-from monkeyray.export_rows import Predictions, relative
+from monkeyray.export_rows import Predictions, relative, tidy_box
 from monkeyray.progress import Advance
 from monkeyray.rollup import Group
 from monkeyray.storage import Storage
@@ -38,6 +39,7 @@ _COPIED = [
 #: `path`: below the images' folder, empty for what is not. `top_k`: a JSON list of [label, score].
 #: `timestamp` to `longitude`: by the deployments table, empty without one. `rollup_…`: the taxon
 #: of the label, or a wider one, that is sure enough; empty where none is or nobody asked.
+#: `detection…`: of which box a row is; empty where whole images were scored.
 SCHEMA = pa.schema(
     [
         *_COPIED,
@@ -54,8 +56,13 @@ SCHEMA = pa.schema(
         ("rollup_rank", pa.string()),
         ("rollup_taxon", pa.string()),
         ("rollup_score", pa.float32()),
+        ("detection", pa.int32()),
+        ("detection_category", pa.string()),
+        ("detection_conf", pa.float32()),
+        *((f"detection_{side}", pa.float64()) for side in ("x", "y", "width", "height")),
     ]
 )
+_BOX = [name for name in SCHEMA.names if name.startswith("detection")]
 _ROLLUP: dict[str, Callable[[Group, float], Any]] = {
     "rollup_rank": lambda group, score: group.rank,
     "rollup_taxon": lambda group, score: group.name,
@@ -80,9 +87,9 @@ def export_csv(
     undated: Counter[str] = Counter()
     columns = [name for name, _ in _COPIED] + ["top_k"]
     with storage.writing(uri) as file, pyarrow.csv.CSVWriter(file, SCHEMA) as writer:
-        for table in predictions.tables(columns, advance):
-            rows = table.select(["uri", "label", "captured_at", "top_k"]).to_pydict()
-            made = _derive(rows, root, taxa, deployments)
+        for table in predictions.tables([*columns, *predictions.box_columns], advance):
+            rows = table.select(["uri", "status", "label", "captured_at", "top_k"]).to_pydict()
+            made = _derive(rows, root, taxa, deployments) | _boxes(table)
             rolled = roll_up_rows(table, taxa, rollup_threshold)
             for name, value in _ROLLUP.items():
                 made[name] = [found and value(*found) for found in rolled]
@@ -103,15 +110,23 @@ def export_csv(
     return kinds, undated
 
 
+def _boxes(table: pa.Table) -> dict[str, list[Any]]:
+    """The columns of boxes, null where the table has none."""
+    if "detection" not in table.column_names:
+        return {name: [None] * table.num_rows for name in _BOX}
+    boxes = [box and tidy_box(box) for box in table["detection_bbox"].to_pylist()]
+    made = {name: table[name].to_pylist() for name in _BOX[:3]}
+    return made | {name: [box and box[i] for box in boxes] for i, name in enumerate(_BOX[3:])}
+
+
 def _derive(
     rows: dict[str, list[Any]], root: str | None, taxa: Taxa, deployments: Deployments | None
 ) -> dict[str, list[Any]]:
-    names = [name for name in SCHEMA.names if name not in (*dict(_COPIED), *_ROLLUP)]
+    names = [name for name in SCHEMA.names if name not in (*dict(_COPIED), *_ROLLUP, *_BOX)]
     made: dict[str, list[Any]] = {name: [] for name in names}
-    for uri, label, captured_at, top_k in zip(
-        rows["uri"], rows["label"], rows["captured_at"], rows["top_k"], strict=True
-    ):
+    for uri, status, label, captured_at, top_k in zip(*rows.values(), strict=True):
         line: dict[str, Any] = dict.fromkeys(names)
+        line["observation_type"] = OBSERVED.get(status)
         path = relative(uri, root) if root else None
         line["path"] = path
         if label is not None:

@@ -1,12 +1,14 @@
 """Predictions as MegaDetector batch results, which Timelapse and others read.
 
-The format is 1.6 of megadetector-output-format.md in agentmorris/MegaDetector. Whole images are
-scored here, so the one detection of an image has the box of the whole of it; its confidence is the
+The format is 1.6 of megadetector-output-format.md in agentmorris/MegaDetector. Where whole images
+were scored, the one detection of an image has the box of the whole of it; its confidence is the
 score of the first label, and the classifications are the labels listed. A blank has no detection.
+Where boxes were scored, they are the detections, with the detector's confidence.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -16,8 +18,9 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from monkeyray.boxes import ANIMAL, OBSERVED, PASSED
 from monkeyray.errors import InputError
-from monkeyray.export_rows import Predictions, relative
+from monkeyray.export_rows import Predictions, relative, tidy_box
 from monkeyray.progress import Advance
 from monkeyray.storage import Storage
 from monkeyray.taxa import RANKS, Taxa, Taxon
@@ -94,15 +97,11 @@ def export_megadetector(
     with storage.writing(uri) as file:
         text = json.dumps(head, indent=1, ensure_ascii=False)
         file.write(text[: text.rindex("\n")].encode() + b',\n "images": [')
-        first = True
-        for table in predictions.tables(_COLUMNS, advance):
-            lines = [
-                json.dumps(image, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-                for image in _images(table.to_pydict(), root, taxa, numbers, counts)
-            ]
-            if lines:
-                file.write((("\n" if first else ",\n") + ",\n".join(lines)).encode())
-                first = False
+        divide = "\n"
+        for image in _images(predictions, root, taxa, numbers, counts, advance):
+            line = json.dumps(image, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            file.write((divide + line).encode())
+            divide = ",\n"
         file.write(b"\n ]\n}\n")
     return counts
 
@@ -110,12 +109,14 @@ def export_megadetector(
 def _info(predictions: Predictions, seen: Seen) -> dict[str, Any]:
     from importlib.metadata import version
 
+    boxes = predictions.run.identity.get("detections")
     info: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         # Without this field readers take a file for one of MegaDetector 4.
-        "detector": "none, whole images",
+        "detector": "that of the boxes given" if boxes else "none, whole images",
         "classifier": f"MonkeyRay {', '.join(seen.models)}",
-        "summary_report": f"Whole images, scored by MonkeyRay {version('monkeyray')}",
+        "summary_report": f"{'Boxes' if boxes else 'Whole images'}, scored by MonkeyRay "
+        + version("monkeyray"),
     }
     if seen.latest is not None:
         info["classification_completion_time"] = f"{seen.latest:%Y-%m-%d %H:%M:%S}"
@@ -132,40 +133,63 @@ def _describe(taxon: Taxon) -> str:
 
 
 def _images(
-    rows: dict[str, list[Any]], root: str, taxa: Taxa, numbers: dict[str, str], counts: Counts
+    predictions: Predictions,
+    root: str,
+    taxa: Taxa,
+    numbers: dict[str, str],
+    counts: Counts,
+    advance: Advance,
 ) -> Iterator[dict[str, Any]]:
-    for uri, status, error, label, score, top_k in zip(
-        *(rows[name] for name in _COLUMNS), strict=True
-    ):
+    columns = [*_COLUMNS, *predictions.box_columns]
+    tables = predictions.tables(columns, advance)
+    rows = (row for table in tables for row in table.to_pylist())
+    # The boxes of an image follow each other.
+    for uri, group in itertools.groupby(rows, key=lambda row: row["uri"]):
         path = relative(uri, root)
         if path is None:
             raise InputError(
                 f"{uri} is not below {root}: give as --relative-to the folder that Timelapse has "
                 "the images in"
             )
-        if label is None:
-            if path.lower().endswith(_VIDEOS):
-                counts.videos += 1
-                continue
+        its = list(group)
+        failed = [row for row in its if row["label"] is None and row["status"] not in PASSED]
+        if len(failed) < len(its):
+            yield {"file": path, "detections": _detections(its, taxa, numbers, counts)}
+        elif path.lower().endswith(_VIDEOS):
+            counts.videos += 1
+        else:
             counts.kinds["failure"] += 1
+            status, error = failed[0]["status"], failed[0]["error"]
             failure = f"{status}: {error}" if error else status
             yield {"file": path, "failure": failure, "detections": None}
+
+
+def _detections(
+    rows: list[dict[str, Any]], taxa: Taxa, numbers: dict[str, str], counts: Counts
+) -> list[dict[str, Any]]:
+    """The detections of an image, of which at least one row is no failure."""
+    found = []
+    for row in rows:
+        category = row.get("detection_category", ANIMAL)
+        label, kind = row["label"], OBSERVED.get(category, "animal")
+        if label is not None:
+            kind = taxa.of(label).kind
+        counts.kinds[kind] += 1
+        boxed = row.get("detection_bbox")
+        if kind == "blank" and boxed is None:
             continue
-        taxon = taxa.of(label)
-        counts.kinds[taxon.kind] += 1
-        image: dict[str, Any] = {"file": path, "detections": []}
-        if taxon.kind != "blank":
-            image["detections"].append(
-                {
-                    "category": _CATEGORY[taxon.kind],
-                    "conf": _score(score),
-                    "bbox": [0, 0, 1, 1],
-                    "classifications": [
-                        [numbers[item["label"]], _score(item["score"])] for item in top_k
-                    ],
-                }
-            )
-        yield image
+        # Where a detector says that a box is of an animal, it is one, whatever the label.
+        detection: dict[str, Any] = {
+            "category": _CATEGORY[OBSERVED.get(category, "animal") if boxed else kind],
+            "conf": _score(row["detection_conf"] if boxed else row["score"]),
+            "bbox": tidy_box(boxed) if boxed else [0, 0, 1, 1],
+        }
+        if label is not None:
+            detection["classifications"] = [
+                [numbers[item["label"]], _score(item["score"])] for item in row["top_k"]
+            ]
+        found.append(detection)
+    return found
 
 
 def _score(score: float) -> float:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from monkeyray.boxes import BOX_COLUMNS
 from monkeyray.errors import ConfigError, InputError, MissingError, RunError, StorageError
 from monkeyray.images import is_manifest
 from monkeyray.progress import Advance
@@ -44,6 +45,11 @@ class Predictions:
         if self.images and is_manifest(self.images):
             return self.images.rpartition("/")[0] or "/"
         return self.images
+
+    @property
+    def box_columns(self) -> list[str]:
+        """The columns that say of which box a row is; none where whole images were scored."""
+        return list(BOX_COLUMNS) if self.run.identity.get("detections") else []
 
     @property
     def rows(self) -> int:
@@ -151,6 +157,18 @@ def relative(uri: str, root: str) -> str | None:
         return None
     path = path[len(start) :]
     return quote(os.fsencode(path)) if encoded else path
+
+
+def tidy_box(bbox: Sequence[float]) -> list[float]:
+    """Left, top, width and height of a box with the digits that a float32 has, within 0 and 1.
+
+    >>> tidy_box([0.20000000298, -0.001, 0.5, 1.002])
+    [0.2, 0.0, 0.5, 1.0]
+    """
+    starts = [min(max(round(share, 6), 0.0), 1.0) for share in bbox[:2]]
+    ends = [min(max(bbox[i] + bbox[i + 2], 0.0), 1.0) for i in (0, 1)]
+    sides = (end - start for start, end in zip(starts, ends, strict=True))
+    return starts + [max(round(side, 6), 0.0) for side in sides]
 
 
 def root_of(predictions: Predictions, relative_to: str | None) -> str:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from monkeyray.backbones import Weights
 from monkeyray.batches import FETCH_THREADS, IMAGE_FIELDS, Batch
+from monkeyray.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
 from monkeyray.child import Work
 from monkeyray.decode import DECODE_VERSION, Limits, decode
 from monkeyray.engine import Network
@@ -53,6 +54,10 @@ class Embedder:
                 columns["embedding"][position] = vector.ravel()
             width = features.shape[1] * features.shape[2]
             fields.append(("embedding", pa.list_(pa.float32(), width)))
+        if has_boxes(batch.plan.column_names):
+            for name, kind in BOX_FIELDS:
+                fields.append((name, kind))
+                columns[name] = batch.plan[name]
         return pa.table(columns, schema=pa.schema(fields))
 
 
@@ -83,6 +88,8 @@ class FeatureCache:
     network: Network
     embed: bool = True
     engine: EngineChoice = TENSORFLOW
+    #: Around the boxes, where the images have such; None where they are seen whole.
+    padding: float | None = None
 
     @property
     def place(self) -> str:
@@ -96,6 +103,8 @@ class FeatureCache:
             "weights": weights_hash(self.network.base) if self.embed else None,
             "engine": str(self.engine) if self.embed else None,
         }
+        if self.padding is not None:
+            identity["padding"] = self.padding
         return join(self.uri, f"{self.network.backbone}-{fingerprint(identity)[:16]}")
 
     def load(self) -> pa.Table | None:
@@ -130,7 +139,8 @@ class FeatureCache:
         images = self._with_versions(images)
         where = _find(images, cached)
         missing = pc.is_null(where)
-        todo = images.filter(missing).select(["uri", "size_bytes", "version"])
+        boxes = BOX_COLUMNS if self.padding is not None else ()
+        todo = images.filter(missing).select(["uri", "size_bytes", "version", *boxes])
         if todo.num_rows:
             before(workers)
             self._compute(todo, limits, workers, gpu, progress)
@@ -193,7 +203,9 @@ class FeatureCache:
             size=self.network.size,
             limits=limits,
             batch_size=max(1, _BATCH // len(self.network.views)),
-            decode=functools.partial(decode, views=self.network.views, thumbnails=True),
+            decode=functools.partial(
+                decode, views=self.network.views, thumbnails=True, padding=self.padding or 0.0
+            ),
         )
         listing = collect([todo])
         assert listing is not None
@@ -239,12 +251,20 @@ def _find(images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | No
         pc.fill_null(pc.equal(images["version"], version), pc.is_null(images["version"])),
         pc.fill_null(pc.equal(images["size_bytes"], size), pc.is_null(images["size_bytes"])),
     )
+    if has_boxes(images.column_names):
+        same = pc.and_(same, _same_boxes(images, cached.take(where)))
     # Only what can change by itself is tried again: what was missing may be there by now.
     status = cached["status"].take(where)
     same = pc.and_(same, pc.invert(pc.is_in(status, value_set=pa.array(MAY_PASS))))
     if fresh is not None:
         same = pc.or_(same, pc.is_in(images["uri"], value_set=fresh.combine_chunks()))
     return pc.if_else(same, where, pa.scalar(None, pa.int32()))
+
+
+def _same_boxes(images: pa.Table, cached: pa.Table) -> pa.Array:
+    """Whether what is cached of each image is of the box that it has now."""
+    boxes = [_vectors(table["detection_bbox"]) for table in (images, cached)]
+    return pa.array((boxes[0] == boxes[1]).all(axis=1))
 
 
 def _vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:

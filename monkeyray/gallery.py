@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from monkeyray.boxes import crop_of
 from monkeyray.decode import Limits, decode
 from monkeyray.errors import DecodeError, ObjectError
 
@@ -42,18 +43,28 @@ def least_certain(probabilities: Array, limit: int = 24) -> Array:
     return np.argsort(first - second, kind="stable")[:limit]
 
 
-def thumbnail(data: bytes, side: int = 160, limits: Limits = _LIMITS) -> str:
+def thumbnail(
+    data: bytes,
+    side: int = 160,
+    limits: Limits = _LIMITS,
+    bbox: Sequence[float] | None = None,
+    padding: float = 0.0,
+) -> str:
     """An image file as the data URI of a JPEG whose longer side is `side` pixels.
 
-    It shows the whole frame as it is displayed, EXIF orientation applied. It is decoded like any
+    It shows the whole frame as it is displayed, EXIF orientation applied, or the crop of a box of
+    it with `padding`, see boxes.crop_of. It is decoded like any
     image here, squeezed into a square, and then given its shape back, so that no image costs more
     than `limits` and all modes, turns and damages are dealt with alike.
 
     Raises DecodeError with the kinds of `decode`.
     """
-    decoded = decode(data, side, limits)
-    longer = max(decoded.width, decoded.height)
-    width, height = (max(1, round(side * x / longer)) for x in (decoded.width, decoded.height))
+    decoded = decode(data, side, limits, bbox=bbox, padding=padding)
+    seen: tuple[float, float] = (decoded.width, decoded.height)
+    if bbox is not None:
+        left, top, right, bottom = crop_of(bbox, padding, decoded.width, decoded.height)
+        seen = (right - left, bottom - top)
+    width, height = (max(1, round(side * x / max(seen))) for x in seen)
     image = Image.fromarray(decoded.pixels[0]).resize((width, height), Image.Resampling.BOX)
     sink = io.BytesIO()
     image.save(sink, "JPEG", quality=_QUALITY, optimize=True)
@@ -61,14 +72,19 @@ def thumbnail(data: bytes, side: int = 160, limits: Limits = _LIMITS) -> str:
 
 
 def thumbnails(
-    uris: Iterable[str], read: Callable[[str], bytes], side: int = 160
+    uris: Iterable[str],
+    read: Callable[[str], bytes],
+    side: int = 160,
+    boxes: Mapping[str, Sequence[float]] | None = None,
+    padding: float = 0.0,
 ) -> dict[str, str | None]:
-    """The thumbnail of each image, None where there can be none: of an image that could be read
-    before, a page does without it."""
+    """The thumbnail of each image, of its box where `boxes` has one; None where there can be none:
+    of an image that could be read before, a page does without it."""
+    boxes = boxes or {}
 
     def picture(uri: str) -> str | None:
         try:
-            return thumbnail(read(uri), side)
+            return thumbnail(read(uri), side, bbox=boxes.get(uri), padding=padding)
         except (DecodeError, ObjectError):
             return None
 

@@ -2,7 +2,7 @@
 
 Every table has the columns `uri` (string), `size_bytes` (int64) and `version` (string: ETag or time
 of modification), the last two null in a manifest's; then what else a manifest had, under another
-name where it is one of these.
+name where it is one of these or of boxes.BOX_COLUMNS.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from monkeyray.boxes import BOX_COLUMNS
 from monkeyray.errors import ConfigError, InputError, ObjectError
 from monkeyray.plans import first_of_each, string_keys
 from monkeyray.storage import Storage, local_errors
@@ -337,12 +338,13 @@ def _absolute(manifest: str, table: pa.Table, storage: Storage, tried: set[str])
     columns: dict[str, Any] = {"uri": _full_uris(manifest, uris, storage, tried)}
     for name, kind in (("size_bytes", pa.int64()), ("version", pa.string())):
         columns[name] = pa.nulls(table.num_rows, kind)
-    taken = {*columns, *table.column_names}
+    ours = {*columns, *BOX_COLUMNS}
+    taken = {*ours, *table.column_names}
     for name in table.column_names:
         if name == "uri":
             continue
         mine = name
-        while mine in columns or (mine != name and mine in taken):
+        while mine in ours or mine in columns or (mine != name and mine in taken):
             mine = f"input_{mine}"
         columns[mine] = table[name]
     return pa.table(columns)

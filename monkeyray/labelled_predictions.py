@@ -19,6 +19,7 @@ from monkeyray.predictions import SCHEMA_VERSION, SCORED
 from monkeyray.runs import Run, read_finished
 from monkeyray.seen import Seen
 from monkeyray.storage import Storage
+from monkeyray.surest import surest
 from monkeyray.uris import normalise
 
 _COLUMNS = ["uri", "status", "decision", "ood_score", "top_k", "sha256"]
@@ -29,11 +30,11 @@ def join_labels(
 ) -> Found:
     """The answers in finished predictions for the images of a table with the columns uri and label.
 
-    They are joined on the URI as a manifest's are understood. Without the `bundle` that made the
-    predictions, the labels it knows are those that the rows have. `images`: those that the bundle
-    was made with, of which the same bytes are known again. Raises InputError for predictions
-    of another bundle, no image in common, or labels of which the rows do not tell whether the model
-    knows them.
+    They are joined on the URI as a manifest's are understood; of an image's boxes the surest one
+    that was scored stands for it. Without the `bundle` that made the predictions, the labels it
+    knows are those that the rows have. `images`: those that the bundle was made with, of which the
+    same bytes are known again. Raises InputError for predictions of another bundle, no
+    image in common, or labels of which the rows do not tell whether the model knows them.
     """
     run = read_finished(normalise(place), storage)
     was = run.identity
@@ -60,6 +61,9 @@ def join_labels(
             f"{table['uri'][0].as_py()}, and those of the predictions such as "
             f"{run.plan.read(0)['uri'][0].as_py()}"
         )
+    answered = matched.num_rows
+    if was.get("detections"):
+        matched = matched.filter(pa.array(surest(matched)))
     known = sorted(seen) if bundle is None else bundle.labels
     if bundle is None:
         _check_known(run, matched, seen)
@@ -80,7 +84,7 @@ def join_labels(
         thresholds = bundle.calibration(views).thresholds
         target = None if thresholds is None else thresholds.target
     data = count_statuses(Counter(matched["status"].to_pylist())) | {
-        "rows_without_label": run.rows - matched.num_rows,
+        "rows_without_label": run.rows - answered,
         "labels_without_row": table.num_rows - matched.num_rows,
     }
     return Found(answers, target, was["model_id"], views, str(was["images"]), data)
@@ -94,6 +98,7 @@ _NO_ROWS = pa.schema(
         ("ood_score", pa.float32()),
         ("top_k", pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))),
         ("sha256", pa.string()),
+        ("detection_conf", pa.float32()),
         ("given", pa.string()),
     ]
 ).empty_table()
@@ -105,10 +110,13 @@ def _matched(run: Run, table: pa.Table, seen: set[str]) -> Iterator[pa.Table]:
     Adds to `seen` the labels that any row has.
     """
     uris, given = table["uri"].combine_chunks(), table["label"].combine_chunks()
-    for _, rows in run.read_parts(_COLUMNS):
+    boxes = bool(run.identity.get("detections"))
+    for _, rows in run.read_parts([*_COLUMNS, *(["detection_conf"] if boxes else [])]):
         for chunk in rows["top_k"].chunks:
             seen.update(pc.unique(chunk.flatten().field("label")).to_pylist())
         where = pc.index_in(rows["uri"], value_set=uris)
+        if not boxes:
+            rows = rows.append_column("detection_conf", pa.nulls(rows.num_rows, pa.float32()))
         with_given = rows.append_column("given", given.take(where.combine_chunks()))
         yield with_given.filter(pc.is_valid(where)).cast(_NO_ROWS.schema)
 

@@ -36,18 +36,24 @@ class Decoder:
     size: int
     views: Sequence[str]
     augmented: tuple[int, int] | None
+    padding: float = 0.0
 
     def __call__(self, rows: pa.Table) -> dict[str, Any]:
-        """A table with the columns `uri` and `image` to uint8 pixels of shape
-        (n, views, size, size, 3).
+        """A table with the columns `uri`, `image` and, where crops are seen, `bbox`, to uint8
+        pixels of shape (n, views, size, size, 3).
 
         Raises InputError for an image that could be read before the training and no longer can.
         """
         pixels = []
-        for uri, image in zip(rows["uri"].to_pylist(), rows["image"].to_pylist(), strict=True):
+        boxes = rows["bbox"] if "bbox" in rows.column_names else pa.nulls(rows.num_rows)
+        for uri, image, bbox in zip(
+            *(column.to_pylist() for column in (rows["uri"], rows["image"], boxes)), strict=True
+        ):
             try:
                 data = self.storage.read(uri).data
-                views = decode(data, self.size, _LIMITS, self.views).pixels
+                views = decode(
+                    data, self.size, _LIMITS, self.views, bbox=bbox, padding=self.padding
+                ).pixels
             except (DecodeError, ObjectError) as error:
                 raise InputError(
                     f"{uri} could be read before and cannot be now ({error}): run the same "
@@ -71,6 +77,9 @@ class PixelSource:
     views: tuple[str, ...]
     storage: Storage
     augment_seed: int | None
+    #: A box of each image, float32 (n, 4), whose crops with `padding` are seen; None for no boxes.
+    boxes: Array | None = None
+    padding: float = 0.0
 
     def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
         """Each step's pixels, uint8 (b, views, size, size, 3)."""
@@ -83,14 +92,11 @@ class PixelSource:
         quiet_data()
         context = ray.data.DataContext.get_current()
         context.execution_options.preserve_order = True
-        steps = [
-            pa.table({"uri": pa.array(self.uris[step], pa.string()), "image": pa.array(step)})
-            for step in index
-        ]
+        steps = [self._rows(step) for step in index]
         augmented = None
         if epoch is not None and self.augment_seed is not None:
             augmented = (self.augment_seed, epoch)
-        decoder = Decoder(self.storage, self.size, self.views, augmented)
+        decoder = Decoder(self.storage, self.size, self.views, augmented, self.padding)
         pixels = ray.data.from_arrow(steps).map_batches(
             decoder, batch_size=None, batch_format="pyarrow", num_cpus=0.25
         )
@@ -99,6 +105,12 @@ class PixelSource:
         )
         for batch in batches:
             yield batch["pixels"]
+
+    def _rows(self, step: Array) -> pa.Table:
+        rows = {"uri": pa.array(self.uris[step], pa.string()), "image": pa.array(step)}
+        if self.boxes is not None:
+            rows["bbox"] = pa.array(list(self.boxes[step]), pa.list_(pa.float32(), 4))
+        return pa.table(rows)
 
 
 class FeatureSource:

@@ -17,8 +17,10 @@ from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 
+from monkeyray.boxes import has_boxes
 from monkeyray.storage import Storage
 from monkeyray.uris import join
 
@@ -94,9 +96,10 @@ def _file_uri(plan: Plan, file: int) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """Images that were listed, in a file that is gone with this object.
+    """Images that were listed, in a file that is gone with this object; or their boxes.
 
-    `rows`: how many, each URI once. `repeated`: how many more named a URI that was listed before.
+    `rows`: how many, each URI, or each box of it, once. `repeated`: how many more named one that
+    was listed before.
     """
 
     rows: int
@@ -150,7 +153,7 @@ def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | N
             schema = table.schema
             writer = pa.ipc.new_stream(file, schema, options=_ZSTD)
         table = table.cast(schema)
-        keys.append(string_keys(table["uri"]))
+        keys.append(row_keys(table))
         writer.write_table(table)
         rows += table.num_rows
         # Repeated ones among them may leave fewer than asked for.
@@ -167,6 +170,25 @@ def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | N
         kept = kept[:limit]
     repeated = int(kept[-1]) + 1 - len(kept) if limit is not None else rows - len(kept)
     return Listing(len(kept), repeated, schema, all_keys[kept], file, first)
+
+
+def row_keys(table: pa.Table) -> Keys:
+    """128 bits that stand for each row of a plan: for its URI, and where there are boxes, its box.
+
+    Of shape (n, 2), uint64.
+    """
+    if not has_boxes(table.column_names):
+        return string_keys(table["uri"])
+    box = pc.fill_null(table["detection"].cast(pa.string()), "")
+    return string_keys(pc.binary_join_element_wise(table["uri"], box, "\0"))
+
+
+def same_rows(table: pa.Table, plan: pa.Table) -> bool:
+    """Whether a table has the rows of a plan, in its order."""
+    names = ["uri", "detection"] if has_boxes(plan.column_names) else ["uri"]
+    return set(names) <= set(table.column_names) and all(
+        table[name].equals(plan[name]) for name in names
+    )
 
 
 def string_keys(strings: pa.ChunkedArray) -> Keys:

@@ -59,7 +59,7 @@ _FIELDS = [
 
 
 def prediction_schema(plan: pa.Schema, embedding_width: int | None = None) -> pa.Schema:
-    """The schema of predictions; columns that a manifest carried come last.
+    """The schema of predictions; columns that a manifest carried, and those of boxes, come last.
 
     A manifest's column with a name of ours is carried as `input_` and its name.
     """

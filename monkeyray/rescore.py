@@ -36,6 +36,7 @@ from monkeyray.errors import InputError, MissingError
 from monkeyray.head import top_logits
 from monkeyray.lease import hold
 from monkeyray.pipeline import Job, run_parts
+from monkeyray.plans import same_rows
 from monkeyray.predictions import JUDGED, SCHEMA_VERSION, Judge, ScoreOptions
 from monkeyray.progress import Reporter
 from monkeyray.runs import Run, clear, create_run_of_parts, open_run, read_finished
@@ -65,7 +66,7 @@ class Rescorer:
             table = self.old.read_part(part)
         except MissingError:
             table = None
-        if table is None or not table["uri"].equals(plan["uri"]):
+        if table is None or not same_rows(table, plan):
             raise InputError(
                 f"{self.old.part_uri(part)} is gone or was changed by another program: run the "
                 "command that wrote it once more, which mends it, then this one"
@@ -114,7 +115,8 @@ def rescore(config: RescoreConfig) -> Summary:
         if run is None:
             if config.overwrite:
                 clear(uri, lease)
-            plans = (plan.select(["uri"]) for _, plan in old.plan.read_all())
+            kept = [name for name in ("uri", "detection") if name in old.plan.schema().names]
+            plans = (plan.select(kept) for _, plan in old.plan.read_all())
             run = create_run_of_parts(uri, lease, identity, plans, old.plan.sizes)
         write_options(uri, config, storage, HIDDEN_NAME)
         pending = run.pending()
@@ -149,6 +151,7 @@ def rescore(config: RescoreConfig) -> Summary:
         todo,
         run.rows - todo,
         seconds,
+        boxes=bool(old.identity.get("detections")),
     )
 
 

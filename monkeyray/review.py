@@ -90,14 +90,19 @@ def review(config: ReviewConfig) -> Review:
     identity = predictions.run.identity
     made_by = str(identity.get("model_id"))
     kept_as = fingerprint([predictions.run.run_id, made_by])[:16]
+    boxes = identity.get("detections")
+    padding = float(boxes["padding"]) if boxes else 0.0
     unseen = 0
     with reporter.bar("making pictures") as bar:
         for number in range(1, pages + 1):
             start = (number - 1) * config.images_per_page
             mine = rows[start : start + config.images_per_page]
-            pictures = _pictures(mine, config.thumbnail_pixels, storage)
+            pictures = _pictures(mine, config.thumbnail_pixels, storage, padding)
             unseen += sum(picture is None for picture in pictures.values())
-            place = Place(predictions.run.uri, predictions.images, made_by, kept_as, number, pages)
+            place = Place(
+                predictions.run.uri, predictions.images, made_by, kept_as, number, pages,
+                boxes=bool(boxes),
+            )  # fmt: skip
             page = render_page(figures, mine, pictures, names, place)
             storage.write(_page_uri(config, number), page.encode())
             bar(len(rows), {"ok": start + len(mine)})
@@ -150,10 +155,19 @@ def _wanted(
     return Wanted(config.per_label, config.per_section, config.count, chosen, labelled)
 
 
-def _pictures(rows: list[Shown], side: int, storage: Storage) -> dict[str, str | None]:
+def _pictures(
+    rows: list[Shown], side: int, storage: Storage, padding: float
+) -> dict[str, str | None]:
     """Of what was scored: what broke a decoder once is not opened again."""
-    uris = [row.uri for row in rows if row.status in SCORED]
-    return thumbnails(uris, lambda uri: storage.read(uri, _MOST_BYTES).data, side)
+    scored = [row for row in rows if row.status in SCORED]
+    boxes = {row.uri: row.bbox for row in scored if row.bbox is not None}
+    return thumbnails(
+        [row.uri for row in scored],
+        lambda uri: storage.read(uri, _MOST_BYTES).data,
+        side,
+        boxes,
+        padding,
+    )
 
 
 def _delete_older(config: ReviewConfig, pages: int, storage: Storage) -> None:
@@ -168,6 +182,8 @@ def _delete_older(config: ReviewConfig, pages: int, storage: Storage) -> None:
 
 def _notes(config: ReviewConfig, predictions: Predictions, selected: int) -> list[str]:
     notes = []
+    if predictions.box_columns:
+        notes.append("of an image with several boxes the surest is shown, and its label counts")
     if config.select and selected < config.count:
         notes.append(f"--select found {selected} images that have no label, not {config.count}")
     if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):

@@ -43,7 +43,7 @@ _SECTIONS = {
 @dataclass(frozen=True)
 class Place:
     """What a page is of. `review_id`: a name under which a browser keeps labels. `number` of
-    `pages`, from 1."""
+    `pages`, from 1. `boxes`: whether pictures are of images' boxes."""
 
     predictions: str
     images: str | None
@@ -51,6 +51,7 @@ class Place:
     review_id: str
     number: int = 1
     pages: int = 1
+    boxes: bool = False
 
 
 def page_name(number: int) -> str:

@@ -7,7 +7,7 @@ Memory holds the counts and the rows that are shown; they do not grow with the p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.boxes import PASSED
 from monkeyray.burst_rows import wall_times
 from monkeyray.deployments import Deployments
 from monkeyray.export_rows import Predictions, listed_labels, relative
@@ -24,6 +25,7 @@ from monkeyray.predictions import SCORED
 from monkeyray.progress import Advance
 from monkeyray.review_select import Least, k_center, margins, squared_distances, unit
 from monkeyray.sites import SitePattern
+from monkeyray.surest import one_an_image
 
 Array = np.ndarray[Any, Any]
 
@@ -48,8 +50,8 @@ class Shown:
 
     `path`: below the images' folder, the URI where it is not below it. `listed`: the best labels
     with their scores, the best first, none where the image was not scored. `taken`: local time by
-    the camera's clock, made right by its deployment's clock offset. `sections`: those that it is
-    in, each with its place there.
+    the camera's clock, made right by its deployment's clock offset. `bbox`: the box that was
+    scored, where boxes were. `sections`: those that it is in, each with its place there.
     """
 
     uri: str
@@ -61,12 +63,13 @@ class Shown:
     ood_score: float | None = None
     site: str | None = None
     taken: datetime | None = None
+    bbox: tuple[float, ...] | None = None
     sections: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class Figures:
-    """Counts of rows: all `images` by status and site, and those that were scored by decision,
+    """Counts of images: all `images` by status and site, and those that were scored by decision,
     label, and label and hour of day (int64 (24,)). `known`: the labels that any row lists."""
 
     images: int = 0
@@ -120,9 +123,16 @@ def survey(
 ) -> tuple[Figures, list[Shown]]:
     """The counts, and the rows that are shown, each once, in the order of the sections."""
     seen = _Survey(places, wanted)
-    for table in predictions.tables(_COLUMNS, advance):
+    for table in _images(predictions, _COLUMNS, advance):
         seen.add(table)
     return seen.figures, seen.shown()
+
+
+def _images(predictions: Predictions, columns: list[str], advance: Advance) -> Iterator[pa.Table]:
+    """A row an image, with the columns, of which status is one: of boxes the surest."""
+    boxes = predictions.box_columns
+    tables = predictions.tables([*columns, *boxes], advance)
+    return one_an_image(tables) if boxes else tables
 
 
 class _Survey:
@@ -150,7 +160,8 @@ class _Survey:
 
         def make(i: int) -> Shown:
             moment = _EPOCH + int(times[i]) * _MICROSECOND if timed[i] else None
-            row = {name: table[name][i].as_py() for name in _COLUMNS}
+            row = {name: table[name][i].as_py() for name in table.column_names}
+            bbox = row.get("detection_bbox")
             return Shown(
                 uri=row["uri"],
                 path=self._places.path(row["uri"]) or row["uri"],
@@ -161,6 +172,7 @@ class _Survey:
                 ood_score=row["ood_score"],
                 site=None if origins is None else origins[i].site,
                 taken=moment,
+                bbox=None if bbox is None else tuple(bbox),
             )
 
         margin = margins(_listed(table))
@@ -212,10 +224,13 @@ class _Survey:
         return np.where(_free(table, self._labelled), margin, np.nan)
 
     def _problems(self, statuses: list[str], scored: Array) -> Array:
-        """What was not scored: the first of each status, then the second of each, and so on."""
+        """What should have been scored and was not: the first of each status, then the second of
+        each, and so on."""
         counts = self._before
         keys = np.full(len(statuses), np.nan)
         for i in np.flatnonzero(~scored).tolist():
+            if statuses[i] in PASSED:
+                continue
             keys[i] = counts[statuses[i]]
             counts[statuses[i]] += 1
         return keys
@@ -272,7 +287,7 @@ def choose_diverse(
     known = pa.array(sorted(labelled), pa.string())
     drawn = Least[tuple[str, Array]](CANDIDATES)
     with bar("reading embeddings") as advance:
-        for table in predictions.tables(columns, advance):
+        for table in _images(predictions, columns, advance):
             uris, vectors = table["uri"], table["embedding"]
 
             def make(i: int, uris: Any = uris, vectors: Any = vectors) -> tuple[str, Array]:
@@ -287,7 +302,7 @@ def choose_diverse(
     nearest = np.full(len(candidates), np.inf, np.float32)
     if len(known):
         with bar("comparing with --labelled") as advance:
-            for table in predictions.tables(["uri", "embedding"], advance):
+            for table in _images(predictions, ["uri", "status", "embedding"], advance):
                 mine = table.filter(pc.is_in(table["uri"], known))["embedding"].drop_null()
                 for chunk in mine.chunks:
                     centres = unit(chunk.flatten().to_numpy().reshape(len(chunk), -1))

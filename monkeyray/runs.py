@@ -31,10 +31,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from monkeyray.boxes import has_boxes
 from monkeyray.errors import ConflictError, InputError, LeaseError, MissingError, RunError
 from monkeyray.lease import NAME as LEASE
 from monkeyray.lease import Lease
-from monkeyray.plans import Listing, Plan
+from monkeyray.plans import Listing, Plan, same_rows
 from monkeyray.storage import Storage
 from monkeyray.uris import is_local, join
 
@@ -163,7 +164,7 @@ class Run:
         self.storage.replace(self.part_uri(part), to_parquet(table), version)
 
     def _check(self, part: int, plan: pa.Table, table: pa.Table) -> None:
-        if not table["uri"].equals(plan["uri"]):
+        if not same_rows(table, plan):
             raise RunError(
                 f"part {part} has {table.num_rows} rows that are not its {plan.num_rows} planned "
                 "images: this is a bug in MonkeyRay"
@@ -190,9 +191,10 @@ class Run:
         rows = 0
         finished = sorted(self.finished())
         plan = self.plan.read_all()
-        for part, table in self.read_parts(["uri", *columns], finished):
+        key = ["uri", *(["detection"] if has_boxes(self.plan.schema().names) else [])]
+        for part, table in self.read_parts([*key, *columns], finished):
             planned = next(rows for number, rows in plan if number == part)
-            if not table["uri"].equals(planned["uri"]):
+            if not same_rows(table, planned):
                 raise RunError(
                     f"{self.part_uri(part)} has {table.num_rows} rows that are not its "
                     f"{planned.num_rows} images: it was changed by another program; delete it and "

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from monkeyray.box_rows import count_unused, make_rows, match
 from monkeyray.bundle import Bundle, load_bundle
 from monkeyray.child import Work
 from monkeyray.cluster import (
@@ -24,6 +25,7 @@ from monkeyray.cluster import (
 from monkeyray.config import ScoreConfig, parse_top_k
 from monkeyray.config_files import HIDDEN_NAME, write_options
 from monkeyray.decode import Limits, decode
+from monkeyray.detections import parse_detections, read_detections
 from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.images import list_images
@@ -42,7 +44,8 @@ _TRIAL_IMAGES = 64
 
 @dataclass(frozen=True)
 class Summary:
-    """What a scoring did. `scored`: images of this call; `already`: images found finished."""
+    """What a scoring did. `scored`: images of this call; `already`: images found finished; `boxes`:
+    whether these are boxes, by detections."""
 
     uri: str
     statuses: Counter[str]
@@ -53,6 +56,7 @@ class Summary:
     scored: int
     already: int
     seconds: float
+    boxes: bool = False
 
     @property
     def images(self) -> int:
@@ -60,13 +64,15 @@ class Summary:
         return self.statuses.total()
 
     def to_json(self) -> dict[str, Any]:
-        """For --summary-json: `predictions`, where they are; `images`, the rows in them, of which
-        `scored_now` were made by this call and `already_there` before; rows by `statuses`,
-        `labels` and `decisions`; `seconds` and `images_per_second`, with start-up, null where
-        none was scored; `notes`, counts by sentences for people."""
+        """For --summary-json: `predictions`, where they are; `images`, the rows in them (where
+        `boxes` is true, one a box or an image without one), of which `scored_now` were made by
+        this call and `already_there` before; rows by `statuses`, `labels` and `decisions`;
+        `seconds` and `images_per_second`, with start-up, null where none was scored; `notes`,
+        counts by sentences for people."""
         return {
             "predictions": self.uri,
             "images": self.images,
+            "boxes": self.boxes,
             "scored_now": self.scored,
             "already_there": self.already,
             "statuses": dict(self.statuses),
@@ -79,10 +85,12 @@ class Summary:
 
     def __str__(self) -> str:
         lines = [f"{self.images} images, one row each"]
+        if self.boxes:
+            lines = [f"{self.images} rows, one a box or an image without one"]
         if self.already:
             lines[0] += f"; {self.already} were there, {self.scored} scored now"
         lines += [f"  {count:>9} {status}" for status, count in self.statuses.most_common()]
-        lines += ["labels of the images that are ok"]
+        lines += [f"labels of the {'boxes' if self.boxes else 'images'} that are ok"]
         for label, count in self.labels.most_common():
             name = self.names.get(label, label)
             lines.append(f"  {count:>9} {label}" + (f" ({name})" if name != label else ""))
@@ -142,22 +150,29 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     start = time.monotonic()
     reporter = Reporter(config.store.quiet)
     storage = config.store.storage()
-    for option in ("images", "model", "predictions"):
+    for option in ("images", "model", "predictions", "detections"):
         check_relative(option, getattr(config, option))
-        storage.check_reachable(normalise(getattr(config, option)))
+        if getattr(config, option) is not None:
+            storage.check_reachable(normalise(getattr(config, option)))
     uri = normalise(config.predictions)
     bundle = load_bundle(config.model, storage, config.model_id)
     options = _options(config, bundle)
+    if note := bundle.unlike(config.box_padding if config.detections else None):
+        reporter.say(note)
     storage.check_writable(uri)
+    detections = read_detections(config.detections, storage) if config.detections else None
     if config.dry_run:
-        listing, _ = _list(config, storage)
+        listing, _ = _list(config, storage, detections)
         with connected(config.store.ray_address, config.store.debug):
             return _try(config, bundle, options, listing, _workers(config, storage, uri))
     with hold(uri, storage, reporter.say) as lease:
-        identity = _identity(config, bundle, options)
+        identity = _identity(config, bundle, options, detections)
         found = None if config.overwrite else open_run(uri, storage, identity)
         # Before Ray starts, in case there is nothing to score.
-        listed = _list(config, storage) if found is None or config.update else None
+        listed = None
+        if found is None or config.update:
+            listed = _list(config, storage, detections)
+        del detections  # it may be a gigabyte
         with connected(config.store.ray_address, config.store.debug):
             workers = _workers(config, storage, uri)
             run = _open(config, lease, uri, identity, found, listed, workers)
@@ -175,6 +190,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         scored,
         run.rows - scored,
         time.monotonic() - start,
+        boxes=config.detections is not None,
     )
 
 
@@ -262,7 +278,7 @@ def _work(config: ScoreConfig, bundle: Bundle, options: ScoreOptions, storage: S
         size=bundle.network(views).size,
         limits=options.limits,
         batch_size=max(1, config.batch_size // len(views)),
-        decode=functools.partial(decode, views=views),
+        decode=functools.partial(decode, views=views, padding=config.box_padding),
     )
 
 
@@ -279,9 +295,17 @@ def _options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
     )
 
 
-def _identity(config: ScoreConfig, bundle: Bundle, options: ScoreOptions) -> dict[str, Any]:
+def _identity(
+    config: ScoreConfig, bundle: Bundle, options: ScoreOptions, detections: tuple[bytes, str] | None
+) -> dict[str, Any]:
     """All that decides the rows: what a run must have in common with one it goes on with."""
+    boxes = detections and {
+        "sha256": detections[1],
+        "threshold": config.detection_threshold,
+        "padding": config.box_padding,
+    }
     return {
+        "detections": boxes,
         "schema_version": SCHEMA_VERSION,
         "model_id": bundle.model_id,
         "base": bundle.model["weights"]["base"],
@@ -300,8 +324,10 @@ def _identity(config: ScoreConfig, bundle: Bundle, options: ScoreOptions) -> dic
     }
 
 
-def _list(config: ScoreConfig, storage: Storage) -> tuple[Listing, dict[str, Any]]:
-    """The images to score, each URI once, and what was seen on the way."""
+def _list(
+    config: ScoreConfig, storage: Storage, detections: tuple[bytes, str] | None
+) -> tuple[Listing, dict[str, Any]]:
+    """The images to score, each URI once, or its boxes, and what was seen on the way."""
     skipped: Counter[str] = Counter()
     images = list_images(config.images, storage, skipped, config.include, config.exclude)
     listing = collect(images, config.limit)
@@ -316,12 +342,20 @@ def _list(config: ScoreConfig, storage: Storage) -> tuple[Listing, dict[str, Any
             "that ends in .csv or .parquet"
         )
     check_columns(listing.schema)
-    return listing, {
+    notes = {
         "files skipped, side-cars by their name": skipped["side-car"],
         "files skipped, hidden": skipped["hidden"],
         "images left out by --include and --exclude": skipped["excluded"],
         "rows with a URI that was listed before": listing.repeated,
     }
+    if detections is None:
+        return listing, notes
+    assert config.detections is not None
+    found = parse_detections(normalise(config.detections), detections[0])
+    matched = match(found, listing, config.images)
+    threshold = config.detection_threshold
+    threshold = found.threshold if threshold is None else threshold
+    return make_rows(matched, listing, threshold), notes | count_unused(matched, threshold)
 
 
 def _try(

@@ -18,6 +18,7 @@ import pyarrow as pa
 import monkeyray
 from monkeyray.assess import Assessment, assess, judge_on_validation
 from monkeyray.backbones import BACKBONES, load_weights
+from monkeyray.boxes import has_boxes
 from monkeyray.bundle import Bundle, describe, save_bundle
 from monkeyray.cluster import (
     check_relative,
@@ -40,6 +41,7 @@ from monkeyray.finetune import FineTuneLearner, check_fine_tune
 from monkeyray.fingerprints import thumbnails
 from monkeyray.fit import CachedSource, FitConfig, Source
 from monkeyray.head import TopLearner, scale_logits
+from monkeyray.labelled_boxes import NO_BOX, NOT_LISTED
 from monkeyray.lease import Lease, hold
 from monkeyray.live import FeatureSource, PixelSource
 from monkeyray.progress import Reporter
@@ -84,7 +86,8 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
     reporter = Reporter(config.store.quiet)
     storage = config.store.storage()
     uri = normalise(config.model)
-    for option in ("images", "model", "test", "features", "label_names", "weights"):
+    options = ("images", "model", "test", "features", "label_names", "weights", "detections")
+    for option in options:
         if option != "weights" or config.weights not in ("imagenet", "none"):
             check_relative(option.replace("_", "-"), getattr(config, option))
             if getattr(config, option) is not None:
@@ -101,6 +104,9 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
     if config.fine_tune is not None:
         check_fine_tune(network, config.fine_tune)
     reporter.say(f"{images.num_rows} images of {len(set(images['label'].to_pylist()))} labels")
+    for why in (NO_BOX, NOT_LISTED):
+        if skipped[why]:
+            reporter.say(f"{skipped[why]} images {why} are left out")
     # One training at a time goes on from the checkpoints below a model's place, and publishes.
     with hold(uri, storage, reporter.say) as lease, tracking:
         start = time.monotonic()
@@ -149,7 +155,8 @@ def _embed(
 ) -> Features:
     gpu = job.config.gpu and embed
     engine = choose_engine(job.config.engine, "float32", gpu)
-    cache = FeatureCache(place, job.storage, network, embed, engine)
+    padding = job.config.box_padding if job.config.detections else None
+    cache = FeatureCache(place, job.storage, network, embed, engine, padding)
     with job.reporter.bar("embedding images" if embed else "reading images") as bar:
         return cache.get(
             images,
@@ -280,7 +287,12 @@ def _run_fine_tuning(job: _Job, network: Network, data: Dataset, layers: str) ->
 
 def _pixels(job: _Job, network: Network, data: Dataset) -> PixelSource:
     seed = job.config.seed if job.config.augment else None
-    return PixelSource(data.uris, network.size, network.views, job.storage, seed)
+    boxes = None
+    if has_boxes(data.images.column_names):
+        boxes = np.array(data.images["detection_bbox"].to_pylist(), np.float32)
+    return PixelSource(
+        data.uris, network.size, network.views, job.storage, seed, boxes, job.config.box_padding
+    )
 
 
 def _identity(job: _Job, network: Network, data: Dataset) -> dict[str, Any]:
@@ -297,6 +309,7 @@ def _identity(job: _Job, network: Network, data: Dataset) -> dict[str, Any]:
         "live": config.live,
         "augment": config.augment,
         "folds": config.folds,
+        **({"boxes": data.data["boxes"]} if config.detections else {}),
     }
 
 
@@ -377,7 +390,8 @@ def _source_name(weights: str) -> str:
 def _recorded(config: TrainConfig) -> dict[str, Any]:
     """The options that made the model, without places and how it was printed."""
     places = (
-        "images", "model", "test", "corrections", "label_names", "features", "weights", "store",
+        "images", "model", "test", "corrections", "detections", "label_names", "features",
+        "weights", "store",
     )  # fmt: skip
     tracking = ("tensorboard", "mlflow", "mlflow_experiment")
     return {key: value for key, value in asdict(config).items() if key not in (*places, *tracking)}

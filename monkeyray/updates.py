@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from monkeyray.plans import Flags, Keys, Listing, find, string_keys
+from monkeyray.plans import Flags, Keys, Listing, find, row_keys, string_keys
 from monkeyray.runs import MAY_PASS, Run
 
 #: Of what was scored, what tells whether it has changed or failed.
@@ -57,7 +57,7 @@ class Changes:
             self.retried += int(again.sum())
         if self._listed is None:
             return plan, np.flatnonzero(again).tolist()
-        now = find(string_keys(plan["uri"]), self._listed.listing.keys)
+        now = find(row_keys(plan), self._listed.listing.keys)
         there = now >= 0
         if held is None:
             known = _version_keys(plan["size_bytes"], plan["version"])
@@ -80,7 +80,7 @@ class Changes:
 
 def new_rows(run: Run, listing: Listing) -> Flags:
     """Which listed images are not in the plan of a run."""
-    keys = [string_keys(table["uri"]) for _, table in run.plan.read_all()]
+    keys = [row_keys(table) for _, table in run.plan.read_all()]
     return find(listing.keys, np.concatenate(keys)) < 0
 
 

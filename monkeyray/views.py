@@ -16,7 +16,7 @@ class View:
     squareness: float
     mirrored: bool = False
 
-    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+    def box(self, width: float, height: float) -> tuple[float, float, float, float]:
         """Left, top, right and bottom of the crop in pixels of an image of that size.
 
         >>> View(0.5).box(400, 100)

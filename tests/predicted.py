@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from monkeyray.boxes import BOX_FIELDS
 from monkeyray.lease import hold
 from monkeyray.plans import collect
 from monkeyray.predictions import prediction_schema
@@ -26,6 +27,18 @@ def scored(uri: str, *scores: tuple[str, float], **rest: Any) -> dict[str, Any]:
     return {"uri": uri, "label": label, "score": score, "top_k": listed, **rest}
 
 
+def box(
+    number: int | None, category: str | None, conf: float | None = None, *bbox: float
+) -> dict[str, Any]:
+    """What a row of a run with detections says of its box."""
+    return {
+        "detection": number,
+        "detection_category": category,
+        "detection_conf": conf,
+        "detection_bbox": list(bbox) or None,
+    }
+
+
 def predict(
     place: Path | str,
     rows: Sequence[Mapping[str, Any]],
@@ -37,31 +50,35 @@ def predict(
     extra: Mapping[str, pa.DataType] | None = None,
     **identity: Any,
 ) -> None:
-    """Publish rows as a finished run, or without its end: then the last part is not there.
+    """Publish rows as a finished run, or without its end: then the last part is not there. Rows
+    that say of which box they are make it a run with detections.
 
     `extra`: columns that a later version adds, null here.
     """
     storage = storage or Storage()
     names = [row["uri"] for row in rows]
-    plan = {
+    plan: dict[str, Any] = {
         "uri": pa.array(names, pa.string()),
         "size_bytes": pa.array([3] * len(names), pa.int64()),
         "version": pa.array(["1"] * len(names), pa.string()),
     }
+    if any("detection_category" in row for row in rows):
+        identity.setdefault("detections", {"sha256": "0", "threshold": 0.2, "padding": 0.1})
+        plan |= {name: pa.array([row.get(name) for row in rows], t) for name, t in BOX_FIELDS}
     listing = collect([pa.table(plan)])
     assert listing is not None
     with hold(str(place), storage, print) as lease:
         cut = list(sizes or [len(names)])
         whole = {"images": images, "threshold": None, **identity}
         run = create_run(str(place), lease, whole, listing, cut)
-        by_uri = {row["uri"]: row for row in rows}
+        following = iter(rows)
         for part in range(len(cut) if finish else len(cut) - 1):
             planned = run.plan.read(part)
             schema = prediction_schema(planned.schema)
             for name, kind in (extra or {}).items():
                 schema = schema.insert(4, pa.field(name, kind))
             default = {"status": "ok", "size_bytes": 3, "model_id": MODEL_ID, "predicted_at": AT}
-            made = [{**default, **by_uri[uri]} for uri in planned["uri"].to_pylist()]
+            made = [{**default, **next(following)} for _ in range(planned.num_rows)]
             run.publish(part, planned, pa.Table.from_pylist(made, schema=schema), lease)
         if finish:
             run.finish(lease, count=("label",))

@@ -47,9 +47,9 @@ def check(results: Any) -> None:
             x, y, width, height = detection["bbox"]
             assert 0 <= x <= x + width <= 1
             assert 0 <= y <= y + height <= 1
-            scores = [score for _, score in detection["classifications"]]
+            scores = [score for _, score in detection.get("classifications", [])]
             assert scores == sorted(scores, reverse=True)
-            for number, score in detection["classifications"]:
+            for number, score in detection.get("classifications", []):
                 assert number in results["classification_categories"]
                 assert 0 <= score <= 1
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hostile import encode
 from PIL import Image
-from predicted import predict, scored
+from predicted import box, predict, scored
 
 from monkeyray.cli import main
 from monkeyray.config import ReviewConfig, StoreConfig
@@ -71,6 +74,37 @@ def test_a_page(place: Path) -> None:
     assert page.count("data:image/jpeg;base64,") == 4
     assert chosen(place) == []
     assert "5 of 5 images to look at" in str(done)
+
+
+def test_of_boxes_the_surest_is_shown(place: Path, tmp_path: Path) -> None:
+    path = tmp_path / "images" / "herd.png"
+    canvas = Image.new("RGB", (400, 200), (255, 255, 255))
+    canvas.paste((255, 0, 0), (0, 0, 100, 200))
+    canvas.save(path)
+    rows = [
+        scored(str(path), ("fox", 0.6), ("owl", 0.4), **box(0, "animal", 0.5, 0.5, 0, 0.5, 1)),
+        scored(str(path), ("owl", 0.7), ("fox", 0.3), **box(1, "animal", 0.75, 0, 0, 0.25, 1)),
+        {"uri": str(path), "status": "person", **box(2, "person", 0.9, 0.5, 0, 0.5, 1)},
+        {"uri": "/x/p.jpg", "status": "person", **box(0, "person", 0.9, 0, 0, 1, 1)},
+        {"uri": "/x/gone.jpg", "status": "missing", **box(0, "animal", 0.9, 0, 0, 1, 1)},
+    ]  # fmt: skip
+    for number, row in enumerate(rows):
+        row["sha256"] = f"{number:064x}"
+    predict(
+        tmp_path / "boxes", rows, images="/x", sizes=[1, 4],
+        detections={"sha256": "0", "threshold": 0.2, "padding": 0.0},
+    )  # fmt: skip
+    done = run(place, predictions=str(tmp_path / "boxes"), select="uncertain", count=1)
+    # People are no card, and what cannot be read is.
+    assert (done.images, done.shown, done.selected) == (3, 2, 1)
+    assert "the surest is shown" in str(done)
+    page = (place / "review.html").read_text()
+    assert re.findall(r'data-label="(\w*)"', page) == ["owl", ""]
+    (data,) = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        # The crop is a square about the box, which is half as wide as it is high.
+        assert picture.size[0] == picture.size[1]
+        assert np.asarray(picture)[10, 10, 1:].max() < 60
 
 
 def test_uncertain_ones(place: Path) -> None:

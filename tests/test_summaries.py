@@ -57,7 +57,7 @@ def test_an_export_and_bursts(place: Path, capfd: pytest.CaptureFixture[str]) ->
     assert (found["command"], found["monkeyray"]) == ("export", monkeyray.__version__)
     assert found["result"] == {
         "output": str(table), "images": 2, "kinds": {"animal": 1, "not classified": 1},
-        "left_out": {}, "notes": [],
+        "boxes": False, "left_out": {}, "notes": [],
     }  # fmt: skip
 
     # The options beside it make the same again.

@@ -6,7 +6,16 @@ import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from monkeyray.config.shared import SELDOM, Place, StoreConfig, check_engine, flag, require
+from monkeyray.config.shared import (
+    PADDING,
+    SELDOM,
+    Place,
+    StoreConfig,
+    check_detections,
+    check_engine,
+    flag,
+    require,
+)
 from monkeyray.errors import ConfigError
 from monkeyray.uris import join, normalise
 from monkeyray.views import COUNTS
@@ -18,6 +27,7 @@ class ScoreConfig:
 
     GROUPS: ClassVar = {
         "Places": ("images", "model", "predictions", "include", "exclude", "limit"),
+        "Boxes": ("detections", "detection_threshold", "box_padding"),
         "What a row says": ("top_k", "threshold", "views", "embeddings"),
         "Going on and starting anew": ("update", "retry_failed", "overwrite", "dry_run"),
         "Machines": ("workers", "gpu", "engine", "precision", "rows_per_file"),
@@ -49,6 +59,17 @@ class ScoreConfig:
 
     exclude: tuple[str, ...] = ()
     """Leave out what one of these globs matches."""
+
+    detections: Place | None = None
+    """MegaDetector's results (JSON) for these images: the crop of each box of an animal is scored,
+    a row a box; people, vehicles and blanks get a row that says so and no label."""
+
+    detection_threshold: float | None = None
+    """Confidence from which a box of --detections counts, 0 to 1. Default: what the file gives as
+    typical_detection_threshold, else 0.2."""
+
+    box_padding: float = PADDING
+    """What is seen around a box, on each side, as a share of its longer side."""
 
     views: int | None = None
     """Over how many views of an image scores are averaged. Default: as the model was trained; fewer
@@ -117,12 +138,14 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         predictions = normalise(self.predictions)
-        for name in ("images", "model"):
-            if join(normalise(getattr(self, name)), "").startswith(join(predictions, "")):
+        for name in ("images", "model", "detections"):
+            place = getattr(self, name)
+            if place is not None and join(normalise(place), "").startswith(join(predictions, "")):
                 raise ConfigError(
                     f"--{name} {getattr(self, name)} is in --predictions {self.predictions}, where "
                     "files are written and deleted: give --predictions a place of its own"
                 )
+        check_detections(self.detections, self.detection_threshold, self.box_padding)
         parse_top_k(self.top_k, 1)
         check_engine(self.engine)
         precisions = ("float32", "mixed")

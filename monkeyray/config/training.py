@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, fields
 from typing import Annotated, ClassVar
 
 from monkeyray.config.shared import (
+    PADDING,
     SELDOM,
     IsPlace,
     Place,
     StoreConfig,
+    check_detections,
     check_engine,
     check_seed,
     flag,
@@ -28,7 +30,8 @@ class TrainConfig:
 
     GROUPS: ClassVar = {
         "Images and model": (
-            "images", "model", "test", "corrections", "label_names", "features", "limit",
+            "images", "model", "test", "corrections", "detections", "label_names", "features",
+            "limit",
         ),
         "Network": ("backbone", "crop", "views", "head"),
         "Training": ("epochs", "learning_rate", "class_weights", "seed", "live", "augment"),
@@ -37,8 +40,9 @@ class TrainConfig:
         "Machines": ("workers", "embed_workers", "gpu"),
         "Watching": ("tensorboard", "mlflow"),
         SELDOM: (
-            "weights", "l2", "batch_size", "patience", "validation_share", "test_share", "top_seed",
-            "engine", "checkpoint_seconds", "mlflow_experiment",
+            "detection_threshold", "box_padding", "weights", "l2", "batch_size", "patience",
+            "validation_share", "test_share", "top_seed", "engine", "checkpoint_seconds",
+            "mlflow_experiment",
         ),
     }  # fmt: skip
 
@@ -55,6 +59,17 @@ class TrainConfig:
     corrections: tuple[Place, ...] = ()
     """Labelled images in the form of --images, as review exports them: their labels count before
     those of --images and --test, the last one's before all, and further images are added."""
+
+    detections: Place | None = None
+    """MegaDetector's results (JSON) for these images, to train on crops as `score --detections`
+    scores them: of each image that of its surest animal. Images without one are left out."""
+
+    detection_threshold: float | None = None
+    """Confidence from which a box of --detections counts, 0 to 1. Default: what the file gives as
+    typical_detection_threshold, else 0.2."""
+
+    box_padding: float = PADDING
+    """What is seen around a box, on each side, as a share of its longer side."""
 
     label_names: Place | None = None
     """Table (CSV or Parquet) with the names of the labels, shown beside them. Its columns are label
@@ -183,6 +198,7 @@ class TrainConfig:
                 f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}"
             )
         parse_head(self.head)
+        check_detections(self.detections, self.detection_threshold, self.box_padding)
         check_engine(self.engine)
         require(self.crop in CROPS, "crop", repr(self.crop), f"one of {', '.join(CROPS)}")
         require(self.views in COUNTS, "views", self.views, f"one of {', '.join(map(str, COUNTS))}")
