@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import re
@@ -148,6 +149,16 @@ def named_weights(model: Any) -> Weights:
         path = "/".join(steady.get(part, part) for part in variable.path.split("/"))
         weights[f"{index:04d}/{path}"] = np.asarray(variable)
     return weights
+
+
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 over a network's weights, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        array = np.ascontiguousarray(weights[key])
+        digest.update(f"{key} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def parse_fine_tune(spec: str) -> FineTune:

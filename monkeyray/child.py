@@ -10,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import mmap
 import os
 import pickle
 import signal
+import struct
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -71,6 +74,53 @@ class ChildDiedError(Exception):
         self.how = how
 
 
+class OpenImage:
+    """Which image a child has open, and since when: memory that it shares with its worker.
+
+    A message for each image would wake the worker as often, and take from the cores what they
+    compute with.
+    """
+
+    #: The position in the plan (-1: none) and the seconds of the system's monotonic clock.
+    _FORMAT = struct.Struct("=qd")
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, self._FORMAT.size)
+
+    @classmethod
+    def create(cls) -> OpenImage:
+        """New memory, with no image open."""
+        with tempfile.TemporaryFile() as file:
+            file.write(cls._FORMAT.pack(-1, 0.0))
+            file.flush()
+            return cls(os.dup(file.fileno()))
+
+    def set(self, position: int | None) -> None:
+        """Say which image is opened now; None where the last one is closed."""
+        what = -1 if position is None else position
+        self._FORMAT.pack_into(self._memory, 0, what, time.monotonic())
+
+    def position(self) -> int | None:
+        """The image that is open, None where there is none."""
+        position: int = self._FORMAT.unpack_from(self._memory)[0]
+        return None if position < 0 else position
+
+    def longer_than(self, seconds: float) -> bool:
+        """Whether the same image has been open for longer."""
+        position, since = seen = self._FORMAT.unpack_from(self._memory)
+        if position < 0 or time.monotonic() - since <= seconds:
+            return False
+        # It may have been read while it was being written, and only half of it be new.
+        time.sleep(0.01)
+        return bool(self._FORMAT.unpack_from(self._memory) == seen)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._memory.close()
+        os.close(self.descriptor)
+
+
 class Child:
     """A child process, seen from its worker."""
 
@@ -81,21 +131,28 @@ class Child:
 
         self._timeout_seconds = timeout_seconds
         self._pipe, far = multiprocessing.Pipe()
+        self._image = OpenImage.create()
         paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
         # From a thread that stays, because the child ends with the thread that started it.
         self._process = (
             _starter()
             .submit(
                 subprocess.Popen,
-                [sys.executable, "-m", "monkeyray.child", str(far.fileno()), str(os.getpid())],
-                pass_fds=[far.fileno()],
+                [
+                    sys.executable,
+                    "-m",
+                    "monkeyray.child",
+                    str(far.fileno()),
+                    str(self._image.descriptor),
+                    str(os.getpid()),
+                ],
+                pass_fds=[far.fileno(), self._image.descriptor],
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
             )
             .result()
         )
         far.close()
-        self._opened: int | None = None
         with contextlib.suppress(OSError):  # it died at once, which `_receive` will see
             self._pipe.send_bytes(work)
 
@@ -126,16 +183,13 @@ class Child:
         return outcome  # type: ignore[no-any-return]
 
     def _ask(self, request: tuple[Any, ...]) -> Iterator[Any]:
-        self._opened = None
         try:
             self._pipe.send(request)
         except OSError:
             raise self._died(hung=False) from None
         while True:
             kind, value = self._receive()
-            if kind == "opening":
-                self._opened = value
-            elif kind == "error":
+            if kind == "error":
                 raise value
             elif kind == "end":
                 return
@@ -144,10 +198,10 @@ class Child:
 
     def _receive(self) -> Any:
         # Only an open image is timed: the store has its own patience, and the network none needed.
-        wait = None if self._opened is None else self._timeout_seconds
         try:
-            if not self._pipe.poll(wait):
-                raise self._died(hung=True)
+            while not self._pipe.poll(min(1.0, self._timeout_seconds / 4)):
+                if self._image.longer_than(self._timeout_seconds):
+                    raise self._died(hung=True)
             return self._pipe.recv()
         except (EOFError, OSError):  # closed, or broken off within a message
             raise self._died(hung=False) from None
@@ -163,13 +217,14 @@ class Child:
         if code < 0:
             names = {number.value: number.name for number in signal.Signals}
             how = f"signal {-code} ({names.get(-code, 'unknown')})"
-        return ChildDiedError(self._opened, hung, how)
+        return ChildDiedError(self._image.position(), hung, how)
 
     def close(self) -> None:
         """End the process and give its resources back."""
         self._process.kill()
         self._process.wait()
         self._pipe.close()
+        self._image.close()
 
 
 @functools.cache
@@ -286,7 +341,7 @@ def _no_mapper() -> Mapper:
 # -- inside the child --------------------------------------------------------------------------
 
 
-def main(descriptor: int, parent: int) -> None:
+def main(descriptor: int, memory: int, parent: int) -> None:
     """Serve one worker until it closes the pipe or is gone."""
     _die_with(parent)
     # Where memory runs out, this process is the one to go, and not its worker.
@@ -299,7 +354,7 @@ def main(descriptor: int, parent: int) -> None:
     pipe = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         work: Work = pipe.recv()
-        server = _Server(pipe, work)
+        server = _Server(pipe, work, OpenImage(memory))
         server.prepare()
         while True:
             request = pipe.recv()
@@ -316,8 +371,9 @@ def main(descriptor: int, parent: int) -> None:
 
 
 class _Server:
-    def __init__(self, pipe: Connection, work: Work) -> None:
+    def __init__(self, pipe: Connection, work: Work, opened: OpenImage) -> None:
         self._pipe = pipe
+        self._opened = opened
         self._work = work
         self._mapper: Mapper | None = None
         self._refusals = Refusals(work.storage, work.limits.max_refused)
@@ -329,6 +385,7 @@ class _Server:
             self._mapper = self._work.make_mapper()
 
     def serve(self, kind: str, *arguments: Any) -> None:
+        self._opened.set(None)
         if kind == "run":
             self._run(*arguments)
         else:
@@ -348,7 +405,7 @@ class _Server:
             self._mapper = work.make_mapper()
 
         def decode(batch: Batch) -> Any:
-            return batch.decode(work.size, work.limits, work.decode, outcomes, self._opening)
+            return batch.decode(work.size, work.limits, work.decode, outcomes, self._opened.set)
 
         for batch in batches(
             plan,
@@ -366,13 +423,10 @@ class _Server:
         item = fetch(work.storage, uri, None, work.limits)
         outcome: Decoded | DecodeError | None = None
         if item.data is not None:
-            self._opening(0)
+            self._opened.set(0)
             outcome = attempt(work.decode, item.data, work.size, work.limits, how)
-            self._opening(None)
+            self._opened.set(None)
         self._pipe.send(("outcome", outcome))
-
-    def _opening(self, position: int | None) -> None:
-        self._pipe.send(("opening", position))
 
 
 def _die_with(parent: int) -> None:
@@ -388,4 +442,4 @@ if __name__ == "__main__":
     # Under its own name, so that what is pickled here is found there.
     from monkeyray import child
 
-    child.main(int(sys.argv[1]), int(sys.argv[2]))
+    child.main(*map(int, sys.argv[1:]))

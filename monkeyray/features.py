@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from monkeyray.backbones import Weights
+from monkeyray.backbones import weights_hash
 from monkeyray.batches import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
 from monkeyray.child import Work
@@ -218,18 +218,6 @@ class FeatureCache:
                 workers=workers,
                 progress=lambda rows: progress(todo.num_rows, rows),
             )
-
-
-def weights_hash(weights: Weights) -> str:
-    """SHA-256 over a network's weights, as 64 hexadecimal digits."""
-    import hashlib
-
-    digest = hashlib.sha256()
-    for key in sorted(weights):
-        array = np.ascontiguousarray(weights[key])
-        digest.update(f"{key} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def unusable(features: Features) -> Counter[str]:

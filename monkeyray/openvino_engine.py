@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from monkeyray.backbones import BACKBONES, build_base, import_keras
+from monkeyray.backbones import BACKBONES, build_base, import_keras, weights_hash
 from monkeyray.engine import Floats, Network, TensorFlowEngine
 from monkeyray.errors import ConfigError
+from monkeyray.graph_cache import cached_graph
 from monkeyray.head import build_top
 from monkeyray.progress import hushed
+
+#: Goes up when what is built below becomes another graph.
+_GRAPH_VERSION = 1
 
 #: How OpenVINO calls the precisions. Left alone it takes bfloat16 wherever the CPU has it.
 _PRECISIONS = {"float32": "f32", "mixed": "bf16"}
@@ -64,17 +71,38 @@ class OpenVinoEngine:
 
 
 def _model(network: Network, core: Any) -> Any:
-    """The openvino.Model of a network.
+    """The openvino.Model of a network, from the cache of graphs where it is there."""
+    import openvino
 
-    Keras builds it itself where it runs on OpenVINO, which needs no TensorFlow; in a process where
-    it runs on TensorFlow already, the graph of that is converted.
-    """
+    # Where Keras runs on TensorFlow already it cannot build the graph, which is converted then.
+    converted = "keras" in sys.modules and import_keras().backend.backend() == "tensorflow"
+    key = {
+        "openvino": openvino.__version__,
+        "keras": importlib.metadata.version("keras"),
+        "monkeyray": _GRAPH_VERSION,
+        "converted": converted,
+        "backbone": network.backbone,
+        "views": len(network.views),
+        "base": weights_hash(network.base),
+        "top": network.top and [network.head, network.labels, weights_hash(network.top)],
+    }
+
+    def build() -> tuple[bytes, bytes]:
+        with tempfile.TemporaryDirectory() as folder, hushed():
+            file = Path(folder) / "model.xml"
+            if converted:
+                model = openvino.convert_model(TensorFlowEngine(network).graph())
+                openvino.save_model(model, file, compress_to_fp16=False)
+            else:
+                _export(network, file)
+            return file.read_bytes(), file.with_suffix(".bin").read_bytes()
+
+    return core.read_model(*cached_graph(json.dumps(key), build))
+
+
+def _export(network: Network, file: Path) -> None:
+    """Write a network as OpenVINO's files, by Keras on OpenVINO, which needs no TensorFlow."""
     keras = import_keras("openvino")
-    if keras.backend.backend() == "tensorflow":
-        import openvino
-
-        with hushed():
-            return openvino.convert_model(TensorFlowEngine(network).graph())
     backbone = BACKBONES[network.backbone]
     # As OpenVINO computes: else every layer comes with two transpositions, at a third of the speed.
     keras.config.set_image_data_format("channels_first")
@@ -88,11 +116,7 @@ def _model(network: Network, core: Any) -> Any:
     if network.top is not None:
         top = build_top(backbone.width, network.head, network.labels, network.top)
         outputs.append(top(ops.mean(outputs[0], axis=1), training=False))
-    with tempfile.TemporaryDirectory() as folder, hushed():
-        file = Path(folder) / "model.xml"
-        keras.Model(pixels, outputs).export(str(file), format="openvino", verbose=False)
-        # From bytes, because a file would be mapped and has to stay.
-        return core.read_model(file.read_bytes(), file.with_suffix(".bin").read_bytes())
+    keras.Model(pixels, outputs).export(str(file), format="openvino", verbose=False)
 
 
 def _reshaped(base: Any) -> Any:

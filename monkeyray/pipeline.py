@@ -12,6 +12,7 @@ import contextlib
 import os
 import pickle
 import threading
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -34,6 +35,9 @@ from monkeyray.runs import Run
 
 #: How often a worker may die and be started again.
 _MAX_RESTARTS = 20
+
+#: How often a worker tells how far it is.
+_TELL_SECONDS = 1.0
 
 
 #: A part's number and plan to the part's rows, in tables that follow each other.
@@ -114,10 +118,14 @@ class PartWorker:
                 raise
 
     def _open(self, part: int, plan: pa.Table) -> pa.Table:
-        tables = []
+        tables, told, untold = [], time.monotonic(), Counter[str]()
         for table in self._rows(part, plan):
             tables.append(table)
-            self._tally.add.remote(dict(Counter(table["status"].to_pylist())))
+            untold.update(table["status"].to_pylist())
+            if time.monotonic() - told >= _TELL_SECONDS:
+                self._tally.add.remote(dict(untold))
+                told, untold = time.monotonic(), Counter()
+        self._tally.add.remote(dict(untold))
         return pa.concat_tables(tables)
 
 

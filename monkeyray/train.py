@@ -17,7 +17,7 @@ import pyarrow as pa
 
 import monkeyray
 from monkeyray.assess import Assessment, assess, judge_on_validation
-from monkeyray.backbones import BACKBONES, load_weights
+from monkeyray.backbones import BACKBONES, load_weights, weights_hash
 from monkeyray.boxes import has_boxes
 from monkeyray.bundle import Bundle, describe, save_bundle
 from monkeyray.cluster import (
@@ -35,7 +35,7 @@ from monkeyray.decode import Limits
 from monkeyray.engine import Network
 from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
-from monkeyray.features import FeatureCache, Features, unusable, weights_hash
+from monkeyray.features import FeatureCache, Features, unusable
 from monkeyray.findings import find, to_json, with_pictures
 from monkeyray.finetune import FineTuneLearner, check_fine_tune
 from monkeyray.fingerprints import thumbnails

@@ -19,7 +19,7 @@ import pytest
 import ray.cloudpickle
 
 from monkeyray.batches import IMAGE_FIELDS, Batch
-from monkeyray.child import Watched, Work
+from monkeyray.child import OpenImage, Watched, Work
 from monkeyray.decode import Decoded, Limits
 from monkeyray.errors import ClusterError, DecodeError, StorageError
 from monkeyray.storage import Storage
@@ -236,3 +236,18 @@ def test_a_long_run_of_missing_images_stops_the_job(
     tmp_path.rename(tmp_path.with_name("away"))
     with pytest.raises(StorageError, match=r"could be read before, is missing now"):
         list(watched.run(plan))
+
+
+def test_the_open_image_is_seen_from_both_sides() -> None:
+    ours = OpenImage.create()
+    theirs = OpenImage(os.dup(ours.descriptor))
+    assert ours.position() is None
+    assert not ours.longer_than(-1.0)
+    theirs.set(7)
+    assert ours.position() == 7
+    assert ours.longer_than(-1.0)
+    assert not ours.longer_than(60.0)
+    theirs.set(None)
+    assert ours.position() is None
+    ours.close()
+    theirs.close()

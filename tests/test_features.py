@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.backbones import weights_hash
 from monkeyray.engine import Network
-from monkeyray.features import FeatureCache, _find, weights_hash
+from monkeyray.features import FeatureCache, _find
 from monkeyray.storage import Storage
 
 STORAGE = Storage()

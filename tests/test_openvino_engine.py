@@ -25,8 +25,16 @@ network, pixels, out = pickle.load(open(sys.argv[1], "rb"))
 engine = OpenVinoEngine(network)
 import keras
 assert keras.backend.backend() == "openvino"
+from monkeyray import openvino_engine
+del openvino_engine._export
+engine = OpenVinoEngine(network)  # from the cache
 pickle.dump([engine(pixels), engine(pixels[1:2])], open(out, "wb"))
 """
+
+
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="module")
