@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.images import list_images
 from monkeyray.lease import Lease, hold
-from monkeyray.pipeline import Job, run_parts
+from monkeyray.pipeline import SPENT, Job, run_parts
 from monkeyray.plans import Listing, collect, cut
 from monkeyray.predictions import SCHEMA_VERSION, ScoreOptions, Scorer, check_columns
 from monkeyray.progress import Reporter
@@ -45,7 +45,7 @@ _TRIAL_IMAGES = 64
 @dataclass(frozen=True)
 class Summary:
     """What a scoring did. `scored`: images of this call; `already`: images found finished; `boxes`:
-    whether these are boxes, by detections."""
+    whether these are boxes, by detections; `spent`: the workers' nanoseconds, by pipeline.SPENT."""
 
     uri: str
     statuses: Counter[str]
@@ -57,6 +57,7 @@ class Summary:
     already: int
     seconds: float
     boxes: bool = False
+    spent: Counter[str] = field(default_factory=Counter)
 
     @property
     def images(self) -> int:
@@ -67,8 +68,9 @@ class Summary:
         """For --summary-json: `predictions`, where they are; `images`, the rows in them (where
         `boxes` is true, one a box or an image without one), of which `scored_now` were made by
         this call and `already_there` before; rows by `statuses`, `labels` and `decisions`;
-        `seconds` and `images_per_second`, with start-up, null where none was scored; `notes`,
-        counts by sentences for people."""
+        `seconds` and `images_per_second`, with start-up, null where none was scored;
+        `worker_seconds`, what those went into, of all workers: fetch, decode, compute, write;
+        `notes`, counts by sentences for people."""
         return {
             "predictions": self.uri,
             "images": self.images,
@@ -80,6 +82,7 @@ class Summary:
             "decisions": dict(self.decisions),
             "seconds": self.seconds,
             "images_per_second": self.scored / self.seconds if self.scored else None,
+            "worker_seconds": {name: self.spent[name] / 1e9 for name in SPENT},
             "notes": self.notes,
         }
 
@@ -104,6 +107,12 @@ class Summary:
             lines.append(
                 f"{self.scored / self.seconds:.1f} images/s over {self.seconds:.0f} s, "
                 "start-up included"
+            )
+        if self.spent.total():
+            shares = {name: self.spent[name] / self.spent.total() for name in SPENT}
+            lines.append(
+                "the workers' time: {fetch:.0%} waiting for images, {decode:.0%} decoding, "
+                "{compute:.0%} in the network, {write:.0%} writing".format(**shares)
             )
         return "\n".join([*lines, f"predictions in {self.uri}"])
 
@@ -178,7 +187,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
             run = _open(config, lease, uri, identity, found, listed, workers)
             write_options(uri, config, storage, HIDDEN_NAME)
             options = replace(options, not_before=run.redo.since if run.redo else None)
-            scored = _score_parts(config, bundle, options, run, lease, workers, reporter)
+            scored, spent = _score_parts(config, bundle, options, run, lease, workers, reporter)
         totals = run.finish(lease, count=("label", "decision"))
     return Summary(
         uri,
@@ -191,6 +200,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         run.rows - scored,
         time.monotonic() - start,
         boxes=config.detections is not None,
+        spent=spent,
     )
 
 
@@ -253,12 +263,13 @@ def _score_parts(
     lease: Lease,
     workers: int,
     reporter: Reporter,
-) -> int:
-    """Make the files and rows that are not there; returns how many images that took."""
+) -> tuple[int, Counter[str]]:
+    """Make the files and rows that are not there; returns how many images that took, and what the
+    workers' time went into."""
     pending = run.pending()
     todo = sum(pending.values())
     if not pending:
-        return 0
+        return 0, Counter()
     if todo < run.rows:
         reporter.say(f"going on: {run.rows - todo} of {run.rows} images are done")
     lease.check()
@@ -266,8 +277,10 @@ def _score_parts(
     wait_for_workers(min(workers, len(pending)), config.gpu, reporter.say)
     job = Job(run, lease, _work(config, bundle, options, run.storage), config.gpu)
     with reporter.bar("scoring") as bar:
-        run_parts(job, list(pending), workers=workers, progress=lambda rows: bar(todo, rows))
-    return todo
+        spent = run_parts(
+            job, list(pending), workers=workers, progress=lambda rows: bar(todo, rows)
+        )
+    return todo, spent
 
 
 def _work(config: ScoreConfig, bundle: Bundle, options: ScoreOptions, storage: Storage) -> Work:
