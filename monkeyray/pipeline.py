@@ -9,7 +9,6 @@ a part at most.
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import threading
 import time
@@ -50,7 +49,7 @@ Maker = Callable[[int, pa.Table], Iterator[pa.Table]]
 
 @dataclass(frozen=True)
 class Job:
-    """What an actor needs to work on a run's parts, with a GPU or without.
+    """What an actor needs to work on a run's parts. `gpu`: its share of a GPU, 0 for none.
 
     `work`: what its child does with images; or, where none is opened, what makes the rows in the
     actor itself.
@@ -59,7 +58,7 @@ class Job:
     run: Run
     lease: Lease
     work: Work | Maker
-    gpu: bool = False
+    gpu: float = 0.0
 
 
 class PartWorker:
@@ -76,8 +75,7 @@ class PartWorker:
         self._tally = tally
         work = self._job.work
         if isinstance(work, Work):
-            threads = os.cpu_count() or 1 if self._job.gpu else 1
-            images = Watched(work, worker_environment(threads), ray.cloudpickle.dumps)
+            images = Watched(work, worker_environment(), ray.cloudpickle.dumps)
             self._rows: Maker = lambda part, plan: images.run(plan)
             self._spent: Callable[[], Counter[str]] = images.spent
         else:
@@ -162,15 +160,17 @@ class Tally:
         return dict(self._rows)
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """Environment of a child that computes in `threads` threads, set before TensorFlow loads."""
+def worker_environment() -> dict[str, str]:
+    """Environment of a child, which computes in one thread, set before TensorFlow loads."""
     return {
         "TF_ENABLE_ONEDNN_OPTS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "GLOG_minloglevel": "2",
-        "OMP_NUM_THREADS": str(threads),
-        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "OMP_NUM_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
+        # Several may share a GPU, and the first would take all of its memory.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         # A retracing warning tells a user nothing.
         "PYTHONWARNINGS": "ignore",
     }
@@ -208,7 +208,7 @@ def run_parts(
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             # Less than a core each, so that Ray Data's own tasks always find room.
             num_cpus=0.5,
-            num_gpus=1 if job.gpu else 0,
+            num_gpus=job.gpu,
             # Ray's default is without end, and a worker that cannot live would come back for ever.
             max_restarts=_MAX_RESTARTS,
         )

@@ -15,9 +15,10 @@ from monkeyray.box_rows import count_unused, make_rows, match
 from monkeyray.bundle import Bundle, load_bundle
 from monkeyray.child import Work
 from monkeyray.cluster import (
+    Crew,
     check_relative,
     check_shared,
-    choose_workers,
+    choose_crew,
     connected,
     quiet_data,
     wait_for_workers,
@@ -173,7 +174,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     if config.dry_run:
         listing, _ = _list(config, storage, detections)
         with connected(config.store.ray_address, config.store.debug):
-            return _try(config, bundle, options, listing, _workers(config, storage, uri))
+            return _try(config, bundle, options, listing, _crew(config, storage, uri))
     with hold(uri, storage, reporter.say) as lease:
         identity = _identity(config, bundle, options, detections)
         found = None if config.overwrite else open_run(uri, storage, identity)
@@ -183,11 +184,11 @@ def score(config: ScoreConfig) -> Summary | Estimate:
             listed = _list(config, storage, detections)
         del detections  # it may be a gigabyte
         with connected(config.store.ray_address, config.store.debug):
-            workers = _workers(config, storage, uri)
-            run = _open(config, lease, uri, identity, found, listed, workers)
+            crew = _crew(config, storage, uri)
+            run = _open(config, lease, uri, identity, found, listed, crew.workers)
             write_options(uri, config, storage, HIDDEN_NAME)
             options = replace(options, not_before=run.redo.since if run.redo else None)
-            scored, spent = _score_parts(config, bundle, options, run, lease, workers, reporter)
+            scored, spent = _score_parts(config, bundle, options, run, lease, crew, reporter)
         totals = run.finish(lease, count=("label", "decision"))
     return Summary(
         uri,
@@ -204,11 +205,11 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     )
 
 
-def _workers(config: ScoreConfig, storage: Storage, uri: str) -> int:
+def _crew(config: ScoreConfig, storage: Storage, uri: str) -> Crew:
     quiet_data()
-    workers = choose_workers("workers", config.workers, config.gpu)
+    crew = choose_crew("workers", config.workers, config.gpu)
     check_shared(storage, {"images": normalise(config.images)}, {"predictions": uri})
-    return workers
+    return crew
 
 
 def _open(
@@ -261,7 +262,7 @@ def _score_parts(
     options: ScoreOptions,
     run: Run,
     lease: Lease,
-    workers: int,
+    crew: Crew,
     reporter: Reporter,
 ) -> tuple[int, Counter[str]]:
     """Make the files and rows that are not there; returns how many images that took, and what the
@@ -274,11 +275,11 @@ def _score_parts(
         reporter.say(f"going on: {run.rows - todo} of {run.rows} images are done")
     lease.check()
     run.storage.delete(join(run.uri, "_SUCCESS"))
-    wait_for_workers(min(workers, len(pending)), config.gpu, reporter.say)
-    job = Job(run, lease, _work(config, bundle, options, run.storage), config.gpu)
+    wait_for_workers(min(crew.workers, len(pending)), crew.gpu, reporter.say)
+    job = Job(run, lease, _work(config, bundle, options, run.storage), crew.gpu)
     with reporter.bar("scoring") as bar:
         spent = run_parts(
-            job, list(pending), workers=workers, progress=lambda rows: bar(todo, rows)
+            job, list(pending), workers=crew.workers, progress=lambda rows: bar(todo, rows)
         )
     return todo, spent
 
@@ -372,7 +373,7 @@ def _list(
 
 
 def _try(
-    config: ScoreConfig, bundle: Bundle, options: ScoreOptions, listing: Listing, workers: int
+    config: ScoreConfig, bundle: Bundle, options: ScoreOptions, listing: Listing, crew: Crew
 ) -> Estimate:
     """Score a sample into a place that is thrown away, and estimate the time for all."""
     chosen = np.zeros(listing.rows, bool)
@@ -386,7 +387,7 @@ def _try(
     try:
         with hold(place, storage, lambda line: None) as lease:
             run = create_run(place, lease, {}, sample, sizes, ending="trial")
-            job = Job(run, lease, _work(config, bundle, options, storage), config.gpu)
+            job = Job(run, lease, _work(config, bundle, options, storage), crew.gpu)
             run_parts(job, list(range(len(sizes))), workers=1, progress=lambda rows: None)
             tables = [table for _, table in run.read_parts(["status", "predicted_at"])]
     finally:
@@ -395,5 +396,5 @@ def _try(
     ends = [pc.max(table["predicted_at"]).as_py() for table in tables if table.num_rows]
     seconds = (ends[-1] - ends[0]).total_seconds() if len(ends) > 1 else None
     tried = Counter(status for table in tables for status in table["status"].to_pylist())
-    rate = sizes[-1] / seconds * workers if seconds else None
-    return Estimate(listing.rows, tried, rate, workers)
+    rate = sizes[-1] / seconds * crew.workers if seconds else None
+    return Estimate(listing.rows, tried, rate, crew.workers)
