@@ -204,7 +204,8 @@ def run_parts(
         done = data.map_batches(
             PartWorker,
             fn_constructor_args=(ray.put(job), tally),
-            batch_size=None,
+            # A part at a time; a number, because Ray wants one where there are GPUs.
+            batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             # Less than a core each, so that Ray Data's own tasks always find room.
             num_cpus=0.5,
