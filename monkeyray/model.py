@@ -21,7 +21,7 @@ from monkeyray.config.shared import check_engine, require
 from monkeyray.decode import Decoded, Limits, decode
 from monkeyray.engines import choose_engine
 from monkeyray.errors import ConfigError, DecodeError
-from monkeyray.given_images import Images, OneImage, one_by_one, to_png, uri_of
+from monkeyray.given_images import Images, OneImage, one_by_one, to_file, uri_of
 from monkeyray.predictions import ScoreOptions, Scorer, prediction_schema
 from monkeyray.storage import Storage
 
@@ -128,10 +128,10 @@ class Model:
         return Fetched(b"", None)  # its outcome is known otherwise
 
     def _see(self, image: Image.Image | np.ndarray[Any, Any]) -> Decoded | DecodeError:
-        # Each at once, so that never more than one is there as a PNG, whose size is no one's fault.
+        # Each at once, so that never more than one is there as a file, whose bytes nobody gave.
         limits = replace(self._options.limits, max_bytes=sys.maxsize)
         try:
-            data = to_png(image)
+            data = to_file(image)
         except DecodeError as error:
             return error
         return attempt(self._decode, data, self._size, limits, {})
