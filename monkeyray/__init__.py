@@ -24,13 +24,6 @@ import importlib
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
-    from monkeyray.errors import MonkeyRayError
-    from monkeyray.model import Model, load_model
-    from monkeyray.score import module as score
-    from monkeyray.train import module as train
-
 try:
     __version__ = version("monkeyray")
 except PackageNotFoundError:  # came as a plain folder with `ray job submit --working-dir`
@@ -57,14 +50,21 @@ _PLACES = {
     "load_model": "model",
 }
 
-
-def __getattr__(name: str) -> Any:
-    # Late, so that `import monkeyray` and --help load nothing heavy.
-    if name in ("score", "train"):
-        return importlib.import_module(f"monkeyray.{name}")
-    if name in _PLACES:
-        return getattr(importlib.import_module(f"monkeyray.{_PLACES[name]}"), name)
-    raise AttributeError(f"module 'monkeyray' has no attribute {name!r}")
+if TYPE_CHECKING:
+    from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
+    from monkeyray.errors import MonkeyRayError
+    from monkeyray.model import Model, load_model
+    from monkeyray.score import module as score
+    from monkeyray.train import module as train
+else:
+    # Hidden from type checkers, which would take any name for one that is there.
+    def __getattr__(name: str) -> Any:
+        # Late, so that `import monkeyray` and --help load nothing heavy.
+        if name in ("score", "train"):
+            return importlib.import_module(f"monkeyray.{name}")
+        if name in _PLACES:
+            return getattr(importlib.import_module(f"monkeyray.{_PLACES[name]}"), name)
+        raise AttributeError(f"module 'monkeyray' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -7,6 +7,7 @@ same name beside it would be there or not, by the order of imports.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from types import ModuleType
@@ -36,7 +37,9 @@ class CallableModule(ModuleType, Generic[P, C, R]):
         and else what the job raises.
         """
         if not config:
-            return self._job(self._made_of(**options))
+            # Notebooks have paths, and options are texts.
+            texts = {key: _text(value) for key, value in options.items()}
+            return self._job(self._made_of(**texts))
         if len(config) > 1 or options or not isinstance(config[0], self._made_of):
             raise TypeError(
                 f"{self.__name__} takes one {self._made_of.__name__}, or its fields by keyword"
@@ -46,6 +49,10 @@ class CallableModule(ModuleType, Generic[P, C, R]):
     def __reduce__(self) -> tuple[Callable[[str], ModuleType], tuple[str]]:
         # Ray pickles functions of notebooks with the modules that they use, which it knows by type.
         return importlib.import_module, (self.__name__,)
+
+
+def _text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def callable_module(

@@ -124,7 +124,8 @@ def to_file(image: Image.Image | Array) -> bytes:
         image.load()
         tags = _tags_of(image)
         if not image.mode.startswith("I") and image.mode != "F":  # whose range the decoder knows
-            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+            mode = "RGBA" if image.has_transparency_data else "RGB"
+            image = image if image.mode == mode else image.convert(mode)
         image.save(file, "TIFF", compression="raw", tiffinfo=tags, icc_profile=None)
     except MemoryError:
         raise

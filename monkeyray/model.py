@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -138,7 +139,7 @@ class Model:
 
 
 def load_model(
-    uri: str,
+    uri: str | os.PathLike[str],
     *,
     model_id: str | None = None,
     views: int | None = None,
@@ -154,10 +155,10 @@ def load_model(
         model = monkeyray.load_model("models/first")
         model.predict(sorted(Path("photographs").rglob("*.jpg"))).to_pandas()
 
-    The options are those of ScoreConfig, where each is explained; `top_k` may be a number. On a CPU
-    it computes in one thread, with OpenVINO in as many as the environment's OMP_NUM_THREADS says.
-    Unlike a job's, its decoder runs in this process, which an image may take down that is made to.
-    Keras, where it is needed, runs on TensorFlow.
+    The options are those of ScoreConfig, where each is explained; `top_k` may be a number. OpenVINO
+    computes in one thread, or in as many as the environment's OMP_NUM_THREADS says. Unlike a job's,
+    the decoder runs in this process, which an image that is made to can crash or keep busy. Keras
+    runs on TensorFlow.
 
     Raises BundleError where there is no such model or it is damaged, and ConfigError for options
     that cannot work, or where Keras runs on something else in this process already.
@@ -171,7 +172,7 @@ def load_model(
     )
     require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
     storage = (store or StoreConfig()).storage()
-    bundle = load_bundle(uri, storage, model_id)
+    bundle = load_bundle(os.fspath(uri), storage, model_id)
     options = ScoreOptions(
         views=bundle.choose_views(views),
         top_k=parse_top_k(top_k, len(bundle.labels)),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def test_options_or_keywords(asked: list[Any]) -> None:
     monkeyray.score(CONFIG)
     monkeyray.score(images="a", model="b", predictions="c", store=StoreConfig(quiet=True))
-    assert asked == [CONFIG, CONFIG]
+    paths: dict[str, Any] = {name: Path(getattr(CONFIG, name)) for name in ("images", "model")}
+    monkeyray.score(**paths, predictions="c", store=StoreConfig(quiet=True))
+    assert asked == [CONFIG, CONFIG, CONFIG]
     with pytest.raises(TypeError, match="unexpected keyword argument 'image'"):
         monkeyray.score(image="a")  # type: ignore[call-overload]
     for arguments, options in (
@@ -36,8 +39,8 @@ def test_options_or_keywords(asked: list[Any]) -> None:
         (("a",), {}),
     ):
         with pytest.raises(TypeError, match=r"monkeyray\.score takes one ScoreConfig, or its"):
-            monkeyray.score(*arguments, **options)  # type: ignore[call-overload]
-    assert len(asked) == 2
+            monkeyray.score(*arguments, **options)
+    assert len(asked) == 3
 
 
 @pytest.mark.parametrize("name", ["score", "train"])

@@ -125,7 +125,7 @@ def test_images_are_drawn_a_batch_at_a_time(model: Model, monkeypatch: pytest.Mo
 
 def test_a_model_is_loaded_as_asked(trained: Trained, rows: list[dict[str, Any]]) -> None:
     model = load_model(
-        trained.uri, model_id=trained.model["model_id"][:8], top_k="all", threshold=0.0
+        Path(trained.uri), model_id=trained.model["model_id"][:8], top_k="all", threshold=0.0
     )
     assert (model.labels, model.model_id) == (["n0", "n5", "n9"], trained.model["model_id"])
     assert repr(model) == f"<Model {model.model_id[:12]}: n0, n5, n9>"
