@@ -24,6 +24,7 @@ from monkeyray.engines import choose_engine
 from monkeyray.errors import ConfigError, DecodeError
 from monkeyray.given_images import Images, OneImage, one_by_one, to_file, uri_of
 from monkeyray.predictions import ScoreOptions, Scorer, prediction_schema
+from monkeyray.progress import Reporter
 from monkeyray.storage import Storage
 
 _PLAN = pa.schema([("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())])
@@ -84,8 +85,8 @@ class Model:
         bytes is decoded at a reduced scale as in training; so above twice the network's input size
         their scores can differ a little.
 
-        Raises InputError for what is no image by its type, and StorageError where the store cannot
-        be used.
+        Raises InputError for what is no image by its type, ConfigError for a malformed URI, and
+        StorageError where the store cannot be used.
         """
         require(batch_size >= 1, "batch-size", batch_size, "1 or more")
         names = [*_COLUMNS, *(["embedding"] if embeddings else [])]
@@ -158,7 +159,7 @@ def load_model(
     The options are those of ScoreConfig, where each is explained; `top_k` may be a number. OpenVINO
     computes in one thread, or in as many as the environment's OMP_NUM_THREADS says. Unlike a job's,
     the decoder runs in this process, which an image that is made to can crash or keep busy. Keras
-    runs on TensorFlow.
+    runs on TensorFlow. A model that was trained on crops of boxes says so, for it wants crops.
 
     Raises BundleError where there is no such model or it is damaged, and ConfigError for options
     that cannot work, or where Keras runs on something else in this process already.
@@ -171,8 +172,11 @@ def load_model(
         precision in precisions, "precision", repr(precision), f"one of {', '.join(precisions)}"
     )
     require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
-    storage = (store or StoreConfig()).storage()
+    store = store or StoreConfig()
+    storage = store.storage()
     bundle = load_bundle(os.fspath(uri), storage, model_id)
+    if note := bundle.unlike(None):
+        Reporter(store.quiet).say(note)
     options = ScoreOptions(
         views=bundle.choose_views(views),
         top_k=parse_top_k(top_k, len(bundle.labels)),

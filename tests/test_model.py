@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 import monkeyray.model
+from monkeyray.bundle import Bundle
 from monkeyray.errors import BundleError, ConfigError, InputError
 from monkeyray.model import Model, load_model
 from monkeyray.trained import Trained
@@ -123,7 +124,13 @@ def test_images_are_drawn_a_batch_at_a_time(model: Model, monkeypatch: pytest.Mo
     assert (nothing.num_rows, nothing.schema.field("embedding").type.list_size) == (0, 1024)
 
 
-def test_a_model_is_loaded_as_asked(trained: Trained, rows: list[dict[str, Any]]) -> None:
+def test_a_model_is_loaded_as_asked(
+    trained: Trained,
+    rows: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Bundle, "unlike", lambda self, padding: f"trained with {padding}")
     model = load_model(
         Path(trained.uri), model_id=trained.model["model_id"][:8], top_k="all", threshold=0.0
     )
@@ -131,6 +138,7 @@ def test_a_model_is_loaded_as_asked(trained: Trained, rows: list[dict[str, Any]]
     assert repr(model) == f"<Model {model.model_id[:12]}: n0, n5, n9>"
     (row,) = model.predict(rows[5]["uri"]).to_pylist()
     assert (len(row["top_k"]), row["decision"]) == (3, "accepted")
+    assert "trained with None" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
