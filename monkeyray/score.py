@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from monkeyray.box_rows import count_unused, make_rows, match
 from monkeyray.bundle import Bundle, load_bundle
+from monkeyray.callable_module import callable_module
 from monkeyray.child import Work
 from monkeyray.cluster import (
     Crew,
@@ -398,3 +399,7 @@ def _try(
     tried = Counter(status for table in tables for status in table["status"].to_pylist())
     rate = sizes[-1] / seconds * crew.workers if seconds else None
     return Estimate(listing.rows, tried, rate, crew.workers)
+
+
+#: This module, which can be called: `monkeyray.score`.
+module = callable_module(__name__, ScoreConfig, score)

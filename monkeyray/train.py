@@ -20,6 +20,7 @@ from monkeyray.assess import Assessment, assess, judge_on_validation
 from monkeyray.backbones import BACKBONES, load_weights, weights_hash
 from monkeyray.boxes import has_boxes
 from monkeyray.bundle import Bundle, describe, save_bundle
+from monkeyray.callable_module import callable_module
 from monkeyray.cluster import (
     Crew,
     check_relative,
@@ -415,3 +416,7 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+#: This module, which can be called: `monkeyray.train`.
+module = callable_module(__name__, TrainConfig, train)

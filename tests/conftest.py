@@ -65,33 +65,29 @@ def ray_session() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Trained:
     """A model of the three species, trained once for all tests that need one."""
-    from monkeyray.config import StoreConfig, TrainConfig
-    from monkeyray.train import train
+    import monkeyray
 
     model = tmp_path_factory.mktemp("model") / "first"
-    config = TrainConfig(images=str(few), model=str(model), store=StoreConfig(quiet=True))
-    return train(config)
+    quiet = monkeyray.StoreConfig(quiet=True)
+    return monkeyray.train(images=str(few), model=str(model), store=quiet)
 
 
 @pytest.fixture(scope="session")
 def embedded(few: Path, trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Predictions with embeddings of the three species and of two broken files, 2 rows a file."""
-    from monkeyray.config import ScoreConfig, StoreConfig
-    from monkeyray.score import score
+    import monkeyray
 
     folder = tmp_path_factory.mktemp("embedded")
     shutil.copytree(few, folder / "images")
     (folder / "images" / "n0" / "a.jpg").write_bytes(b"")
     (folder / "images" / "n5" / "page.jpg").write_bytes(b"<!doctype html><p>404")
-    score(
-        ScoreConfig(
-            images=str(folder / "images"),
-            model=trained.uri,
-            predictions=str(folder / "predictions"),
-            embeddings=True,
-            rows_per_file=2,
-            store=StoreConfig(quiet=True),
-        )
+    monkeyray.score(
+        images=str(folder / "images"),
+        model=trained.uri,
+        predictions=str(folder / "predictions"),
+        embeddings=True,
+        rows_per_file=2,
+        store=monkeyray.StoreConfig(quiet=True),
     )
     return folder / "predictions"
 

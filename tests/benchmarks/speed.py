@@ -95,7 +95,7 @@ def served(folder: Path, work: Path) -> Iterator[tuple[str, str, dict[str, int]]
     with start_weed(work) as (storage, server):
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                storage.write(f"s3://photos/{path.relative_to(folder)}", path.read_bytes())
+                storage.write(f"s3://photos/images/{path.relative_to(folder)}", path.read_bytes())
         proxy = subprocess.Popen(
             [sys.executable, str(HERE.parent / "faulty.py"), str(storage.s3_endpoint),
              str(LATENCY_SECONDS)],
@@ -183,8 +183,8 @@ def measure(
             out.mkdir()
             places = ["--images", str(folder), "--model", model, "--out", str(out)]
             if "--s3-endpoint" in options:
-                places[1] = "s3://photos"
-                places += ["--place", f"s3://predictions/{round_}-{len(options[1])}-{time.time()}"]
+                places[1] = "s3://photos/images"
+                places += ["--place", f"s3://photos/out/{round_}-{len(options[1])}-{time.time()}"]
             if contender == "monkeyray":
                 # A plan of its own place: the folder must be new or hold a run.
                 out.rmdir()
