@@ -55,6 +55,19 @@ class StubScorer(Scorer):
         self._model_id = "0" * 64
         self._options = options
         self._engine = self._answer
+        self._judge = self._rate  # type: ignore[assignment]
+
+    def _rate(self, features: np.ndarray[Any, Any], scores: Any) -> dict[str, list[Any]]:
+        first = scores.argmax(axis=1)
+        best = scores.max(axis=1).tolist()
+        labels = self._labels[first].tolist()
+        return {
+            "label": labels,
+            "score": best,
+            "decision": [None] * len(first),
+            "ood_score": [0.0] * len(first),
+            "top_k": [[{"label": a, "score": b}] for a, b in zip(labels, best, strict=True)],
+        }
 
     def _answer(self, pixels: np.ndarray[Any, Any]) -> tuple[Any, Any]:
         mean = pixels.reshape(len(pixels), -1, 3).mean(axis=(1, 2), dtype=np.float32)
