@@ -52,8 +52,8 @@ _SEEN = "seen"
 
 #: No file of a bundle is larger; the largest base has 100 MB.
 _MOST_BYTES = 2**30
-#: Nor is model.json, whose matrices of confusion take 64 MB for 2,000 labels; parsed it is many times
-#: as large.
+#: Nor is model.json, whose matrices of confusion take 64 MB for 2,000 labels; parsed it is many
+#: times as large.
 _MOST_MODEL_BYTES = 2**28
 
 _REPORT, _METRICS = "report.html", "metrics.json"

@@ -173,7 +173,7 @@ class Run:
     def _is_replaced(self) -> bool:
         try:
             stored = json.loads(self.storage.read(join(self.uri, "_run.json")).data)
-        except (MissingError, ValueError):
+        except (MissingError, ValueError, RecursionError):
             return True
         return bool(stored.get("run_id") != self.run_id)
 
@@ -345,7 +345,7 @@ def read_run(uri: str, storage: Storage, remedy: str) -> Run | None:
         identity = dict(stored["identity"])
         run = Run(uri, storage, stored["run_id"], identity, plan, stored["notes"], redo)
         return replace(run, version=blob.version)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(
             f"{uri}/_run.json is damaged or of another version of MonkeyRay: {remedy}"
         ) from error

@@ -65,7 +65,7 @@ def test_content_that_would_fail_later(
 def test_numbers_that_are_infinite_to_the_network(tmp_path: Path) -> None:
     top = ARRAYS["top"] | {BIAS: np.array([0, 1e300])}
     save_bundle(str(tmp_path / "m"), STORAGE, make(changed={"top": top}), "", "{}")
-    with pytest.raises(BundleError, match="its top has numbers in .* not finite"):
+    with pytest.raises(BundleError, match=r"its top has numbers in .* not finite"):
         load(tmp_path / "m")
 
 
