@@ -20,7 +20,7 @@ from monkeyray.config.shared import flag
 from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.options import Option, options_of
 from monkeyray.storage import Storage
-from monkeyray.uris import is_local, join, local_uri, masked_anywhere, normalise
+from monkeyray.uris import has_secret, is_local, join, local_uri, masked_anywhere, normalise
 
 #: The name beside other results; in a folder of predictions a name that readers of data sets skip.
 NAME, HIDDEN_NAME = "config.toml", "_config.toml"
@@ -242,7 +242,7 @@ def _to_toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, tuple):
         return f"[{', '.join(map(_to_toml, value))}]"
-    if masked_anywhere(value) != value:
+    if has_secret(value):
         raise ValueError("it carries a secret")
     try:
         value.encode()
