@@ -23,7 +23,7 @@ from monkeyray.uris import normalise
 #: Weights in the order of keras.Model.get_weights(), each under "index/path of the variable".
 Weights = Mapping[str, np.ndarray[Any, Any]]
 
-#: No file of weights is larger; the largest base has 100 MB, and with its optimiser three times that.
+#: No file of weights is larger; the largest base has 100 MB, thrice that with its optimiser.
 _MOST_BYTES = 2**30
 
 

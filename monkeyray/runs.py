@@ -45,6 +45,8 @@ MAY_PASS = ("missing", "forbidden", "crashed", "timeout")
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 _PART = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.(parquet|trial)")
+#: Of a run and of a plan: parts of paths, of which an update deletes some.
+_NAME = re.compile(r"[0-9a-f]{8}")
 #: What is ours in a place, but the lease.
 _OURS = re.compile(
     r"_SUCCESS|_run\.json|_config\.toml|_plan/.*|\.trial-.*|\..*\.tmp|" + _PART.pattern, re.DOTALL
@@ -340,6 +342,8 @@ def read_run(uri: str, storage: Storage, remedy: str) -> Run | None:
         return None
     try:
         stored = json.loads(blob.data)
+        if not all(_NAME.fullmatch(stored[key]) for key in ("run_id", "plan")):
+            raise ValueError("a name that leads elsewhere")
         redo = stored["redo"]
         if redo is not None:
             rows = {int(part): rows for part, rows in redo["rows"].items()}
