@@ -21,10 +21,12 @@ _PATH = r"(?!file:/(?:[^/]|//))"
 _NONE_HERE = rf"{_PATH}(?!abfss?:)"
 _WHOLE_USER = re.compile(rf"(?i)^{_NONE_HERE}([a-z][a-z0-9+.\-]+:/+)[^/]*@")
 _USER = re.compile(rf"(?i)\b{_NONE_HERE}([a-z][a-z0-9+.\-]+:/+)[^/\s]*@")
-#: A user with a password that may have slashes, and no port; S3's access points have colons too.
+#: A user with a password that may have slashes. Elsewhere than in buckets it may be a host with its
+#: port, and S3's access points have colons in their names.
 _PASSWORD = re.compile(
-    rf"(?i)\b{_PATH}([a-z][a-z0-9+.\-]+:/+)"
-    r"(?!arn:)[^/\s:@]*:(?!\d{1,5}(?:[/\s'\",;)\]]|$))\S*@"
+    rf"(?i)\b{_PATH}((?:s3[an]?|gs|gcs|az|abfss?):/+"
+    r"|[a-z][a-z0-9+.\-]+:/+(?![^/\s:@]*:\d{1,5}(?:[/\s'\",;)\]]|$)))"
+    r"(?!arn:)[^/\s:@]*:\S*@"
 )
 #: Parameters that let in whoever has the URL: of presigned ones of S3 and Google, of Azure's SAS.
 _PARAMETER = re.compile(
