@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -153,6 +154,8 @@ class Child:
             .result()
         )
         far.close()
+        #: Nanoseconds that it has spent, by what on: fetch, decode and compute.
+        self.spent: Counter[str] = Counter()
         with contextlib.suppress(OSError):  # it died at once, which `_receive` will see
             self._pipe.send_bytes(work)
 
@@ -191,6 +194,8 @@ class Child:
             kind, value = self._receive()
             if kind == "error":
                 raise value
+            elif kind == "spent":
+                self.spent.update(value)
             elif kind == "end":
                 return
             else:
@@ -251,10 +256,16 @@ class Watched:
         self._timeout_seconds = work.limits.decode_seconds
         self._environment = dict(environment)
         self._readable: str | None = None
+        self._before: Counter[str] = Counter()
         self._child = self._start()
 
     def _start(self) -> Child:
         return Child(self._work, self._timeout_seconds, self._environment)
+
+    def spent(self) -> Counter[str]:
+        """Nanoseconds that children have spent since the start: waiting for images (`fetch`), on
+        decoding them (`decode`), and on the network and the rows (`compute`)."""
+        return self._before + self._child.spent
 
     def run(self, plan: pa.Table) -> Iterator[pa.Table]:
         """Tables of all rows of a plan in order, whatever happens to the child on the way.
@@ -290,6 +301,7 @@ class Watched:
                             outcomes[position] = found
                             if isinstance(found, DecodeError):
                                 deaths = 0  # that one is explained
+                self._before += self._child.spent
                 self._child.close()
                 self._child = self._start()
                 # The new one has not seen what the old one had no proof of yet.
@@ -404,8 +416,19 @@ class _Server:
         if self._mapper is None:
             self._mapper = work.make_mapper()
 
+        spent = Counter[str]()
+        clock = time.perf_counter_ns()
+
+        def lap(what: str) -> None:
+            nonlocal clock
+            spent[what] += time.perf_counter_ns() - clock
+            clock = time.perf_counter_ns()
+
         def decode(batch: Batch) -> Any:
-            return batch.decode(work.size, work.limits, work.decode, outcomes, self._opened.set)
+            lap("compute")
+            decoded = batch.decode(work.size, work.limits, work.decode, outcomes, self._opened.set)
+            lap("decode")
+            return decoded
 
         for batch in batches(
             plan,
@@ -416,7 +439,12 @@ class _Server:
             refusals=self._refusals,
             start=start,
         ):
-            self._pipe.send(("table", self._mapper(batch, decode)))
+            lap("fetch")
+            table = self._mapper(batch, decode)
+            lap("compute")
+            self._pipe.send(("spent", dict(spent)))
+            spent.clear()
+            self._pipe.send(("table", table))
 
     def _open(self, uri: str, how: Mapping[str, Any]) -> None:
         work = self._work

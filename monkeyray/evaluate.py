@@ -23,7 +23,7 @@ from monkeyray.bundle import Bundle, load_bundle, load_seen
 from monkeyray.cluster import (
     check_relative,
     check_shared,
-    choose_workers,
+    choose_crew,
     connected,
     quiet_data,
     wait_for_workers,
@@ -230,14 +230,14 @@ def _embed(
     engine = choose_engine(config.engine, "float32", config.gpu)
     with connected(config.store.ray_address, config.store.debug):
         quiet_data()
-        workers = choose_workers("workers", config.workers, config.gpu)
+        crew = choose_crew("workers", config.workers, config.gpu)
         check_shared(storage, {"images": normalise(config.images)}, {"features": place})
         with reporter.bar("embedding images") as bar:
             return FeatureCache(place, storage, network, engine=engine).get(
                 images,
                 limits=Limits(),
-                workers=workers,
-                gpu=config.gpu,
+                workers=crew.workers,
+                gpu=crew.gpu,
                 progress=bar,
-                before=functools.partial(wait_for_workers, gpu=config.gpu, say=reporter.say),
+                before=functools.partial(wait_for_workers, gpu=crew.gpu, say=reporter.say),
             )

@@ -126,7 +126,7 @@ class FeatureCache:
         *,
         limits: Limits,
         workers: int,
-        gpu: bool,
+        gpu: float,
         progress: Callable[[int, dict[str, int]], None],
         before: Callable[[int], None] = lambda workers: None,
     ) -> Features:
@@ -187,7 +187,7 @@ class FeatureCache:
         todo: pa.Table,
         limits: Limits,
         workers: int,
-        gpu: bool,
+        gpu: float,
         progress: Callable[[int, dict[str, int]], None],
     ) -> None:
         passes = {

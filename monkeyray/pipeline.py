@@ -9,7 +9,6 @@ a part at most.
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import threading
 import time
@@ -36,6 +35,10 @@ from monkeyray.runs import Run
 #: How often a worker may die and be started again.
 _MAX_RESTARTS = 20
 
+#: What the time of workers goes into: waiting for images, decoding them, the network and its rows,
+#: and files.
+SPENT = ("fetch", "decode", "compute", "write")
+
 #: How often a worker tells how far it is.
 _TELL_SECONDS = 1.0
 
@@ -46,7 +49,7 @@ Maker = Callable[[int, pa.Table], Iterator[pa.Table]]
 
 @dataclass(frozen=True)
 class Job:
-    """What an actor needs to work on a run's parts, with a GPU or without.
+    """What an actor needs to work on a run's parts. `gpu`: its share of a GPU, 0 for none.
 
     `work`: what its child does with images; or, where none is opened, what makes the rows in the
     actor itself.
@@ -55,7 +58,7 @@ class Job:
     run: Run
     lease: Lease
     work: Work | Maker
-    gpu: bool = False
+    gpu: float = 0.0
 
 
 class PartWorker:
@@ -72,22 +75,33 @@ class PartWorker:
         self._tally = tally
         work = self._job.work
         if isinstance(work, Work):
-            threads = os.cpu_count() or 1 if self._job.gpu else 1
-            images = Watched(work, worker_environment(threads), ray.cloudpickle.dumps)
+            images = Watched(work, worker_environment(), ray.cloudpickle.dumps)
             self._rows: Maker = lambda part, plan: images.run(plan)
+            self._spent: Callable[[], Counter[str]] = images.spent
         else:
             self._rows = work
+            self._spent = Counter
 
     def __call__(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Make the parts. What went wrong comes back as a pickled MonkeyRayError, because Ray Data
         drops the cause of an exception."""
-        error = b""
+        error, before, start = b"", self._spent(), time.perf_counter_ns()
+        self._making = 0
         try:
             for part in parts["part"]:
                 self._make(int(part))
         except MonkeyRayError as problem:
             error = pickle.dumps(problem)
-        return {"part": parts["part"], "error": [error] * len(parts["part"])}
+        spent = self._spent()
+        spent.subtract(before)
+        # All but the rows themselves: the plan read, the file written, the lease looked at.
+        spent["write"] = time.perf_counter_ns() - start - self._making
+        count = len(parts["part"])
+        return {
+            "part": parts["part"],
+            "error": [error] * count,
+            **{name: [spent[name] // count] * count for name in SPENT},
+        }
 
     def _make(self, part: int) -> None:
         run, lease = self._job.run, self._job.lease
@@ -118,6 +132,7 @@ class PartWorker:
                 raise
 
     def _open(self, part: int, plan: pa.Table) -> pa.Table:
+        start = time.perf_counter_ns()
         tables, told, untold = [], time.monotonic(), Counter[str]()
         for table in self._rows(part, plan):
             tables.append(table)
@@ -126,6 +141,7 @@ class PartWorker:
                 self._tally.add.remote(dict(untold))
                 told, untold = time.monotonic(), Counter()
         self._tally.add.remote(dict(untold))
+        self._making += time.perf_counter_ns() - start
         return pa.concat_tables(tables)
 
 
@@ -144,15 +160,17 @@ class Tally:
         return dict(self._rows)
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """Environment of a child that computes in `threads` threads, set before TensorFlow loads."""
+def worker_environment() -> dict[str, str]:
+    """Environment of a child, which computes in one thread, set before TensorFlow loads."""
     return {
         "TF_ENABLE_ONEDNN_OPTS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "GLOG_minloglevel": "2",
-        "OMP_NUM_THREADS": str(threads),
-        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "OMP_NUM_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
+        # Several may share a GPU, and the first would take all of its memory.
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
         # A retracing warning tells a user nothing.
         "PYTHONWARNINGS": "ignore",
     }
@@ -164,17 +182,19 @@ def run_parts(
     *,
     workers: int,
     progress: Callable[[dict[str, int]], None],
-) -> None:
+) -> Counter[str]:
     """Make the given parts of a run on a pool of Ray Data actors.
 
-    `progress` is called with the rows by status now and then. Raises a MonkeyRayError for a fault
-    that stopped the job; what is finished by then stays.
+    `progress` is called with the rows by status now and then. Returns the nanoseconds that workers
+    have spent, by SPENT. Raises a MonkeyRayError for a fault that stopped the job; what is finished
+    by then stays.
     """
     import ray
     import ray.data
 
+    spent = Counter[str]()
     if not parts:
-        return
+        return spent
     workers = min(workers, len(parts))
     tally = ray.remote(num_cpus=0, max_restarts=-1)(Tally).remote()
     data = ray.data.from_arrow([pa.table({"part": [part]}) for part in parts])
@@ -184,11 +204,12 @@ def run_parts(
         done = data.map_batches(
             PartWorker,
             fn_constructor_args=(ray.put(job), tally),
-            batch_size=None,
+            # A part at a time; a number, because Ray wants one where there are GPUs.
+            batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=2),
             # Less than a core each, so that Ray Data's own tasks always find room.
             num_cpus=0.5,
-            num_gpus=1 if job.gpu else 0,
+            num_gpus=job.gpu,
             # Ray's default is without end, and a worker that cannot live would come back for ever.
             max_restarts=_MAX_RESTARTS,
         )
@@ -200,6 +221,8 @@ def run_parts(
                     if error:
                         raise pickle.loads(error)
                 finished += len(batch["part"])
+                for name in SPENT:
+                    spent[name] += int(sum(batch[name]))
         with contextlib.suppress(ray.exceptions.RayError):
             progress(ray.get(tally.rows.remote(), timeout=10))
     except ray.exceptions.RayTaskError:
@@ -215,6 +238,7 @@ def run_parts(
         raise StorageError(
             f"{finished} of {len(parts)} files were made: run the same command again"
         )
+    return spent
 
 
 @contextlib.contextmanager

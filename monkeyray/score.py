@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from monkeyray.box_rows import count_unused, make_rows, match
 from monkeyray.bundle import Bundle, load_bundle
 from monkeyray.child import Work
 from monkeyray.cluster import (
+    Crew,
     check_relative,
     check_shared,
-    choose_workers,
+    choose_crew,
     connected,
     quiet_data,
     wait_for_workers,
@@ -30,7 +31,7 @@ from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.images import list_images
 from monkeyray.lease import Lease, hold
-from monkeyray.pipeline import Job, run_parts
+from monkeyray.pipeline import SPENT, Job, run_parts
 from monkeyray.plans import Listing, collect, cut
 from monkeyray.predictions import SCHEMA_VERSION, ScoreOptions, Scorer, check_columns
 from monkeyray.progress import Reporter
@@ -45,7 +46,7 @@ _TRIAL_IMAGES = 64
 @dataclass(frozen=True)
 class Summary:
     """What a scoring did. `scored`: images of this call; `already`: images found finished; `boxes`:
-    whether these are boxes, by detections."""
+    whether these are boxes, by detections; `spent`: the workers' nanoseconds, by pipeline.SPENT."""
 
     uri: str
     statuses: Counter[str]
@@ -57,6 +58,7 @@ class Summary:
     already: int
     seconds: float
     boxes: bool = False
+    spent: Counter[str] = field(default_factory=Counter)
 
     @property
     def images(self) -> int:
@@ -67,8 +69,9 @@ class Summary:
         """For --summary-json: `predictions`, where they are; `images`, the rows in them (where
         `boxes` is true, one a box or an image without one), of which `scored_now` were made by
         this call and `already_there` before; rows by `statuses`, `labels` and `decisions`;
-        `seconds` and `images_per_second`, with start-up, null where none was scored; `notes`,
-        counts by sentences for people."""
+        `seconds` and `images_per_second`, with start-up, null where none was scored;
+        `worker_seconds`, what those went into, of all workers: fetch, decode, compute, write;
+        `notes`, counts by sentences for people."""
         return {
             "predictions": self.uri,
             "images": self.images,
@@ -80,6 +83,7 @@ class Summary:
             "decisions": dict(self.decisions),
             "seconds": self.seconds,
             "images_per_second": self.scored / self.seconds if self.scored else None,
+            "worker_seconds": {name: self.spent[name] / 1e9 for name in SPENT},
             "notes": self.notes,
         }
 
@@ -104,6 +108,12 @@ class Summary:
             lines.append(
                 f"{self.scored / self.seconds:.1f} images/s over {self.seconds:.0f} s, "
                 "start-up included"
+            )
+        if self.spent.total():
+            shares = {name: self.spent[name] / self.spent.total() for name in SPENT}
+            lines.append(
+                "the workers' time: {fetch:.0%} waiting for images, {decode:.0%} decoding, "
+                "{compute:.0%} in the network, {write:.0%} writing".format(**shares)
             )
         return "\n".join([*lines, f"predictions in {self.uri}"])
 
@@ -164,7 +174,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     if config.dry_run:
         listing, _ = _list(config, storage, detections)
         with connected(config.store.ray_address, config.store.debug):
-            return _try(config, bundle, options, listing, _workers(config, storage, uri))
+            return _try(config, bundle, options, listing, _crew(config, storage, uri))
     with hold(uri, storage, reporter.say) as lease:
         identity = _identity(config, bundle, options, detections)
         found = None if config.overwrite else open_run(uri, storage, identity)
@@ -174,11 +184,11 @@ def score(config: ScoreConfig) -> Summary | Estimate:
             listed = _list(config, storage, detections)
         del detections  # it may be a gigabyte
         with connected(config.store.ray_address, config.store.debug):
-            workers = _workers(config, storage, uri)
-            run = _open(config, lease, uri, identity, found, listed, workers)
+            crew = _crew(config, storage, uri)
+            run = _open(config, lease, uri, identity, found, listed, crew.workers)
             write_options(uri, config, storage, HIDDEN_NAME)
             options = replace(options, not_before=run.redo.since if run.redo else None)
-            scored = _score_parts(config, bundle, options, run, lease, workers, reporter)
+            scored, spent = _score_parts(config, bundle, options, run, lease, crew, reporter)
         totals = run.finish(lease, count=("label", "decision"))
     return Summary(
         uri,
@@ -191,14 +201,15 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         run.rows - scored,
         time.monotonic() - start,
         boxes=config.detections is not None,
+        spent=spent,
     )
 
 
-def _workers(config: ScoreConfig, storage: Storage, uri: str) -> int:
+def _crew(config: ScoreConfig, storage: Storage, uri: str) -> Crew:
     quiet_data()
-    workers = choose_workers("workers", config.workers, config.gpu)
+    crew = choose_crew("workers", config.workers, config.gpu)
     check_shared(storage, {"images": normalise(config.images)}, {"predictions": uri})
-    return workers
+    return crew
 
 
 def _open(
@@ -251,23 +262,26 @@ def _score_parts(
     options: ScoreOptions,
     run: Run,
     lease: Lease,
-    workers: int,
+    crew: Crew,
     reporter: Reporter,
-) -> int:
-    """Make the files and rows that are not there; returns how many images that took."""
+) -> tuple[int, Counter[str]]:
+    """Make the files and rows that are not there; returns how many images that took, and what the
+    workers' time went into."""
     pending = run.pending()
     todo = sum(pending.values())
     if not pending:
-        return 0
+        return 0, Counter()
     if todo < run.rows:
         reporter.say(f"going on: {run.rows - todo} of {run.rows} images are done")
     lease.check()
     run.storage.delete(join(run.uri, "_SUCCESS"))
-    wait_for_workers(min(workers, len(pending)), config.gpu, reporter.say)
-    job = Job(run, lease, _work(config, bundle, options, run.storage), config.gpu)
+    wait_for_workers(min(crew.workers, len(pending)), crew.gpu, reporter.say)
+    job = Job(run, lease, _work(config, bundle, options, run.storage), crew.gpu)
     with reporter.bar("scoring") as bar:
-        run_parts(job, list(pending), workers=workers, progress=lambda rows: bar(todo, rows))
-    return todo
+        spent = run_parts(
+            job, list(pending), workers=crew.workers, progress=lambda rows: bar(todo, rows)
+        )
+    return todo, spent
 
 
 def _work(config: ScoreConfig, bundle: Bundle, options: ScoreOptions, storage: Storage) -> Work:
@@ -359,7 +373,7 @@ def _list(
 
 
 def _try(
-    config: ScoreConfig, bundle: Bundle, options: ScoreOptions, listing: Listing, workers: int
+    config: ScoreConfig, bundle: Bundle, options: ScoreOptions, listing: Listing, crew: Crew
 ) -> Estimate:
     """Score a sample into a place that is thrown away, and estimate the time for all."""
     chosen = np.zeros(listing.rows, bool)
@@ -373,7 +387,7 @@ def _try(
     try:
         with hold(place, storage, lambda line: None) as lease:
             run = create_run(place, lease, {}, sample, sizes, ending="trial")
-            job = Job(run, lease, _work(config, bundle, options, storage), config.gpu)
+            job = Job(run, lease, _work(config, bundle, options, storage), crew.gpu)
             run_parts(job, list(range(len(sizes))), workers=1, progress=lambda rows: None)
             tables = [table for _, table in run.read_parts(["status", "predicted_at"])]
     finally:
@@ -382,5 +396,5 @@ def _try(
     ends = [pc.max(table["predicted_at"]).as_py() for table in tables if table.num_rows]
     seconds = (ends[-1] - ends[0]).total_seconds() if len(ends) > 1 else None
     tried = Counter(status for table in tables for status in table["status"].to_pylist())
-    rate = sizes[-1] / seconds * workers if seconds else None
-    return Estimate(listing.rows, tried, rate, workers)
+    rate = sizes[-1] / seconds * crew.workers if seconds else None
+    return Estimate(listing.rows, tried, rate, crew.workers)

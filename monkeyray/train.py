@@ -21,8 +21,10 @@ from monkeyray.backbones import BACKBONES, load_weights, weights_hash
 from monkeyray.boxes import has_boxes
 from monkeyray.bundle import Bundle, describe, save_bundle
 from monkeyray.cluster import (
+    Crew,
     check_relative,
     check_shared,
+    choose_crew,
     choose_workers,
     connected,
     quiet_data,
@@ -64,7 +66,8 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class _Job:
-    """What all steps need. `uri`: the model's place; `workers` and `embedders`: how many."""
+    """What all steps need. `uri`: the model's place; `workers`: how many that train;
+    `embedders`: those that run the frozen base."""
 
     config: TrainConfig
     storage: Storage
@@ -72,7 +75,7 @@ class _Job:
     tracking: Tracking
     uri: str
     workers: int
-    embedders: int
+    embedders: Crew
 
 
 def train(config: TrainConfig, search: Search | None = None) -> Trained:
@@ -114,7 +117,7 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
             seconds = {"ray": time.monotonic() - start}
             quiet_data()
             workers = choose_workers("workers", config.workers, config.gpu)
-            embedders = choose_workers("embed-workers", config.embed_workers, config.gpu)
+            embedders = choose_crew("embed-workers", config.embed_workers, config.gpu)
             inputs, outputs = _places(config, uri)
             check_shared(storage, inputs, outputs | tracking.places)
             job = _Job(config, storage, reporter, tracking, uri, workers, embedders)
@@ -153,15 +156,15 @@ def _read(
 def _embed(
     job: _Job, network: Network, images: pa.Table, place: str, *, embed: bool = True
 ) -> Features:
-    gpu = job.config.gpu and embed
-    engine = choose_engine(job.config.engine, "float32", gpu)
+    gpu = job.embedders.gpu if embed else 0.0
+    engine = choose_engine(job.config.engine, "float32", gpu > 0)
     padding = job.config.box_padding if job.config.detections else None
     cache = FeatureCache(place, job.storage, network, embed, engine, padding)
     with job.reporter.bar("embedding images" if embed else "reading images") as bar:
         return cache.get(
             images,
             limits=Limits(),
-            workers=job.embedders,
+            workers=job.embedders.workers,
             gpu=gpu,
             progress=bar,
             before=functools.partial(wait_for_workers, gpu=gpu),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from monkeyray import cluster
-from monkeyray.cluster import Capacity, check_shared, is_network_mount
-from monkeyray.errors import ConfigError
+from monkeyray.cluster import Capacity, Crew, check_shared, choose_crew, is_network_mount
+from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.storage import Storage
 
 MOUNTS = r"""overlay / overlay rw,relatime 0 0
@@ -76,3 +76,40 @@ def test_local_paths_are_refused_where_nodes_may_come(
     (tmp_path / "link").symlink_to("/usr")
     with pytest.raises(ConfigError, match="--images"):
         check_shared(Storage(), {"images": str(tmp_path / "link")}, {"model": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "gpu", "crew"),
+    [
+        (Capacity(4, 0, 4, 0, 1), None, False, Crew(4)),
+        (Capacity(4, 0, 4, 0, 1), 3, False, Crew(3)),
+        # As many as there are cores for, 8 a GPU at most.
+        (Capacity(16, 1, 16, 1, 1), None, True, Crew(8, 1 / 8)),
+        (Capacity(8, 2, 8, 2, 2), None, True, Crew(8, 1 / 4)),
+        (Capacity(2, 4, 2, 4, 1), None, True, Crew(4, 1.0)),
+        (Capacity(16, 2, 16, 2, 1), 2, True, Crew(2, 1.0)),
+        (Capacity(16, 2, 16, 2, 1), 3, True, Crew(3, 1 / 2)),
+        # What an autoscaler may add counts for what was asked for.
+        (Capacity(8, 0, 64, 4, 1), 32, True, Crew(32, 1 / 8)),
+        (Capacity(8, 1, 64, 4, 1), 20, True, Crew(20, 1 / 7)),
+    ],
+)
+def test_workers_share_the_gpus(
+    capacity: list[Capacity], has: Capacity, asked: int | None, gpu: bool, crew: Crew
+) -> None:
+    capacity[:] = [has]
+    found = choose_crew("workers", asked, gpu)
+    assert found == crew
+    if gpu:
+        # All of them find room, whole workers on each GPU.
+        gpus = max(has.gpus, has.max_gpus if asked else 0)
+        assert found.workers <= gpus * int(1 / found.gpu + 1e-9)
+
+
+def test_more_than_can_share_the_gpus_are_refused(capacity: list[Capacity]) -> None:
+    capacity[:] = [Capacity(64, 1, 64, 2, 1)]
+    with pytest.raises(ClusterError, match="ask for 16 or fewer"):
+        choose_crew("workers", 17, True)
+    capacity[:] = [Capacity(64, 0, 64, 0, 1)]
+    with pytest.raises(ClusterError, match="no GPUs"):
+        choose_crew("workers", None, True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +38,7 @@ from monkeyray.evaluate import evaluate
 from monkeyray.head import build_top
 from monkeyray.lease import hold
 from monkeyray.metrics import softmax
+from monkeyray.pipeline import SPENT
 from monkeyray.score import Estimate, Summary, score
 from monkeyray.storage import Storage
 from monkeyray.train import train
@@ -410,6 +412,8 @@ def test_scoring_gives_one_row_for_every_file(
     assert summary.statuses == Counter(expected)
     assert rows[str(collection / "n0" / "a broken #1 50%.jpg")]["status"] == "unreadable"
     assert summary.notes["files skipped, side-cars by their name"] == 1
+    assert all(summary.spent[name] > 0 for name in SPENT)
+    assert re.search(r"\d+% waiting for images, \d+% decoding, \d+% in the network", str(summary))
     assert summary.notes["files skipped, hidden"] == 1
     assert json.loads((out / "_SUCCESS").read_text())["status"] == expected
     schemas = {pq.read_schema(path) for path in out.glob("*.parquet")}

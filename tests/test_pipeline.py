@@ -25,7 +25,7 @@ from monkeyray.cluster import quiet_data
 from monkeyray.decode import Limits
 from monkeyray.errors import StorageError
 from monkeyray.lease import Lease, hold
-from monkeyray.pipeline import Job, run_parts
+from monkeyray.pipeline import SPENT, Job, run_parts
 from monkeyray.plans import collect, cut
 from monkeyray.runs import Run, create_run
 from monkeyray.storage import Storage
@@ -102,7 +102,7 @@ def test_poison_and_a_kill_from_outside_in_one_run(
         run = prepare(lease, plan, 16)
         thread.start()
         seen: list[dict[str, int]] = []
-        run_parts(
+        spent = run_parts(
             Job(run, lease, work(Limits(decode_seconds=3))),
             list(run.pending()),
             workers=2,
@@ -111,6 +111,9 @@ def test_poison_and_a_kill_from_outside_in_one_run(
         thread.join()
         assert len(killed) == 2
         assert run.finish(lease)["status"] == Counter(ok=94, crashed=1, timeout=1)
+    assert all(spent[name] > 0 for name in SPENT)
+    # Decoding is made slow here, and all else does next to nothing.
+    assert spent["decode"] > spent["fetch"] + spent["compute"]
     table = pa.concat_tables(table for _, table in run.read_parts())
     assert table["uri"].to_pylist() == plan["uri"].to_pylist()
     rows = {Path(row["uri"]).name: row for row in table.to_pylist()}

@@ -89,10 +89,11 @@ class ScoreConfig:
     """Images that go through the network at a time."""
 
     workers: int | None = None
-    """Processes that decode and predict. Default: one per CPU core, or per GPU."""
+    """Processes that decode and predict. Default: one per CPU core. With --gpu they share the GPUs,
+    up to 8 on each, as far as there are cores."""
 
     gpu: bool = False
-    """Predict on GPUs, one per worker."""
+    """Predict on GPUs."""
 
     engine: str = "auto"
     """What runs the network: tensorflow, openvino (on CPUs, the fastest there), or auto: openvino
@@ -253,10 +254,11 @@ class EvaluateConfig:
     """Over how many views of an image scores are averaged. Default: as the model was trained."""
 
     workers: int | None = None
-    """Processes that decode and predict. Default: one per CPU core, or per GPU."""
+    """Processes that decode and predict. Default: one per CPU core. With --gpu they share the GPUs,
+    up to 8 on each, as far as there are cores."""
 
     gpu: bool = False
-    """Predict on GPUs, one per worker."""
+    """Predict on GPUs."""
 
     engine: str = "auto"
     """What runs the network: tensorflow, openvino (on CPUs, the fastest there), or auto: openvino

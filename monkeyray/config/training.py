@@ -158,10 +158,11 @@ class TrainConfig:
     100,000 images. With --live they run the base too, so give one a GPU or CPU core."""
 
     embed_workers: int | None = None
-    """Processes that run the base over the images. Default: one per CPU core, or per GPU."""
+    """Processes that run the base over the images. Default: one per CPU core. With --gpu they share
+    the GPUs, up to 8 on each, as far as there are cores."""
 
     gpu: bool = False
-    """Run the base and the training on GPUs, one per worker."""
+    """Run the base and the training on GPUs, one for each of --workers."""
 
     engine: str = "auto"
     """What runs the frozen base over the images: tensorflow, openvino (on CPUs, the fastest there),

@@ -1,0 +1,41 @@
+"""The way to a GPU, as far as a machine without one can go: Ray has one by name, and the workers
+that ask for a share of it compute on the CPU."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+JOBS = """
+import json, sys
+import ray
+from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
+from monkeyray.score import score
+from monkeyray.train import train
+
+few, model, out = sys.argv[1:]
+ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+quiet = StoreConfig(quiet=True)
+trained = train(TrainConfig(images=few, model=model, gpu=True, store=quiet))
+summary = score(ScoreConfig(images=few, model=model, predictions=out, gpu=True, store=quiet))
+print(json.dumps([trained.opened, summary.images, summary.statuses]))
+"""
+
+
+def test_both_jobs_with_a_gpu_by_name(few: Path, tmp_path: Path) -> None:
+    places = [str(few), str(tmp_path / "model"), str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", JOBS, *places], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [42, 42, {"ok": 42}]
+    run = json.loads((tmp_path / "out" / "_run.json").read_text())
+    assert run["identity"]["engine"] == "tensorflow-float32"
+    # Four workers share it, and each makes files; the labels are those of photographs seen before.
+    table = pq.read_table(tmp_path / "out")
+    right = sum(row["uri"].split("/")[-2] == row["label"] for row in table.to_pylist())
+    assert right >= 34
