@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -297,7 +298,8 @@ class Run:
         run = replace(self, plan=plan, redo=Redo(latest, again))
         run = replace(run, notes=notes() if notes else self.notes)._save(lease)
         for entry in list(self.storage.list(self.plan.folder)):
-            self.storage.delete(entry.uri)
+            if not _leads_out(self.uri, entry.uri[len(self.uri) + 1 :]):
+                self.storage.delete(entry.uri)
         return run
 
     def _save(self, lease: Lease) -> Run:
@@ -410,6 +412,14 @@ def _check_empty(uri: str, storage: Storage) -> None:
             )
 
 
+def _leads_out(uri: str, name: str) -> bool:
+    """Whether a file below a place is elsewhere, since a folder on the way is a link."""
+    if not is_local(uri) or "/" not in name:
+        return False
+    folder = Path(join(uri, name)).parent.resolve()
+    return not folder.is_relative_to(Path(uri).resolve())
+
+
 def create_run(
     uri: str,
     lease: Lease,
@@ -453,7 +463,11 @@ def clear(uri: str, lease: Lease) -> None:
     """
     storage = lease.storage
     names = [entry.uri[len(uri) + 1 :] for entry in storage.list(uri)]
-    strange = [name for name in names if name != LEASE and not _OURS.fullmatch(name)]
+    strange = [
+        name
+        for name in names
+        if name != LEASE and (not _OURS.fullmatch(name) or _leads_out(uri, name))
+    ]
     if strange:
         raise RunError(
             f"{uri} holds other files than predictions ({len(strange)}, such as {strange[0]}), "

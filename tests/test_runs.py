@@ -310,3 +310,17 @@ def test_a_run_that_would_lead_elsewhere_is_refused(
         file.write_text(text)
         with pytest.raises(RunError, match=r"_run\.json is damaged"):
             open_run(str(place), Storage(), {})
+
+
+def test_overwriting_follows_no_link_out_of_the_place(tmp_path: Path) -> None:
+    place, precious = tmp_path / "p", tmp_path / "precious"
+    predict(place, [scored("/i/a.jpg", ("x", 0.5))], images="/i")
+    (place / "_plan").rename(precious)
+    (precious / "photo.jpg").touch()
+    (place / "_plan").symlink_to(precious)
+    with (
+        hold(str(place), STORAGE, print) as lease,
+        pytest.raises(RunError, match=r"other files than predictions \(2, such as _plan/"),
+    ):
+        clear(str(place), lease)
+    assert len([path for path in precious.rglob("*") if path.is_file()]) == 2
