@@ -23,6 +23,9 @@ from monkeyray.uris import normalise
 #: Weights in the order of keras.Model.get_weights(), each under "index/path of the variable".
 Weights = Mapping[str, np.ndarray[Any, Any]]
 
+#: No file of weights is larger; the largest base has 100 MB, thrice that with its optimiser.
+_MOST_BYTES = 2**30
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -259,7 +262,7 @@ def _from_keras_file(name: str, uri: str, storage: Storage) -> Weights:
             f"(….weights.h5, …_notop.h5 or …_no_top.h5){hint}"
         )
     try:
-        data = storage.read(uri).data
+        data = storage.read(uri, _MOST_BYTES).data
     except ObjectError as error:
         raise ConfigError(
             f"--weights {uri} cannot be read: {error}: correct the path, or leave --weights out "

@@ -52,6 +52,9 @@ _SEEN = "seen"
 
 #: No file of a bundle is larger; the largest base has 100 MB.
 _MOST_BYTES = 2**30
+#: Nor is model.json, whose matrices of confusion take 64 MB for 2,000 labels; parsed it is many
+#: times as large.
+_MOST_MODEL_BYTES = 2**28
 
 _REPORT, _METRICS = "report.html", "metrics.json"
 
@@ -268,7 +271,7 @@ def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bund
             "install a newer MonkeyRay"
         )
     views = model["preprocessing"].get("views")
-    known = isinstance(views, list) and views and all(view in VIEWS for view in views)
+    known = isinstance(views, list) and views and all(view in [*VIEWS] for view in views)
     if not known or model["preprocessing"] != preprocessing(model["backbone"], views):
         raise BundleError(
             f"{uri} was trained with another preprocessing than this MonkeyRay has: train it "
@@ -290,13 +293,13 @@ def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bund
 
 def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
     try:
-        model = json.loads(storage.read(join(uri, "model.json"), _MOST_BYTES).data)
+        model = json.loads(storage.read(join(uri, "model.json"), _MOST_MODEL_BYTES).data)
     except MissingError as error:
         raise BundleError(f"no model bundle in {uri}: it has no model.json") from error
     except TooLargeError as error:
         raise BundleError(f"{uri} is damaged: {error}") from error
-    except ValueError as error:
-        raise BundleError(f"{uri}/model.json is damaged: it is no JSON") from error
+    except (ValueError, RecursionError):
+        raise BundleError(f"{uri}/model.json is damaged: it is no JSON") from None
     if not isinstance(model, dict):
         raise BundleError(f"{uri}/model.json is damaged: it is no JSON object")
     return model
@@ -336,7 +339,7 @@ def _read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weight
         raise BundleError(f"{uri} is damaged: {name} is not what model.json says it is")
     try:
         weights: Weights = load(data)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError) as error:  # the latter for types that NumPy has not
         raise BundleError(f"{uri} is damaged: {name} holds no weights: {error}") from error
     return weights
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from monkeyray.cluster import Terminated, heed_sigterm
 from monkeyray.errors import MonkeyRayError
+from monkeyray.uris import masked_anywhere
 
 if TYPE_CHECKING:
     from monkeyray.parsing import Call
@@ -27,6 +28,10 @@ def entry(command: str | None = None) -> NoReturn:
         main(command=command)
     except SystemExit as exit_:
         code = exit_.code
+    except Exception:
+        # A bug; what other libraries say may have a URL with all that is in it.
+        _say(traceback.format_exc())
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
@@ -44,14 +49,15 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
     try:
         _run(arguments, command, shown)
     except MonkeyRayError as error:
-        if shown.traceback:
-            traceback.print_exc()
-        else:
-            print(f"error: {error}", file=sys.stderr)
+        _say(traceback.format_exc() if shown.traceback else f"error: {error}\n")
         sys.exit(2)
     except KeyboardInterrupt as end:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
         sys.exit(143 if isinstance(end, Terminated) else 130)
+
+
+def _say(text: str) -> None:
+    print(masked_anywhere(text), file=sys.stderr, end="")
 
 
 class _Shown:
@@ -63,8 +69,9 @@ class _Shown:
 
 def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
     from monkeyray.help import HELP_OF_COMPLETION, help_of, help_of_all
-    from monkeyray.parsing import completion, find_command, parse
+    from monkeyray.parsing import check_arguments, completion, find_command, parse
 
+    check_arguments(arguments)
     program = f"{command}.py"
     if command is None:
         if not arguments or arguments[0] in ("-h", "--help", "--help-all"):

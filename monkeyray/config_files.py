@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import json
 import re
+import reprlib
 import tomllib
 import typing
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from monkeyray.config.shared import flag
 from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.options import Option, options_of
 from monkeyray.storage import Storage
-from monkeyray.uris import is_local, join, local_uri, masked_anywhere, normalise
+from monkeyray.uris import has_secret, is_local, join, local_uri, masked_anywhere, normalise
 
 #: The name beside other results; in a folder of predictions a name that readers of data sets skip.
 NAME, HIDDEN_NAME = "config.toml", "_config.toml"
@@ -31,6 +32,11 @@ ONCE = ("overwrite", "update", "retry_failed", "dry_run")
 
 _MOST_BYTES = 2**20
 _SECRET = re.compile(r"secret|password|passwd|token|credential|access.?key|api.?key", re.IGNORECASE)
+#: YAML's aliases make lists of lists that would fill any memory when written out. Texts are whole,
+#: since a URI without its end is not masked.
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 2
+_REPR.maxstring = _REPR.maxother = _MOST_BYTES
 _CALL = frozenset(each.name for each in dataclasses.fields(CallConfig))
 
 
@@ -44,7 +50,7 @@ def read_options(uri: str, command: str, storage: Storage) -> dict[str, Any]:
     known = {each.name: each for each in options_of(COMMANDS[command]) if each.name not in _CALL}
     found: dict[str, Any] = {}
     for key, value in _parse(uri, storage, shown):
-        name = str(key).replace("-", "_")
+        name = key.replace("-", "_") if isinstance(key, str) else ""
         if name not in known:
             raise ConfigError(f"{shown} has the key {_shown(key)}, {_why_unknown(name, command)}")
         if name in found:
@@ -176,7 +182,7 @@ def _convert_one(kind: Any, value: Any, *, is_place: bool) -> Any:
 
 
 def _shown(value: Any) -> str:
-    text = masked_anywhere(repr(value))
+    text = masked_anywhere(_REPR.repr(value))
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
@@ -242,7 +248,7 @@ def _to_toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, tuple):
         return f"[{', '.join(map(_to_toml, value))}]"
-    if masked_anywhere(value) != value:
+    if has_secret(value):
         raise ValueError("it carries a secret")
     try:
         value.encode()

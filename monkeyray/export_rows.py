@@ -100,7 +100,7 @@ def open_predictions(uri: str, storage: Storage, *, partial: bool) -> Prediction
             f"no predictions in {uri}: it has no _run.json; give the place that was --predictions "
             "of score"
         ) from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         identity = None
     # It says what is wrong with a file that cannot be read.
     run = open_run(uri, storage, identity if isinstance(identity, dict) else {})

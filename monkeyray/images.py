@@ -90,8 +90,7 @@ _DOTS = r"(^|/)\.{1,2}(/|$)"
 _S3 = r"(?i)^s3://"
 _S3_NAME = r"(?is)^s3://[a-z0-9][a-z0-9._\-]{1,254}/."
 _OTHER_NAME = r"(?is)^([^:]+://[^/]+/|memory://)."
-_CREDENTIALS = r"(?i)^[a-z][a-z0-9+.\-]+://[^/]*@"
-_AZURE = r"(?i)^abfss?://"
+_MAYBE_SECRET = r"(?is)^[a-z][a-z0-9+.\-]+://.*(@|[?&;].*=)"
 
 
 def is_manifest(uri: str) -> bool:
@@ -393,7 +392,11 @@ def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
     def match(pattern: str) -> Any:
         return pc.match_substring_regex(uris, pattern)
 
-    secret = pc.and_not(match(_CREDENTIALS), match(_AZURE))
+    secret = match(_MAYBE_SECRET)
+    if pc.any(secret).as_py():
+        looked_at = zip(uris.to_pylist(), secret.to_pylist(), strict=True)
+        exact = [maybe and masked(uri) != uri for uri, maybe in looked_at]
+        secret = pa.chunked_array([pa.array(exact, pa.bool_())])
     formed = pc.if_else(match(_S3), match(_S3_NAME), match(_OTHER_NAME))
     bad = pc.or_(pc.or_(secret, match(_HALF_FULL)), pc.and_not(remote, formed))
     count = _count(bad)
@@ -401,7 +404,10 @@ def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
         return
     first = pc.index(bad, True).as_py()
     if secret[first].as_py():
-        why = "it carries credentials before the @: give them through the environment or a role"
+        why = (
+            "it carries credentials, before the @ or in its query: give them through the "
+            "environment or a role"
+        )
     else:
         why = "write a path, or scheme://bucket/path as s3://bucket/photos/1.jpg"
     raise InputError(

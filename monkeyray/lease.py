@@ -44,7 +44,7 @@ class Lease:
         """Raise LeaseError when the place has been taken over."""
         try:
             token = json.loads(self.storage.read(join(self.place, NAME)).data)["token"]
-        except (MissingError, ValueError, KeyError):
+        except (MissingError, ValueError, KeyError, TypeError, RecursionError):
             token = None
         if token != self.token:
             raise LeaseError(
@@ -143,7 +143,7 @@ def _owner(lease: Blob) -> str:
     try:
         content = json.loads(lease.data)
         return f"on {content['host']} since {content['since']}"
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "unknown"
 
 
@@ -155,7 +155,7 @@ def _is_dead(lease: Blob) -> bool:
         if owner is None or here is None or owner["system"] != here["system"]:
             return False
         return bool(_process(owner["pid"]) != owner)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return True  # no lease of ours
 
 

@@ -54,9 +54,9 @@ def tracking_uri(option: str) -> str:
         option = LOCAL
     if re.match(r"(databricks|uc)(-uc)?(://|:|$)", option):
         return option
-    if "@" in option and not is_local(option):
+    if not is_local(option) and ("@" in option or masked(option) != option):
         raise ConfigError(
-            "--mlflow carries credentials before the @: take them out, and give them through "
+            "--mlflow carries credentials: take them out, and give them through "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
         )
     return normalise(option) if is_local(option) else option

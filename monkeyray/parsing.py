@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from monkeyray.config import COMMANDS, CallConfig, StoreConfig
 from monkeyray.config_files import read_options
 from monkeyray.errors import ConfigError
 from monkeyray.options import options_of
+from monkeyray.uris import has_secret
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -27,6 +29,18 @@ class Call:
     command: str
     config: Any
     call: CallConfig
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Raise ConfigError for an argument that carries credentials, before anything repeats it."""
+    for place, argument in enumerate(arguments):
+        if has_secret(argument):
+            flags = [re.match(r"--[\w\-]+", each) for each in arguments[place::-1]]
+            name = next((found[0] for found in flags if found), "an argument")
+            raise ConfigError(
+                f"{name} carries credentials, before an @ or in a query: take them out, and give "
+                "them through the environment or a role"
+            )
 
 
 def parse(command: str, arguments: list[str], program: str) -> Call:

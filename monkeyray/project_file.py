@@ -49,7 +49,11 @@ def read_project(uri: str, storage: Storage) -> Project:
     try:
         text = storage.read(uri).data.decode("utf-8-sig")
         content = tomllib.loads(text) if uri.lower().endswith(".toml") else json.loads(text)
-    except (ObjectError, ValueError) as error:  # of both readers, and of the decoding
+    except (
+        ObjectError,
+        ValueError,
+        RecursionError,
+    ) as error:  # of both readers, and of the decoding
         raise InputError(
             f"--project {uri} cannot be read: {error}: give a JSON or TOML file with the "
             "properties contributors and project of a Camtrap DP"

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,11 +46,16 @@ MAY_PASS = ("missing", "forbidden", "crashed", "timeout")
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 _PART = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.(parquet|trial)")
+#: Of a run and of a plan: parts of paths, of which an update deletes some.
+_NAME = re.compile(r"[0-9a-f]{8}")
 #: What is ours in a place, but the lease.
 _OURS = re.compile(
     r"_SUCCESS|_run\.json|_config\.toml|_plan/.*|\.trial-.*|\..*\.tmp|" + _PART.pattern, re.DOTALL
 )
 _READERS = 16
+
+#: Rows in one group, which readers take into memory whole: with 2,048 features 256 MiB.
+_GROUP_ROWS = 2**15
 
 
 @dataclass(frozen=True)
@@ -173,7 +179,7 @@ class Run:
     def _is_replaced(self) -> bool:
         try:
             stored = json.loads(self.storage.read(join(self.uri, "_run.json")).data)
-        except (MissingError, ValueError):
+        except (MissingError, ValueError, RecursionError):
             return True
         return bool(stored.get("run_id") != self.run_id)
 
@@ -292,7 +298,8 @@ class Run:
         run = replace(self, plan=plan, redo=Redo(latest, again))
         run = replace(run, notes=notes() if notes else self.notes)._save(lease)
         for entry in list(self.storage.list(self.plan.folder)):
-            self.storage.delete(entry.uri)
+            if not _leads_out(self.uri, entry.uri[len(self.uri) + 1 :]):
+                self.storage.delete(entry.uri)
         return run
 
     def _save(self, lease: Lease) -> Run:
@@ -337,6 +344,8 @@ def read_run(uri: str, storage: Storage, remedy: str) -> Run | None:
         return None
     try:
         stored = json.loads(blob.data)
+        if not all(_NAME.fullmatch(stored[key]) for key in ("run_id", "plan")):
+            raise ValueError("a name that leads elsewhere")
         redo = stored["redo"]
         if redo is not None:
             rows = {int(part): rows for part, rows in redo["rows"].items()}
@@ -345,7 +354,7 @@ def read_run(uri: str, storage: Storage, remedy: str) -> Run | None:
         identity = dict(stored["identity"])
         run = Run(uri, storage, stored["run_id"], identity, plan, stored["notes"], redo)
         return replace(run, version=blob.version)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(
             f"{uri}/_run.json is damaged or of another version of MonkeyRay: {remedy}"
         ) from error
@@ -403,6 +412,14 @@ def _check_empty(uri: str, storage: Storage) -> None:
             )
 
 
+def _leads_out(uri: str, name: str) -> bool:
+    """Whether a file below a place is elsewhere, since a folder on the way is a link."""
+    if not is_local(uri) or "/" not in name:
+        return False
+    folder = Path(join(uri, name)).parent.resolve()
+    return not folder.is_relative_to(Path(uri).resolve())
+
+
 def create_run(
     uri: str,
     lease: Lease,
@@ -446,7 +463,11 @@ def clear(uri: str, lease: Lease) -> None:
     """
     storage = lease.storage
     names = [entry.uri[len(uri) + 1 :] for entry in storage.list(uri)]
-    strange = [name for name in names if name != LEASE and not _OURS.fullmatch(name)]
+    strange = [
+        name
+        for name in names
+        if name != LEASE and (not _OURS.fullmatch(name) or _leads_out(uri, name))
+    ]
     if strange:
         raise RunError(
             f"{uri} holds other files than predictions ({len(strange)}, such as {strange[0]}), "
@@ -460,9 +481,12 @@ def clear(uri: str, lease: Lease) -> None:
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file."""
+    """A table as the bytes of a Parquet file, with a page index, from which viewers and engines see
+    what of it they need."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", write_page_index=True)
+    pq.write_table(
+        table, sink, compression="zstd", write_page_index=True, row_group_size=_GROUP_ROWS
+    )
     return sink.getvalue()
 
 

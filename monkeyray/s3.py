@@ -22,7 +22,7 @@ from monkeyray.errors import (
     TooLargeError,
 )
 from monkeyray.retries import patiently
-from monkeyray.uris import bucket_and_key
+from monkeyray.uris import bucket_and_key, masked
 
 #: Prefixes that are listed at once, and pages of 1,000 names that each may be ahead.
 _LISTERS = 16
@@ -47,9 +47,20 @@ _BUSY = (
 
 
 def endpoint_of(given: str | None) -> str | None:
-    """The S3 server: the given URL, or that of the environment, or None for AWS."""
+    """The S3 server: the given URL, or that of the environment, or None for AWS.
+
+    Raises ConfigError where that of the environment carries a password, which messages would tell.
+    """
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-    return given or next((os.environ[n] for n in names if os.environ.get(n)), None)
+    name = next((name for name in names if os.environ.get(name)), None)
+    if given or name is None:
+        return given
+    if masked(os.environ[name]) != os.environ[name]:
+        raise ConfigError(
+            f"{name} in the environment carries credentials: take them out, and give them as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or by a role"
+        )
+    return os.environ[name]
 
 
 def region() -> str | None:

@@ -30,7 +30,15 @@ from monkeyray.errors import (
 )
 from monkeyray.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, patiently
 from monkeyray.s3 import S3, endpoint_of, region
-from monkeyray.uris import bucket_and_key, is_local, join, local_path, local_uri, scheme
+from monkeyray.uris import (
+    bucket_and_key,
+    is_local,
+    join,
+    local_path,
+    local_uri,
+    masked_anywhere,
+    scheme,
+)
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -522,7 +530,8 @@ def local_errors(uri: str, *, writing: bool = False) -> Iterator[None]:
     except PermissionError:
         raise ForbiddenError(f"no permission for {uri}: change its mode or the user") from None
     except OSError as error:
-        reason = error.strerror or str(error).splitlines()[0]
+        # What other file systems say may have the URL that they asked for, signature and all.
+        reason = masked_anywhere(error.strerror or next(iter(str(error).splitlines()), "an error"))
         # fsspec's own errors have no number.
         if not writing and (error.errno in _NO_SUCH or isinstance(error, FileNotFoundError)):
             raise MissingError(f"{uri} does not exist") from None

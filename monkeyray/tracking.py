@@ -7,7 +7,6 @@ is a warning.
 
 from __future__ import annotations
 
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from monkeyray.mlflow_runs import (
 from monkeyray.retries import START_PATIENCE_SECONDS
 from monkeyray.runs import fingerprint
 from monkeyray.storage import Storage
-from monkeyray.uris import join, masked, normalise
+from monkeyray.uris import join, masked, masked_anywhere, normalise
 
 Figures = Mapping[str, Any]
 
@@ -224,7 +223,7 @@ class Tracking:
 
 def _brief(error: Exception) -> str:
     line = next(iter(str(error).splitlines()), "")
-    return re.sub(r"://[^/\s]*@", "://***@", f"{type(error).__name__}: {line}")[:300]
+    return masked_anywhere(f"{type(error).__name__}: {line}")[:300]
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -357,6 +357,7 @@ def test_what_is_too_large_is_not_read(
 ) -> None:
     path = next(place.glob(name))
     monkeypatch.setattr("monkeyray.bundle._MOST_BYTES", 100_000)
+    monkeypatch.setattr("monkeyray.bundle._MOST_MODEL_BYTES", 100_000)
     load(place)
     with path.open("r+b") as file:
         file.truncate(2**40)

@@ -81,6 +81,14 @@ def test_mistakes_in_yaml(tmp_path: Path, text: str, command: str, words: str) -
     assert words in wrong(tmp_path, text, "yaml", command)
 
 
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", ["include: [{}]", "? [{}]\n: 1"])
+def test_aliases_that_would_fill_the_memory(tmp_path: Path, text: str) -> None:
+    lists = ["&a0 [lol, lol]", *(f"&a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 60))]
+    message = wrong(tmp_path, text.format(", ".join(lists)), "yaml", "score")
+    assert len(message) < 1000
+
+
 def test_files_that_are_none(tmp_path: Path) -> None:
     assert "has to end in .toml or .yaml" in wrong(tmp_path, "seed = 1", "ini")
     with pytest.raises(ConfigError, match=r"none\.toml cannot be read"):

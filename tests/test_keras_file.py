@@ -186,6 +186,14 @@ def test_what_is_no_file_of_weights_says_what_to_give(tmp_path: Path) -> None:
             load_weights("mobilenet", str(tmp_path / name), STORAGE)
 
 
+def test_what_is_too_large_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "m_no_top.h5"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ConfigError, match=f"has {2**40} bytes, the limit is {2**30}"):
+        load_weights("mobilenet", str(path), STORAGE)
+
+
 def outside_link(file: Any, key: str, secret: Path) -> None:
     file[key] = h5py.ExternalLink(str(secret), "/")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from predicted import predict, scored
 
 from monkeyray.errors import ConflictError, LeaseError, RunError
 from monkeyray.lease import Lease, hold
@@ -287,3 +288,39 @@ def test_an_update_finds_what_is_new_changed_and_gone(tmp_path: Path, lease: Lea
     changes = Changes(Listed.of(listing), retry=True)
     table = pa.concat_tables(table for _, table in run.read_parts(["uri"]))
     assert len(set(table["uri"].to_pylist())) == 52
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("plan", "../../precious"),
+        ("plan", "/"),
+        ("run_id", "x/../../precious/y"),
+        ("run_id", 12345678),
+        ("redo", [[]]),
+    ],
+)
+def test_a_run_that_would_lead_elsewhere_is_refused(
+    key: str, value: object, tmp_path: Path
+) -> None:
+    place = tmp_path / "p"
+    predict(place, [scored("/i/a.jpg", ("x", 0.5))], images="/i")
+    file = place / "_run.json"
+    for text in (json.dumps({**json.loads(file.read_text()), key: value}), "[" * 100_000):
+        file.write_text(text)
+        with pytest.raises(RunError, match=r"_run\.json is damaged"):
+            open_run(str(place), Storage(), {})
+
+
+def test_overwriting_follows_no_link_out_of_the_place(tmp_path: Path) -> None:
+    place, precious = tmp_path / "p", tmp_path / "precious"
+    predict(place, [scored("/i/a.jpg", ("x", 0.5))], images="/i")
+    (place / "_plan").rename(precious)
+    (precious / "photo.jpg").touch()
+    (place / "_plan").symlink_to(precious)
+    with (
+        hold(str(place), STORAGE, print) as lease,
+        pytest.raises(RunError, match=r"other files than predictions \(2, such as _plan/"),
+    ):
+        clear(str(place), lease)
+    assert len([path for path in precious.rglob("*") if path.is_file()]) == 2

@@ -9,7 +9,7 @@ from typing import Annotated
 from monkeyray.errors import ConfigError
 from monkeyray.retries import PATIENCE_SECONDS
 from monkeyray.storage import Storage
-from monkeyray.uris import join, normalise
+from monkeyray.uris import join, masked, normalise
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ class StoreConfig:
         if endpoint is None:
             return
         # A password must not be repeated, wherever in a half URL it stands.
-        if "@" in endpoint:
+        if "@" in endpoint or masked(endpoint) != endpoint:
             raise ConfigError(
-                "--s3-endpoint carries credentials before the @: take them out, and give them "
-                "through the environment or a role"
+                "--s3-endpoint carries credentials: take them out, and give them through the "
+                "environment or a role"
             )
         require(
             re.fullmatch(r"(?i)https?://[^/\s]+(/\S*)?", endpoint) is not None,

@@ -1,0 +1,85 @@
+"""The README's SQL on real predictions, and Parquet as engines like it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from monkeyray.runs import to_parquet
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def queries(predictions: Path, sites: Path, image: str) -> list[str]:
+    """The statements of the section, with places of this machine."""
+    section = README.read_text().split("\n## Look things up\n")[1].split("\n## ")[0]
+    text = "\n".join(re.findall(r"```sql\n(.*?)```", section, re.DOTALL))
+    for written, meant in {
+        "out/*.parquet": f"{predictions}/*.parquet",
+        "sites.csv": str(sites),
+        "s3://bucket/season-3/A/IMG_0042.JPG": image,
+    }.items():
+        assert f"'{written}'" in text
+        text = text.replace(f"'{written}'", f"'{meant}'")
+    return [query for query in text.split(";") if query.strip()]
+
+
+def test_queries_of_the_readme(embedded: Path, tmp_path: Path) -> None:
+    rows = pa.concat_tables([pq.read_table(path) for path in embedded.glob("*.parquet")])
+    scored = [row for row in rows.to_pylist() if row["label"] is not None]
+    (tmp_path / "sites.csv").write_text("site,habitat\nn0,forest\nn5,forest\nn9,savanna\n")
+    it = next(row for row in scored if row["uri"].split("/")[-2] == "n9")
+    counts, unsure, habitats, like = (
+        duckdb.sql(query).fetchall()
+        for query in queries(embedded, tmp_path / "sites.csv", it["uri"])
+    )
+    assert sum(row[1] for row in counts) == len(scored) == 42
+    lowest = sorted(scored, key=lambda row: row["score"])
+    assert [row[2] for row in unsure] == [row["score"] for row in lowest]
+    assert (unsure[0][3], unsure[0][4]) == (
+        lowest[0]["top_k"][1]["label"],
+        lowest[0]["top_k"][1]["score"],
+    )
+    sure = [row for row in scored if row["decision"] == "accepted" or row["score"] > 0.9]
+    assert {row[0] for row in habitats} == {"forest", "savanna"}
+    assert sum(row[2] for row in habitats) == len(sure)
+    others = [row for row in scored if row["uri"] != it["uri"]]
+    features = np.array([row["embedding"] for row in others], np.float64)
+    mine = np.array(it["embedding"], np.float64)
+    cosines = features @ mine / np.linalg.norm(features, axis=1) / np.linalg.norm(mine)
+    assert len(like) == 20
+    assert like[0][0] == others[int(cosines.argmax())]["uri"]
+    np.testing.assert_allclose([row[2] for row in like], np.sort(cosines)[::-1][:20], atol=1e-5)
+    # What it is for: the same species comes first.
+    assert [row[1] for row in like[:5]].count(it["label"]) >= 4
+
+
+@pytest.mark.parametrize(("rows", "groups"), [(5, 1), (70_000, 3)])
+def test_files_have_a_page_index_and_groups_that_fit_into_memory(rows: int, groups: int) -> None:
+    numbers = pa.array(np.arange(rows))
+    table = pa.table(
+        {
+            "uri": numbers.cast(pa.string()),
+            "score": numbers,
+            "embedding": pa.array([[1.0, 2.0]] * rows, pa.list_(pa.float32())),
+        }
+    )
+    data = to_parquet(table)
+    file = pq.ParquetFile(pa.BufferReader(data)).metadata
+    assert (file.num_rows, file.num_row_groups) == (rows, groups)
+    for number in range(groups):
+        group = file.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            assert column.has_offset_index
+            assert column.has_column_index
+            assert column.is_stats_set
+            assert column.compression == "ZSTD"
+    # A finished file keeps its bytes, however the table came to be.
+    pieces = pa.concat_tables([table.slice(0, rows // 3), table.slice(rows // 3)])
+    assert to_parquet(table) == to_parquet(pieces) == data
