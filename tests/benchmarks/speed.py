@@ -131,8 +131,8 @@ def main() -> None:
         model = arguments.model or str(work / "model")
         if arguments.model is None:
             subprocess.run(
-                [sys.executable, "-m", "monkeyray.cli", "train", "--images", str(arguments.photos),
-                 "--model", model, "--quiet"],
+                [sys.executable, str(HERE.parents[1] / "jobs" / "train.py"), "--images",
+                 str(arguments.photos), "--model", model, "--quiet"],
                 check=True,
             )  # fmt: skip
         plan: dict[str, tuple[str, list[str]]] = {}
