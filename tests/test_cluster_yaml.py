@@ -17,6 +17,8 @@ import pytest
 from botocore.validate import ParamValidator
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from monkeyray.parsing import parse
+
 # Both come with Ray and have no types.
 yaml: Any = importlib.import_module("yaml")
 jsonschema: Any = importlib.import_module("jsonschema")
@@ -241,3 +243,23 @@ def test_commands_are_shell(config: dict[str, Any]) -> None:
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
         assert "\n" not in command
+
+
+def test_the_rayjob_of_the_readme() -> None:
+    """What can be known without a Kubernetes: it is one RayJob, of the Ray and the version that
+    are here, and its command is one."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(apiVersion: ray\.io.*?)```", readme, flags=re.S)
+    job = yaml.safe_load(text)
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    program, command, *arguments = job["spec"]["entrypoint"].split()
+    assert program == "monkeyray"
+    assert parse(command, arguments, program).command == command
+    cluster = job["spec"]["rayClusterSpec"]
+    locked = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert f"ray=={cluster['rayVersion']}\n" in locked
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    images = [each["template"]["spec"]["containers"][0]["image"] for each in groups]
+    assert {image.rpartition(":")[2] for image in images} == {version}
+    assert f"monkeyray-{version}-py3-none-any.whl" in readme
