@@ -288,7 +288,7 @@ def test_predictions_updated_meanwhile_are_refused(
 
     def update(*arguments: Any, **options: Any) -> None:
         stored = json.loads((tmp_path / "in" / "_run.json").read_text())
-        (tmp_path / "in" / "_run.json").write_text(json.dumps({**stored, "plan": "another"}))
+        (tmp_path / "in" / "_run.json").write_text(json.dumps({**stored, "plan": "0123abcd"}))
 
     monkeypatch.setattr("monkeyray.rescore.run_parts", update)
     with pytest.raises(InputError, match="updated meanwhile"):

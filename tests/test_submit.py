@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from weed import free_port
 
+from monkeyray.trained import Trained
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -43,15 +45,18 @@ def bare(tmp_path: Path) -> Path:
 @pytest.fixture
 def head(bare: Path) -> Iterator[dict[str, str]]:
     """A Ray head node of that Python; the environment to talk to it."""
-    dashboard, agent = free_port(), free_port()
+    dashboard, agent, port = free_port(), free_port(), free_port()
     environment = clean_environment()
-    environment |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
+    environment |= {
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "HEAD_ADDRESS": f"127.0.0.1:{port}",  # for the second node
+    }
     # A folder of its own (with a short name, for its sockets) and free ports, beside the session's
     # Ray; and --block, because `ray stop` would end that one too.
     folder = tempfile.mkdtemp(prefix="ray-")
     command = [
         str(bare), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
-        f"--port={free_port()}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+        f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
         f"--dashboard-agent-listen-port={agent}",
     ]  # fmt: skip
     with open(bare.parent / "head.log", "wb") as log:
@@ -111,3 +116,65 @@ def test_both_jobs_are_submitted(
     )  # fmt: skip
     assert code == 0, printed
     assert pq.read_table(out).num_rows == 42
+
+
+def processes_below(root: int, word: bytes) -> list[int]:
+    """The processes below one whose command line has a word."""
+    parents, found = {}, []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid = int(path.parent.name)
+            parents[pid] = int(path.read_text().rpartition(")")[2].split()[1])
+            if word in (path.parent / "cmdline").read_bytes():
+                found.append(pid)
+
+    def below(pid: int) -> bool:
+        while pid in parents and pid != root:
+            pid = parents[pid]
+        return pid == root
+
+    return [pid for pid in found if below(pid)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
+def test_a_node_that_is_lost_costs_no_row(
+    bare: Path, head: dict[str, str], few: Path, trained: Trained, tmp_path: Path
+) -> None:
+    photographs = sorted(path for path in few.rglob("*") if path.is_file())
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for number in range(600):
+        os.link(photographs[number % len(photographs)], images / f"{number:04d}.jpg")
+    (images / "0300.jpg").unlink()
+    (images / "0300.jpg").write_bytes(b"")
+    # A node of its own: another raylet with another object store, which actors are spread over.
+    node = subprocess.Popen(
+        [str(bare), "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=2",
+         f"--address={head['HEAD_ADDRESS']}"],
+        env=head, cwd=bare.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        job = submit(
+            bare, head, "jobs/score.py", "--images", str(images), "--model", trained.uri,
+            "--predictions", str(out), "--rows-per-file", "16", "--workers", "4",
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (list(out.glob("*.parquet")) and processes_below(node.pid, b"monkeyray.child")):
+            assert job.poll() is None, job.communicate()[0]
+            assert time.monotonic() < deadline, "no file, or no worker on the second node"
+            time.sleep(0.05)
+        made = len(list(out.glob("*.parquet")))
+        for pid in [*processes_below(node.pid, b""), node.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        code, printed = end(job)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+        node.wait(20)
+    assert code == 0, printed
+    assert made < len(list(out.glob("*.parquet")))
+    uris = pq.read_table(out)["uri"].to_pylist()
+    assert sorted(uris) == sorted(str(path) for path in images.iterdir())
+    assert (out / "_SUCCESS").exists()
