@@ -148,13 +148,17 @@ def test_a_node_that_is_lost_costs_no_row(
     (images / "0300.jpg").unlink()
     (images / "0300.jpg").write_bytes(b"")
     # A node of its own: another raylet with another object store, which actors are spread over.
+    log = open(tmp_path / "node.log", "wb")  # noqa: SIM115 - closed with the node
     node = subprocess.Popen(
         [str(bare), "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=2",
          f"--address={head['HEAD_ADDRESS']}"],
-        env=head, cwd=bare.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        start_new_session=True,
+        env=head, cwd=bare.parent, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
     try:
+        deadline = time.monotonic() + 60
+        while "will now block" not in Path(log.name).read_text():  # it has joined
+            assert time.monotonic() < deadline, Path(log.name).read_text()
+            time.sleep(0.2)
         job = submit(
             bare, head, "jobs/score.py", "--images", str(images), "--model", trained.uri,
             "--predictions", str(out), "--rows-per-file", "16", "--workers", "4",
@@ -173,6 +177,7 @@ def test_a_node_that_is_lost_costs_no_row(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(node.pid, signal.SIGKILL)
         node.wait(20)
+        log.close()
     assert code == 0, printed
     assert made < len(list(out.glob("*.parquet")))
     uris = pq.read_table(out)["uri"].to_pylist()
