@@ -18,7 +18,7 @@ from monkeyray.backbones import import_keras
 from monkeyray.batches import FETCH_THREADS, Batch, Fetched, attempt, fetch
 from monkeyray.bundle import Bundle, load_bundle
 from monkeyray.config import StoreConfig, parse_top_k
-from monkeyray.config.shared import check_engine, require
+from monkeyray.config.shared import check_engine, check_precision, require
 from monkeyray.decode import Decoded, Limits, decode
 from monkeyray.engines import choose_engine
 from monkeyray.errors import ConfigError, DecodeError
@@ -167,10 +167,7 @@ def load_model(
     top_k = str(top_k)
     parse_top_k(top_k, 1)
     check_engine(engine)
-    precisions = ("float32", "mixed")
-    require(
-        precision in precisions, "precision", repr(precision), f"one of {', '.join(precisions)}"
-    )
+    check_precision(precision)
     require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
     store = store or StoreConfig()
     storage = store.storage()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from monkeyray.boxes import BOX_FIELDS
@@ -82,3 +83,16 @@ def predict(
             run.publish(part, planned, pa.Table.from_pylist(made, schema=schema), lease)
         if finish:
             run.finish(lease, count=("label",))
+
+
+def assert_scored_alike(row: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Two rows have the same labels in the same order, and scores that differ in the last digits
+    alone; or neither has any."""
+    if expected["label"] is None:
+        assert row["score"] is row["ood_score"] is row["top_k"] is None
+        return
+    assert [best["label"] for best in row["top_k"]] == [x["label"] for x in expected["top_k"]]
+    scores, were = ([best["score"] for best in each["top_k"]] for each in (row, expected))
+    np.testing.assert_allclose(scores, were, atol=1e-5)
+    assert row["score"] == scores[0]
+    np.testing.assert_allclose(row["ood_score"], expected["ood_score"], atol=1e-3)

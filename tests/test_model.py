@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from predicted import assert_scored_alike
 
 import monkeyray.model
 from monkeyray.bundle import Bundle
@@ -38,14 +39,7 @@ def assert_alike(row: dict[str, Any], expected: dict[str, Any]) -> None:
     assert {name: row[name] for name in EXACT if name != "uri"} == {
         name: expected[name] for name in EXACT if name != "uri"
     }
-    if expected["label"] is None:
-        assert row["score"] is row["ood_score"] is row["top_k"] is None
-        return
-    assert [best["label"] for best in row["top_k"]] == [x["label"] for x in expected["top_k"]]
-    scores, were = ([best["score"] for best in each["top_k"]] for each in (row, expected))
-    np.testing.assert_allclose(scores, were, atol=1e-5)
-    assert row["score"] == scores[0]
-    np.testing.assert_allclose(row["ood_score"], expected["ood_score"], atol=1e-3)
+    assert_scored_alike(row, expected)
 
 
 def test_rows_are_those_of_score(model: Model, rows: list[dict[str, Any]]) -> None:

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from conftest import upload
+from predicted import assert_scored_alike
 
 import monkeyray.rescore
 from monkeyray.batches import Batch, fetch
@@ -69,14 +70,7 @@ def assert_same_judgement(new: dict[str, pa.Table], old: dict[str, pa.Table]) ->
     for name, table in new.items():
         for row, was in zip(table.to_pylist(), old[name].to_pylist(), strict=True):
             assert [row["label"], row["decision"]] == [was["label"], was["decision"]]
-            if was["label"] is None:
-                assert row["score"] is row["ood_score"] is row["top_k"] is None
-                continue
-            assert [x["label"] for x in row["top_k"]] == [x["label"] for x in was["top_k"]]
-            scores, were = ([x["score"] for x in each["top_k"]] for each in (row, was))
-            np.testing.assert_allclose(scores, were, atol=1e-5)
-            assert row["score"] == scores[0]
-            np.testing.assert_allclose(row["ood_score"], was["ood_score"], atol=1e-3)
+            assert_scored_alike(row, was)
 
 
 @pytest.fixture

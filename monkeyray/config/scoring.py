@@ -13,6 +13,7 @@ from monkeyray.config.shared import (
     StoreConfig,
     check_detections,
     check_engine,
+    check_precision,
     flag,
     require,
 )
@@ -149,11 +150,7 @@ class ScoreConfig:
         check_detections(self.detections, self.detection_threshold, self.box_padding)
         parse_top_k(self.top_k, 1)
         check_engine(self.engine)
-        precisions = ("float32", "mixed")
-        require(
-            self.precision in precisions, "precision", repr(self.precision),
-            f"one of {', '.join(precisions)}",
-        )  # fmt: skip
+        check_precision(self.precision)
         for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels", "max_refused"):
             require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
         for name in ("workers", "limit"):

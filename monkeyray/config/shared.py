@@ -48,6 +48,14 @@ def check_engine(engine: str) -> None:
     require(engine in engines, "engine", repr(engine), f"one of {', '.join(engines)}")
 
 
+def check_precision(precision: str) -> None:
+    """Raise ConfigError for what is no precision."""
+    precisions = ("float32", "mixed")
+    require(
+        precision in precisions, "precision", repr(precision), f"one of {', '.join(precisions)}"
+    )
+
+
 def check_seed(seed: int, option: str = "seed") -> None:
     """Raise ConfigError for what is no seed."""
     # NumPy and TensorFlow take no more than 32 bits.
