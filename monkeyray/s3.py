@@ -22,6 +22,7 @@ from monkeyray.errors import (
     TooLargeError,
 )
 from monkeyray.retries import patiently
+from monkeyray.s3_get import PlainGet
 from monkeyray.uris import bucket_and_key, masked
 
 #: Prefixes that are listed at once, and pages of 1,000 names that each may be ahead.
@@ -95,25 +96,32 @@ class S3:
             signature_version=UNSIGNED if anonymous else None,
         )
         try:
-            self._client = boto3.session.Session().client(
+            session = boto3.session.Session()
+            self._client = session.client(
                 "s3",
                 endpoint_url=endpoint,
                 region_name=region() or "us-east-1",
                 config=options,
             )
+            self._plain = PlainGet(session, self._client, anonymous)
         except (BotoCoreError, ValueError) as error:  # such as a profile that is not there
             raise ConfigError(f"cannot use S3 at {self._where}: {error}") from error
 
     def get(self, uri: str, max_bytes: int | None = None) -> tuple[bytes, str]:
         """An object's bytes and its ETag. Raises TooLargeError where they are too many."""
         bucket, key = bucket_and_key(uri)
+        got = self._plain.get(bucket, key, max_bytes)
+        if got is not None:
+            return got
         with self._errors(uri):
             answer = self._client.get_object(Bucket=bucket, Key=key)
             size = int(answer["ContentLength"])
             if max_bytes is not None and size > max_bytes:
                 answer["Body"].close()
                 raise TooLargeError(f"{uri} has {size} bytes, the limit is {max_bytes}")
-            return answer["Body"].read(), _etag(answer)
+            data = answer["Body"].read()
+        self._plain.failed(bucket)
+        return data, _etag(answer)
 
     def head(self, uri: str) -> tuple[int, str]:
         """An object's size in bytes and its ETag."""
