@@ -1,11 +1,15 @@
-"""How scoring scales: memory and rate at 10,000 and 100,000 images, and a plan of 10 million.
+"""How scoring scales: memory and rate by the number of images, the driver's cost, a large plan.
 
-    python tests/benchmarks/scale.py images --photos FOLDER --counts 10000 100000
+    python tests/benchmarks/scale.py images --photos FOLDER --counts 1000 10000 100000
+    python tests/benchmarks/scale.py images --photos FOLDER --counts 5000 50000 --model BUNDLE
+    python tests/benchmarks/scale.py driver --parts 2000
     python tests/benchmarks/scale.py plan --rows 10000000
 
-The network is replaced by one that answers at once, so that all else is what is measured: the plan,
-Ray, the actors and their children, the decoder, the files. Memory is the proportional set size
-(PSS) of the driver and all processes below it, so that what they share is counted once.
+Without `--model` the network is replaced by one that answers at once, so that all else is what is
+measured: the plan, Ray, the actors and their children, the decoder, the files. Memory is the
+proportional set size (PSS) of the driver and all processes below it, so that what they share is
+counted once. `driver`: parts whose rows are there at once, so that handing them out, publishing
+them and counting them is all there is to do.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +36,11 @@ import pyarrow.parquet as pq
 import ray.cloudpickle
 from PIL import Image
 
+from monkeyray.bundle import load_bundle
 from monkeyray.child import Work
 from monkeyray.cluster import connected, quiet_data
 from monkeyray.decode import Limits
+from monkeyray.engines import choose_engine
 from monkeyray.images import list_images
 from monkeyray.lease import hold
 from monkeyray.pipeline import Job, run_parts
@@ -119,7 +126,23 @@ def watch_memory(samples: list[dict[str, float]]) -> Any:
         thread.join()
 
 
-def score_images(photos: Path, count: int, workers: int) -> dict[str, Any]:
+def stub_work(storage: Storage) -> Work:
+    """Work without a network."""
+    options = ScoreOptions(("middle",), 5, None, False, Limits())
+    return Work(functools.partial(StubScorer, options), storage, 224, options.limits, 32)
+
+
+def real_work(model: str, storage: Storage) -> Work:
+    """Work with the network of a bundle."""
+    bundle = load_bundle(model, storage)
+    views = bundle.choose_views(None)
+    engine = choose_engine("auto", "float32", False)
+    options = ScoreOptions(views, 5, None, False, engine=engine, limits=Limits())
+    size = bundle.network(views).size
+    return Work(functools.partial(Scorer, bundle, options), storage, size, options.limits, 32)
+
+
+def score_images(photos: Path, count: int, workers: int, model: str | None) -> dict[str, Any]:
     """Score `count` links to small photographs in a Ray of its own."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -135,8 +158,7 @@ def score_images(photos: Path, count: int, workers: int) -> dict[str, Any]:
             link.parent.mkdir(parents=True, exist_ok=True)
             link.hardlink_to(small[number % len(small)])
         storage = Storage()
-        options = ScoreOptions(("middle",), 5, None, False, Limits())
-        work = Work(functools.partial(StubScorer, options), storage, 224, options.limits, 32)
+        work = stub_work(storage) if model is None else real_work(model, storage)
         samples: list[dict[str, float]] = []
         ticks: list[tuple[float, int]] = []
         with connected("local"):
@@ -174,6 +196,54 @@ def score_images(photos: Path, count: int, workers: int) -> dict[str, Any]:
             kind: round(float(np.median([sample.get(kind, 0) for sample in late])), 1)
             for kind in kinds
         },
+    }
+
+
+def no_images(part: int, plan: pa.Table) -> Iterator[pa.Table]:
+    """Rows of predictions that nobody had to make."""
+    count = plan.num_rows
+    columns = {
+        "uri": plan["uri"],
+        "status": pa.repeat(pa.scalar("ok"), count),
+        "label": pa.repeat(pa.scalar("a"), count),
+        "score": pa.array(np.linspace(0, 1, count, dtype=np.float32)),
+    }
+    yield pa.table(columns)
+
+
+def drive(parts: int, rows_per_part: int, workers: int) -> dict[str, Any]:
+    """Hand out many parts to workers that have them at once."""
+    count = parts * rows_per_part
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        numbers = pa.array(np.arange(count)).cast(pa.string())
+        uris = pc.binary_join_element_wise("s3://camera-traps/IMG", numbers, "_")
+        pq.write_table(pa.table({"uri": uris}), root / "manifest.parquet")
+        storage = Storage()
+        out = str(root / "out")
+        with connected("local"):
+            quiet_data()
+            with hold(out, storage, print) as lease:
+                start = time.monotonic()
+                listing = collect(list_images(str(root / "manifest.parquet"), storage, Counter()))
+                assert listing is not None
+                run = create_run(out, lease, {}, listing, [rows_per_part] * parts)
+                planned, cpu = time.monotonic(), time.process_time()
+                run_parts(
+                    Job(run, lease, no_images), list(range(parts)), workers=workers,
+                    progress=lambda rows: None,
+                )  # fmt: skip
+                done, driver = time.monotonic(), time.process_time() - cpu
+                run.finish(lease)
+                end = time.monotonic()
+    return {
+        "parts": parts,
+        "rows": count,
+        "plan_seconds": round(planned - start, 2),
+        "hand_out_and_write_seconds": round(done - planned, 2),
+        "parts_per_second": round(parts / (done - planned), 1),
+        "driver_cpu_ms_per_part": round(1000 * driver / parts, 2),
+        "finish_seconds": round(end - done, 2),
     }
 
 
@@ -225,6 +295,11 @@ def main() -> None:
     images.add_argument("--photos", type=Path, required=True)
     images.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
     images.add_argument("--workers", type=int, default=os.cpu_count())
+    images.add_argument("--model", help="a bundle, for its network; default: none")
+    driver = which.add_parser("driver")
+    driver.add_argument("--parts", type=int, default=2000)
+    driver.add_argument("--rows-per-part", type=int, default=4096)
+    driver.add_argument("--workers", type=int, default=os.cpu_count())
     plan = which.add_parser("plan")
     plan.add_argument("--rows", type=int, default=10_000_000)
     plan.add_argument("--place", help="where the plan is written; default: a temporary folder")
@@ -232,8 +307,12 @@ def main() -> None:
     if given.which == "plan":
         print(json.dumps(plan_many(given.rows, given.place), indent=1))
         return
+    if given.which == "driver":
+        print(json.dumps(drive(given.parts, given.rows_per_part, given.workers), indent=1))
+        return
     for count in given.counts:
-        print(json.dumps(score_images(given.photos, count, given.workers), indent=1), flush=True)
+        found = score_images(given.photos, count, given.workers, given.model)
+        print(json.dumps(found, indent=1), flush=True)
 
 
 if __name__ == "__main__":
