@@ -36,19 +36,19 @@ def blocks(language: str) -> list[str]:
     return [text for found, text in BLOCKS if found == language]
 
 
-def calls() -> list[list[str]]:
-    """The arguments of every call in the README, the command first."""
-    found = []
+def calls() -> list[tuple[str, ...]]:
+    """The arguments of every call in the README, once, the command first."""
+    found: dict[tuple[str, ...], None] = {}
     for text in [*blocks("sh"), *blocks("yaml")]:
         for line in text.replace("\\\n", " ").splitlines():
             if (match := _CALL.search(line.strip())) is not None:
                 words = shlex.split(re.sub(r"\$\(.*", "", match[1]))
-                found.append([words[0].removesuffix(".py"), *words[1:]])
-    return found
+                found[(words[0].removesuffix(".py"), *words[1:])] = None
+    return list(found)
 
 
 @pytest.mark.parametrize("call", calls(), ids=" ".join)
-def test_the_commands_are_ones(call: list[str]) -> None:
+def test_the_commands_are_ones(call: tuple[str, ...]) -> None:
     command, *arguments = call
     if command == "completion":
         assert completion(arguments)
