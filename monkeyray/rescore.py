@@ -38,7 +38,6 @@ from monkeyray.lease import hold
 from monkeyray.pipeline import Job, run_parts
 from monkeyray.plans import same_rows
 from monkeyray.predictions import JUDGED, SCHEMA_VERSION, Judge, ScoreOptions
-from monkeyray.progress import Reporter
 from monkeyray.runs import Run, clear, create_run_of_parts, open_run, read_finished
 from monkeyray.score import Summary
 from monkeyray.storage import Storage
@@ -98,7 +97,7 @@ def rescore(config: RescoreConfig) -> Summary:
     Raises a MonkeyRayError that says what to change.
     """
     start = time.monotonic()
-    reporter = Reporter(config.store.quiet)
+    reporter = config.store.reporter()
     storage = config.store.storage()
     for option in ("predictions", "model", "output"):
         check_relative(option, getattr(config, option))

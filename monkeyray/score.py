@@ -159,7 +159,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     Raises a MonkeyRayError that says what to change.
     """
     start = time.monotonic()
-    reporter = Reporter(config.store.quiet)
+    reporter = config.store.reporter()
     storage = config.store.storage()
     for option in ("images", "model", "predictions", "detections"):
         check_relative(option, getattr(config, option))
@@ -280,7 +280,10 @@ def _score_parts(
     job = Job(run, lease, _work(config, bundle, options, run.storage), crew.gpu)
     with reporter.bar("scoring") as bar:
         spent = run_parts(
-            job, list(pending), workers=crew.workers, progress=lambda rows: bar(todo, rows)
+            job,
+            list(pending),
+            workers=crew.workers,
+            progress=lambda rows: bar(todo, rows),
         )
     return todo, spent
 

@@ -16,6 +16,7 @@ from monkeyray.backbones import Weights, import_keras
 from monkeyray.cluster import wait_for_workers
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.fit import FitConfig, Learner, Parts, Source, fit
+from monkeyray.progress import Reporter
 from monkeyray.runs import fingerprint
 from monkeyray.state import State
 from monkeyray.storage import Storage
@@ -77,7 +78,13 @@ class Outcome:
 
 
 def run_training(
-    task: Task, identity: Any, uri: str, storage: Storage, workers: int, gpu: bool
+    task: Task,
+    identity: Any,
+    uri: str,
+    storage: Storage,
+    workers: int,
+    gpu: bool,
+    reporter: Reporter,
 ) -> Outcome:
     """Train with Ray Train, or go on from the checkpoint of a run with the same `identity`.
 
@@ -90,7 +97,7 @@ def run_training(
     from ray.train.tensorflow import TensorflowTrainer
     from safetensors.numpy import load_file
 
-    wait_for_workers(workers, gpu)
+    wait_for_workers(workers, gpu, reporter.say)
     if workers <= _FEW_WORKERS:
         # Ray asks them every two seconds how they are, and so learns as late that they are ready.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
