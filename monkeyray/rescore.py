@@ -41,6 +41,7 @@ from monkeyray.predictions import JUDGED, SCHEMA_VERSION, Judge, ScoreOptions
 from monkeyray.runs import Run, clear, create_run_of_parts, open_run, read_finished
 from monkeyray.score import Summary
 from monkeyray.storage import Storage
+from monkeyray.telemetry import Meter
 from monkeyray.uris import join, normalise
 
 #: Rows that are judged at a time: the distances to what a top was trained on need room.
@@ -136,6 +137,7 @@ def rescore(config: RescoreConfig) -> Summary:
                         list(pending),
                         workers=workers,
                         progress=lambda rows: bar(todo, rows),
+                        meter=Meter("rescoring", uri, todo),
                     )
         _check_unchanged(old, storage)
         totals = run.finish(lease, count=("label", "decision"))

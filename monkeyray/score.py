@@ -38,6 +38,7 @@ from monkeyray.predictions import SCHEMA_VERSION, ScoreOptions, Scorer, check_co
 from monkeyray.progress import Reporter
 from monkeyray.runs import Run, clear, create_run, open_run
 from monkeyray.storage import Storage
+from monkeyray.telemetry import Meter
 from monkeyray.updates import COLUMNS, Changes, Listed, new_rows
 from monkeyray.uris import join, normalise
 
@@ -284,6 +285,7 @@ def _score_parts(
             list(pending),
             workers=crew.workers,
             progress=lambda rows: bar(todo, rows),
+            meter=Meter("scoring", run.uri, todo),
         )
     return todo, spent
 
