@@ -106,7 +106,7 @@ class Reporter:
                 rate = done / max(now - start, 1e-9)
             left = (total - done) / rate if rate else None
             form = ".0f" if rate >= 10 else ".1f"
-            rest = "" if left is None else f", {_time(left)} left"
+            rest = "" if left is None else f", {in_words(left)} left"
             bad = "".join(f", {count} {status}" for status, count in _bad(rows).items())
             self.say(
                 f"{what}: {done} of {total}, {rate:{form}} {unit}/s{rest}{bad}",
@@ -148,10 +148,10 @@ def _bad(rows: Mapping[str, int]) -> dict[str, int]:
     return {status: count for status, count in rows.items() if status != "ok" and count}
 
 
-def _time(seconds: float) -> str:
+def in_words(seconds: float) -> str:
     """A time as people say it.
 
-    >>> _time(95), _time(1500), _time(20000)
+    >>> in_words(95), in_words(1500), in_words(20000)
     ('95 s', '25 min', '5.6 h')
     """
     if seconds < 120:

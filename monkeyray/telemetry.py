@@ -23,8 +23,7 @@ class Meter:
     def __init__(self, task: str, run: str, planned: int) -> None:
         from ray.util import metrics
 
-        # Ray takes nothing but ASCII.
-        tags = {"task": task, "run": run.encode("ascii", "backslashreplace").decode()}
+        tags = _tags(task, run)
 
         def make(kind: Any, name: str, text: str, *more: str) -> Any:
             return kind(f"monkeyray_{name}", text, (*tags, *more)).set_default_tags(tags)
@@ -47,14 +46,17 @@ class Meter:
         self._rate = make(
             metrics.Gauge, "images_per_second", "Images done a second, over the last minute."
         )
-        make(metrics.Gauge, "images_planned", "Images to do, done ones included.").set(planned)
+        self._to_do = make(metrics.Gauge, "images_planned", "Images to do, done ones included.")
+        self._planned = planned
         self._pace = Pace()
 
     def images(self, rows: Mapping[str, int], read_bytes: int) -> None:
         """Tell the rows by status and the bytes read, of all so far."""
         self._images.reach(rows)
         self._bytes.reach({"": read_bytes})
+        # Ray forgets a gauge that is not set for a while.
         self._rate.set(self._pace.rate(sum(rows.values())))
+        self._to_do.set(self._planned)
 
     def spent(self, nanoseconds: Mapping[str, int]) -> None:
         """Tell the workers' time so far, by pipeline.SPENT."""
@@ -63,6 +65,36 @@ class Meter:
     def close(self) -> None:
         """Tell that nothing is done any more; a process that goes on would repeat the last rate."""
         self._rate.set(0)
+
+
+class EpochMeter:
+    """The metrics of one training. `task`: training or fine-tuning. `run`: the model's URI."""
+
+    def __init__(self, task: str, run: str) -> None:
+        from ray.util import metrics
+
+        tags = _tags(task, run)
+        self._gauges = {
+            key: metrics.Gauge(f"monkeyray_{key}", text, tuple(tags)).set_default_tags(tags)
+            for key, text in (
+                ("epoch", "Epochs done."),
+                ("train_loss", "Of the last epoch, without the L2 penalty."),
+                ("train_accuracy", "Of the last epoch."),
+                ("validation_loss", "After the last epoch."),
+                ("validation_accuracy", "After the last epoch."),
+            )
+        }
+
+    def epoch(self, figures: Mapping[str, Any]) -> None:
+        """Tell the figures of the last epoch, again and again: Ray forgets gauges."""
+        for key, gauge in self._gauges.items():
+            if figures.get(key) is not None:
+                gauge.set(float(figures[key]))
+
+
+def _tags(task: str, run: str) -> dict[str, str]:
+    # Ray takes nothing but ASCII.
+    return {"task": task, "run": run.encode("ascii", "backslashreplace").decode()}
 
 
 class _Total:

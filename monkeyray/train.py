@@ -283,6 +283,7 @@ def _run_fine_tuning(job: _Job, network: Network, data: Dataset, layers: str) ->
         functools.partial(FineTuneLearner, network, layers),
         _pixels(job, network, data),
         tracked=job.tracking.stage("fine_tuning"),
+        name="fine-tuning",
     )
     assert network.top is not None
     start = {"top": weights_hash(network.top), "layers": layers}

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from monkeyray.backbones import Weights, import_keras
 from monkeyray.cluster import wait_for_workers
+from monkeyray.epochs import Follower
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.fit import FitConfig, Learner, Parts, Source, fit
 from monkeyray.progress import Reporter
@@ -45,7 +46,7 @@ class Task:
     """What every Ray Train worker gets: the training, and others of the same kind on folds.
 
     `make_learner` is called in the worker, once for each training. `tracked`: where the figures of
-    the first training's epochs go.
+    the first training's epochs go. `name`: what it is called in the log.
     """
 
     fit: FitConfig
@@ -54,6 +55,7 @@ class Task:
     source: Source
     folds: tuple[Parts, ...] = ()
     tracked: Stage = field(default_factory=Stage)
+    name: str = "training"
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ def run_training(
     filesystem, path = training_place(uri, storage)
     # The same command has the same name, and so goes on from the checkpoint that it finds there.
     name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
+    follower = Follower.create(task.name, uri, task.fit.epochs, reporter)
+    task = replace(task, tracked=Stage((*task.tracked.sinks, follower.sink)))
     trainer = TensorflowTrainer(
         _worker,
         train_loop_config={"task": ray.put(task)},
@@ -122,7 +126,8 @@ def run_training(
         ),
     )
     try:
-        result = trainer.fit()
+        with follower.following():
+            result = trainer.fit()
     except Exception as error:
         raise _failure(error, join(uri, TRAINING, name)) from error
     if result.return_value is not None:
