@@ -46,7 +46,7 @@ class Meter:
         self._rate = make(
             metrics.Gauge, "images_per_second", "Images done a second, over the last minute."
         )
-        self._to_do = make(metrics.Gauge, "images_planned", "Images to do, done ones included.")
+        self._to_do = make(metrics.Gauge, "images_planned", "Images that this call has to do.")
         self._planned = planned
         self._pace = Pace()
 

@@ -133,7 +133,7 @@ def test_what_is_not_there_yet_is_waited_for(
     lines: list[str] = []
     cpus = cluster.capacity().cpus
     others = placement_group([{"CPU": cpus}])
-    others.wait(30)
+    assert others.wait(30)
 
     def say(message: str, event: str = "note", **fields: Any) -> None:
         lines.append(message)
