@@ -30,7 +30,7 @@ from monkeyray.export_rows import (
     root_of,
 )
 from monkeyray.pooling import Pool, spread
-from monkeyray.progress import Advance, Reporter
+from monkeyray.progress import Advance
 from monkeyray.rollup import RollUp
 from monkeyray.sites import SitePattern
 from monkeyray.taxa import read_taxa
@@ -122,7 +122,7 @@ def bursts(config: BurstsConfig) -> Bursts:
         read_deployments(config.deployments, storage, pattern) if config.deployments else None
     )
     root = root_of(predictions, config.relative_to)
-    reporter = Reporter(config.store.quiet)
+    reporter = config.store.reporter()
     with reporter.bar("finding bursts") as bar:
         seen = survey(predictions, root, pattern, deployments, bar)
     groups = group_bursts(seen.cameras, seen.times, seen.alone, parse_gap(config.burst_gap))

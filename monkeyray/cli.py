@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import itertools
 import os
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from monkeyray.cluster import Terminated, heed_sigterm
 from monkeyray.errors import MonkeyRayError
+from monkeyray.logs import log_as_json, to_json
 from monkeyray.uris import masked_anywhere
 
 if TYPE_CHECKING:
@@ -44,16 +48,25 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
     `command`: the one that is meant; without it the first argument says which.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    shown = _Shown("--debug" in arguments)
+    shown = _Shown(arguments)
     heed_sigterm()
     try:
         _run(arguments, command, shown)
     except MonkeyRayError as error:
-        _say(traceback.format_exc() if shown.traceback else f"error: {error}\n")
+        kind = type(error).__name__
+        shown.say(f"error: {error}", "error", with_traceback=shown.debug, kind=kind, exit_code=2)
         sys.exit(2)
     except KeyboardInterrupt as end:
-        print("interrupted; the same command goes on where it was", file=sys.stderr)
-        sys.exit(143 if isinstance(end, Terminated) else 130)
+        code = 143 if isinstance(end, Terminated) else 130
+        again = "interrupted; the same command goes on where it was"
+        shown.say(again, "interrupted", exit_code=code)
+        sys.exit(code)
+    except Exception as bug:
+        if not shown.json:
+            raise
+        kind = type(bug).__name__
+        shown.say(f"error: {bug}", "bug", with_traceback=True, kind=kind, exit_code=1)
+        sys.exit(1)
 
 
 def _say(text: str) -> None:
@@ -61,10 +74,22 @@ def _say(text: str) -> None:
 
 
 class _Shown:
-    """Whether errors come with a traceback, which a file of options may say too."""
+    """How the end of a command is told, which a file of options may say too."""
 
-    def __init__(self, traceback: bool) -> None:
-        self.traceback = traceback
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.debug = "--debug" in arguments
+        given = list(itertools.pairwise(arguments))
+        # Known before the arguments are parsed, since that is what may go wrong.
+        self.json = ("--log-format", "json") in given or "--log-format=json" in arguments
+
+    def say(self, message: str, event: str, *, with_traceback: bool = False, **fields: Any) -> None:
+        """A line, or in text the traceback instead, to standard error. `fields`: for JSON."""
+        if self.json:
+            if with_traceback:
+                fields["traceback"] = masked_anywhere(traceback.format_exc())
+            print(to_json(message, event, **fields), file=sys.stderr, flush=True)
+        else:
+            _say(traceback.format_exc() if with_traceback else f"{message}\n")
 
 
 def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
@@ -87,17 +112,40 @@ def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
     if full or {"-h", "--help"} & set(arguments):
         print(help_of(command, full=full))
         return
-    call = parse(command, arguments, program)
-    shown.traceback |= call.config.store.debug
+    with _usage_as_json() if shown.json else contextlib.nullcontext():
+        call = parse(command, arguments, program)
+    shown.debug |= call.config.store.debug
+    shown.json = call.config.store.log_format == "json"
     _do(call)
+
+
+@contextlib.contextmanager
+def _usage_as_json() -> Iterator[None]:
+    """Make one line of what the parser prints of wrong arguments, before it exits."""
+    with contextlib.redirect_stderr(io.StringIO()) as printed:
+        try:
+            yield
+            return
+        except SystemExit as end:
+            code = end.code
+    line = to_json(f"error: {printed.getvalue().strip()}", "error", exit_code=code)
+    print(line, file=sys.stderr, flush=True)
+    sys.exit(code)
 
 
 def _do(call: Call) -> None:
     from monkeyray.summaries import SummaryFile
 
+    is_json = call.config.store.log_format == "json"
     summary = SummaryFile(call)
-    # Late, so that --help loads nothing heavy.
-    module = importlib.import_module(f"monkeyray.{call.command}")
-    result = getattr(module, call.command)(call.config)
-    print(result, file=summary.printed_to)
+    with log_as_json() if is_json else contextlib.nullcontext():
+        # Late, so that --help loads nothing heavy.
+        module = importlib.import_module(f"monkeyray.{call.command}")
+        result = getattr(module, call.command)(call.config)
+    line = str(result)
+    if is_json:
+        line = to_json(
+            f"{call.command} is done", "done", command=call.command, result=result.to_json()
+        )
+    print(line, file=summary.printed_to, flush=True)
     summary.write(result)

@@ -6,16 +6,16 @@ import contextlib
 import os
 import re
 import signal
-import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from monkeyray.errors import ClusterError, ConfigError
+from monkeyray.logs import Say, follow_root
 from monkeyray.progress import hushed
 from monkeyray.storage import Storage
 from monkeyray.uris import is_local, join, local_path, scheme
@@ -96,6 +96,7 @@ def connected(address: str | None, debug: bool = False) -> Iterator[None]:
         with contextlib.nullcontext() if debug else hushed():
             _connect(address or os.environ.get("RAY_ADDRESS"), options, _code(package))
         heed_sigterm()  # Ray has set its own way
+        follow_root("ray", "ray.data")
         yield
     finally:
         ray.shutdown()
@@ -257,11 +258,7 @@ def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
     return asked if asked is not None else max(1, now)
 
 
-def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def wait_for_workers(workers: int, gpu: float, say: Callable[[str], None] = _to_stderr) -> None:
+def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
     """Wait until the cluster has room for the workers, each with that share of a GPU, and `say` so
     every 30 s.
 
@@ -273,16 +270,20 @@ def wait_for_workers(workers: int, gpu: float, say: Callable[[str], None] = _to_
     bundle = {"CPU": 0.5, **({"GPU": gpu} if gpu else {})}
     group = placement_group([bundle] * workers, strategy="SPREAD")
     try:
-        waited = 0.0
         start = time.monotonic()
         ready = group.ready()
         while not ray.wait([ready], timeout=_WAIT_LINE_SECONDS)[0]:
             waited = time.monotonic() - start
-            free = ray.available_resources()
             kind = "GPU" if gpu else "CPU"
+            free = ray.available_resources().get(kind, 0)
             say(
-                f"waiting for room for {workers} workers, {free.get(kind, 0):g} {kind}s are free "
-                f"({waited:.0f} s so far)"
+                f"waiting for room for {workers} workers, {free:g} {kind}s are free "
+                f"({waited:.0f} s so far)",
+                "waiting",
+                workers=workers,
+                waiting_for=kind,
+                free=free,
+                elapsed_seconds=round(waited, 1),
             )
     finally:
         remove_placement_group(group)

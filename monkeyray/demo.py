@@ -11,7 +11,6 @@ from monkeyray.cluster import connected
 from monkeyray.config import DemoConfig, ScoreConfig, TrainConfig
 from monkeyray.demo_images import DemoImages, draw_demo_images
 from monkeyray.errors import ConfigError
-from monkeyray.progress import Reporter
 from monkeyray.score import Estimate, Summary, score
 from monkeyray.storage import local_errors
 from monkeyray.train import train
@@ -53,7 +52,7 @@ def demo(config: DemoConfig) -> Demo:
     folder = Path(normalise(config.folder))
     with local_errors(str(folder), writing=True):
         _make_empty(folder)
-    reporter = Reporter(config.store.quiet)
+    reporter = config.store.reporter()
     reporter.say(f"drawing a camera-trap collection in {folder}")
     images = draw_demo_images(folder / "images", config.seed)
     predictions = folder / "predictions"

@@ -102,7 +102,7 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
 
     Raises a MonkeyRayError that says what to change.
     """
-    reporter = Reporter(config.store.quiet)
+    reporter = config.store.reporter()
     storage = config.store.storage()
     uri = normalise(config.output)
     for option in ("images", "model", "predictions", "labels", "features", "output"):

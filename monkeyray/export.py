@@ -10,7 +10,7 @@ from monkeyray.config import ExportConfig
 from monkeyray.config_files import write_options_beside
 from monkeyray.deployments import Deployments, read_deployments
 from monkeyray.export_rows import Predictions, check_output, open_predictions, root_of
-from monkeyray.progress import Advance, Reporter
+from monkeyray.progress import Advance
 from monkeyray.project_file import Project, read_project
 from monkeyray.sites import SitePattern
 from monkeyray.storage import Storage
@@ -74,7 +74,7 @@ def export(config: ExportConfig) -> Export:
     deployments = (
         read_deployments(config.deployments, storage, pattern) if config.deployments else None
     )
-    with Reporter(config.store.quiet).bar("exporting") as bar:
+    with config.store.reporter().bar("exporting") as bar:
         done = _FORMATS[config.format](
             _Job(config, predictions, uri, storage, taxa, deployments, project, bar)
         )

@@ -27,6 +27,7 @@ from monkeyray.pipeline import Job, run_parts
 from monkeyray.plans import collect, cut
 from monkeyray.runs import MAY_PASS, create_run, fingerprint, read_parquet
 from monkeyray.storage import Entry, Storage
+from monkeyray.telemetry import Meter
 from monkeyray.uris import join
 
 _ROWS_PER_FILE = 4096
@@ -217,6 +218,7 @@ class FeatureCache:
                 list(range(len(sizes))),
                 workers=workers,
                 progress=lambda rows: progress(todo.num_rows, rows),
+                meter=Meter("embedding", self.uri, todo.num_rows),
             )
 
 

@@ -24,7 +24,6 @@ from monkeyray.engines import choose_engine
 from monkeyray.errors import ConfigError, DecodeError
 from monkeyray.given_images import Images, OneImage, one_by_one, to_file, uri_of
 from monkeyray.predictions import ScoreOptions, Scorer, prediction_schema
-from monkeyray.progress import Reporter
 from monkeyray.storage import Storage
 
 _PLAN = pa.schema([("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())])
@@ -173,7 +172,7 @@ def load_model(
     storage = store.storage()
     bundle = load_bundle(os.fspath(uri), storage, model_id)
     if note := bundle.unlike(None):
-        Reporter(store.quiet).say(note)
+        store.reporter().say(note)
     options = ScoreOptions(
         views=bundle.choose_views(views),
         top_k=parse_top_k(top_k, len(bundle.labels)),

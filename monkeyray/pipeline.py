@@ -31,6 +31,7 @@ from monkeyray.errors import (
 )
 from monkeyray.lease import Lease
 from monkeyray.runs import Run
+from monkeyray.telemetry import Meter
 
 #: How often a worker may die and be started again.
 _MAX_RESTARTS = 20
@@ -133,31 +134,44 @@ class PartWorker:
 
     def _open(self, part: int, plan: pa.Table) -> pa.Table:
         start = time.perf_counter_ns()
-        tables, told, untold = [], time.monotonic(), Counter[str]()
+        tables, told, untold, read = [], time.monotonic(), Counter[str](), 0
         for table in self._rows(part, plan):
             tables.append(table)
             untold.update(table["status"].to_pylist())
+            if isinstance(self._job.work, Work):
+                read += _bytes_read(table)
             if time.monotonic() - told >= _TELL_SECONDS:
-                self._tally.add.remote(dict(untold))
-                told, untold = time.monotonic(), Counter()
-        self._tally.add.remote(dict(untold))
+                self._tally.add.remote(dict(untold), read)
+                told, untold, read = time.monotonic(), Counter(), 0
+        self._tally.add.remote(dict(untold), read)
         self._making += time.perf_counter_ns() - start
         return pa.concat_tables(tables)
 
 
+def _bytes_read(table: pa.Table) -> int:
+    """Bytes of a batch's images that could be read. An image with several boxes has several rows
+    and is read once."""
+    read = table.filter(table["sha256"].is_valid())
+    sizes = dict(zip(read["uri"].to_pylist(), read["size_bytes"].to_pylist(), strict=True))
+    return sum(sizes.values())
+
+
 class Tally:
-    """Rows done by status since the start, counted as they come, for the progress line."""
+    """Rows done by status since the start and the bytes read for them, counted as they come, for
+    the progress line and the metrics."""
 
     def __init__(self) -> None:
         self._rows: Counter[str] = Counter()
+        self._read = 0
 
-    def add(self, rows: dict[str, int]) -> None:
-        """Count some rows."""
+    def add(self, rows: dict[str, int], read: int) -> None:
+        """Count some rows and bytes."""
         self._rows.update(rows)
+        self._read += read
 
-    def rows(self) -> dict[str, int]:
-        """All that was counted."""
-        return dict(self._rows)
+    def all(self) -> tuple[dict[str, int], int]:
+        """All rows and bytes that were counted."""
+        return dict(self._rows), self._read
 
 
 def worker_environment() -> dict[str, str]:
@@ -182,12 +196,13 @@ def run_parts(
     *,
     workers: int,
     progress: Callable[[dict[str, int]], None],
+    meter: Meter | None = None,
 ) -> Counter[str]:
     """Make the given parts of a run on a pool of Ray Data actors.
 
-    `progress` is called with the rows by status now and then. Returns the nanoseconds that workers
-    have spent, by SPENT. Raises a MonkeyRayError for a fault that stopped the job; what is finished
-    by then stays.
+    `progress` is called with the rows by status now and then, and `meter` is told the same. Returns
+    the nanoseconds that workers have spent, by SPENT. Raises a MonkeyRayError for a fault that
+    stopped the job; what is finished by then stays.
     """
     import ray
     import ray.data
@@ -213,9 +228,18 @@ def run_parts(
             # Ray's default is without end, and a worker that cannot live would come back for ever.
             max_restarts=_MAX_RESTARTS,
         )
+
+    def tell() -> None:
+        # It may be starting again, after its node was lost.
+        with contextlib.suppress(ray.exceptions.RayError):
+            rows, read = ray.get(tally.all.remote(), timeout=10)
+            progress(rows)
+            if meter is not None:
+                meter.images(rows, read)
+
     finished = 0
     try:
-        with _watch(tally, progress):
+        with _every_second(tell):
             for batch in done.iter_batches(batch_size=None, prefetch_batches=0):
                 for error in batch["error"]:
                     if error:
@@ -223,8 +247,9 @@ def run_parts(
                 finished += len(batch["part"])
                 for name in SPENT:
                     spent[name] += int(sum(batch[name]))
-        with contextlib.suppress(ray.exceptions.RayError):
-            progress(ray.get(tally.rows.remote(), timeout=10))
+                if meter is not None:
+                    meter.spent(spent)
+        tell()
     except ray.exceptions.RayTaskError:
         raise  # a bug of ours, told as it is
     except ray.exceptions.RayError as error:
@@ -234,6 +259,8 @@ def run_parts(
         ) from error
     finally:
         ray.kill(tally)
+        if meter is not None:
+            meter.close()
     if finished != len(parts):
         raise StorageError(
             f"{finished} of {len(parts)} files were made: run the same command again"
@@ -242,19 +269,15 @@ def run_parts(
 
 
 @contextlib.contextmanager
-def _watch(tally: Any, progress: Callable[[dict[str, int]], None]) -> Iterator[None]:
-    """Tell the progress every second while something else goes on."""
-    import ray
-
+def _every_second(tell: Callable[[], None]) -> Iterator[None]:
+    """Tell the progress while something else goes on."""
     stop = threading.Event()
 
-    def tell() -> None:
+    def repeat() -> None:
         while not stop.wait(1):
-            # It may be starting again, after its node was lost.
-            with contextlib.suppress(ray.exceptions.RayError):
-                progress(ray.get(tally.rows.remote(), timeout=10))
+            tell()
 
-    thread = threading.Thread(target=tell, daemon=True)
+    thread = threading.Thread(target=repeat, daemon=True)
     thread.start()
     try:
         yield

@@ -6,9 +6,16 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from monkeyray.logs import LogFormat, to_json
 
 _LINE_SECONDS = 30.0
+
+#: Over how long a rate is taken: nodes come and go, and what was an hour ago says little.
+_PACE_SECONDS = 60.0
 
 #: Called with the number of images to do and the rows by status so far.
 Advance = Callable[[int, dict[str, int]], None]
@@ -38,55 +45,115 @@ def hushed() -> Iterator[None]:
         os.close(nowhere)
 
 
+class Pace:
+    """How fast something goes now: over the last minute, or since the start where that is later."""
+
+    def __init__(self) -> None:
+        self._seen = deque([(time.monotonic(), 0)])
+
+    def rate(self, done: int) -> float:
+        """Take how many are done in all by now; returns how many a second."""
+        now = time.monotonic()
+        self._seen.append((now, done))
+        while now - self._seen[1][0] >= _PACE_SECONDS:
+            self._seen.popleft()
+        start, before = self._seen[0]
+        # A count that begins anew, as after a lost node, is no progress backwards.
+        return max(0, done - before) / max(now - start, 1e-9)
+
+
 class Reporter:
     """Writes to standard error, or nothing at all when `quiet`."""
 
-    def __init__(self, quiet: bool) -> None:
+    def __init__(self, quiet: bool, log_format: LogFormat = "text") -> None:
         self._quiet = quiet
+        self._format = log_format
 
-    def say(self, line: str) -> None:
-        """One line."""
+    def say(self, message: str, event: str = "note", **fields: Any) -> None:
+        """One line. `event` and `fields` are for programs."""
         if not self._quiet:
+            line = message if self._format == "text" else to_json(message, event, **fields)
             print(line, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def bar(self, what: str, unit: str = "images") -> Iterator[Advance]:
-        """A bar with rate and ETA; where there is no terminal, a line every 30 seconds.
+        """A bar with rate and ETA; where there is no terminal, or the log is JSON, a line every 30
+        seconds and one at the end.
 
         `unit`: what is counted, in the plural.
         """
-        from tqdm import tqdm
-
         if self._quiet:
             yield lambda total, rows: None
-            return
-        terminal = sys.stderr.isatty()
-        bar: tqdm | None = None
+        elif self._format == "text" and sys.stderr.isatty():
+            with _bar(what, unit) as advance:
+                yield advance
+        else:
+            yield self._lines(what, unit)
+
+    def _lines(self, what: str, unit: str) -> Advance:
         start = last = time.monotonic()
+        pace, ended = Pace(), False
 
         def advance(total: int, rows: dict[str, int]) -> None:
-            nonlocal bar, last
-            done = sum(rows.values())
-            bad = {status: count for status, count in rows.items() if status != "ok" and count}
-            if terminal:
-                if bar is None:
-                    bar = tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True)
-                bar.set_postfix(bad, refresh=False)
-                bar.update(done - bar.n)
-            elif time.monotonic() - last >= _LINE_SECONDS or done >= total:
-                last = time.monotonic()
-                rate = done / max(last - start, 1e-9)
-                form = ".0f" if rate >= 10 else ".1f"
-                rest = "" if not done else f", {(total - done) / rate:.0f} s left"
-                others = "".join(f", {count} {status}" for status, count in bad.items())
-                print(
-                    f"{what}: {done} of {total}, {rate:{form}} {unit}/s{rest}{others}",
-                    file=sys.stderr,
-                    flush=True,
-                )
+            nonlocal last, ended
+            done, now = sum(rows.values()), time.monotonic()
+            rate = pace.rate(done)
+            # Files are still written after the last image, and the end is told once.
+            if ended or (done < total and now - last < _LINE_SECONDS):
+                return
+            last, ended = now, done >= total
+            if ended:
+                rate = done / max(now - start, 1e-9)
+            left = (total - done) / rate if rate else None
+            form = ".0f" if rate >= 10 else ".1f"
+            rest = "" if left is None else f", {in_words(left)} left"
+            bad = "".join(f", {count} {status}" for status, count in _bad(rows).items())
+            self.say(
+                f"{what}: {done} of {total}, {rate:{form}} {unit}/s{rest}{bad}",
+                "progress",
+                task=what,
+                unit=unit,
+                done=done,
+                total=total,
+                rate=round(rate, 3),
+                eta_seconds=None if left is None else round(left),
+                elapsed_seconds=round(now - start, 1),
+                rows=dict(rows),
+            )
 
-        try:
-            yield advance
-        finally:
-            if bar is not None:
-                bar.close()
+        return advance
+
+
+@contextlib.contextmanager
+def _bar(what: str, unit: str) -> Iterator[Advance]:
+    from tqdm import tqdm
+
+    bar: tqdm | None = None
+
+    def advance(total: int, rows: dict[str, int]) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True)
+        bar.set_postfix(_bad(rows), refresh=False)
+        bar.update(sum(rows.values()) - bar.n)
+
+    try:
+        yield advance
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _bad(rows: Mapping[str, int]) -> dict[str, int]:
+    return {status: count for status, count in rows.items() if status != "ok" and count}
+
+
+def in_words(seconds: float) -> str:
+    """A time as people say it.
+
+    >>> in_words(95), in_words(1500), in_words(20000)
+    ('95 s', '25 min', '5.6 h')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

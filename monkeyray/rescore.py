@@ -38,10 +38,10 @@ from monkeyray.lease import hold
 from monkeyray.pipeline import Job, run_parts
 from monkeyray.plans import same_rows
 from monkeyray.predictions import JUDGED, SCHEMA_VERSION, Judge, ScoreOptions
-from monkeyray.progress import Reporter
 from monkeyray.runs import Run, clear, create_run_of_parts, open_run, read_finished
 from monkeyray.score import Summary
 from monkeyray.storage import Storage
+from monkeyray.telemetry import Meter
 from monkeyray.uris import join, normalise
 
 #: Rows that are judged at a time: the distances to what a top was trained on need room.
@@ -98,7 +98,7 @@ def rescore(config: RescoreConfig) -> Summary:
     Raises a MonkeyRayError that says what to change.
     """
     start = time.monotonic()
-    reporter = Reporter(config.store.quiet)
+    reporter = config.store.reporter()
     storage = config.store.storage()
     for option in ("predictions", "model", "output"):
         check_relative(option, getattr(config, option))
@@ -137,6 +137,7 @@ def rescore(config: RescoreConfig) -> Summary:
                         list(pending),
                         workers=workers,
                         progress=lambda rows: bar(todo, rows),
+                        meter=Meter("rescoring", uri, todo),
                     )
         _check_unchanged(old, storage)
         totals = run.finish(lease, count=("label", "decision"))

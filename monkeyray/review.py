@@ -70,7 +70,7 @@ def review(config: ReviewConfig) -> Review:
     Raises a MonkeyRayError that says what to change.
     """
     storage = config.store.storage()
-    reporter = Reporter(config.store.quiet)
+    reporter = config.store.reporter()
     storage.check_reachable(normalise(config.predictions))
     predictions = open_predictions(config.predictions, storage, partial=config.partial)
     first = _page_uri(config, 1)

@@ -38,6 +38,7 @@ from monkeyray.predictions import SCHEMA_VERSION, ScoreOptions, Scorer, check_co
 from monkeyray.progress import Reporter
 from monkeyray.runs import Run, clear, create_run, open_run
 from monkeyray.storage import Storage
+from monkeyray.telemetry import Meter
 from monkeyray.updates import COLUMNS, Changes, Listed, new_rows
 from monkeyray.uris import join, normalise
 
@@ -159,7 +160,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     Raises a MonkeyRayError that says what to change.
     """
     start = time.monotonic()
-    reporter = Reporter(config.store.quiet)
+    reporter = config.store.reporter()
     storage = config.store.storage()
     for option in ("images", "model", "predictions", "detections"):
         check_relative(option, getattr(config, option))
@@ -280,7 +281,11 @@ def _score_parts(
     job = Job(run, lease, _work(config, bundle, options, run.storage), crew.gpu)
     with reporter.bar("scoring") as bar:
         spent = run_parts(
-            job, list(pending), workers=crew.workers, progress=lambda rows: bar(todo, rows)
+            job,
+            list(pending),
+            workers=crew.workers,
+            progress=lambda rows: bar(todo, rows),
+            meter=Meter("scoring", run.uri, todo),
         )
     return todo, spent
 

@@ -87,7 +87,7 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
 
     Raises a MonkeyRayError that says what to change, before heavy work where that can be known.
     """
-    reporter = Reporter(config.store.quiet)
+    reporter = config.store.reporter()
     storage = config.store.storage()
     uri = normalise(config.model)
     options = ("images", "model", "test", "features", "label_names", "weights", "detections")
@@ -168,7 +168,7 @@ def _embed(
             workers=job.embedders.workers,
             gpu=gpu,
             progress=bar,
-            before=functools.partial(wait_for_workers, gpu=gpu),
+            before=functools.partial(wait_for_workers, gpu=gpu, say=job.reporter.say),
         )
 
 
@@ -283,6 +283,7 @@ def _run_fine_tuning(job: _Job, network: Network, data: Dataset, layers: str) ->
         functools.partial(FineTuneLearner, network, layers),
         _pixels(job, network, data),
         tracked=job.tracking.stage("fine_tuning"),
+        name="fine-tuning",
     )
     assert network.top is not None
     start = {"top": weights_hash(network.top), "layers": layers}
@@ -318,7 +319,9 @@ def _identity(job: _Job, network: Network, data: Dataset) -> dict[str, Any]:
 
 
 def _run(job: _Job, task: Task, identity: dict[str, Any]) -> Outcome:
-    return run_training(task, identity, job.uri, job.storage, job.workers, job.config.gpu)
+    return run_training(
+        task, identity, job.uri, job.storage, job.workers, job.config.gpu, job.reporter
+    )
 
 
 def _publish(

@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +14,10 @@ import numpy as np
 
 from monkeyray.backbones import Weights, import_keras
 from monkeyray.cluster import wait_for_workers
+from monkeyray.epochs import Follower
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.fit import FitConfig, Learner, Parts, Source, fit
+from monkeyray.progress import Reporter
 from monkeyray.runs import fingerprint
 from monkeyray.state import State
 from monkeyray.storage import Storage
@@ -44,7 +46,7 @@ class Task:
     """What every Ray Train worker gets: the training, and others of the same kind on folds.
 
     `make_learner` is called in the worker, once for each training. `tracked`: where the figures of
-    the first training's epochs go.
+    the first training's epochs go. `name`: what it is called in the log.
     """
 
     fit: FitConfig
@@ -53,6 +55,7 @@ class Task:
     source: Source
     folds: tuple[Parts, ...] = ()
     tracked: Stage = field(default_factory=Stage)
+    name: str = "training"
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,13 @@ class Outcome:
 
 
 def run_training(
-    task: Task, identity: Any, uri: str, storage: Storage, workers: int, gpu: bool
+    task: Task,
+    identity: Any,
+    uri: str,
+    storage: Storage,
+    workers: int,
+    gpu: bool,
+    reporter: Reporter,
 ) -> Outcome:
     """Train with Ray Train, or go on from the checkpoint of a run with the same `identity`.
 
@@ -90,13 +99,15 @@ def run_training(
     from ray.train.tensorflow import TensorflowTrainer
     from safetensors.numpy import load_file
 
-    wait_for_workers(workers, gpu)
+    wait_for_workers(workers, gpu, reporter.say)
     if workers <= _FEW_WORKERS:
         # Ray asks them every two seconds how they are, and so learns as late that they are ready.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     filesystem, path = training_place(uri, storage)
     # The same command has the same name, and so goes on from the checkpoint that it finds there.
     name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
+    follower = Follower.create(task.name, uri, task.fit.epochs, reporter)
+    task = replace(task, tracked=Stage((*task.tracked.sinks, follower.sink)))
     trainer = TensorflowTrainer(
         _worker,
         train_loop_config={"task": ray.put(task)},
@@ -115,7 +126,8 @@ def run_training(
         ),
     )
     try:
-        result = trainer.fit()
+        with follower.following():
+            result = trainer.fit()
     except Exception as error:
         raise _failure(error, join(uri, TRAINING, name)) from error
     if result.return_value is not None:

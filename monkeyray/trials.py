@@ -73,7 +73,7 @@ def run_trials(
     from ray.tune.schedulers import ASHAScheduler
 
     cores = max(1, capacity().cpus)
-    wait_for_workers(1, False)
+    wait_for_workers(1, False, reporter.say)
     # The features and labels go into Ray's object store, once for all trials.
     trainable = ray.tune.with_parameters(
         _trial,

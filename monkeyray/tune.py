@@ -17,7 +17,6 @@ import numpy as np
 from monkeyray.config import TrainConfig, TuneConfig
 from monkeyray.dataset import Dataset
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.progress import Reporter
 from monkeyray.train import top_training, train
 from monkeyray.trained import Trained
 from monkeyray.trials import run_trials
@@ -88,7 +87,7 @@ def _search(config: TuneConfig, data: Dataset) -> tuple[TrainConfig, dict[str, A
         data.vectors.mean(axis=1),
         normalise(config.model),
         config.store.storage(),
-        Reporter(config.store.quiet),
+        config.store.reporter(),
     )
     trials = [
         {"trial": number, **asdict(choice), **figures}

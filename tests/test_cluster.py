@@ -1,13 +1,21 @@
-"""What can be known of a cluster without one: mounts, and who may add nodes."""
+"""What can be known of a cluster: mounts, who may add nodes, and when there is room."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from monkeyray import cluster
-from monkeyray.cluster import Capacity, Crew, check_shared, choose_crew, is_network_mount
+from monkeyray.cluster import (
+    Capacity,
+    Crew,
+    check_shared,
+    choose_crew,
+    is_network_mount,
+    wait_for_workers,
+)
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.storage import Storage
 
@@ -113,3 +121,33 @@ def test_more_than_can_share_the_gpus_are_refused(capacity: list[Capacity]) -> N
     capacity[:] = [Capacity(64, 0, 64, 0, 1)]
     with pytest.raises(ClusterError, match="no GPUs"):
         choose_crew("workers", None, True)
+
+
+def test_what_is_not_there_yet_is_waited_for(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.util import placement_group, remove_placement_group
+
+    assert cluster._WAIT_LINE_SECONDS == 30
+    monkeypatch.setattr(cluster, "_WAIT_LINE_SECONDS", 0.1)
+    lines: list[str] = []
+    cpus = cluster.capacity().cpus
+    others = placement_group([{"CPU": cpus}])
+    assert others.wait(30)
+
+    def say(message: str, event: str = "note", **fields: Any) -> None:
+        lines.append(message)
+        assert (event, fields["waiting_for"], fields["workers"]) == ("waiting", "CPU", 1)
+        if len(lines) == 2:
+            remove_placement_group(others)  # now there is room
+
+    wait_for_workers(1, 0, say)
+    assert lines[0].startswith("waiting for room for 1 workers, 0 CPUs are free (0 s so far)")
+    assert len(lines) >= 2
+
+    def stop(message: str, event: str = "note", **fields: Any) -> None:
+        assert message.startswith("waiting for room for 2 workers, 0 GPUs are free")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_for_workers(2, 0.5, stop)

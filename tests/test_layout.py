@@ -37,7 +37,15 @@ def test_imports_go_one_way() -> None:
     assert "monkeyray.train" not in imports("score")
     for pure in ("evaluation", "evaluation_summary", "labelled_predictions"):
         assert not imports(pure) & {"monkeyray.features", "monkeyray.pipeline", "monkeyray.cluster"}
-    assert importers("ray") == {"cluster", "live", "pipeline", "trainer", "trials"}
+    assert importers("ray") == {
+        "cluster",
+        "epochs",
+        "live",
+        "pipeline",
+        "telemetry",
+        "trainer",
+        "trials",
+    }
     tensorflow = {"engine", "event_files", "finetune", "fit", "head", "trainer", "trials"}
     assert importers("tensorflow") == tensorflow
     assert importers("mlflow") == {"mlflow_runs"}

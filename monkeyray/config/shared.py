@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from monkeyray.errors import ConfigError
+from monkeyray.logs import LogFormat
+from monkeyray.progress import Reporter
 from monkeyray.retries import PATIENCE_SECONDS
 from monkeyray.storage import Storage
 from monkeyray.uris import join, masked, normalise
@@ -104,12 +106,18 @@ class StoreConfig:
     quiet: bool = False
     """Print nothing but errors."""
 
+    log_format: LogFormat = "text"
+    """text, or json: every line that is printed is an object with time, level, event, message, and
+    the figures of the message."""
+
     debug: bool = False
     """Print Ray's own messages, and a traceback with errors."""
 
     def __post_init__(self) -> None:
         patience = self.store_patience_seconds
         require(patience >= 0, "store-patience-seconds", patience, "0 or more")
+        form = self.log_format
+        require(form in ("text", "json"), "log-format", repr(form), "text or json")
         endpoint = self.s3_endpoint
         if endpoint is None:
             return
@@ -131,3 +139,7 @@ class StoreConfig:
             s3_anonymous=self.s3_anonymous,
             patience_seconds=self.store_patience_seconds,
         )
+
+    def reporter(self) -> Reporter:
+        """What prints as these options say."""
+        return Reporter(self.quiet, self.log_format)
