@@ -112,6 +112,7 @@ def _connect(address: str | None, options: dict[str, Any], code: dict[str, Any])
             return
     if address in (None, "local"):
         ray.init(address="local", include_dashboard=False, **options)
+        _end_autoscaler()
         return
     try:
         ray.init(address=address, **options, **code)
@@ -119,6 +120,20 @@ def _connect(address: str | None, options: dict[str, Any], code: dict[str, Any])
         raise ClusterError(
             f"no Ray cluster at {address}: {str(error).splitlines()[0][:200]}"
         ) from error
+
+
+def _end_autoscaler() -> None:
+    """End the autoscaler of a Ray that is this program's own, which has no nodes to add.
+
+    It takes a core's time while the workers start, and Ray waits a second for it at the end. Where
+    Ray keeps its processes is not public, so its absence is no error.
+    """
+    with contextlib.suppress(ImportError, AttributeError, KeyError, OSError):
+        from ray._private import worker
+
+        for started in worker._global_node.all_processes["monitor"]:
+            started.process.kill()
+            started.process.wait()
 
 
 def _started_here() -> str | None:
