@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from monkeyray.cluster import Terminated, heed_sigterm
 from monkeyray.errors import MonkeyRayError
+from monkeyray.terminal import harmless, harmless_line, print_any_character
 from monkeyray.uris import masked_anywhere
 
 if TYPE_CHECKING:
@@ -24,6 +27,7 @@ def entry(command: str | None = None) -> NoReturn:
     the process, and a job that is done would be reported as failed.
     """
     code: object = 0
+    print_any_character()
     try:
         main(command=command)
     except SystemExit as exit_:
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
     try:
         _run(arguments, command, shown)
     except MonkeyRayError as error:
-        _say(traceback.format_exc() if shown.traceback else f"error: {error}\n")
+        _say(traceback.format_exc() if shown.traceback else f"error: {harmless_line(str(error))}\n")
         sys.exit(2)
     except KeyboardInterrupt as end:
         print("interrupted; the same command goes on where it was", file=sys.stderr)
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
 
 
 def _say(text: str) -> None:
-    print(masked_anywhere(text), file=sys.stderr, end="")
+    print(harmless(masked_anywhere(text)), file=sys.stderr, end="")
 
 
 class _Shown:
@@ -87,9 +91,25 @@ def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
     if full or {"-h", "--help"} & set(arguments):
         print(help_of(command, full=full))
         return
-    call = parse(command, arguments, program)
+    with _said_harmlessly(arguments):
+        call = parse(command, arguments, program)
     shown.traceback |= call.config.store.debug
     _do(call)
+
+
+@contextlib.contextmanager
+def _said_harmlessly(arguments: Sequence[str]) -> Iterator[None]:
+    """The parser repeats arguments as they are: where one would command a terminal, its words are
+    taken in and escaped, and lose their colours."""
+    if all(each == harmless_line(each) for each in arguments):
+        yield
+        return
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            yield
+    finally:
+        _say(words.getvalue())
 
 
 def _do(call: Call) -> None:
@@ -99,5 +119,5 @@ def _do(call: Call) -> None:
     # Late, so that --help loads nothing heavy.
     module = importlib.import_module(f"monkeyray.{call.command}")
     result = getattr(module, call.command)(call.config)
-    print(result, file=summary.printed_to)
+    print(harmless(str(result)), file=summary.printed_to)
     summary.write(result)

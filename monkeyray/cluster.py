@@ -18,6 +18,7 @@ from typing import Any
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.progress import hushed
 from monkeyray.storage import Storage
+from monkeyray.terminal import harmless_line
 from monkeyray.uris import is_local, join, local_path, scheme
 
 _WAIT_LINE_SECONDS = 30.0
@@ -258,7 +259,7 @@ def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
 
 
 def _to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(harmless_line(line), file=sys.stderr, flush=True)
 
 
 def wait_for_workers(workers: int, gpu: float, say: Callable[[str], None] = _to_stderr) -> None:

@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from monkeyray.terminal import harmless_line
+
 _LINE_SECONDS = 30.0
 
 #: Called with the number of images to do and the rows by status so far.
@@ -47,7 +49,7 @@ class Reporter:
     def say(self, line: str) -> None:
         """One line."""
         if not self._quiet:
-            print(line, file=sys.stderr, flush=True)
+            print(harmless_line(line), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def bar(self, what: str, unit: str = "images") -> Iterator[Advance]:
