@@ -24,7 +24,9 @@ import pyarrow.parquet as pq
 from monkeyray.boxes import BOX_COLUMNS
 from monkeyray.errors import ConfigError, InputError, ObjectError
 from monkeyray.plans import first_of_each, string_keys
+from monkeyray.spreadsheets import unguard, unguarded
 from monkeyray.storage import Storage, local_errors
+from monkeyray.terminal import has_control
 from monkeyray.uris import is_local, join, local_path, local_uri, masked, normalise
 
 PLAN_SCHEMA = pa.schema(
@@ -173,7 +175,8 @@ def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table
 
     In a folder the label is the first sub-folder; single folders around the labels, as unpacked
     archives have them, are passed through. Raises InputError for no images, a URI with two labels,
-    a manifest without `label`, a label that is empty, or an unknown split. A blank `group` is null.
+    a manifest without `label`, a label that is empty or has control characters, or an unknown
+    split. A blank `group` is null. Of a label in a CSV, a ' before a formula is taken off.
     """
     uri = normalise(uri)
     chunks = list(list_images(uri, storage, skipped))
@@ -190,12 +193,20 @@ def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table
                 text = pc.utf8_trim_whitespace(_text(uri, table, name))
                 if name == "group":
                     text = pc.if_else(pc.equal(text, ""), None, text)
+                elif name == "label" and uri.lower().endswith(".csv"):
+                    text = unguard(text)
                 table = table.set_column(table.column_names.index(name), name, text)
     else:
         table = _label_by_folder(uri, table, skipped)
     empty = _count(pc.or_kleene(pc.is_null(table["label"]), pc.equal(table["label"], "")))
     if empty:
         raise InputError(f"manifest {uri} has {empty} rows with no label: fill them or drop them")
+    strange = [label for label in pc.unique(table["label"]).to_pylist() if has_control(label)]
+    if strange:
+        raise InputError(
+            f"{uri} has the label {min(strange)!r}, and a label has no control characters: "
+            + ("correct it" if is_manifest(uri) else "rename the folder")
+        )
     if "split" in table.column_names:
         table = _check_splits(uri, table)
     return _drop_duplicates(uri, table)
@@ -210,7 +221,7 @@ def read_label_names(uri: str, storage: Storage) -> dict[str, str]:
     """Label to name out of any table: CSV or Parquet, also Kaggle's padded monkey_labels.txt.
 
     The label is the column `label`, else the first; the name is `common_name`, `name`, or else the
-    second column. Raises InputError for what is no such table.
+    second column. Raises InputError for what is no such table, or has control characters.
     """
     uri = normalise(uri)
     try:
@@ -237,11 +248,17 @@ def read_label_names(uri: str, storage: Storage) -> dict[str, str]:
     label = keys.index("label") if "label" in keys else 0
     wanted = [keys.index(name) for name in ("common_name", "name") if name in keys]
     name = wanted[0] if wanted else (1 if label == 0 else 0)
-    return {
-        row[label].strip(): row[name].strip()
+    names = {
+        unguarded(row[label].strip()): " ".join(row[name].split())
         for row in rows
         if len(row) > max(label, name) and row[label].strip()
     }
+    for text in (*names, *names.values()):
+        if has_control(text):
+            raise InputError(
+                f"--label-names {uri} has {text!r}, which has control characters: correct it"
+            )
+    return names
 
 
 def _list_folder(uri: str, storage: Storage, skipped: Counter[str]) -> Iterator[pa.Table]:

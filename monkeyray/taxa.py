@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from monkeyray.errors import InputError
+from monkeyray.spreadsheets import unguarded
 from monkeyray.storage import Storage
 from monkeyray.tables import key, read_rows
 
@@ -112,7 +113,7 @@ def read_taxa(
         rows[label] = _one_name({key(name): str(value).strip() for name, value in values.items()})
     seen = set()
     for line in read_rows(uri, storage, "taxonomy") if uri else []:
-        label = line["label"] if "label" in line else next(iter(line.values()))
+        label = unguarded(line["label"] if "label" in line else next(iter(line.values())))
         if not label:
             raise InputError(f"--taxonomy {uri} has a row without a label: fill it or drop it")
         if label in seen:

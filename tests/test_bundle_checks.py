@@ -43,6 +43,7 @@ def test_json_that_breaks_parsers_is_damage(place: Path, text: str) -> None:
         (lambda m: m["labels"][0].update(label="\ud800"), "'labels' is of a wrong type"),
         (lambda m: m["labels"][0].update(name="a\udfff"), "'labels' is of a wrong type"),
         (lambda m: m["labels"][0].pop("name"), "'labels' is of a wrong type"),
+        (lambda m: m["labels"][0].update(label="a\x1b[2J"), "'labels' is of a wrong type"),
         (lambda m: m["preprocessing"].update(views=[["middle"]]), "another preprocessing"),
         (lambda m: m["preprocessing"].update(views=[{}]), "another preprocessing"),
         (lambda m: m["head"].append(10**15), "ask for"),
