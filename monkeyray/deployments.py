@@ -92,6 +92,8 @@ class Deployments:
 
     def __init__(self, rows: list[Deployment], pattern: SitePattern | None) -> None:
         self.rows = rows
+        #: Of the first image that was of no deployment: what is known of it, in words.
+        self.unknown: str | None = None
         self._pattern = pattern
         self._found: dict[tuple[str, ...], list[Deployment]] = {}
         if pattern is None:
@@ -121,6 +123,8 @@ class Deployments:
         """
         rows = self._rows_of(path)
         if not rows:
+            if self.unknown is None:
+                self.unknown = self._describe(path)
             return Dated(reason="no_deployment")
         match = _EXIF_TIME.fullmatch(captured_at or "")
         try:
@@ -141,6 +145,15 @@ class Deployments:
         # What the one that it may be of says is more to the point than that others are over.
         reasons = {found.reason for found in dated} - {"outside_deployment"}
         return Dated(reason=min((str(reason) for reason in reasons), default="outside_deployment"))
+
+    def _describe(self, path: str) -> str:
+        assert self._pattern is not None
+        found = self._pattern.match(path)
+        if found is None:
+            return f"{path} does not fit --site-pattern {self._pattern.text}"
+        its = ", ".join(f"{name} {found[name]!r}" for name in self._pattern.fields)
+        first = ", ".join(map(repr, next(iter(self._found), ())))
+        return f"{path} has {its}, and the first row of --deployments has {first}"
 
     def _rows_of(self, path: str) -> list[Deployment]:
         if self._pattern is None:

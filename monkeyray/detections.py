@@ -199,7 +199,7 @@ class _Reader:
                 f"--detections {self._uri} has no detection_categories, which say what the numbers "
                 f"of categories mean: {_WAY_OUT}"
             )
-        if "animal" not in named.values():
+        if "animal" not in [str(kind).lower() for kind in named.values()]:
             raise InputError(
                 f"--detections {self._uri} has no category animal, only "
                 f"{', '.join(map(str, named.values()))[:200]}: call what is to be scored animal in "
