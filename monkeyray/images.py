@@ -26,6 +26,7 @@ from monkeyray.errors import ConfigError, InputError, ObjectError
 from monkeyray.plans import first_of_each, string_keys
 from monkeyray.spreadsheets import unguard, unguarded
 from monkeyray.storage import Storage, local_errors
+from monkeyray.tables import delimiter_of
 from monkeyray.terminal import has_control
 from monkeyray.uris import is_local, join, local_path, local_uri, masked, normalise
 
@@ -185,9 +186,8 @@ def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table
         raise InputError(f"no images in {uri}: give a folder whose sub-folders are the labels")
     if is_manifest(uri):
         if "label" not in table.column_names:
-            raise InputError(
-                f"manifest {uri} has no column 'label', only {', '.join(table.column_names)}"
-            )
+            its = [name for name in table.column_names if name not in PLAN_SCHEMA.names[1:]]
+            raise InputError(f"manifest {uri} has no column 'label', only {', '.join(its)}")
         for name in ("label", "split", "group"):
             if name in table.column_names:
                 text = pc.utf8_trim_whitespace(_text(uri, table, name))
@@ -323,11 +323,15 @@ def _read_tables(uri: str, storage: Storage) -> Iterator[pa.Table]:
         with storage.open(uri) as stream:
             head = io.StringIO(stream.read(1 << 20).decode("utf-8-sig", "replace"))
         # All columns as text: types guessed from the first rows may fail at the millionth.
-        types = {name: pa.string() for name in next(csv.reader(head), [])}
+        delimiter = delimiter_of(head.readline())
+        head.seek(0)
+        types = {name: pa.string() for name in next(csv.reader(head, delimiter=delimiter), [])}
         with storage.open(uri) as stream:
             reader = pyarrow.csv.open_csv(
                 stream,
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=delimiter, newlines_in_values=True
+                ),
                 convert_options=pyarrow.csv.ConvertOptions(column_types=types),
             )
             for batch in reader:

@@ -87,7 +87,8 @@ class RollUp:
                     f"--taxonomy has the {rank} {name} in two of rank {wider}, {names[0]} and "
                     f"{names[1]}: correct the {wider} of its labels"
                 )
-            above |= {wider: each for each in names}
+            if names:
+                above[wider] = names[0]
         return Group(rank, name, above=above)
 
     def _add(self, found: Iterable[tuple[Group, list[int]]]) -> None:
