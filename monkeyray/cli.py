@@ -119,5 +119,5 @@ def _do(call: Call) -> None:
     # Late, so that --help loads nothing heavy.
     module = importlib.import_module(f"monkeyray.{call.command}")
     result = getattr(module, call.command)(call.config)
-    print(harmless(str(result)), file=summary.printed_to)
+    print(harmless(masked_anywhere(str(result))), file=summary.printed_to)
     summary.write(result)

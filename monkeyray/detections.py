@@ -22,7 +22,7 @@ from monkeyray.decode import sha256
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.plans import find, first_of_each, string_keys
 from monkeyray.storage import Storage
-from monkeyray.uris import normalise
+from monkeyray.uris import masked, normalise
 
 Array = np.ndarray[Any, Any]
 
@@ -154,7 +154,8 @@ class _Reader:
 
     def _wrong(self, name: str, what: str) -> InputError:
         return InputError(
-            f"--detections {self._uri} has for {name} {what}; {_WAY_OUT}, or take this image out"
+            f"--detections {self._uri} has for {masked(name)} {what}; {_WAY_OUT}, or take "
+            "this image out"
         )
 
     def finish(self, top: Any) -> Detections:
@@ -231,8 +232,8 @@ def _once(found: Detections) -> Detections:
     for again, before in zip(np.flatnonzero(~first).tolist(), original.tolist(), strict=True):
         if _said(found, again) != _said(found, before):
             raise InputError(
-                f"--detections {found.uri} lists {found.files[again]} twice, with different boxes: "
-                "leave one of them out"
+                f"--detections {found.uri} lists {masked(found.files[again])} twice, with "
+                "different boxes: leave one of them out"
             )
     counts = np.diff(found.starts)
     boxes = np.repeat(first, counts)

@@ -28,7 +28,7 @@ from monkeyray.spreadsheets import unguard, unguarded
 from monkeyray.storage import Storage, local_errors
 from monkeyray.tables import delimiter_of
 from monkeyray.terminal import has_control
-from monkeyray.uris import is_local, join, local_path, local_uri, masked, normalise
+from monkeyray.uris import has_secret, is_local, join, local_path, local_uri, masked, normalise
 
 PLAN_SCHEMA = pa.schema(
     [("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())]
@@ -94,6 +94,7 @@ _S3 = r"(?i)^s3://"
 _S3_NAME = r"(?is)^s3://[a-z0-9][a-z0-9._\-]{1,254}/."
 _OTHER_NAME = r"(?is)^([^:]+://[^/]+/|memory://)."
 _MAYBE_SECRET = r"(?is)^[a-z][a-z0-9+.\-]+://.*(@|[?&;].*=)"
+_MAYBE_A_SECRET_IN_IT = r"(?is)[a-z][a-z0-9+.\-]+:/.*(@|[?&;].*=)"
 
 
 def is_manifest(uri: str) -> bool:
@@ -233,7 +234,9 @@ def read_label_names(uri: str, storage: Storage) -> dict[str, str]:
             lines = zip(*columns, strict=True)
             rows = [["" if value is None else str(value) for value in line] for line in lines]
         else:
-            read = csv.reader(io.StringIO(data.decode("utf-8-sig", "replace")))
+            text = data.decode("utf-8-sig", "replace")
+            delimiter = delimiter_of(text.partition("\n")[0])
+            read = csv.reader(io.StringIO(text), delimiter=delimiter)
             header, *rows = [line for line in read if line] or [[]]
     except (ObjectError, pa.ArrowException, OSError, csv.Error) as error:
         raise InputError(
@@ -366,8 +369,22 @@ def _absolute(manifest: str, table: pa.Table, storage: Storage, tried: set[str])
         mine = name
         while mine in ours or mine in columns or (mine != name and mine in taken):
             mine = f"input_{mine}"
+        _check_no_secret(manifest, name, table[name])
         columns[mine] = table[name]
     return pa.table(columns)
+
+
+def _check_no_secret(manifest: str, name: str, column: pa.ChunkedArray) -> None:
+    """Raise InputError for a column that would carry credentials into every row of predictions."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return
+    maybe = column.filter(pc.match_substring_regex(column, _MAYBE_A_SECRET_IN_IT))
+    count = sum(map(has_secret, maybe.to_pylist()))
+    if count:
+        raise InputError(
+            f"manifest {manifest} has credentials in {count} rows of its column {name!r}, and the "
+            "predictions would hold them: drop the column"
+        )
 
 
 def _text(manifest: str, table: pa.Table, name: str) -> pa.ChunkedArray:
