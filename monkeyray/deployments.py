@@ -44,7 +44,7 @@ _NAMES = {
     "clock_offset": ("clockoffset",),
 }
 #: What Camtrap DP takes for no value, so that no deployment can be called so.
-_NOTHING = ("NA", "NaN", "nan")
+NOTHING = ("NA", "NaN", "nan")
 
 _EXIF_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([+\-]\d\d:\d\d)?")
 
@@ -219,7 +219,7 @@ def _deployment(line: dict[str, str]) -> Deployment:
     parts = (values["site"], values["camera"], values["start"][:10])
     made = "-".join(part for part in parts if part)
     identifier = values["deployment"] or made
-    if not identifier or identifier in _NOTHING:
+    if not identifier or identifier in NOTHING:
         raise InputError(
             f"{identifier!r} is no name of a deployment: fill the column deployment_id"
         )
