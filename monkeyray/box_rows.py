@@ -20,6 +20,7 @@ from monkeyray.boxes import BLANK, BOX_FIELDS, FAILURE
 from monkeyray.detections import KINDS, Detections
 from monkeyray.errors import InputError
 from monkeyray.plans import Listing, collect, find, string_keys
+from monkeyray.uris import masked
 
 Array = np.ndarray[Any, Any]
 
@@ -112,8 +113,8 @@ def match(detections: Detections, listing: Listing, images: str) -> Matched:
     if rule is None or (where < 0).all():
         raise InputError(
             f"none of the {listing.rows} images in {images} is in --detections {detections.uri}: "
-            f"it has {len(detections.files)} files such as {detections.files[0]}, and the images "
-            f"are such as {sample[0]}"
+            f"it has {len(detections.files)} files such as {masked(detections.files[0])}, and the "
+            f"images are such as {sample[0]}"
         )
     return Matched(detections, where, rule)
 
@@ -168,7 +169,7 @@ def count_unused(matched: Matched, threshold: float) -> dict[str, int]:
     mine_boxes = np.repeat(mine, np.diff(found.starts))
     other, low = found.kinds < 0, found.confs < np.float32(threshold)
     rule = matched.rule
-    how = f", as {rule.here}… for {rule.there}…" if rule.there else ""
+    how = f", as {rule.here}… for {masked(rule.there)}…" if rule.there else ""
     return {
         f"images found in the detections{how}": int((where >= 0).sum()),
         "images that the detections do not list": int((where < 0).sum()),

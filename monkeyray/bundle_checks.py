@@ -19,6 +19,7 @@ import numpy as np
 from monkeyray.backbones import BACKBONES, Weights
 from monkeyray.errors import BundleError
 from monkeyray.outliers import OutlierModel
+from monkeyray.terminal import has_control
 from monkeyray.thresholds import Thresholds
 
 #: The arrays that decide a score, a file each.
@@ -35,7 +36,11 @@ def _is_label(item: Any) -> bool:
 
 def _is_text(value: Any) -> bool:
     # JSON can write halves of a character, which no table of predictions takes.
-    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+    return (
+        isinstance(value, str)
+        and not re.search("[\ud800-\udfff]", value)
+        and not has_control(value)
+    )
 
 
 def _is_calibration(item: tuple[Any, Any]) -> bool:

@@ -33,7 +33,7 @@ from monkeyray.pooling import Pool, spread
 from monkeyray.progress import Advance
 from monkeyray.rollup import RollUp
 from monkeyray.sites import SitePattern
-from monkeyray.taxa import read_taxa
+from monkeyray.taxa import Taxa, read_taxa
 from monkeyray.uris import normalise
 
 Array = np.ndarray[Any, Any]
@@ -144,7 +144,7 @@ def bursts(config: BurstsConfig) -> Bursts:
         int(groups.sizes[several].sum()),
         changed,
         seen.counts,
-        tuple(_notes(config, predictions, pooled)),
+        (*_notes(config, predictions, pooled), *_notes_of_taxa(taxa)),
     )
 
 
@@ -156,6 +156,11 @@ def _notes(config: BurstsConfig, predictions: Predictions, pooled: _Pooled) -> I
         )
     if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
         yield f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
+
+
+def _notes_of_taxa(taxa: Taxa | None) -> Iterator[str]:
+    if taxa is not None and (note := taxa.note_of_unlisted()):
+        yield note
 
 
 @dataclass

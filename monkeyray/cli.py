@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from monkeyray.cluster import Terminated, heed_sigterm
 from monkeyray.errors import MonkeyRayError
 from monkeyray.logs import log_as_json, to_json
+from monkeyray.terminal import harmless, harmless_line, print_any_character
 from monkeyray.uris import masked_anywhere
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def entry(command: str | None = None) -> NoReturn:
     the process, and a job that is done would be reported as failed.
     """
     code: object = 0
+    print_any_character()
     try:
         main(command=command)
     except SystemExit as exit_:
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
 
 
 def _say(text: str) -> None:
-    print(masked_anywhere(text), file=sys.stderr, end="")
+    print(harmless(masked_anywhere(text)), file=sys.stderr, end="")
 
 
 class _Shown:
@@ -89,7 +91,7 @@ class _Shown:
                 fields["traceback"] = masked_anywhere(traceback.format_exc())
             print(to_json(message, event, **fields), file=sys.stderr, flush=True)
         else:
-            _say(traceback.format_exc() if with_traceback else f"{message}\n")
+            _say(traceback.format_exc() if with_traceback else f"{harmless_line(message)}\n")
 
 
 def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
@@ -112,7 +114,7 @@ def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
     if full or {"-h", "--help"} & set(arguments):
         print(help_of(command, full=full))
         return
-    with _usage_as_json() if shown.json else contextlib.nullcontext():
+    with _usage_as_json() if shown.json else _said_harmlessly(arguments):
         call = parse(command, arguments, program)
     shown.debug |= call.config.store.debug
     shown.json = call.config.store.log_format == "json"
@@ -133,6 +135,21 @@ def _usage_as_json() -> Iterator[None]:
     sys.exit(code)
 
 
+@contextlib.contextmanager
+def _said_harmlessly(arguments: Sequence[str]) -> Iterator[None]:
+    """The parser repeats arguments as they are: where one would command a terminal, its words are
+    taken in and escaped, and lose their colours."""
+    if all(each == harmless_line(each) for each in arguments):
+        yield
+        return
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            yield
+    finally:
+        _say(words.getvalue())
+
+
 def _do(call: Call) -> None:
     from monkeyray.summaries import SummaryFile
 
@@ -142,10 +159,11 @@ def _do(call: Call) -> None:
         # Late, so that --help loads nothing heavy.
         module = importlib.import_module(f"monkeyray.{call.command}")
         result = getattr(module, call.command)(call.config)
-    line = str(result)
     if is_json:
         line = to_json(
             f"{call.command} is done", "done", command=call.command, result=result.to_json()
         )
+    else:
+        line = harmless(masked_anywhere(str(result)))
     print(line, file=summary.printed_to, flush=True)
     summary.write(result)

@@ -44,7 +44,7 @@ _NAMES = {
     "clock_offset": ("clockoffset",),
 }
 #: What Camtrap DP takes for no value, so that no deployment can be called so.
-_NOTHING = ("NA", "NaN", "nan")
+NOTHING = ("NA", "NaN", "nan")
 
 _EXIF_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([+\-]\d\d:\d\d)?")
 
@@ -92,6 +92,8 @@ class Deployments:
 
     def __init__(self, rows: list[Deployment], pattern: SitePattern | None) -> None:
         self.rows = rows
+        #: Of the first image that was of no deployment: what is known of it, in words.
+        self.unknown: str | None = None
         self._pattern = pattern
         self._found: dict[tuple[str, ...], list[Deployment]] = {}
         if pattern is None:
@@ -121,6 +123,8 @@ class Deployments:
         """
         rows = self._rows_of(path)
         if not rows:
+            if self.unknown is None:
+                self.unknown = self._describe(path)
             return Dated(reason="no_deployment")
         match = _EXIF_TIME.fullmatch(captured_at or "")
         try:
@@ -141,6 +145,15 @@ class Deployments:
         # What the one that it may be of says is more to the point than that others are over.
         reasons = {found.reason for found in dated} - {"outside_deployment"}
         return Dated(reason=min((str(reason) for reason in reasons), default="outside_deployment"))
+
+    def _describe(self, path: str) -> str:
+        assert self._pattern is not None
+        found = self._pattern.match(path)
+        if found is None:
+            return f"{path} does not fit --site-pattern {self._pattern.text}"
+        its = ", ".join(f"{name} {found[name]!r}" for name in self._pattern.fields)
+        first = ", ".join(map(repr, next(iter(self._found), ())))
+        return f"{path} has {its}, and the first row of --deployments has {first}"
 
     def _rows_of(self, path: str) -> list[Deployment]:
         if self._pattern is None:
@@ -206,7 +219,7 @@ def _deployment(line: dict[str, str]) -> Deployment:
     parts = (values["site"], values["camera"], values["start"][:10])
     made = "-".join(part for part in parts if part)
     identifier = values["deployment"] or made
-    if not identifier or identifier in _NOTHING:
+    if not identifier or identifier in NOTHING:
         raise InputError(
             f"{identifier!r} is no name of a deployment: fill the column deployment_id"
         )

@@ -22,7 +22,7 @@ from monkeyray.decode import sha256
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.plans import find, first_of_each, string_keys
 from monkeyray.storage import Storage
-from monkeyray.uris import normalise
+from monkeyray.uris import masked, normalise
 
 Array = np.ndarray[Any, Any]
 
@@ -154,7 +154,8 @@ class _Reader:
 
     def _wrong(self, name: str, what: str) -> InputError:
         return InputError(
-            f"--detections {self._uri} has for {name} {what}; {_WAY_OUT}, or take this image out"
+            f"--detections {self._uri} has for {masked(name)} {what}; {_WAY_OUT}, or take "
+            "this image out"
         )
 
     def finish(self, top: Any) -> Detections:
@@ -199,7 +200,7 @@ class _Reader:
                 f"--detections {self._uri} has no detection_categories, which say what the numbers "
                 f"of categories mean: {_WAY_OUT}"
             )
-        if "animal" not in named.values():
+        if "animal" not in [str(kind).lower() for kind in named.values()]:
             raise InputError(
                 f"--detections {self._uri} has no category animal, only "
                 f"{', '.join(map(str, named.values()))[:200]}: call what is to be scored animal in "
@@ -231,8 +232,8 @@ def _once(found: Detections) -> Detections:
     for again, before in zip(np.flatnonzero(~first).tolist(), original.tolist(), strict=True):
         if _said(found, again) != _said(found, before):
             raise InputError(
-                f"--detections {found.uri} lists {found.files[again]} twice, with different boxes: "
-                "leave one of them out"
+                f"--detections {found.uri} lists {masked(found.files[again])} twice, with "
+                "different boxes: leave one of them out"
             )
     counts = np.diff(found.starts)
     boxes = np.repeat(first, counts)

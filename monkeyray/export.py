@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,10 +81,22 @@ def export(config: ExportConfig) -> Export:
         )
     # Beside it and not in it, since a package is given to others, and has no folders of ours.
     write_options_beside(uri, config, storage)
+    done = replace(done, notes=(*done.notes, *_notes_of_tables(config, taxa, deployments)))
     if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
         note = f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
         done = replace(done, notes=(*done.notes, note))
     return replace(done, boxes=bool(predictions.box_columns))
+
+
+def _notes_of_tables(
+    config: ExportConfig, taxa: Taxa, deployments: Deployments | None
+) -> Iterator[str]:
+    """What of the predictions is not in the tables that were given."""
+    if deployments is not None and deployments.unknown is not None:
+        yield f"of no deployment: {deployments.unknown}"
+    # A data package names those without a scientific name anyway.
+    if config.taxonomy and config.format != "camtrap-dp" and (note := taxa.note_of_unlisted()):
+        yield note
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,7 @@ class _Job:
 
 
 def _csv(job: _Job) -> Export:
+    from monkeyray.export_camtrap import WHY
     from monkeyray.export_csv import export_csv
 
     root = normalise(job.config.relative_to) if job.config.relative_to else job.predictions.root
@@ -112,7 +126,7 @@ def _csv(job: _Job) -> Export:
         deployments=job.deployments,
         advance=job.bar,
     )
-    return Export(job.uri, kinds, undated)
+    return Export(job.uri, kinds, Counter({WHY[reason]: n for reason, n in undated.items()}))
 
 
 def _megadetector(job: _Job) -> Export:

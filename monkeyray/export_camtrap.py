@@ -12,9 +12,7 @@ See https://camtrap-dp.tdwg.org and the schemas named below.
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -26,7 +24,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from monkeyray.boxes import OBSERVED, PASSED
-from monkeyray.camtrap_names import BBOX, DEPLOYMENTS, MEDIA, OBSERVATIONS, file_path, mediatype
+from monkeyray.camtrap_deployments import deployments_csv
+from monkeyray.camtrap_names import BBOX, MEDIA, OBSERVATIONS, file_path, mediatype
 from monkeyray.deployments import REASONS, Deployment, Deployments
 from monkeyray.errors import InputError
 from monkeyray.export_rollup import roll_up_rows, taxon_of
@@ -35,8 +34,7 @@ from monkeyray.progress import Advance
 from monkeyray.project_file import Project
 from monkeyray.rollup import Group
 from monkeyray.storage import Storage
-from monkeyray.tables import key
-from monkeyray.taxa import Taxa, Taxon
+from monkeyray.taxa import RANKS, Taxa, Taxon
 from monkeyray.thresholds import BELOW
 from monkeyray.times import stamp
 from monkeyray.uris import is_local, join
@@ -96,7 +94,7 @@ def export_camtrap(
     Raises InputError for a deployment without what the standard requires, and where no image at all
     could be dated.
     """
-    places = _deployments_csv(camtrap.deployments.rows)
+    places = deployments_csv(camtrap.deployments.rows)
     counts = Counts()
     with contextlib.ExitStack() as stack:
         media, observations, left_out = (
@@ -277,39 +275,6 @@ def _classification(
     }
 
 
-def _deployments_csv(rows: list[Deployment]) -> bytes:
-    sink = io.StringIO()
-    writer = csv.DictWriter(sink, DEPLOYMENTS, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        needed = {
-            "latitude": row.latitude,
-            "longitude": row.longitude,
-            "start": row.start,
-            "end": row.end,
-        }
-        for name, value in needed.items():
-            if value is None:
-                raise InputError(
-                    f"the deployment {row.id} has no {name}, which Camtrap DP requires: fill the "
-                    f"column {name} of --deployments"
-                )
-        assert row.start is not None
-        assert row.end is not None
-        columns = {name: row.columns.get(key(name), "") for name in DEPLOYMENTS}
-        columns |= {
-            "deploymentID": row.id,
-            "locationID": columns["locationID"] or ("" if columns["locationName"] else row.site),
-            "latitude": str(row.latitude),
-            "longitude": str(row.longitude),
-            "deploymentStart": stamp(row.start),
-            "deploymentEnd": stamp(row.end),
-            "cameraID": row.camera,
-        }
-        writer.writerow(columns)
-    return sink.getvalue().encode()
-
-
 def _package(camtrap: Camtrap, counts: Counts) -> dict[str, Any]:
     from importlib.metadata import version
 
@@ -342,10 +307,17 @@ def _package(camtrap: Camtrap, counts: Counts) -> dict[str, Any]:
         "temporal": _temporal(camtrap.deployments.rows),
         **given,
         "taxonomic": [
-            known.get(name) or {"scientificName": name, **taxon.rest}
+            known.get(name) or {"scientificName": name, **_as_the_standard_has(taxon)}
             for name, taxon in sorted(counts.names.items())
         ],
     }
+
+
+def _as_the_standard_has(taxon: Taxon) -> dict[str, Any]:
+    """What is known of a taxon, without a rank that the standard has not, as a tribe."""
+    rest = dict(taxon.rest)
+    rank = str(rest.pop("taxonRank", "")).lower()
+    return rest | ({"taxonRank": rank} if rank in (*RANKS, "species", "subspecies") else {})
 
 
 def _spatial(rows: list[Deployment]) -> dict[str, Any]:

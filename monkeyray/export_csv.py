@@ -16,6 +16,7 @@ from monkeyray.export_rollup import roll_up_rows
 from monkeyray.export_rows import Predictions, relative, tidy_box
 from monkeyray.progress import Advance
 from monkeyray.rollup import Group
+from monkeyray.spreadsheets import guard, is_formula
 from monkeyray.storage import Storage
 from monkeyray.taxa import Taxa
 from monkeyray.times import stamp
@@ -36,7 +37,8 @@ _COPIED = [
     ("model_id", pa.string()),
     ("predicted_at", pa.string()),
 ]
-#: `path`: below the images' folder, empty for what is not. `top_k`: a JSON list of [label, score].
+#: `path`: below the images' folder, empty for what is not; with ./ before it where a spreadsheet
+#: would compute it, as other texts have a '. `top_k`: a JSON list of [label, score].
 #: `timestamp` to `longitude`: by the deployments table, empty without one. `rollup_…`: the taxon
 #: of the label, or a wider one, that is sure enough; empty where none is or nobody asked.
 #: `detection…`: of which box a row is; empty where whole images were scored.
@@ -106,6 +108,8 @@ def export_csv(
                 else pa.array(made[name], SCHEMA.field(name).type)
                 for name in SCHEMA.names
             ]
+            named = zip(SCHEMA, arrays, strict=True)
+            arrays = [guard(x) if pa.types.is_string(f.type) else x for f, x in named]
             writer.write_table(pa.table(arrays, schema=SCHEMA))
     return kinds, undated
 
@@ -128,7 +132,7 @@ def _derive(
         line: dict[str, Any] = dict.fromkeys(names)
         line["observation_type"] = OBSERVED.get(status)
         path = relative(uri, root) if root else None
-        line["path"] = path
+        line["path"] = f"./{path}" if path and is_formula(path) else path
         if label is not None:
             taxon = taxa.of(label)
             line["observation_type"] = taxon.kind

@@ -24,8 +24,11 @@ import pyarrow.parquet as pq
 from monkeyray.boxes import BOX_COLUMNS
 from monkeyray.errors import ConfigError, InputError, ObjectError
 from monkeyray.plans import first_of_each, string_keys
+from monkeyray.spreadsheets import unguard, unguarded
 from monkeyray.storage import Storage, local_errors
-from monkeyray.uris import is_local, join, local_path, local_uri, masked, normalise
+from monkeyray.tables import delimiter_of
+from monkeyray.terminal import has_control
+from monkeyray.uris import has_secret, is_local, join, local_path, local_uri, masked, normalise
 
 PLAN_SCHEMA = pa.schema(
     [("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())]
@@ -91,6 +94,7 @@ _S3 = r"(?i)^s3://"
 _S3_NAME = r"(?is)^s3://[a-z0-9][a-z0-9._\-]{1,254}/."
 _OTHER_NAME = r"(?is)^([^:]+://[^/]+/|memory://)."
 _MAYBE_SECRET = r"(?is)^[a-z][a-z0-9+.\-]+://.*(@|[?&;].*=)"
+_MAYBE_A_SECRET_IN_IT = r"(?is)[a-z][a-z0-9+.\-]+:/.*(@|[?&;].*=)"
 
 
 def is_manifest(uri: str) -> bool:
@@ -173,7 +177,8 @@ def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table
 
     In a folder the label is the first sub-folder; single folders around the labels, as unpacked
     archives have them, are passed through. Raises InputError for no images, a URI with two labels,
-    a manifest without `label`, a label that is empty, or an unknown split. A blank `group` is null.
+    a manifest without `label`, a label that is empty or has control characters, or an unknown
+    split. A blank `group` is null. Of a label in a CSV, a ' before a formula is taken off.
     """
     uri = normalise(uri)
     chunks = list(list_images(uri, storage, skipped))
@@ -182,20 +187,27 @@ def list_labelled(uri: str, storage: Storage, skipped: Counter[str]) -> pa.Table
         raise InputError(f"no images in {uri}: give a folder whose sub-folders are the labels")
     if is_manifest(uri):
         if "label" not in table.column_names:
-            raise InputError(
-                f"manifest {uri} has no column 'label', only {', '.join(table.column_names)}"
-            )
+            its = [name for name in table.column_names if name not in PLAN_SCHEMA.names[1:]]
+            raise InputError(f"manifest {uri} has no column 'label', only {', '.join(its)}")
         for name in ("label", "split", "group"):
             if name in table.column_names:
                 text = pc.utf8_trim_whitespace(_text(uri, table, name))
                 if name == "group":
                     text = pc.if_else(pc.equal(text, ""), None, text)
+                elif name == "label" and uri.lower().endswith(".csv"):
+                    text = unguard(text)
                 table = table.set_column(table.column_names.index(name), name, text)
     else:
         table = _label_by_folder(uri, table, skipped)
     empty = _count(pc.or_kleene(pc.is_null(table["label"]), pc.equal(table["label"], "")))
     if empty:
         raise InputError(f"manifest {uri} has {empty} rows with no label: fill them or drop them")
+    strange = [label for label in pc.unique(table["label"]).to_pylist() if has_control(label)]
+    if strange:
+        raise InputError(
+            f"{uri} has the label {min(strange)!r}, and a label has no control characters: "
+            + ("correct it" if is_manifest(uri) else "rename the folder")
+        )
     if "split" in table.column_names:
         table = _check_splits(uri, table)
     return _drop_duplicates(uri, table)
@@ -210,7 +222,7 @@ def read_label_names(uri: str, storage: Storage) -> dict[str, str]:
     """Label to name out of any table: CSV or Parquet, also Kaggle's padded monkey_labels.txt.
 
     The label is the column `label`, else the first; the name is `common_name`, `name`, or else the
-    second column. Raises InputError for what is no such table.
+    second column. Raises InputError for what is no such table, or has control characters.
     """
     uri = normalise(uri)
     try:
@@ -222,7 +234,9 @@ def read_label_names(uri: str, storage: Storage) -> dict[str, str]:
             lines = zip(*columns, strict=True)
             rows = [["" if value is None else str(value) for value in line] for line in lines]
         else:
-            read = csv.reader(io.StringIO(data.decode("utf-8-sig", "replace")))
+            text = data.decode("utf-8-sig", "replace")
+            delimiter = delimiter_of(text.partition("\n")[0])
+            read = csv.reader(io.StringIO(text), delimiter=delimiter)
             header, *rows = [line for line in read if line] or [[]]
     except (ObjectError, pa.ArrowException, OSError, csv.Error) as error:
         raise InputError(
@@ -237,11 +251,17 @@ def read_label_names(uri: str, storage: Storage) -> dict[str, str]:
     label = keys.index("label") if "label" in keys else 0
     wanted = [keys.index(name) for name in ("common_name", "name") if name in keys]
     name = wanted[0] if wanted else (1 if label == 0 else 0)
-    return {
-        row[label].strip(): row[name].strip()
+    names = {
+        unguarded(row[label].strip()): " ".join(row[name].split())
         for row in rows
         if len(row) > max(label, name) and row[label].strip()
     }
+    for text in (*names, *names.values()):
+        if has_control(text):
+            raise InputError(
+                f"--label-names {uri} has {text!r}, which has control characters: correct it"
+            )
+    return names
 
 
 def _list_folder(uri: str, storage: Storage, skipped: Counter[str]) -> Iterator[pa.Table]:
@@ -306,11 +326,15 @@ def _read_tables(uri: str, storage: Storage) -> Iterator[pa.Table]:
         with storage.open(uri) as stream:
             head = io.StringIO(stream.read(1 << 20).decode("utf-8-sig", "replace"))
         # All columns as text: types guessed from the first rows may fail at the millionth.
-        types = {name: pa.string() for name in next(csv.reader(head), [])}
+        delimiter = delimiter_of(head.readline())
+        head.seek(0)
+        types = {name: pa.string() for name in next(csv.reader(head, delimiter=delimiter), [])}
         with storage.open(uri) as stream:
             reader = pyarrow.csv.open_csv(
                 stream,
-                parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+                parse_options=pyarrow.csv.ParseOptions(
+                    delimiter=delimiter, newlines_in_values=True
+                ),
                 convert_options=pyarrow.csv.ConvertOptions(column_types=types),
             )
             for batch in reader:
@@ -345,8 +369,22 @@ def _absolute(manifest: str, table: pa.Table, storage: Storage, tried: set[str])
         mine = name
         while mine in ours or mine in columns or (mine != name and mine in taken):
             mine = f"input_{mine}"
+        _check_no_secret(manifest, name, table[name])
         columns[mine] = table[name]
     return pa.table(columns)
+
+
+def _check_no_secret(manifest: str, name: str, column: pa.ChunkedArray) -> None:
+    """Raise InputError for a column that would carry credentials into every row of predictions."""
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return
+    maybe = column.filter(pc.match_substring_regex(column, _MAYBE_A_SECRET_IN_IT))
+    count = sum(map(has_secret, maybe.to_pylist()))
+    if count:
+        raise InputError(
+            f"manifest {manifest} has credentials in {count} rows of its column {name!r}, and the "
+            "predictions would hold them: drop the column"
+        )
 
 
 def _text(manifest: str, table: pa.Table, name: str) -> pa.ChunkedArray:

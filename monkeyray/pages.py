@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from monkeyray.metrics import wilson
 
@@ -56,9 +57,18 @@ def _some(rows: Sequence[Any], count: int) -> list[Any]:
     return [rows[round(i * (len(rows) - 1) / (count - 1))] for i in range(count)]
 
 
+def _whole(value: Any) -> Any:
+    """Browsers read a carriage return that is not escaped as a line feed, and a file whose name has
+    one would be another."""
+    if isinstance(value, str) and "\r" in value and not isinstance(value, Markup):
+        return escape(value).replace("\r", Markup("&#13;"))
+    return value
+
+
 #: Of the package's templates.
 ENVIRONMENT = Environment(
     loader=PackageLoader("monkeyray"),
+    finalize=_whole,
     autoescape=True,  # labels, names and URIs come from whoever made the data set
     undefined=StrictUndefined,
     trim_blocks=True,

@@ -14,7 +14,7 @@ from monkeyray.batches import IMAGE_FIELDS, Batch
 from monkeyray.bundle import Bundle
 from monkeyray.decode import Limits
 from monkeyray.engines import TENSORFLOW, EngineChoice
-from monkeyray.errors import InputError
+from monkeyray.errors import BundleError, InputError
 from monkeyray.metrics import softmax
 from monkeyray.outliers import OutlierModel
 from monkeyray.thresholds import ACCEPTED, BELOW, decide
@@ -105,14 +105,25 @@ class Judge:
 
     def __init__(self, bundle: Bundle, options: ScoreOptions) -> None:
         self._labels = np.array(bundle.labels, dtype=object)
+        self._model_id = bundle.model_id
         self._outliers = OutlierModel.from_arrays(bundle.outliers)
         self._calibration = bundle.calibration(options.views)
         self._options = options
 
     def __call__(self, features: Array, logits: Array) -> dict[str, list[Any]]:
         """The columns label to top_k of images from the mean features of their views, (n, width),
-        and their logits (n, labels)."""
+        and their logits (n, labels).
+
+        Raises BundleError where they are no finite numbers: weights that are may still overflow.
+        """
         options = self._options
+        finite = np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1)
+        if not finite.all():
+            raise BundleError(
+                f"the network of the model {self._model_id[:12]} gives no finite numbers for "
+                f"{int((~finite).sum())} of {len(logits)} images: score with "
+                "--precision float32, and if it still does, train it again"
+            )
         probabilities = softmax(logits / self._calibration.temperature).astype(np.float32)
         # Stable, so that equal scores come in the order of the labels.
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, : options.top_k]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from monkeyray.logs import LogFormat, to_json
+from monkeyray.terminal import harmless_line
 
 _LINE_SECONDS = 30.0
 
@@ -72,7 +73,9 @@ class Reporter:
     def say(self, message: str, event: str = "note", **fields: Any) -> None:
         """One line. `event` and `fields` are for programs."""
         if not self._quiet:
-            line = message if self._format == "text" else to_json(message, event, **fields)
+            line = to_json(message, event, **fields)
+            if self._format == "text":
+                line = harmless_line(message)
             print(line, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.errors import InputError
 from monkeyray.taxa import RANKS, Taxa, Taxon
 
 Array = np.ndarray[Any, Any]
@@ -42,7 +43,7 @@ class RollUp:
     Labels with the same scientific name are one taxon. Only animals have taxa above their own: a
     person, a vehicle or a blank is sure enough by itself or not at all. An animal whose kingdom the
     table does not give is of the Animalia, and one with a binomial and no genus is of the genus
-    that its name begins with.
+    that its name begins with. Raises InputError for a taxon that is in two wider ones of a rank.
 
     >>> taxa = Taxa({name: {"scientificname": name} for name in ("Papio anubis", "Papio ursinus")},
     ...             {"blank": ["empty"]})
@@ -77,8 +78,17 @@ class RollUp:
             self._add((self._above(rank, name, m), m) for name, m in wider.items())
 
     def _above(self, rank: str, name: str, members: list[int]) -> Group:
-        taxa = self._lines[members[0]].taxa
-        above = {r: taxa[r] for r in RANKS[: RANKS.index(rank)] if r in taxa}
+        its = [self._lines[i].taxa for i in members]
+        above: dict[str, str] = {}
+        for wider in RANKS[: RANKS.index(rank)]:
+            names = sorted({taxa[wider] for taxa in its if wider in taxa})
+            if len(names) > 1:
+                raise InputError(
+                    f"--taxonomy has the {rank} {name} in two of rank {wider}, {names[0]} and "
+                    f"{names[1]}: correct the {wider} of its labels"
+                )
+            if names:
+                above[wider] = names[0]
         return Group(rank, name, above=above)
 
     def _add(self, found: Iterable[tuple[Group, list[int]]]) -> None:

@@ -24,6 +24,16 @@ def key(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
+def delimiter_of(header: str) -> str:
+    """What divides the cells of a CSV: commas, or the semicolons or tabs of spreadsheets, the one
+    that the first line has most of; a comma where it has none.
+
+    >>> delimiter_of("uri;label"), delimiter_of("uri")
+    (';', ',')
+    """
+    return max(",;\t", key=header.count)
+
+
 def read_rows(uri: str, storage: Storage, option: str) -> list[dict[str, str]]:
     """The rows of a table, each as column (in the form of `key`) to trimmed text, "" for none.
 
@@ -40,9 +50,7 @@ def read_rows(uri: str, storage: Storage, option: str) -> list[dict[str, str]]:
             lines = [list(line) for line in zip(*columns, strict=True)]
         else:
             text = data.decode("utf-8-sig")
-            head = text.partition("\n")[0]
-            # Of the three the one that the header has most of; a comma where it has none.
-            delimiter = max(",;\t", key=head.count)
+            delimiter = delimiter_of(text.partition("\n")[0])
             reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
             names, *lines = [line for line in reader if any(map(str.strip, line))] or [[]]
     except (ObjectError, pa.ArrowException, OSError, csv.Error, UnicodeDecodeError) as error:

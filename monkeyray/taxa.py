@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from monkeyray.errors import InputError
+from monkeyray.spreadsheets import unguarded
 from monkeyray.storage import Storage
 from monkeyray.tables import key, read_rows
 
@@ -52,6 +53,8 @@ class Taxa:
     ) -> None:
         """`rows`: by label, the columns of a table. `kinds`: by kind, the labels that are meant
         where the table does not say, in any case of letters."""
+        #: Animals that were asked for and are in no row.
+        self._unlisted: set[str] = set()
         self._kinds = {label.lower(): kind for kind, labels in kinds.items() for label in labels}
         self._taxa = {label: self._taxon(label, row) for label, row in rows.items()}
 
@@ -60,7 +63,19 @@ class Taxa:
         taxon = self._taxa.get(label)
         if taxon is None:
             taxon = self._taxa[label] = self._taxon(label, {})
+            if taxon.kind == "animal":
+                self._unlisted.add(label)
         return taxon
+
+    def note_of_unlisted(self) -> str | None:
+        """What to tell who gave a table that lacks labels which were asked for."""
+        if not self._unlisted:
+            return None
+        some = ", ".join(sorted(self._unlisted)[:5])
+        return (
+            f"{len(self._unlisted)} labels are not in --taxonomy ({some}): they are animals "
+            "without a scientific name"
+        )
 
     def _taxon(self, label: str, row: Mapping[str, str]) -> Taxon:
         def first(names: Iterable[str]) -> str:
@@ -73,7 +88,12 @@ class Taxa:
             )
         scientific = first(_SCIENTIFIC) if kind in ("animal", "human") else ""
         rest: dict[str, Any] = {
-            name: row[key(name)] for name in ("taxonID", "taxonRank", *RANKS) if row.get(key(name))
+            name: row[key(name)] for name in ("taxonID", "taxonRank") if row.get(key(name))
+        }
+        rest |= {
+            rank: " ".join(row[rank].replace("_", " ").split()).capitalize()
+            for rank in RANKS
+            if row.get(rank)
         }
         spoken = {
             match[1]: value
@@ -89,6 +109,7 @@ class Taxa:
 def _binomial(name: str) -> str:
     """A scientific name as it is written: `alouatta_palliata` is Alouatta palliata."""
     name = " ".join(name.replace("_", " ").split())
+    name = name.lower() if name.isupper() else name
     return name[:1].upper() + name[1:]
 
 
@@ -112,7 +133,7 @@ def read_taxa(
         rows[label] = _one_name({key(name): str(value).strip() for name, value in values.items()})
     seen = set()
     for line in read_rows(uri, storage, "taxonomy") if uri else []:
-        label = line["label"] if "label" in line else next(iter(line.values()))
+        label = unguarded(line["label"] if "label" in line else next(iter(line.values())))
         if not label:
             raise InputError(f"--taxonomy {uri} has a row without a label: fill it or drop it")
         if label in seen:

@@ -27,6 +27,7 @@ from monkeyray.mlflow_runs import (
 from monkeyray.retries import START_PATIENCE_SECONDS
 from monkeyray.runs import fingerprint
 from monkeyray.storage import Storage
+from monkeyray.terminal import harmless_line
 from monkeyray.uris import join, masked, masked_anywhere, normalise
 
 Figures = Mapping[str, Any]
@@ -107,7 +108,7 @@ class EpochLog:
             pen.problem = f"{pen.sink}: {_brief(error)}"
             pen.next_try = time.monotonic() + _AGAIN_SECONDS * 2**pen.failures
             pen.failures += 1
-            print(f"warning: {pen.problem}", file=sys.stderr, flush=True)
+            print(harmless_line(f"warning: {pen.problem}"), file=sys.stderr, flush=True)
         else:
             pen.problem, pen.failures = None, 0
             pen.next_try = time.monotonic() + _EVERY_SECONDS

@@ -108,6 +108,21 @@ def test_one_row_a_box_and_one_for_an_image_without() -> None:
     assert counts == [4, 1, 1, 0, 2, 0]
 
 
+def test_no_password_of_the_detectors_names_is_repeated() -> None:
+    images = listing("A/a.jpg")
+    there = "https://me:hunter2@host/A/"
+    matched = match(parsed({"file": f"{there}a.jpg", "detections": []}), images, "/p")
+    assert "for https://***@host/" in str(count_unused(matched, 0.2))
+    wrong = ([{"file": f"{there}b.jpg", "detections": []}],
+             [{"file": there, "detections": x} for x in ([], [detection()])],
+             [{"file": there, "detections": [{}]}])  # fmt: skip
+    for entries in wrong:
+        with pytest.raises(InputError) as found:
+            match(parsed(*entries), images, "/p")
+        assert "***@host" in str(found.value)
+        assert "hunter2" not in str(found.value)
+
+
 def test_without_any_box_all_images_are_rows() -> None:
     images = listing("a.jpg", "b.jpg")
     matched = match(parsed({"file": "a.jpg", "detections": []}), images, "/p")

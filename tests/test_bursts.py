@@ -243,6 +243,7 @@ def test_nothing_is_written_over(place: Path) -> None:
         ({"site_pattern": None}, "give --site-pattern"),
         ({"site_pattern": "{place}/*"}, "site-pattern"),
         ({"output": "p/bursts.parquet"}, "is in --predictions"),
+        ({"output": "bursts.CSV"}, "ends in .parquet"),
         ({"burst_gap": "5"}, "with ms, s, min or h"),
         ({"burst_gap": "-5s"}, "with ms, s, min or h"),
         ({"rollup_threshold": 0.5}, "give --taxonomy"),

@@ -47,7 +47,7 @@ def test_batch_results_are_read() -> None:
                     ],
                 },
             ],
-            detection_categories={**CATEGORIES, "7": "tripod"},
+            detection_categories={**CATEGORIES, "1": "Animal", "7": "tripod"},
         )
     )
     assert found.files == ["A/1.jpg", "A/2.jpg", "A/3.jpg", "A/4.jpg", "A/5.jpg"]

@@ -98,6 +98,30 @@ def test_a_csv_rolled_up(tmp_path: Path) -> None:
     ]
 
 
+def test_what_the_tables_lack_is_said(place: Path) -> None:
+    (place / "deployments.csv").write_text("deployment_id,site,camera\nd1,a,1\n")
+    (place / "taxa.csv").write_text("label,scientific_name\nN0,Vulpes vulpes\n")
+    tables = {
+        "deployments": str(place / "deployments.csv"),
+        "taxonomy": str(place / "taxa.csv"),
+        "overwrite": True,
+    }
+    said = str(run(place, format="csv", output=str(place / "all.csv"),
+                   site_pattern="{site}/{camera}/*", **tables))  # fmt: skip
+    assert "3 no deployment has the site and camera of its path" in said
+    assert (
+        "A/1/a.jpg has site 'A', camera '1', and the first row of --deployments has 'a', '1'"
+        in (said)
+    )
+    assert "1 labels are not in --taxonomy (n0)" in said
+    said = str(run(place, format="csv", output=str(place / "all.csv"),
+                   site_pattern="{site}-{camera}", **tables))  # fmt: skip
+    assert "A/1/a.jpg does not fit --site-pattern {site}-{camera}" in said
+    del tables["deployments"]
+    said = str(run(place, format="megadetector", output=str(place / "all.json"), **tables))
+    assert "(n0)" in said
+
+
 def test_columns_are_stable_without_tables_and_with_later_columns(tmp_path: Path) -> None:
     predict(tmp_path / "predictions", ROWS, images="/x", extra={"a_later_column": pa.float32()})
     run(tmp_path, format="csv", output=str(tmp_path / "all.csv"))

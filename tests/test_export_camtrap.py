@@ -293,6 +293,16 @@ def test_a_package_is_replaced_only_when_asked_for(tmp_path: Path) -> None:
         ({"resources": []}, "resources is what the export writes"),
         ({"filePublic": "yes"}, "filePublic must be true or false"),
         ({"labels": {"fox": {"kind": "plant"}}}, "kind 'plant'"),
+        ({"title": 3}, "title is 3: it must be a text"),
+        ({"name": "A Name"}, "small letters"),
+        ({"contributors": [{"title": "A", "email": "none"}]}, "email 'none'"),
+        ({"licenses": [{"scope": "data"}, {"scope": "media"}]}, "neither a name"),
+        ({"sources": [{"path": "x"}]}, "one of sources has no title"),
+        ({"taxonomic": "foxes"}, "taxonomic must be a list of objects"),
+        ({"keywords": "foxes"}, "keywords must be a list of texts"),
+        ({"spatial": {"type": "Here"}}, "GeoJSON"),
+        ({"temporal": {"start": "2021"}}, "temporal must have start and end"),
+        ({"project": {**PROJECT["project"], "acronym": 3}}, "project.acronym is 3"),
     ],
 )
 def test_mistakes_in_the_project_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:

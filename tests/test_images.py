@@ -102,7 +102,7 @@ def test_names_are_kept_as_they_are(tmp_path: Path) -> None:
     assert set(table["uri"].to_pylist()) == {str(tmp_path / name) for name in names}
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("kind", ["csv", "semicolon.csv", "parquet"])
 def test_manifests(tmp_path: Path, kind: str) -> None:
     columns = {
         "uri": ["in/a.jpg", "/abs/b.jpg", "s3://bucket/c 100%.jpg", "../d.jpg", "in/a.jpg"],
@@ -110,9 +110,11 @@ def test_manifests(tmp_path: Path, kind: str) -> None:
         "camera": ["1", "2", "3", "4", "1"],
     }
     path = tmp_path / f"list.{kind}"
-    if kind == "csv":
-        rows = [",".join(row) for row in zip(*columns.values(), strict=True)]
-        path.write_text("\n".join([",".join(columns), *rows]))
+    if kind.endswith("csv"):
+        # As spreadsheets write it where the comma is in numbers.
+        mark = ";" if "semicolon" in kind else ","
+        rows = [mark.join(row) for row in zip(*columns.values(), strict=True)]
+        path.write_text("\ufeff" + "\n".join([mark.join(columns), *rows]))
     else:
         pq.write_table(pa.table(columns), path)
     table = list_labelled(str(path), STORAGE, Counter())
@@ -272,7 +274,7 @@ def test_globs_on_a_manifest_with_no_rows(tmp_path: Path) -> None:
         ("uri,uri\na,b\n", "two columns 'uri'"),
         ("uri,label,label\na,b,c\n", "two columns 'label'"),
         ("path,label\na,b\n", "no column 'uri', only path, label"),
-        ("uri,name\na,b\n", "no column 'label'"),
+        ("uri,name\na,b\n", "no column 'label', only uri, name$"),
         ("uri,label\na,b\na,c\n", "two labels"),
         ("uri,label\na,\n", "1 rows with no label"),
         ("uri,label\n,b\n", "1 rows with no uri"),

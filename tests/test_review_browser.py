@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,11 +20,12 @@ from monkeyray.config import ReviewConfig, StoreConfig, TrainConfig
 from monkeyray.dataset import list_dataset
 from monkeyray.images import list_labelled
 from monkeyray.review import review
+from monkeyray.spreadsheets import is_formula
 from monkeyray.storage import Storage
 
 #: What a CSV and a page have to keep as it is.
-ODD_FILE = 'b, "1" <img src=x onerror=alert(1)> é\'.jpg'
-ODD_LABEL = 'a, "new" fox é'
+ODD_FILE = 'b,\r"1" <img src=x onerror=alert(1)>\x1b é\'.jpg'
+ODD_LABEL = '=A("new", fox é)'
 LONG = "s3-" + "a" * 200
 
 NAMES = {"n0": "red fox", "n1": HOSTILE}
@@ -105,6 +107,10 @@ def export(page: Page, how: Callable[[], None], to: Path) -> dict[str, str]:
     with page.expect_download() as download:
         how()
     download.value.save_as(to)
+    with open(to, newline="") as file:
+        assert not any(
+            is_formula(cell) and cell[0] != "'" for row in csv.reader(file) for cell in row
+        )
     table = list_labelled(str(to), Storage(), Counter())
     return dict(zip(table["uri"].to_pylist(), table["label"].to_pylist(), strict=True))
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from monkeyray.errors import InputError
 from monkeyray.rollup import RollUp
 from monkeyray.taxa import RANKS, Taxa
 
@@ -108,3 +109,18 @@ def test_all_of_a_softmax_in_float32_is_sure_at_1() -> None:
     which, sums = roll_up(scores)
     assert roll_up.groups[which[0]].name == "Animalia"
     assert sums[0] == pytest.approx(1)
+
+
+def test_ranks_in_any_case_are_one_taxon_and_two_of_them_are_a_mistake() -> None:
+    rows = {
+        "a": {"scientificname": "PAPIO ANUBIS", "genus": "papio", "family": "CERCOPITHECIDAE"},
+        "b": {"scientificname": "papio_ursinus", "family": "cercopithecidae"},
+    }
+    roll_up = RollUp(Taxa(rows, {}), ["a", "b"], 0.8)
+    assert [(x.rank, x.name) for x in roll_up.groups] == [
+        ("species", "Papio anubis"), ("species", "Papio ursinus"), ("genus", "Papio"),
+        ("family", "Cercopithecidae"), ("kingdom", "Animalia"),
+    ]  # fmt: skip
+    rows["b"]["family"] = "Cercopithecidea"
+    with pytest.raises(InputError, match="genus Papio in two of rank family, Cercopithecidae and"):
+        RollUp(Taxa(rows, {}), ["a", "b"], 0.8)

@@ -65,12 +65,20 @@ def test_places_with_credentials_are_refused(uri: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="malformed URI") as wrong:
         list_labelled(str(manifest), Storage(), Counter())
     assert "hunter2" not in str(wrong.value)
+    # In a column that would be carried through into the rows of predictions.
+    manifest.write_text(f"uri,label,seen at\na.jpg,x,\nb.jpg,x,as of {uri} today\n")
+    with pytest.raises(InputError, match="credentials in 1 rows of its column 'seen at'") as wrong:
+        list_labelled(str(manifest), Storage(), Counter())
+    assert "hunter2" not in str(wrong.value)
 
 
 @pytest.mark.parametrize("uri", PLAIN)
-def test_other_places_are_left_as_they_are(uri: str) -> None:
+def test_other_places_are_left_as_they_are(uri: str, tmp_path: Path) -> None:
     assert normalise(uri) == uri
     assert not has_secret(uri)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"uri,label,seen at\na.jpg,x,{uri}\n")
+    assert list_labelled(str(manifest), Storage(), Counter())["seen at"].to_pylist() == [uri]
 
 
 WORD = st.text(

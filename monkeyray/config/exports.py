@@ -181,6 +181,10 @@ class BurstsConfig(_Kinds):
     def __post_init__(self) -> None:
         self._check_kinds()
         check_apart(self.output, self.predictions)
+        other = self.output.lower().endswith((".csv", ".tsv", ".json"))
+        require(
+            not other, "output", self.output, "a file that ends in .parquet, which is what it is"
+        )
         for name in ("deployments", "taxonomy", "relative_to"):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))

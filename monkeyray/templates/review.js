@@ -138,11 +138,16 @@
     return next < 0 ? Math.max(shown.length, 1) : next;
   }
 
+  // What a spreadsheet would compute gets a ' before it, which training takes off again.
+  const formula = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
+  const number = /^[+-]?[0-9]*([.,][0-9]+)?$/;
+  const guarded = (text) => (formula.test(text) && !number.test(text) ? `'${text}` : text);
   const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
   function exported() {
     if (!said.size) return;
-    const lines = [...said].map(([uri, entry]) => [uri, entry.label, entry.predicted].map(quoted).join(","));
+    const lines = [...said].map(([uri, entry]) => (
+      [uri, guarded(entry.label), guarded(entry.predicted)].map(quoted).join(",")));
     const text = ["uri,label,predicted_label", ...lines, ""].join("\n");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
