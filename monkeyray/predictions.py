@@ -117,7 +117,7 @@ class Judge:
         Raises BundleError where they are no finite numbers: weights that are may still overflow.
         """
         options = self._options
-        finite = np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1)
+        finite = _are_finite(features, logits)
         if not finite.all():
             raise BundleError(
                 f"the network of the model {self._model_id[:12]} gives no finite numbers for "
@@ -148,6 +148,10 @@ class Judge:
         return list(decide(scores, first, self._calibration.thresholds))
 
 
+def _are_finite(features: Array, logits: Array) -> Array:
+    return np.isfinite(np.hstack([logits, features])).all(axis=1)
+
+
 #: The columns that a Judge fills.
 JUDGED = ("label", "score", "decision", "ood_score", "top_k")
 
@@ -168,6 +172,14 @@ class Scorer:
         each, logits = self._engine(pixels)
         features = each.mean(axis=1)
         rows = len(batch.fetched)
+        finite = _are_finite(features, logits)
+        if not finite.all() and (finite.any() or len(finite) == 1):
+            # One image's own doing; where it is so of all, the model is told about.
+            for place in np.array(good)[~finite]:
+                columns["status"][place] = "overflow"
+                columns["error"][place] = "the network's answer to it is no finite number"
+            good = np.array(good)[finite].tolist()
+            features, logits = features[finite], logits[finite]
         judged = self._judge(features, logits)
         for name, values in (judged | {"embedding": features}).items():
             columns[name] = [None] * rows
