@@ -149,7 +149,8 @@ class Judge:
 
 
 def _are_finite(features: Array, logits: Array) -> Array:
-    return np.isfinite(np.hstack([logits, features])).all(axis=1)
+    finite: Array = np.isfinite(np.hstack([logits, features])).all(axis=1)
+    return finite
 
 
 #: The columns that a Judge fills.
