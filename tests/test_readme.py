@@ -29,7 +29,7 @@ _CALL = re.compile(
 )
 _OURS = {option.flag for kind in COMMANDS.values() for option in options_of(kind)}
 #: Of the benchmarks, of TensorBoard, and of the commands as well.
-_OTHERS = {"--metrics-export-port", "--photos", "--logdir", "--help"}
+_OTHERS = {"--metrics-export-port", "--no-deps", "--photos", "--logdir", "--help"}
 
 
 def blocks(language: str) -> list[str]:
