@@ -171,7 +171,7 @@ def load_model(
     require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
     store = store or StoreConfig()
     storage = store.storage()
-    bundle = load_bundle(os.fspath(uri), storage, model_id)
+    bundle = load_bundle(os.fspath(uri), storage, model_id, int8=precision == "int8")
     if note := bundle.unlike(None):
         Reporter(store.quiet).say(note)
     options = ScoreOptions(

@@ -20,13 +20,15 @@ from monkeyray.engine import Floats, Network, TensorFlowEngine
 from monkeyray.errors import ConfigError
 from monkeyray.graph_cache import cached_graph
 from monkeyray.head import build_top
+from monkeyray.int8 import int8_model
 from monkeyray.progress import hushed
 
 #: Goes up when what is built below becomes another graph.
 _GRAPH_VERSION = 1
 
 #: How OpenVINO calls the precisions. Left alone it takes bfloat16 wherever the CPU has it.
-_PRECISIONS = {"float32": "f32", "mixed": "bf16"}
+#: What int8 leaves in floats is computed in float32.
+_PRECISIONS = {"float32": "f32", "mixed": "bf16", "int8": "f32"}
 
 
 class OpenVinoEngine:
@@ -36,7 +38,8 @@ class OpenVinoEngine:
     """
 
     def __init__(self, network: Network, precision: str = "float32") -> None:
-        """Raises ConfigError where OpenVINO is not installed."""
+        """Raises ConfigError where OpenVINO is not installed, and BundleError for a network whose
+        base in int8 is none."""
         core = import_openvino().Core()
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
@@ -45,7 +48,8 @@ class OpenVinoEngine:
             # Every process would pin its thread to the same first core.
             "ENABLE_CPU_PINNING": False,
         }
-        self._compiled = core.compile_model(_model(network, core), "CPU", settings)
+        model = int8_model(network, core) if precision == "int8" else _model(network, core)
+        self._compiled = core.compile_model(model, "CPU", settings)
         self._request = self._compiled.create_infer_request()
         width = BACKBONES[network.backbone].width
         self._labels = network.labels if network.top is not None else 0
