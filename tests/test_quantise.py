@@ -58,5 +58,5 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: 
     with pytest.raises(ConfigError, match=r"pip install 'monkeyray\[int8\]'"):
         check_installed()
     # What a step says that another process makes comes as it was said there.
-    with pytest.raises(ConfigError, match="^unknown head 'wide': write linear"):
+    with pytest.raises(ConfigError, match=r"^unknown head 'wide': write linear"):
         apart(parse_head, "wide")
