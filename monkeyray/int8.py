@@ -43,11 +43,7 @@ def int8_model(network: Network, core: Any) -> Any:
     try:
         graph = core.read_model(*(network.int8[name].tobytes() for name in _ARRAYS))
     except RuntimeError as error:
-        raise BundleError(
-            f"OpenVINO {openvino.__version__} cannot read the model's base in int8 "
-            f"({_first_line(error)}): install a newer OpenVINO, train the model again with --int8, "
-            "or score without --precision int8"
-        ) from error
+        raise refusal(error) from error
     found = [[_shape(port) for port in ports] for ports in (graph.inputs, graph.outputs)]
     pixels = ("u8", [-1, -1, network.size, network.size, 3])
     features = ("f32", [-1, -1, BACKBONES[network.backbone].width])
@@ -84,6 +80,14 @@ def _shape(port: Any) -> tuple[str, list[int]]:
     return port.get_element_type().get_type_name(), sides
 
 
-def _first_line(error: Exception) -> str:
+def refusal(error: RuntimeError) -> BundleError:
+    """What to tell where OpenVINO cannot read or compile a base in int8: what it says of it itself
+    comes last, after the places in its code."""
+    import openvino
+
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:200] if lines else type(error).__name__
+    return BundleError(
+        f"OpenVINO {openvino.__version__} cannot run the model's base in int8 "
+        f"({lines[-1][:200] if lines else type(error).__name__}): install a newer one, or train "
+        "without --int8 and score without --precision int8"
+    )

@@ -20,7 +20,7 @@ from monkeyray.engine import Floats, Network, TensorFlowEngine
 from monkeyray.errors import ConfigError
 from monkeyray.graph_cache import cached_graph
 from monkeyray.head import build_top
-from monkeyray.int8 import int8_model
+from monkeyray.int8 import int8_model, refusal
 from monkeyray.progress import hushed
 
 #: Goes up when what is built below becomes another graph.
@@ -38,8 +38,8 @@ class OpenVinoEngine:
     """
 
     def __init__(self, network: Network, precision: str = "float32") -> None:
-        """Raises ConfigError where OpenVINO is not installed, and BundleError for a network whose
-        base in int8 is none."""
+        """Raises ConfigError where OpenVINO is not installed, and BundleError for a base in int8
+        that is none or that it cannot run."""
         core = import_openvino().Core()
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
@@ -49,7 +49,12 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         model = int8_model(network, core) if precision == "int8" else _model(network, core)
-        self._compiled = core.compile_model(model, "CPU", settings)
+        try:
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            if precision != "int8":
+                raise
+            raise refusal(error) from error
         self._request = self._compiled.create_infer_request()
         width = BACKBONES[network.backbone].width
         self._labels = network.labels if network.top is not None else 0

@@ -63,7 +63,7 @@ def quantise(network: Network, source: Callable[[], Array]) -> Quantised:
 
     `source`: gives some training images, uint8 (n, views, size, size, 3). To be called in a process
     of its own, since NNCF and TensorFlow change what is around them. Raises ConfigError where NNCF
-    is not installed.
+    is not installed, and BundleError where OpenVINO cannot run what NNCF makes.
     """
     check_installed()
     import_keras()

@@ -84,7 +84,9 @@ def test_a_top_with_layers_before_the_softmax(
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_what_is_no_such_graph_is_told(network: Network, tmp_path: Path) -> None:
+def test_what_is_no_such_graph_is_told(
+    network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import openvino
     from openvino import opset13 as ops
 
@@ -95,14 +97,21 @@ def test_what_is_no_such_graph_is_told(network: Network, tmp_path: Path) -> None
     openvino.save_model(openvino.Model([pixels.output(0)], [pixels]), tmp_path / "other.xml")
     other = (tmp_path / "other.xml").read_bytes()
     cases = (
-        (b"<!doctype html><p>404", constants, "cannot read the model's base in int8"),
-        (graph, constants[: len(constants) // 2], "cannot read the model's base in int8"),
-        (graph.replace(b'type="Convolution"', b'type="Unheard"'), constants, "cannot read"),
+        (b"<!doctype html><p>404", constants, "cannot run the model's base in int8"),
+        (graph, constants[: len(constants) // 2], "cannot run the model's base in int8"),
+        (graph.replace(b'type="Convolution"', b'type="Unheard"'), constants, "cannot run"),
         (other, b"", r"is damaged: it makes \[\('u8', \[-1, -1, 224, 224, 3\]\)\] of"),
     )
     for xml, its, words in cases:
         with pytest.raises(BundleError, match=words):
             int8_model(replace(network, int8=to_arrays(xml, its)), core)
+
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("Exception from core.cpp:117:\nCheck 'scale' failed\n\n")
+
+    monkeypatch.setattr(openvino.Core, "compile_model", refuse)
+    with pytest.raises(BundleError, match=r"cannot run .* \(Check 'scale' failed\): install"):
+        OpenVinoEngine(network, "int8")
 
 
 def test_it_is_part_of_what_a_run_and_a_cache_are(quantised: Trained, network: Network) -> None:
