@@ -4,6 +4,7 @@
     place/top-….safetensors     weights of the new top
     place/outliers-….safetensors  what tells images that show none of the labels
     place/seen-….safetensors    what tells the images again that it was made with
+    place/int8-….safetensors    the base once more in int8, where that was asked for
     place/model.json            what the model is, with the SHA-256 of every file and of itself
     place/report.html           for people
     place/metrics.json          the report's figures, for programs
@@ -13,7 +14,8 @@ They are written in this order, and the weights' names hold their hash, so a bun
 is at every moment the old one or the new one. Scoring needs neither report nor metrics: where a
 training was killed before it had written them, or somebody has edited them, the model is as good as
 ever, so that loading does not look at them. Their hashes in model.json are for whoever wants to
-know. Nor does it need the images seen, which only an evaluation asks for.
+know. Nor does it need the images seen, which only an evaluation asks for, or the base in int8,
+which is for the precision of that name; a model has the same id with it and without.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from monkeyray.bundle_checks import PARTS, check_arrays, check_model, check_type
 from monkeyray.decode import DECODE_VERSION
 from monkeyray.engine import Network
 from monkeyray.errors import BundleError, ConfigError, MissingError, TooLargeError
+from monkeyray.int8 import check_arrays as check_int8
 from monkeyray.runs import fingerprint
 from monkeyray.seen import Seen
 from monkeyray.storage import Storage
@@ -47,8 +50,9 @@ _IDENTITY = (
     "weights", "calibration",
 )  # fmt: skip
 
-#: The arrays that decide no score, which are loaded by those who ask for them.
-_SEEN = "seen"
+#: The arrays that decide no score of the usual precisions, which are loaded by those who ask for
+#: them.
+_SEEN, _INT8 = "seen", "int8"
 
 #: No file of a bundle is larger; the largest base has 100 MB.
 _MOST_BYTES = 2**30
@@ -70,12 +74,14 @@ class Calibration:
 @dataclass(frozen=True)
 class Bundle:
     """A model: `model` is what model.json says; `base` and `top` are weights, and `outliers` the
-    arrays of an outlier model, by name."""
+    arrays of an outlier model, by name. `int8`: the base in int8, where it has one and that was
+    asked for."""
 
     model: Mapping[str, Any]
     base: Weights
     top: Weights
     outliers: Weights
+    int8: Weights | None = None
 
     @property
     def model_id(self) -> str:
@@ -133,8 +139,9 @@ class Bundle:
     def network(self, views: tuple[str, ...]) -> Network:
         """The network with its top, on some of the views."""
         return Network(
-            self.model["backbone"], self.base, views, self.top, self.head, len(self.labels)
-        )
+            self.model["backbone"], self.base, views, self.top, self.head, len(self.labels),
+            self.int8,
+        )  # fmt: skip
 
     def calibration(self, views: tuple[str, ...]) -> Calibration:
         """What was fitted for the mean of these views."""
@@ -204,6 +211,8 @@ def save_bundle(
     packed = {part: _pack(getattr(bundle, part)) for part in PARTS}
     if seen is not None:
         packed[_SEEN] = _pack(seen.to_arrays())
+    if bundle.int8 is not None:
+        packed[_INT8] = _pack(bundle.int8)
     files = {f"{name}-{_sha256(data)[:16]}.safetensors": data for name, data in packed.items()}
     pages = {_REPORT: report.encode(), _METRICS: metrics.encode()}
     try:
@@ -226,12 +235,15 @@ def save_bundle(
         storage.delete(join(uri, name))
 
 
-def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bundle:
+def load_bundle(
+    uri: str, storage: Storage, model_id: str | None = None, *, int8: bool = False
+) -> Bundle:
     """Read a bundle and check every hash but those of the report and the metrics, and that its
     parts fit each other.
 
-    `model_id`: the id that is meant, or its first 8 digits or more. Raises BundleError when there
-    is no bundle, it is damaged (and which file), of a newer format, or not the one that is meant.
+    `model_id`: the id that is meant, or its first 8 digits or more. `int8`: with the base in int8.
+    Raises BundleError when there is no bundle, it is damaged (and which file), of a newer format,
+    not the one that is meant, or without a base in int8 where that is needed.
     """
     uri = normalise(uri)
     model = _read_model(uri, storage)
@@ -288,7 +300,7 @@ def load_bundle(uri: str, storage: Storage, model_id: str | None = None) -> Bund
         check_arrays(model, **arrays)
     except BundleError as error:
         raise BundleError(f"{uri} is damaged: {error}") from error
-    return Bundle(model, **arrays)
+    return Bundle(model, **arrays, int8=_load_int8(uri, storage, model) if int8 else None)
 
 
 def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
@@ -311,11 +323,38 @@ def load_seen(uri: str, storage: Storage, bundle: Bundle) -> Seen | None:
     Raises BundleError where the list is damaged.
     """
     uri = normalise(uri)
-    names = [name for name in bundle.model["files"] if _is_ours(name, _SEEN)]
-    if not names:
+    name = _file(bundle.model, _SEEN)
+    if name is None:
         return None
-    expected = bundle.model["files"][names[0]]["sha256"]
-    return Seen.from_arrays(_read_arrays(uri, storage, names[0], expected))
+    expected = bundle.model["files"][name]["sha256"]
+    return Seen.from_arrays(_read_arrays(uri, storage, name, expected))
+
+
+def int8_sha256(bundle: Bundle) -> str:
+    """The SHA-256 of the base in int8, which a bundle that was loaded with it has."""
+    name = _file(bundle.model, _INT8)
+    assert name is not None
+    return str(bundle.model["files"][name]["sha256"])
+
+
+def _load_int8(uri: str, storage: Storage, model: Mapping[str, Any]) -> Weights:
+    name = _file(model, _INT8)
+    if name is None:
+        raise BundleError(
+            f"the model in {uri} has no base in int8: train it again with --int8, which takes "
+            "its features from where they are kept, or drop --precision int8"
+        )
+    arrays = _read_arrays(uri, storage, name, model["files"][name]["sha256"])
+    try:
+        check_int8(arrays)
+    except BundleError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
+    return arrays
+
+
+def _file(model: Mapping[str, Any], part: str) -> str | None:
+    """The name of the file of a part that a bundle need not have."""
+    return next((name for name in model["files"] if _is_ours(name, part)), None)
 
 
 def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], part: str) -> Weights:
@@ -346,7 +385,7 @@ def _read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weight
 
 def _is_ours(name: object, *parts: str) -> bool:
     # A name out of a stranger's model.json must not lead elsewhere, nor delete what is not ours.
-    either = "|".join(parts or (*PARTS, _SEEN))
+    either = "|".join(parts or (*PARTS, _SEEN, _INT8))
     return isinstance(name, str) and bool(
         re.fullmatch(rf"({either})-[0-9a-f]{{16}}\.safetensors", name)
     )

@@ -9,12 +9,12 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from monkeyray.errors import ClusterError, ConfigError
+from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.logs import Say, follow_root
 from monkeyray.progress import hushed
 from monkeyray.storage import Storage
@@ -302,6 +302,27 @@ def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
             )
     finally:
         remove_placement_group(group)
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns, called somewhere on the cluster in a process that then ends.
+
+    Raises the MonkeyRayError that it raises, and ClusterError where its process was lost again and
+    again.
+    """
+    import ray
+
+    try:
+        return ray.get(ray.remote(num_cpus=1, max_calls=1)(function).remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, MonkeyRayError):
+            raise error.cause from None
+        raise  # a bug of ours, told as it is
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"Ray gave a step of the job up ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200]}): run the same command again"
+        ) from error
 
 
 def is_network_mount(path: str, mounts_text: str) -> bool:

@@ -19,7 +19,8 @@ class Network:
     built from.
 
     `views`: names of views.VIEWS; the top gets the mean of their features. `head`: widths of the
-    Dense layers before the softmax; `labels`: number of labels.
+    Dense layers before the softmax; `labels`: number of labels. `int8`: the base once more, as
+    int8.to_arrays has it, for the precision of that name.
     """
 
     backbone: str
@@ -28,6 +29,7 @@ class Network:
     top: Weights | None = None
     head: tuple[int, ...] = ()
     labels: int = 0
+    int8: Weights | None = None
 
     @property
     def size(self) -> int:

@@ -23,9 +23,10 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine by its name, tensorflow or openvino, and its precision, float32 or mixed.
+    """An engine by its name, tensorflow or openvino, and its precision, float32, mixed or int8.
 
-    mixed computes in float16 on a GPU and in bfloat16 on a CPU, and adds up in float32.
+    mixed computes in float16 on a GPU and in bfloat16 on a CPU, and adds up in float32. int8 is
+    OpenVINO's, and needs a network that has its base in int8.
 
     >>> str(EngineChoice("tensorflow"))
     'tensorflow-float32'
@@ -54,6 +55,8 @@ def choose_engine(asked: str, precision: str, gpu: bool) -> EngineChoice:
     Raises ConfigError for one that cannot be had.
     """
     installed = importlib.util.find_spec("openvino") is not None
+    if precision == "int8":
+        _check_int8(asked, gpu, installed)
     if asked == "openvino" and gpu:
         raise ConfigError(
             "--engine openvino runs on CPUs and --gpu asks for GPUs: drop one, or use --engine "
@@ -68,3 +71,18 @@ def choose_engine(asked: str, precision: str, gpu: bool) -> EngineChoice:
     if asked == "auto":
         name = "openvino" if installed and not gpu else "tensorflow"
     return EngineChoice(name, precision)
+
+
+def _check_int8(asked: str, gpu: bool, installed: bool) -> None:
+    """Raise ConfigError where int8, which OpenVINO alone computes, cannot be had."""
+    if asked == "tensorflow" or gpu:
+        other = "--engine tensorflow" if asked == "tensorflow" else "--gpu"
+        raise ConfigError(
+            f"--precision int8 is computed by OpenVINO, on CPUs, and {other} asks for something "
+            "else: drop one of them, or use --precision mixed"
+        )
+    if not installed:
+        raise ConfigError(
+            "--precision int8 is computed by OpenVINO, which is not installed: pip install "
+            "'monkeyray[openvino]', or use --precision mixed"
+        )

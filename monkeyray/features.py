@@ -95,13 +95,17 @@ class FeatureCache:
     @property
     def place(self) -> str:
         """The folder; its name is a hash of all that a feature depends on but the image."""
+        weights = self.network.base
+        if self.engine.precision == "int8":
+            assert self.network.int8 is not None
+            weights = self.network.int8
         identity = {
             "backbone": self.network.backbone,
             "size": self.network.size,
             "views": list(self.network.views),
             "decode": DECODE_VERSION,
             "thumbnail": THUMBNAIL_VERSION,
-            "weights": weights_hash(self.network.base) if self.embed else None,
+            "weights": weights_hash(weights) if self.embed else None,
             "engine": str(self.engine) if self.embed else None,
         }
         if self.padding is not None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,11 +107,21 @@ class PixelSource:
         for batch in batches:
             yield batch["pixels"]
 
+    def reader(self, images: Array) -> Callable[[], Array]:
+        """What gives the pixels of a few images, uint8 (n, views, size, size, 3), read where it is
+        called."""
+        decoder = Decoder(self.storage, self.size, self.views, None, self.padding)
+        return functools.partial(_read, decoder, self._rows(images))
+
     def _rows(self, step: Array) -> pa.Table:
         rows = {"uri": pa.array(self.uris[step], pa.string()), "image": pa.array(step)}
         if self.boxes is not None:
             rows["bbox"] = pa.array(list(self.boxes[step]), pa.list_(pa.float32(), 4))
         return pa.table(rows)
+
+
+def _read(decoder: Decoder, rows: pa.Table) -> Array:
+    return np.asarray(decoder(rows)["pixels"])
 
 
 class FeatureSource:

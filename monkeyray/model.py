@@ -170,7 +170,7 @@ def load_model(
     require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
     store = store or StoreConfig()
     storage = store.storage()
-    bundle = load_bundle(os.fspath(uri), storage, model_id)
+    bundle = load_bundle(os.fspath(uri), storage, model_id, int8=precision == "int8")
     if note := bundle.unlike(None):
         store.reporter().say(note)
     options = ScoreOptions(

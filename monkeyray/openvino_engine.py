@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.metadata
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +20,15 @@ from monkeyray.engine import Floats, Network, TensorFlowEngine
 from monkeyray.errors import ConfigError
 from monkeyray.graph_cache import cached_graph
 from monkeyray.head import build_top
+from monkeyray.int8 import int8_model, refusal
 from monkeyray.progress import hushed
 
 #: Goes up when what is built below becomes another graph.
 _GRAPH_VERSION = 1
 
 #: How OpenVINO calls the precisions. Left alone it takes bfloat16 wherever the CPU has it.
-_PRECISIONS = {"float32": "f32", "mixed": "bf16"}
+#: What int8 leaves in floats is computed in float32.
+_PRECISIONS = {"float32": "f32", "mixed": "bf16", "int8": "f32"}
 
 
 class OpenVinoEngine:
@@ -33,15 +38,9 @@ class OpenVinoEngine:
     """
 
     def __init__(self, network: Network, precision: str = "float32") -> None:
-        """Raises ConfigError where OpenVINO is not installed."""
-        try:
-            import openvino
-        except ImportError:
-            raise ConfigError(
-                "--engine openvino: OpenVINO is not installed here: pip install "
-                "'monkeyray[openvino]' on every node, or use --engine tensorflow"
-            ) from None
-        core = openvino.Core()
+        """Raises ConfigError where OpenVINO is not installed, and BundleError for a base in int8
+        that is none or that it cannot run."""
+        core = import_openvino().Core()
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": int(os.environ.get("OMP_NUM_THREADS", "1")),
@@ -49,7 +48,13 @@ class OpenVinoEngine:
             # Every process would pin its thread to the same first core.
             "ENABLE_CPU_PINNING": False,
         }
-        self._compiled = core.compile_model(_model(network, core), "CPU", settings)
+        model = int8_model(network, core) if precision == "int8" else _model(network, core)
+        try:
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            if precision != "int8":
+                raise
+            raise refusal(error) from error
         self._request = self._compiled.create_infer_request()
         width = BACKBONES[network.backbone].width
         self._labels = network.labels if network.top is not None else 0
@@ -70,9 +75,43 @@ class OpenVinoEngine:
         return features, self._request.get_output_tensor(1).data.copy()
 
 
+def import_openvino() -> Any:
+    """OpenVINO. Raises ConfigError where it is not installed."""
+    try:
+        with unreported():
+            return importlib.import_module("openvino")
+    except ImportError:
+        raise ConfigError(
+            "--engine openvino: OpenVINO is not installed here: pip install "
+            "'monkeyray[openvino]' on every node, or use --engine tensorflow"
+        ) from None
+
+
+@contextlib.contextmanager
+def unreported() -> Iterator[None]:
+    """Keep OpenVINO and NNCF from telling their makers, without asking, that they are imported, or
+    convert or quantise a model: which they do everywhere but in continuous integration."""
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
+
+
+def convert(network: Network) -> Any:
+    """The openvino.Model of a network, converted from its graph in TensorFlow."""
+    openvino = import_openvino()
+    with hushed(), unreported():
+        return openvino.convert_model(TensorFlowEngine(network).graph())
+
+
 def _model(network: Network, core: Any) -> Any:
     """The openvino.Model of a network, from the cache of graphs where it is there."""
-    import openvino
+    openvino = import_openvino()
 
     # Where Keras runs on TensorFlow already it cannot build the graph, which is converted then.
     converted = "keras" in sys.modules and import_keras().backend.backend() == "tensorflow"
@@ -91,8 +130,7 @@ def _model(network: Network, core: Any) -> Any:
         with tempfile.TemporaryDirectory() as folder, hushed():
             file = Path(folder) / "model.xml"
             if converted:
-                model = openvino.convert_model(TensorFlowEngine(network).graph())
-                openvino.save_model(model, file, compress_to_fp16=False)
+                openvino.save_model(convert(network), file, compress_to_fp16=False)
             else:
                 _export(network, file)
             return file.read_bytes(), file.with_suffix(".bin").read_bytes()

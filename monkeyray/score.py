@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from monkeyray.box_rows import count_unused, make_rows, match
-from monkeyray.bundle import Bundle, load_bundle
+from monkeyray.bundle import Bundle, int8_sha256, load_bundle
 from monkeyray.callable_module import callable_module
 from monkeyray.child import Work
 from monkeyray.cluster import (
@@ -167,7 +167,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         if getattr(config, option) is not None:
             storage.check_reachable(normalise(getattr(config, option)))
     uri = normalise(config.predictions)
-    bundle = load_bundle(config.model, storage, config.model_id)
+    bundle = load_bundle(config.model, storage, config.model_id, int8=config.precision == "int8")
     options = _options(config, bundle)
     if note := bundle.unlike(config.box_padding if config.detections else None):
         reporter.say(note)
@@ -332,6 +332,7 @@ def _identity(
         "decode_version": bundle.model["preprocessing"]["decode_version"],
         "views": list(options.views),
         "engine": str(options.engine),
+        **({"int8": int8_sha256(bundle)} if config.precision == "int8" else {}),
         "images": normalise(config.images),
         "limit": config.limit,
         "include": list(config.include),

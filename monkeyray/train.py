@@ -23,6 +23,7 @@ from monkeyray.bundle import Bundle, describe, save_bundle
 from monkeyray.callable_module import callable_module
 from monkeyray.cluster import (
     Crew,
+    apart,
     check_relative,
     check_shared,
     choose_crew,
@@ -36,7 +37,7 @@ from monkeyray.config_files import write_options
 from monkeyray.dataset import Dataset, choose_images, list_dataset
 from monkeyray.decode import Limits
 from monkeyray.engine import Network
-from monkeyray.engines import choose_engine
+from monkeyray.engines import EngineChoice, choose_engine
 from monkeyray.errors import InputError
 from monkeyray.features import FeatureCache, Features, unusable
 from monkeyray.findings import find, to_json, with_pictures
@@ -48,6 +49,7 @@ from monkeyray.labelled_boxes import NO_BOX, NOT_LISTED
 from monkeyray.lease import Lease, hold
 from monkeyray.live import FeatureSource, PixelSource
 from monkeyray.progress import Reporter
+from monkeyray.quantise import IMAGES, Quantised, check_installed, compare, quantise
 from monkeyray.report import render_report
 from monkeyray.runs import fingerprint
 from monkeyray.seen import Seen, remember
@@ -89,6 +91,8 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
     """
     reporter = config.store.reporter()
     storage = config.store.storage()
+    if config.int8:
+        check_installed()
     uri = normalise(config.model)
     options = ("images", "model", "test", "features", "label_names", "weights", "detections")
     for option in options:
@@ -155,10 +159,16 @@ def _read(
 
 
 def _embed(
-    job: _Job, network: Network, images: pa.Table, place: str, *, embed: bool = True
+    job: _Job,
+    network: Network,
+    images: pa.Table,
+    place: str,
+    *,
+    embed: bool = True,
+    engine: EngineChoice | None = None,
 ) -> Features:
-    gpu = job.embedders.gpu if embed else 0.0
-    engine = choose_engine(job.config.engine, "float32", gpu > 0)
+    gpu = job.embedders.gpu if embed and engine is None else 0.0
+    engine = engine or choose_engine(job.config.engine, "float32", gpu > 0)
     padding = job.config.box_padding if job.config.detections else None
     cache = FeatureCache(place, job.storage, network, embed, engine, padding)
     with job.reporter.bar("embedding images" if embed else "reading images") as bar:
@@ -184,7 +194,7 @@ def _learn(
         network, top=head.weights, head=parse_head(config.head), labels=len(data.labels)
     )
     figures = head.figures | {"fine_tuning": None}
-    vectors = _embed_all(job, network, data) if data.vectors is None else data.vectors
+    vectors = _embed_all(job, network, data.images) if data.vectors is None else data.vectors
     if config.fine_tune is not None:
         network, vectors, figures["fine_tuning"], tuning_seconds = _fine_tune(
             job, network, data, vectors, config.fine_tune
@@ -193,6 +203,11 @@ def _learn(
     assert network.top is not None
     found = assess(data, vectors, network.top, head.folds, config.target_precision)
     seconds["training"] = time.monotonic() - start
+    figures["int8"] = None
+    if config.int8:
+        start = time.monotonic()
+        network, figures["int8"] = _quantise(job, network, data, vectors, found)
+        seconds["int8"] = time.monotonic() - start
     return network, found, figures
 
 
@@ -224,9 +239,11 @@ def top_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[
     return fit_config, functools.partial(TopLearner, width, head, labels, seed)
 
 
-def _embed_all(job: _Job, network: Network, data: Dataset) -> Array:
-    """Features of all images by a network that has none kept, for as long as the training lasts."""
-    features = _embed(job, network, data.images, join(job.uri, TRAINING, "features"))
+def _embed_all(
+    job: _Job, network: Network, images: pa.Table, engine: EngineChoice | None = None
+) -> Array:
+    """Features of images by a network that has none kept, for as long as the training lasts."""
+    features = _embed(job, network, images, join(job.uri, TRAINING, "features"), engine=engine)
     if bad := unusable(features):
         raise InputError(
             f"{bad.total()} images could be read before and cannot be now ({', '.join(bad)}): "
@@ -257,7 +274,7 @@ def _fine_tune(
     if tuned.state.best_epoch:
         base, top = (below(tuned.weights, part) for part in ("base", "top"))
         other = replace(network, base=base, top=top)
-        its_vectors = _embed_all(job, other, data)
+        its_vectors = _embed_all(job, other, data.images)
         after = judge_on_validation(data, its_vectors, top)
         better = after["loss"] < before["loss"] and after["accuracy"] >= before["accuracy"]
         figures |= {"after": after, "kept": better}
@@ -288,6 +305,26 @@ def _run_fine_tuning(job: _Job, network: Network, data: Dataset, layers: str) ->
     assert network.top is not None
     start = {"top": weights_hash(network.top), "layers": layers}
     return _run(job, task, _identity(job, network, data) | start)
+
+
+def _quantise(
+    job: _Job, network: Network, data: Dataset, vectors: Array, found: Assessment
+) -> tuple[Network, dict[str, Any]]:
+    """The network with its base in int8 too, and what that does to the test images."""
+    count = max(1, IMAGES // len(network.views))
+    some = np.random.default_rng(job.config.seed).permutation(data.parts.train)[:count]
+    job.reporter.say(f"quantising {network.backbone} to int8 on {len(some)} training images")
+    made: Quantised = apart(quantise, network, _pixels(job, network, data).reader(np.sort(some)))
+    network = replace(network, int8=made.arrays)
+    test = data.parts.test
+    its = vectors[test]
+    if len(test):
+        images = data.images.take(pa.array(test))
+        its = _embed_all(job, network, images, EngineChoice("openvino", "int8"))
+    assert network.top is not None
+    temperature = found.calibration[str(len(network.views))]["temperature"]
+    figures = compare(network.top, temperature, vectors[test], its, data.parts.truth[test])
+    return network, figures | made.to_json() | {"calibrated_on": len(some)}
 
 
 def _pixels(job: _Job, network: Network, data: Dataset) -> PixelSource:
@@ -359,7 +396,7 @@ def _publish(
     places = dict(zip(called, data.uris.tolist(), strict=True))
     page = render_report(model, with_pictures(findings, places, job.storage))
     assert network.top is not None
-    bundle = Bundle(model, network.base, network.top, outliers)
+    bundle = Bundle(model, network.base, network.top, outliers, network.int8)
     lease.check()
     figures_json = to_json(model, findings)
     save_bundle(job.uri, job.storage, bundle, page, figures_json, _remember(data))

@@ -67,6 +67,7 @@ class Trained:
             f" ({self.seconds['head']:.1f} s; features {self.seconds['features']:.1f} s,"
             f" Ray {rest:.1f} s)",
             *_fine_tuning(metrics["fine_tuning"]),
+            *_int8(metrics["int8"]),
             *_folds(metrics["folds"]),
             *_calibration(metrics),
             *_thresholds(metrics["thresholds"]),
@@ -135,6 +136,20 @@ def _fine_tuning(figures: dict[str, Any] | None) -> Iterator[str]:
         )
     if figures["diverged"]:
         yield "fine-tuning diverged in the end: lower --fine-tune-rate"
+
+
+def _int8(figures: dict[str, Any] | None) -> Iterator[str]:
+    if figures is None:
+        return
+    speed = figures["speed"]
+    faster = f"int8: {speed['int8'] / speed['float32']:.1f} times as fast as float32"
+    if not figures["images"]:
+        yield faster
+        return
+    yield (
+        f"{faster}, test accuracy {figures['accuracy']['int8']:.4f}, the same label for "
+        f"{figures['agreement']:.2%} of {figures['images']} test images"
+    )
 
 
 def _folds(figures: dict[str, Any] | None) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -64,12 +65,25 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Trained:
-    """A model of the three species, trained once for all tests that need one."""
+    """A model of the three species, trained once for all tests that need one, with its base in
+    int8 where that can be made."""
     import monkeyray
 
     model = tmp_path_factory.mktemp("model") / "first"
     quiet = monkeyray.StoreConfig(quiet=True)
-    return monkeyray.train(images=str(few), model=str(model), store=quiet)
+    int8 = importlib.util.find_spec("nncf") is not None
+    return monkeyray.train(images=str(few), model=str(model), int8=int8, store=quiet)
+
+
+@pytest.fixture(scope="session")
+def quantised(trained: Trained) -> Trained:
+    """The same model, or a skip where it has no base in int8; in CI that is a failure."""
+    if trained.model["metrics"]["int8"] is not None:
+        return trained
+    message = "pip install 'monkeyray[int8]': there is no NNCF to make a base in int8 with"
+    if os.environ.get("MONKEYRAY_CI"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import hashlib
 import json
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,18 @@ import numpy as np
 import pytest
 
 from monkeyray.backbones import Weights
-from monkeyray.bundle import _IDENTITY, Bundle, describe, load_bundle, load_seen, save_bundle
+from monkeyray.bundle import (
+    _IDENTITY,
+    Bundle,
+    describe,
+    int8_sha256,
+    load_bundle,
+    load_seen,
+    save_bundle,
+)
 from monkeyray.engine import Network
 from monkeyray.errors import BundleError, ConfigError
+from monkeyray.int8 import to_arrays
 from monkeyray.outliers import fit_outliers
 from monkeyray.runs import fingerprint
 from monkeyray.seen import Seen
@@ -74,6 +84,34 @@ def place(tmp_path: Path) -> Path:
 
 def load(place: Path, model_id: str | None = None) -> Bundle:
     return load_bundle(str(place), STORAGE, model_id)
+
+
+def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
+    with pytest.raises(BundleError, match="no base in int8: train it again with --int8"):
+        load_bundle(str(place), STORAGE, int8=True)
+    arrays = to_arrays(b"<net/>", b"\0\1")
+    save_bundle(str(place), STORAGE, replace(make(), int8=arrays), "", "{}")
+    usual, loaded = load(place), load_bundle(str(place), STORAGE, int8=True)
+    assert usual.int8 is usual.network(usual.views).int8 is None
+    assert usual.model_id == loaded.model_id == make().model_id
+    network = loaded.network(loaded.views)
+    assert network.int8 is not None
+    assert {name: array.tobytes() for name, array in network.int8.items()} == {
+        "graph": b"<net/>",
+        "constants": b"\0\1",
+    }
+    (file,) = place.glob("int8-*")
+    assert int8_sha256(loaded) == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    load(place)
+    with pytest.raises(BundleError, match=r"int8-\w+.safetensors is not what model.json says"):
+        load_bundle(str(place), STORAGE, int8=True)
+    floats = {"graph": np.zeros(2, np.float32)}
+    save_bundle(str(place), STORAGE, replace(make(), int8=floats), "", "{}")
+    with pytest.raises(BundleError, match="its base in int8 has the arrays"):
+        load_bundle(str(place), STORAGE, int8=True)
+    save_bundle(str(place), STORAGE, make(), "", "{}")
+    assert not [*place.glob("int8-*")]
 
 
 def edit(place: Path, change: Callable[[dict[str, Any]], Any], *, sign: bool) -> None:

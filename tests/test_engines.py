@@ -21,3 +21,17 @@ def test_an_engine_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'monkeyray\[openvino\]'"):
         choose_engine("openvino", "float32", gpu=False)
+
+
+def test_int8_is_openvinos(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(choose_engine("auto", "int8", gpu=False)) == "openvino-int8"
+    for asked, gpu, words in (
+        ("tensorflow", False, "--engine tensorflow"),
+        ("auto", True, "--gpu"),
+    ):
+        with pytest.raises(ConfigError, match=f"{words} asks for something else"):
+            choose_engine(asked, "int8", gpu)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for asked in ("auto", "openvino"):
+        with pytest.raises(ConfigError, match=r"--precision int8 .* 'monkeyray\[openvino\]'"):
+            choose_engine(asked, "int8", gpu=False)

@@ -142,7 +142,8 @@ def test_a_model_is_loaded_as_asked(
         ({"top_k": 0}, "top-k is '0'"),
         ({"threshold": 2}, "threshold is 2"),
         ({"engine": "torch"}, "engine is 'torch'"),
-        ({"precision": "int8"}, "precision is 'int8'"),
+        ({"precision": "int4"}, "precision is 'int4'"),
+        ({"precision": "int8", "engine": "tensorflow"}, "--engine tensorflow asks for something"),
         ({"views": 2}, "--views 2: this model was made for 1"),
     ],
 )
@@ -158,3 +159,14 @@ def test_keras_on_another_backend_is_told(
     monkeypatch.setattr(monkeyray.model, "import_keras", lambda: keras)
     with pytest.raises(ConfigError, match="runs on jax in this process: set KERAS_BACKEND="):
         load_model(trained.uri)
+
+
+def test_int8_says_nearly_the_same(quantised: Trained, rows: list[dict[str, Any]]) -> None:
+    uris = [row["uri"] for row in rows if row["status"] == "ok"][:8]
+    exact, found = (
+        load_model(quantised.uri, precision=precision).predict(uris, embeddings=True)
+        for precision in ("float32", "int8")
+    )
+    assert found["label"] == exact["label"]
+    assert found["embedding"] != exact["embedding"]
+    np.testing.assert_allclose(found["score"].to_numpy(), exact["score"].to_numpy(), atol=0.05)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -101,6 +102,25 @@ def test_without_a_top_there_are_features_alone(pixels: np.ndarray[Any, Any]) ->
     features, logits = engine(pixels[:0])
     assert features.shape == (0, 2, 1024)
     assert logits.shape == (0, 0)
+
+
+def test_openvino_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it would, it keeps a name for this user in a file first."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    plain, ours = (
+        "import openvino",
+        "from monkeyray.openvino_engine import import_openvino as o; o()",
+    )
+    for code, told in ((ours, []), (plain, ["intel"])):
+        # Nor does this test: there is no way to the Internet through that proxy.
+        nowhere = {**os.environ, "https_proxy": "http://127.0.0.1:9"}
+        subprocess.run(
+            [sys.executable, "-c", f"{code}; import os; assert 'CI' not in os.environ"],
+            check=True,
+            env=nowhere,
+        )
+        assert [path.name for path in tmp_path.iterdir()] == told
 
 
 @pytest.mark.parametrize("kind", [TensorFlowEngine, OpenVinoEngine])

@@ -342,7 +342,7 @@ def test_what_is_absent_or_none_is_left_out() -> None:
     some = plain_model()
     keys = (
         "calibration", "test_calibration", "thresholds", "coverage", "views", "folds",
-        "fine_tuning", "outliers", "search",
+        "fine_tuning", "outliers", "search", "int8",
     )  # fmt: skip
     some["metrics"] |= dict.fromkeys(keys)
     some["data"] |= {"rare_labels": None, "class_weights": None}
@@ -351,7 +351,7 @@ def test_what_is_absent_or_none_is_left_out() -> None:
     assert render_report(plain, {}) == html
     assert render_report(plain, dict.fromkeys(full_findings())) == html
     full = Page(render_report(full_model(), full_findings()))
-    assert len(full.all("section")) == len(Page(html).all("section")) + 13
+    assert len(full.all("section")) == len(Page(html).all("section")) + 14
 
 
 def test_intervals_are_under_their_figures() -> None:
@@ -372,6 +372,19 @@ def test_folds_and_views() -> None:
     model = full_model()
     del model["metrics"]["views"][1]  # one row says nothing that is not said above
     assert not [table for table in Page(render_report(model)).tables if table[0][0] == "Views"]
+
+
+def test_int8_beside_float32() -> None:
+    model = full_model()
+    page = Page(render_report(model))
+    assert "Of 161 test images 99.4% get the same label as in float32" in page.text
+    assert page.table("Precision")[1:] == [["float32", "97.5%", "137"], ["int8", "96.9%", "1,455"]]
+    nothing = dict.fromkeys(("agreement", "agreement_interval", "score_change"))
+    accuracy = dict.fromkeys(("float32", "int8"))
+    model["metrics"]["int8"] |= {"images": 0, "accuracy": accuracy, **nothing}
+    page = Page(render_report(model))
+    assert "same label as in float32" not in page.text
+    assert page.table("Precision")[2] == ["int8", "-", "1,455"]
 
 
 def test_fine_tuning_says_what_was_kept() -> None:

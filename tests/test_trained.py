@@ -7,8 +7,12 @@ from report_data import full_model
 from monkeyray.trained import Trained
 
 
-def summary(**data: object) -> str:
+def summary(int8: dict[str, object] | None = None, **data: object) -> str:
     model = full_model()
+    if int8 is None:
+        model["metrics"]["int8"] = None
+    else:
+        model["metrics"]["int8"] |= int8
     model["metrics"] |= {"search": None, "fine_tuning": None, "folds": None, "thresholds": None}
     model["data"] |= data
     seconds = {"ray": 1.0, "training": 1.0, "head": 1.0, "features": 1.0}
@@ -32,3 +36,10 @@ def test_labels_with_few_images_are_named_with_the_parts_that_lack_them() -> Non
 def test_copies_in_validation_are_told() -> None:
     assert "4 validation images are also in train" in summary(validation_leaks=4)
     assert "also in" not in summary(validation_leaks=0)
+
+
+def test_int8_is_compared_with_float32() -> None:
+    line = "int8: 10.6 times as fast as float32"
+    assert f"{line}, test accuracy 0.9690, the same label for 99.38% of 161 test" in summary({})
+    assert f"{line}\n" in summary({"images": 0})
+    assert "int8" not in summary()

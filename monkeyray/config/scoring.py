@@ -101,8 +101,9 @@ class ScoreConfig:
     where it is installed and no GPU is used, else tensorflow."""
 
     precision: str = "float32"
-    """float32, or mixed: float16 on GPUs and bfloat16 on CPUs. Faster where the hardware has it;
-    scores change in the third digit."""
+    """float32, mixed (float16 on GPUs and bfloat16 on CPUs; faster where the hardware has it, and
+    scores change in the third digit), or int8 (by OpenVINO on CPUs, the fastest, for models that
+    were trained with --int8, whose report says what it does to the labels)."""
 
     rows_per_file: int = 4096
     """Images in one Parquet file at most. A killed run loses at most the files being made."""

@@ -52,7 +52,7 @@ def check_engine(engine: str) -> None:
 
 def check_precision(precision: str) -> None:
     """Raise ConfigError for what is no precision."""
-    precisions = ("float32", "mixed")
+    precisions = ("float32", "mixed", "int8")
     require(
         precision in precisions, "precision", repr(precision), f"one of {', '.join(precisions)}"
     )

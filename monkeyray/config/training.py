@@ -37,7 +37,7 @@ class TrainConfig:
         "Training": ("epochs", "learning_rate", "class_weights", "seed", "live", "augment"),
         "Fine-tuning": ("fine_tune", "fine_tune_rate", "fine_tune_epochs"),
         "How sure it is": ("target_precision", "folds"),
-        "Machines": ("workers", "embed_workers", "gpu"),
+        "Machines": ("workers", "embed_workers", "gpu", "int8"),
         "Watching": ("tensorboard", "mlflow"),
         SELDOM: (
             "detection_threshold", "box_padding", "weights", "l2", "batch_size", "patience",
@@ -168,6 +168,11 @@ class TrainConfig:
     """What runs the frozen base over the images: tensorflow, openvino (on CPUs, the fastest there),
     or auto: openvino where it is installed and no GPU is used, else tensorflow. What is trained
     runs on TensorFlow always."""
+
+    int8: bool = False
+    """Add the base in int8 to the model, quantised on some of the training images, for `score
+    --precision int8`. The report says what it does to the test images. Needs pip install
+    'monkeyray[int8]'."""
 
     live: bool = False
     """Keep no features: every step decodes its images and runs the base."""

@@ -35,12 +35,12 @@ def paths_of(images: str) -> list[str]:
     return sorted(str(path) for path in Path(images).rglob("*") if path.is_file())
 
 
-def load_network(model: str) -> Any:
-    """The network of a bundle with its top."""
+def load_network(model: str, int8: bool = False) -> Any:
+    """The network of a bundle with its top, and with its base in int8 where that is asked for."""
     from monkeyray.bundle import load_bundle
     from monkeyray.storage import Storage
 
-    bundle = load_bundle(model, Storage())
+    bundle = load_bundle(model, Storage(), int8=int8)
     return bundle.network(bundle.views[:1])
 
 
@@ -116,7 +116,7 @@ def _loop(core: int, images: str, model: str, out: str, engine: str, decoder: st
     one_thread()
     from monkeyray.engines import EngineChoice
 
-    network = load_network(model)
+    network = load_network(model, engine.endswith("int8"))
     run = EngineChoice(*engine.split("-")).build(network)
     paths, done, rows = paths_of(images)[core::CORES], [], []
     for pixels in batches_of(paths, DECODERS[decoder]):
@@ -141,7 +141,7 @@ def _compute(core: int, images: str, model: str, engine: str) -> float:
     one_thread()
     from monkeyray.engines import EngineChoice
 
-    run = EngineChoice(*engine.split("-")).build(load_network(model))
+    run = EngineChoice(*engine.split("-")).build(load_network(model, engine.endswith("int8")))
     pixels = next(batches_of(paths_of(images)[:BATCH], open_pillow))
     for _ in range(3):
         run(pixels)

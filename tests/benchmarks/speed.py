@@ -10,7 +10,8 @@ as many images as asked for; the table has medians over the rounds, with the sma
 - with start-up: images/s from the start of the process to its end.
 
 `--s3` scores from a SeaweedFS server on this machine too, and through a proxy that adds 30 ms to
-each request; the CPU seconds of both are told, since they share the cores.
+each request; the CPU seconds of both are told, since they share the cores. `--int8` (pip install
+'monkeyray[int8]') is for OpenVINO in int8 too, with a --model that was trained with --int8.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ def main() -> None:
     parser.add_argument("--megapixels", type=float, help="size of the images; default: as they are")
     parser.add_argument("--only", nargs="*", help="contenders as the table names them")
     parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--int8", action="store_true")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -132,11 +134,13 @@ def main() -> None:
         if arguments.model is None:
             subprocess.run(
                 [sys.executable, str(HERE.parents[1] / "jobs" / "train.py"), "--images",
-                 str(arguments.photos), "--model", model, "--quiet"],
+                 str(arguments.photos), "--model", model, "--quiet",
+                 *(["--int8"] if arguments.int8 else [])],
                 check=True,
             )  # fmt: skip
         plan: dict[str, tuple[str, list[str]]] = {}
-        for engine in ("tensorflow-float32", "openvino-float32", "openvino-mixed"):
+        engines = ["tensorflow-float32", "openvino-float32", "openvino-mixed"]
+        for engine in engines + ["openvino-int8"] * arguments.int8:
             plan[f"limit, {engine}"] = ("limit", ["--engine", engine])
             for decoder in ("pillow", "turbo"):
                 plan[f"loop, {engine}, {decoder}"] = (
