@@ -300,8 +300,8 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(TrainConfig):
-    """Search for the best new top: its layers, learning rate, L2 penalty and first weights. The
-    best on validation is trained and written as a model bundle, as `train` would."""
+    """Search for the best new top: layers, learning rate, L2 penalty. The best on validation is
+    written as a model bundle, as by `train`."""
 
     GROUPS: ClassVar = {
         "Search": ("trials", "heads", "learning_rate_range", "l2_range"),
