@@ -30,9 +30,10 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python that has our dependencies and not us: what .pth files add, it does not see."""
+    tmp_path = tmp_path_factory.mktemp("python")
     venv.create(tmp_path / "bare", symlinks=True)
     site = next((tmp_path / "bare" / "lib").glob("python*/site-packages"))
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -42,7 +43,7 @@ def bare(tmp_path: Path) -> Path:
     return python
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def head(bare: Path) -> Iterator[dict[str, str]]:
     """A Ray head node of that Python; the environment to talk to it."""
     dashboard, agent, port = free_port(), free_port(), free_port()
@@ -94,13 +95,13 @@ def end(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
 def test_both_jobs_are_submitted(
-    bare: Path, head: dict[str, str], few: Path, tmp_path: Path
+    bare: Path, head: dict[str, str], few: Path, trained: Trained, tmp_path: Path
 ) -> None:
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
     train = ["jobs/train.py", "--images", str(few)]
-    # One worker of a kind: that there are more of them shows in other tests.
-    one = ["--workers", "1", "--embed-workers", "1"]
-    job = submit(bare, head, *train, "--model", model, *one)
+    # That images are opened where the code was sent to shows in scoring.
+    cached = ["--features", str(Path(trained.uri) / "features")]
+    job = submit(bare, head, *train, "--model", model, *cached)
     refused = submit(bare, head, *train, "--model", "relative")  # beside the other one
     code, printed = end(job)
     assert code == 0, printed
@@ -143,10 +144,10 @@ def test_a_node_that_is_lost_costs_no_row(
     photographs = sorted(path for path in few.rglob("*") if path.is_file())
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
-    for number in range(600):
+    for number in range(360):
         os.link(photographs[number % len(photographs)], images / f"{number:04d}.jpg")
-    (images / "0300.jpg").unlink()
-    (images / "0300.jpg").write_bytes(b"")
+    (images / "0200.jpg").unlink()
+    (images / "0200.jpg").write_bytes(b"")
     # A node of its own: another raylet with another object store, which actors are spread over.
     log = open(tmp_path / "node.log", "wb")  # noqa: SIM115 - closed with the node
     node = subprocess.Popen(
