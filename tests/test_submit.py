@@ -30,10 +30,9 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-@pytest.fixture(scope="module")
-def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
     """A Python that has our dependencies and not us: what .pth files add, it does not see."""
-    tmp_path = tmp_path_factory.mktemp("python")
     venv.create(tmp_path / "bare", symlinks=True)
     site = next((tmp_path / "bare" / "lib").glob("python*/site-packages"))
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
@@ -43,7 +42,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def head(bare: Path) -> Iterator[dict[str, str]]:
     """A Ray head node of that Python; the environment to talk to it."""
     dashboard, agent, port = free_port(), free_port(), free_port()
@@ -144,10 +143,10 @@ def test_a_node_that_is_lost_costs_no_row(
     photographs = sorted(path for path in few.rglob("*") if path.is_file())
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
-    for number in range(360):
+    for number in range(600):
         os.link(photographs[number % len(photographs)], images / f"{number:04d}.jpg")
-    (images / "0200.jpg").unlink()
-    (images / "0200.jpg").write_bytes(b"")
+    (images / "0300.jpg").unlink()
+    (images / "0300.jpg").write_bytes(b"")
     # A node of its own: another raylet with another object store, which actors are spread over.
     log = open(tmp_path / "node.log", "wb")  # noqa: SIM115 - closed with the node
     node = subprocess.Popen(
