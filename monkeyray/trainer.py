@@ -99,6 +99,8 @@ def run_training(
     from ray.train.tensorflow import TensorflowTrainer
     from safetensors.numpy import load_file
 
+    from monkeyray.workers_cluster import WorkersCluster
+
     wait_for_workers(workers, gpu, reporter.say)
     if workers <= _FEW_WORKERS:
         # Ray asks them every two seconds how they are, and so learns as late that they are ready.
@@ -111,6 +113,7 @@ def run_training(
     trainer = TensorflowTrainer(
         _worker,
         train_loop_config={"task": ray.put(task)},
+        tensorflow_config=WorkersCluster(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,

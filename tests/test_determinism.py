@@ -1,4 +1,5 @@
-"""The same command gives the same model, bit for bit: fine-tuned live and augmented, and killed.
+"""The same command gives the same model, bit for bit: fine-tuned live and augmented, and killed,
+tracked or not.
 
 That a training of the top alone does is seen by tests/test_jobs.py and tests/test_tracking.py.
 """
@@ -95,14 +96,26 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
     # The hashes of all weights, the base's too, and all else that decides a score.
     assert disturbed["model_id"] == undisturbed["model_id"]
 
-    # Where the figures went, every epoch is there once.
+    # It was tracked and the other one was not. Where the figures went, every epoch is there once.
     client, (run_there,) = runs_of(tmp_path / "runs", "monkeyray")
     (folder,) = (tmp_path / "curves").iterdir()
+    assert run_there.info.run_name == folder.name
+    assert run_there.info.status == "FINISHED"
+    assert run_there.data.tags["monkeyray.model_id"] == disturbed["model_id"]
+    assert run_there.data.params["backbone"] == "mobilenet"
+    assert run_there.data.metrics["test/accuracy"] == disturbed["metrics"]["test"]["accuracy"]
     seen = curves(Storage(), str(folder / "validation"))
-    for stage, epochs in (
-        ("top", range(1, EPOCHS + 1)),
-        ("fine_tuning", range(TUNING_EPOCHS + 1)),
+    for stage, history, count in (
+        ("top", metrics["history"], EPOCHS),
+        ("fine_tuning", tuning["history"], TUNING_EPOCHS + 1),
     ):
-        logged = client.get_metric_history(run_there.info.run_id, f"{stage}/validation_loss")
-        assert [each.step for each in logged] == [*epochs]
-        assert list(seen[f"{stage}/loss"]) == [*epochs]
+        assert len(history) == count
+        assert list(seen[f"{stage}/loss"]) == [each["epoch"] for each in history]
+        for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+            logged = client.get_metric_history(run_there.info.run_id, f"{stage}/{name}")
+            assert [(each.step, each.value) for each in logged] == [
+                (each["epoch"], each[name]) for each in history if each[name] is not None
+            ]
+    for name in ("report.html", "metrics.json"):
+        kept = Path(client.download_artifacts(run_there.info.run_id, name))
+        assert kept.read_bytes() == (tmp_path / "disturbed" / name).read_bytes()

@@ -202,18 +202,18 @@ def test_a_store_that_is_gone_for_a_while_changes_no_row(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Gone for longer than a renewal of the lease is tried, so that one is left out.
-    monkeypatch.setattr(leases, "RENEW_SECONDS", 2.0)
-    monkeypatch.setattr(leases, "_PATIENCE_SECONDS", 4.0)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 1.0)
+    monkeypatch.setattr(leases, "_PATIENCE_SECONDS", 2.0)
     gone: list[float] = []
 
     def go() -> None:
         gone.append(time.monotonic())
         proxy.pause()
-        threading.Timer(8, proxy.resume).start()
+        threading.Timer(4, proxy.resume).start()
 
     proxy.after_gets(50, "/card/", go)
     assert scored(proxy, trained, "gone").statuses == Counter(ok=IMAGES)
-    assert time.monotonic() - gone[0] > 8
+    assert time.monotonic() - gone[0] > 4
     assert_same(rows(s3, "gone"), undisturbed)
 
 
@@ -232,7 +232,7 @@ def test_a_store_that_is_gone_for_good_stops_the_job_which_goes_on_later(
             [
                 "score", "--images", CARD, "--model", trained.uri,
                 "--predictions", place("for-good"), "--rows-per-file", "16",
-                "--s3-endpoint", proxy.url, "--store-patience-seconds", "5",
+                "--s3-endpoint", proxy.url, "--store-patience-seconds", "3",
             ]
         )  # fmt: skip
     assert exit_.value.code == 2

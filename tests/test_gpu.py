@@ -18,7 +18,7 @@ from monkeyray.score import score
 from monkeyray.train import train
 
 few, model, out = sys.argv[1:]
-ray.init(num_cpus=4, num_gpus=1, include_dashboard=False, log_to_driver=False)
+ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 quiet = StoreConfig(quiet=True)
 trained = train(TrainConfig(images=few, model=model, gpu=True, store=quiet))
 summary = score(ScoreConfig(images=few, model=model, predictions=out, gpu=True, store=quiet))
@@ -35,7 +35,7 @@ def test_both_jobs_with_a_gpu_by_name(few: Path, tmp_path: Path) -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == [42, 42, {"ok": 42}]
     run = json.loads((tmp_path / "out" / "_run.json").read_text())
     assert run["identity"]["engine"] == "tensorflow-float32"
-    # Four workers share it, and each makes files; the labels are those of photographs seen before.
+    # Two workers share it, and each makes files; the labels are those of photographs seen before.
     table = pq.read_table(tmp_path / "out")
     right = sum(row["uri"].split("/")[-2] == row["label"] for row in table.to_pylist())
     assert right >= 34

@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from monkeyray.backbones import BACKBONES, build_base
 from monkeyray.bundle import load_bundle
 from monkeyray.cli import main
-from monkeyray.config import EvaluateConfig, ScoreConfig, StoreConfig, TrainConfig
+from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
 from monkeyray.dataset import list_dataset
 from monkeyray.decode import decode
 from monkeyray.errors import (
@@ -34,7 +35,6 @@ from monkeyray.errors import (
     LeaseError,
     RunError,
 )
-from monkeyray.evaluate import evaluate
 from monkeyray.head import build_top
 from monkeyray.lease import hold
 from monkeyray.metrics import softmax
@@ -85,26 +85,35 @@ def test_training_learns_and_reports(trained: Trained, few: Path) -> None:
     assert str(few) not in (Path(trained.uri) / "model.json").read_text()
 
 
+def another_head(
+    few: Path, features: Path, model: Path, *, workers: int = 2, checkpoint_seconds: float = 60
+) -> TrainConfig:
+    return TrainConfig(
+        images=str(few),
+        model=str(model),
+        features=str(features),
+        head="64,32",
+        workers=workers,
+        batch_size=9,  # does not divide evenly
+        # Ray goes on for a moment without its driver: enough, that it does not come to the end.
+        epochs=EPOCHS,
+        patience=EPOCHS,
+        checkpoint_seconds=checkpoint_seconds,
+        store=QUIET,
+    )
+
+
 @pytest.fixture(scope="module")
 def other_heads(
     trained: Trained, few: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, Trained]:
-    """Models with another head on the features of the first model, by the number of workers."""
-    folder = tmp_path_factory.mktemp("other heads")
-
-    def run(workers: int) -> Trained:
-        config = TrainConfig(
-            images=str(few),
-            model=str(folder / str(workers)),
-            features=str(Path(trained.uri) / "features"),
-            head="64,32",
-            workers=workers,
-            batch_size=9,  # does not divide evenly
-            store=QUIET,
-        )
-        return train(config)
-
-    return {workers: run(workers) for workers in (1, 2)}
+    """Models with another head on the features of the first model, by the number of workers; that
+    of two is also what a killed training is compared with."""
+    folder, features = tmp_path_factory.mktemp("other heads"), Path(trained.uri) / "features"
+    return {
+        workers: train(another_head(few, features, folder / str(workers), workers=workers))
+        for workers in (1, 2)
+    }
 
 
 def test_another_head_opens_no_image(trained: Trained, other_heads: dict[int, Trained]) -> None:
@@ -120,15 +129,25 @@ def test_only_new_and_changed_images_are_embedded(
 ) -> None:
     images = tmp_path / "images"
     shutil.copytree(few, images)
-    # Features are filled by what needs them first: here by an evaluation, which is quicker.
-    features = str(tmp_path / "features")
-    options: dict[str, Any] = {"images": str(images), "features": features, "store": QUIET}
-    found = evaluate(EvaluateConfig(model=trained.uri, output=str(tmp_path / "out"), **options))
-    assert found.content["data"]["opened"] == 42
+    # The features of the first model, as if it had seen the copies, which are as old.
+    features = tmp_path / "features"
+    shutil.copytree(Path(trained.uri) / "features", features)
+    for path in features.rglob("*.parquet"):
+        table = pq.read_table(path)
+        uris = pc.replace_substring(table["uri"], str(few), str(images))
+        pq.write_table(table.set_column(table.column_names.index("uri"), "uri", uris), path)
     paths = sorted((images / "n0").iterdir())
     paths[0].write_bytes(paths[1].read_bytes())
     shutil.copy(paths[2], images / "n0" / "new.jpg")
-    second = train(TrainConfig(model=str(tmp_path / "m"), **options))
+    second = train(
+        TrainConfig(
+            images=str(images),
+            model=str(tmp_path / "m"),
+            features=str(features),
+            epochs=2,
+            store=QUIET,
+        )
+    )
     assert second.opened == 2
     assert second.model["data"]["used"] == 43
 
@@ -189,31 +208,10 @@ def assert_resumed(disturbed: dict[str, Any], undisturbed: dict[str, Any]) -> No
     assert disturbed["model_id"] == undisturbed["model_id"]
 
 
-def killable(few: Path, features: Path, model: Path, checkpoint_seconds: float) -> TrainConfig:
-    return TrainConfig(
-        images=str(few),
-        model=str(model),
-        features=str(features),
-        workers=2,
-        # Ray goes on for a moment without its driver: enough, that it does not come to the end.
-        epochs=EPOCHS,
-        patience=EPOCHS,
-        checkpoint_seconds=checkpoint_seconds,
-        store=QUIET,
-    )
-
-
-@pytest.fixture(scope="module")
-def undisturbed(trained: Trained, few: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The training that others are killed in."""
-    model = tmp_path_factory.mktemp("undisturbed") / "m"
-    return train(killable(few, Path(trained.uri) / "features", model, 60))
-
-
 def test_a_killed_worker_changes_nothing(
-    trained: Trained, undisturbed: Trained, few: Path, tmp_path: Path
+    trained: Trained, other_heads: dict[int, Trained], few: Path, tmp_path: Path
 ) -> None:
-    model = tmp_path / "disturbed"
+    model, undisturbed = tmp_path / "disturbed", other_heads[2]
     killed: list[int] = []
 
     def kill() -> None:
@@ -227,7 +225,8 @@ def test_a_killed_worker_changes_nothing(
 
     thread = threading.Thread(target=kill)
     thread.start()
-    disturbed = train(killable(few, Path(trained.uri) / "features", model, 0.0))
+    features = Path(trained.uri) / "features"
+    disturbed = train(another_head(few, features, model, checkpoint_seconds=0.0))
     thread.join()
     assert killed
     assert_resumed(disturbed.model, undisturbed.model)
@@ -237,13 +236,14 @@ def test_a_killed_worker_changes_nothing(
 
 
 def test_a_killed_driver_goes_on(
-    trained: Trained, undisturbed: Trained, few: Path, tmp_path: Path
+    trained: Trained, other_heads: dict[int, Trained], few: Path, tmp_path: Path
 ) -> None:
     model, features = tmp_path / "disturbed", Path(trained.uri) / "features"
     command = [
         sys.executable, "-m", "monkeyray", "train", "--images", str(few), "--model", str(model),
-        "--features", str(features), "--workers", "2", "--epochs", str(EPOCHS), "--patience",
-        str(EPOCHS), "--checkpoint-seconds", "0", "--ray-address", "local",
+        "--features", str(features), "--head", "64,32", "--workers", "2", "--batch-size", "9",
+        "--epochs", str(EPOCHS), "--patience", str(EPOCHS), "--checkpoint-seconds", "0",
+        "--ray-address", "local",
     ]  # fmt: skip
     # A Ray of its own, not the session's, so that it ends with its driver.
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -254,8 +254,8 @@ def test_a_killed_driver_goes_on(
     process.communicate()
     assert not (model / "model.json").exists()
     # The same options again, a zero as the command line reads it, in the session's Ray.
-    disturbed = train(killable(few, features, model, 0.0))
-    assert_resumed(disturbed.model, undisturbed.model)
+    disturbed = train(another_head(few, features, model, checkpoint_seconds=0.0))
+    assert_resumed(disturbed.model, other_heads[2].model)
     assert not {path.name for path in model.iterdir()} & {".training", "_lease.json"}
 
 
@@ -359,6 +359,7 @@ def test_another_network_with_weights_from_a_file(
             backbone="inception_v3",
             weights=str(tmp_path / "inception.weights.h5"),
             limit=12,
+            epochs=2,
             validation_share=0.3,
             test_share=0.3,
             workers=1,

@@ -354,9 +354,9 @@ def test_a_sleeper_that_was_taken_over_does_no_harm(
     for pid in asleep:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)
-    # Still longer than the sleeper leaves between two renewals while it is awake.
-    monkeypatch.setattr(leases, "LAPSE_SECONDS", leases.RENEW_SECONDS + 1)
-    monkeypatch.setattr(leases, "RENEW_SECONDS", 2.0)
+    # Asleep it renews nothing, so it need not be watched for as long as one that is awake.
+    monkeypatch.setattr(leases, "LAPSE_SECONDS", 3.0)
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.5)
     other = Job(str(many), model, place, Storage())
     other.finish()
     assert "has not been seen for a while" in capsys.readouterr().err

@@ -80,7 +80,7 @@ def test_poison_and_a_kill_from_outside_in_one_run(
     ray_session: None, images: Path, tmp_path: Path
 ) -> None:
     quiet_data()
-    contents = {f"{i:04d}.jpg": b"slow" + bytes([i % 250]) for i in range(96)}
+    contents = {f"{i:04d}.jpg": b"slow" + bytes([i % 250]) for i in range(80)}
     contents |= {"0031.jpg": b"crash", "0071.jpg": b"hang"}
     plan = plan_of(images, contents)
     killed: list[int] = []
@@ -90,12 +90,13 @@ def test_poison_and_a_kill_from_outside_in_one_run(
         while not list((tmp_path / "out").glob("*.parquet")):
             time.sleep(0.1)
         for word in (b"MapWorker", b"monkeyray.child"):
+            if killed:
+                time.sleep(2)  # in which another actor has taken its place
             for pid in workers():
                 if word in Path(f"/proc/{pid}/cmdline").read_bytes():
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
                     break
-            time.sleep(3)
 
     thread = threading.Thread(target=kill)
     with hold(str(tmp_path / "out"), Storage(), print) as lease:
@@ -103,14 +104,14 @@ def test_poison_and_a_kill_from_outside_in_one_run(
         thread.start()
         seen: list[dict[str, int]] = []
         spent = run_parts(
-            Job(run, lease, work(Limits(decode_seconds=3))),
+            Job(run, lease, work(Limits(decode_seconds=2))),
             list(run.pending()),
             workers=2,
             progress=seen.append,
         )
         thread.join()
         assert len(killed) == 2
-        assert run.finish(lease)["status"] == Counter(ok=94, crashed=1, timeout=1)
+        assert run.finish(lease)["status"] == Counter(ok=78, crashed=1, timeout=1)
     assert all(spent[name] > 0 for name in SPENT)
     # Decoding is made slow here, and all else does next to nothing.
     assert spent["decode"] > spent["fetch"] + spent["compute"]

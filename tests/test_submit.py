@@ -94,13 +94,13 @@ def end(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
 def test_both_jobs_are_submitted(
-    bare: Path, head: dict[str, str], few: Path, tmp_path: Path
+    bare: Path, head: dict[str, str], few: Path, trained: Trained, tmp_path: Path
 ) -> None:
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
     train = ["jobs/train.py", "--images", str(few)]
-    # One worker of a kind: that there are more of them shows in other tests.
-    one = ["--workers", "1", "--embed-workers", "1"]
-    job = submit(bare, head, *train, "--model", model, *one)
+    # That images are opened where the code was sent to shows in scoring.
+    cached = ["--features", str(Path(trained.uri) / "features")]
+    job = submit(bare, head, *train, "--model", model, *cached)
     refused = submit(bare, head, *train, "--model", "relative")  # beside the other one
     code, printed = end(job)
     assert code == 0, printed
