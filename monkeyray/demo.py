@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,11 @@ class Demo:
         query = f"SELECT label, count(*) FROM '{self.predictions}/*.parquet' GROUP BY label"
         return (
             f"{self.trained}\n\n{self.scored}\n\n"
-            "look at the report in a browser, and ask the predictions, for example with DuckDB:\n"
-            f'  duckdb -c "{query}"\n'
-            "or with pandas:\n"
-            f"  python -c \"import pandas; print(pandas.read_parquet('{self.predictions}'))\""
+            "look at the report in a browser, and ask the predictions, for example with pandas:\n"
+            f'  {sys.executable} -c "import pandas; '
+            f"print(pandas.read_parquet('{self.predictions}'))\"\n"
+            "or with DuckDB, if you have its command line:\n"
+            f'  duckdb -c "{query}"'
         )
 
 

@@ -149,5 +149,9 @@ def find_command(name: str) -> str:
     if name in COMMANDS:
         return name
     near = difflib.get_close_matches(name, [*COMMANDS, "completion"], 1)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}"
+    hint = (
+        f"did you mean {near[0]}?"
+        if near
+        else f"choose one of {', '.join([*COMMANDS, 'completion'])}"
+    )
     raise ConfigError(f"unknown command {name!r}: {hint}")

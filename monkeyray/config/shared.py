@@ -104,7 +104,7 @@ class StoreConfig:
     `ray start` has started here, else a new local one."""
 
     quiet: bool = False
-    """Print nothing but errors."""
+    """Print nothing but the result and errors."""
 
     log_format: LogFormat = "text"
     """text, or json: every line that is printed is an object with time, level, event, message, and
