@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
 import itertools
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import monkeyray
 from monkeyray.cluster import Terminated, heed_sigterm
 from monkeyray.errors import MonkeyRayError
 from monkeyray.logs import log_as_json, to_json
@@ -104,6 +104,9 @@ def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
         if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
             print(help_of_all(), file=sys.stdout if arguments else sys.stderr)
             sys.exit(0 if arguments else 2)
+        if arguments[0] == "--version":
+            print(f"monkeyray {monkeyray.__version__}")
+            return
         if arguments[0] == "completion":
             asked = {"-h", "--help", "--help-all"} & set(arguments)
             print(HELP_OF_COMPLETION if asked else completion(arguments[1:]))
@@ -114,40 +117,10 @@ def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
     if full or {"-h", "--help"} & set(arguments):
         print(help_of(command, full=full))
         return
-    with _usage_as_json() if shown.json else _said_harmlessly(arguments):
-        call = parse(command, arguments, program)
+    call = parse(command, arguments, program)
     shown.debug |= call.config.store.debug
     shown.json = call.config.store.log_format == "json"
     _do(call)
-
-
-@contextlib.contextmanager
-def _usage_as_json() -> Iterator[None]:
-    """Make one line of what the parser prints of wrong arguments, before it exits."""
-    with contextlib.redirect_stderr(io.StringIO()) as printed:
-        try:
-            yield
-            return
-        except SystemExit as end:
-            code = end.code
-    line = to_json(f"error: {printed.getvalue().strip()}", "error", exit_code=code)
-    print(line, file=sys.stderr, flush=True)
-    sys.exit(code)
-
-
-@contextlib.contextmanager
-def _said_harmlessly(arguments: Sequence[str]) -> Iterator[None]:
-    """The parser repeats arguments as they are: where one would command a terminal, its words are
-    taken in and escaped, and lose their colours."""
-    if all(each == harmless_line(each) for each in arguments):
-        yield
-        return
-    words = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(words):
-            yield
-    finally:
-        _say(words.getvalue())
 
 
 def _do(call: Call) -> None:

@@ -7,9 +7,10 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import itertools
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,33 +47,79 @@ def check_arguments(arguments: list[str]) -> None:
 def parse(command: str, arguments: list[str], program: str) -> Call:
     """The call of a command that these arguments, without its name, mean.
 
-    `program`: how the command is called, for messages. Raises ConfigError, and SystemExit where
-    the parser has said what is wrong.
+    `program`: how the command is called, for messages. Raises ConfigError.
     """
     import tyro
 
     kind = COMMANDS[command]
+    used = _used_options(kind, arguments, program)
     file, given = _config_file(arguments), {}
     if file is not None:
-        store, _ = tyro.cli(
-            StoreConfig, args=arguments, prog=program, config=(tyro.conf.OmitArgPrefixes,),
-            return_unknown_args=True, add_help=False,
-        )  # fmt: skip
+        with _in_one_line(program):
+            store, _ = tyro.cli(
+                StoreConfig, args=arguments, prog=program, config=(tyro.conf.OmitArgPrefixes,),
+                return_unknown_args=True, add_help=False,
+            )  # fmt: skip
         given = read_options(file, command, store.storage())
+    missing = [
+        option.flag
+        for option in options_of(kind)
+        if option.required and option.flag not in used and option.name not in given
+    ]
+    if missing:
+        raise ConfigError(f"missing: {', '.join(missing)}; see {program} --help")
     try:
-        parsed = tyro.cli(
-            _with_call(kind),
-            args=arguments,
-            prog=program,
-            default=_with_call(kind)(options=_partial(kind, given), call=CallConfig()),
-            config=(tyro.conf.OmitArgPrefixes,),
-            add_help=False,
-        )
+        with _in_one_line(program):
+            parsed = tyro.cli(
+                _with_call(kind),
+                args=arguments,
+                prog=program,
+                default=_with_call(kind)(options=_partial(kind, given), call=CallConfig()),
+                config=(tyro.conf.OmitArgPrefixes,),
+                add_help=False,
+            )
     except ConfigError as error:
         if file is None:
             raise
         raise ConfigError(f"{error} (options come from --config {file} too)") from error
     return Call(command, parsed.options, parsed.call)
+
+
+def _used_options(kind: type[Any], arguments: list[str], program: str) -> set[str]:
+    """The options that arguments name. Raises ConfigError for one that there is not."""
+    flags = set[str]()
+    for option in options_of(kind):
+        flag = option.flag.replace("--[no-]", "--")
+        flags |= {flag, flag.replace("--", "--no-", 1)} if option.kind is bool else {flag}
+    used = set()
+    for argument in arguments:
+        if re.match("--[A-Za-z]", argument):
+            flag = argument.partition("=")[0].replace("_", "-")
+            if flag not in flags:
+                near = difflib.get_close_matches(flag, sorted(flags), 1)
+                hint = f"did you mean {near[0]}?" if near else f"see {program} --help-all"
+                raise ConfigError(f"unknown option {flag}: {hint}")
+            used.add(flag)
+    return used
+
+
+#: What the parser draws around its words, and the colours that it gives them.
+_DRAWN = re.compile(r"\x1b\[[\d;]*m|[\u2500-\u257f]")
+
+
+@contextlib.contextmanager
+def _in_one_line(program: str) -> Iterator[None]:
+    """Make a ConfigError of what the parser says before it exits."""
+    words = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(words):
+            yield
+    except SystemExit:
+        # The first line is a title, and what follows a rule is the option's text.
+        drawn = words.getvalue().splitlines()
+        lines = [" ".join(_DRAWN.sub(" ", line).split()) for line in drawn]
+        said = " ".join(itertools.takewhile(bool, lines[1:]))
+        raise ConfigError(f"{said}: see {program} --help") from None
 
 
 def _config_file(arguments: list[str]) -> str | None:

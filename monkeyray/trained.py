@@ -165,9 +165,10 @@ def _calibration(metrics: dict[str, Any]) -> Iterator[str]:
     found = metrics["calibration"]
     before, after = found["before"]["ece"], found["after"]["ece"]
     if after is not None:
+        why = "" if after <= before else " (less sure than they seem: one error more is assumed)"
         yield (
             f"temperature {found['temperature']:.3f} from {found['images']} {found['source']} "
-            f"images: calibration error {before:.3f} to {after:.3f}"
+            f"images: calibration error {before:.3f} to {after:.3f}{why}"
         )
 
 

@@ -123,3 +123,36 @@ def test_bash_completes(tmp_path: Path) -> None:
     )
     done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["--summary-json"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--imges", "x"], "unknown option --imges: did you mean --images?"),
+        (["--zzz"], "unknown option --zzz: see monkeyray score --help-all"),
+        (["--images", "x"], "missing: --model, --predictions; see monkeyray score --help"),
+        (
+            ["--images=a", "--model=b", "--predictions=c", "--batch-size", "many"],
+            "Error parsing --batch-size: invalid literal for int() with base 10: 'many': see "
+            "monkeyray score --help",
+        ),
+        (
+            ["--images=a", "--model=b", "--predictions=c", "d"],
+            "Unrecognized options: d: see monkeyray score --help",
+        ),
+    ],
+)
+def test_a_wrong_call_is_told_in_a_line(arguments: list[str], words: str) -> None:
+    with pytest.raises(ConfigError) as found:
+        parse("score", arguments, "monkeyray score")
+    assert str(found.value) == words
+
+
+def test_options_may_have_underscores_and_be_switched_off() -> None:
+    arguments = ["--images=a", "--model=b", "--model_id", "c", "--no-augment"]
+    with pytest.raises(ConfigError, match="unknown option --model-id"):
+        parse("train", arguments, "monkeyray train")
+    call = parse(
+        "train", [*arguments[:2], "--no-augment", "--live", "--top_seed=3"], "monkeyray train"
+    )
+    assert (call.config.augment, call.config.top_seed) == (False, 3)

@@ -115,7 +115,10 @@ class ExportConfig(_Kinds):
 
             SitePattern(self.site_pattern)
             if self.deployments is None:
-                raise ConfigError("--site-pattern finds a deployment: give --deployments too")
+                raise ConfigError(
+                    "--site-pattern finds an image's row in the table of deployments: give "
+                    "--deployments too"
+                )
         self._check_kinds()
 
 
