@@ -30,17 +30,14 @@ def _is_label(item: Any) -> bool:
     return (
         isinstance(item, dict)
         and _is_text(item.get("label"))
+        and not has_control(item["label"])
         and (item.get("name", 0) is None or _is_text(item.get("name")))
     )
 
 
 def _is_text(value: Any) -> bool:
     # JSON can write halves of a character, which no table of predictions takes.
-    return (
-        isinstance(value, str)
-        and not re.search("[\ud800-\udfff]", value)
-        and not has_control(value)
-    )
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
 def _is_calibration(item: tuple[Any, Any]) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import itertools
 import os
 import sys
 import traceback
@@ -80,9 +79,9 @@ class _Shown:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.debug = "--debug" in arguments
-        given = list(itertools.pairwise(arguments))
         # Known before the arguments are parsed, since that is what may go wrong.
-        self.json = ("--log-format", "json") in given or "--log-format=json" in arguments
+        words = " ".join(arguments).replace("--log_format", "--log-format").replace("=", " ")
+        self.json = words.rpartition("--log-format ")[2].startswith("json")
 
     def say(self, message: str, event: str, *, with_traceback: bool = False, **fields: Any) -> None:
         """A line, or in text the traceback instead, to standard error. `fields`: for JSON."""

@@ -304,16 +304,18 @@ def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
         remove_placement_group(group)
 
 
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns, called somewhere on the cluster in a process that then ends.
+def apart(say: Say, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns, called somewhere on the cluster in a process that then ends. `say`
+    is told where there is no room for it yet.
 
     Raises the MonkeyRayError that it raises, and ClusterError where its process was lost again and
     again.
     """
     import ray
 
+    wait_for_workers(1, 0.0, say)
     try:
-        return ray.get(ray.remote(num_cpus=1, max_calls=1)(function).remote(*arguments))
+        return ray.get(ray.remote(num_cpus=0.5, max_calls=1)(function).remote(*arguments))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, MonkeyRayError):
             raise error.cause from None

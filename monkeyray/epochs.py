@@ -44,18 +44,21 @@ class Board:
         return self._seen
 
 
-@dataclass(frozen=True)
+@dataclass
 class BoardSink:
-    """A sink of a training's epochs, in its first worker: the board of that name, once it hangs."""
+    """A sink of a training's epochs, in its first worker: the board of that name, once it hangs.
+    `after`: the last epoch that earlier workers have done."""
 
     name: str
+    after: int = -1
 
     def forget(self, after: int) -> None:
-        """Nothing: the board sees for itself that epochs are repeated."""
+        """Leave out the epochs up to this one: nobody has kept when they were done."""
+        self.after = after
 
     def last(self) -> int:
-        """None that would not have to be told."""
-        return -1
+        """The last epoch that need not be told."""
+        return self.after
 
     def write(self, epochs: Sequence[Epoch]) -> None:
         """Leave the first and the last of some epochs."""
@@ -91,9 +94,14 @@ class Follower:
             yield
         finally:
             stop.set()
-            thread.join()
+            thread.join(timeout=2)  # it may be waiting for an answer, which the end need not
 
     def _follow(self, stop: threading.Event) -> None:
+        # Ray may be ending at any moment, and telling is no reason to fail.
+        with contextlib.suppress(Exception):
+            self._tell(stop)
+
+    def _tell(self, stop: threading.Event) -> None:
         import ray
 
         start = told = time.monotonic()

@@ -112,7 +112,7 @@ class _Job:
 
 
 def _csv(job: _Job) -> Export:
-    from monkeyray.export_camtrap import WHY
+    from monkeyray.deployments import REASONS
     from monkeyray.export_csv import export_csv
 
     root = normalise(job.config.relative_to) if job.config.relative_to else job.predictions.root
@@ -126,7 +126,7 @@ def _csv(job: _Job) -> Export:
         deployments=job.deployments,
         advance=job.bar,
     )
-    return Export(job.uri, kinds, Counter({WHY[reason]: n for reason, n in undated.items()}))
+    return Export(job.uri, kinds, Counter({REASONS[reason]: n for reason, n in undated.items()}))
 
 
 def _megadetector(job: _Job) -> Export:

@@ -376,8 +376,18 @@ def _absolute(manifest: str, table: pa.Table, storage: Storage, tried: set[str])
 
 def _check_no_secret(manifest: str, name: str, column: pa.ChunkedArray) -> None:
     """Raise InputError for a column that would carry credentials into every row of predictions."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if pa.types.is_dictionary(column.type):  # pandas' categories
+        column = column.cast(column.type.value_type)
+    while pa.types.is_nested(column.type):
+        if pa.types.is_struct(column.type):
+            for index, field in enumerate(column.type):
+                _check_no_secret(manifest, f"{name}.{field.name}", pc.struct_field(column, index))
+            return
+        column = pc.list_flatten(column)
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if not any(is_kind(column.type) for is_kind in kinds):
         return
+    column = column.cast(pa.large_string())
     maybe = column.filter(pc.match_substring_regex(column, _MAYBE_A_SECRET_IN_IT))
     count = sum(map(has_secret, maybe.to_pylist()))
     if count:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
@@ -39,8 +40,21 @@ def to_json(message: str, event: str, *, level: str | None = None, **fields: Any
         level, message = (first, rest) if first in _LEVELS else ("info", message)
     time = datetime.now(UTC).isoformat(timespec="milliseconds")
     line = {"time": time, "level": level, "event": event, "message": masked_anywhere(message)}
-    # What is no JSON becomes a text: a line of a log must not end the job.
-    return json.dumps(line | fields, default=str)
+    return json.dumps(line | {name: _plain(value) for name, value in fields.items()})
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, without credentials; what is no JSON becomes a text, and a number
+    that is none becomes null, since a line of a log must not end the job."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return masked_anywhere(str(value))
 
 
 class JsonFormatter(logging.Formatter):

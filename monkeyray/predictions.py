@@ -105,25 +105,15 @@ class Judge:
 
     def __init__(self, bundle: Bundle, options: ScoreOptions) -> None:
         self._labels = np.array(bundle.labels, dtype=object)
-        self._model_id = bundle.model_id
         self._outliers = OutlierModel.from_arrays(bundle.outliers)
         self._calibration = bundle.calibration(options.views)
         self._options = options
 
     def __call__(self, features: Array, logits: Array) -> dict[str, list[Any]]:
         """The columns label to top_k of images from the mean features of their views, (n, width),
-        and their logits (n, labels).
-
-        Raises BundleError where they are no finite numbers: weights that are may still overflow.
+        and their logits (n, labels), all finite.
         """
         options = self._options
-        finite = _are_finite(features, logits)
-        if not finite.all():
-            raise BundleError(
-                f"the network of the model {self._model_id[:12]} gives no finite numbers for "
-                f"{int((~finite).sum())} of {len(logits)} images: score with "
-                "--precision float32, and if it still does, train it again"
-            )
         probabilities = softmax(logits / self._calibration.temperature).astype(np.float32)
         # Stable, so that equal scores come in the order of the labels.
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, : options.top_k]
@@ -148,9 +138,35 @@ class Judge:
         return list(decide(scores, first, self._calibration.thresholds))
 
 
-def _are_finite(features: Array, logits: Array) -> Array:
-    finite: Array = np.isfinite(np.hstack([logits, features])).all(axis=1)
-    return finite
+#: Status and error of an image for which the network gives no finite number.
+OVERFLOW = ("overflow", "the network's answer to it is no finite number")
+
+#: So many images in the beginning without a finite answer are the network's own doing.
+_OVERFLOWS = 64
+
+
+class Finite:
+    """Tells which answers of a network are finite numbers: weights that are may still overflow."""
+
+    def __init__(self, model_id: str) -> None:
+        self._model_id = model_id
+        self._overflows: int | None = 0
+
+    def __call__(self, features: Array, logits: Array) -> Array:
+        """Bool (n,) for features (n, width) and logits (n, labels).
+
+        Raises BundleError where none of the first images has a finite answer.
+        """
+        finite: Array = np.isfinite(np.hstack([logits, features])).all(axis=1)
+        if self._overflows is not None:
+            self._overflows = None if finite.any() else self._overflows + len(finite)
+            if (self._overflows or 0) >= _OVERFLOWS:
+                raise BundleError(
+                    f"the network of the model {self._model_id[:12]} gives no finite numbers for "
+                    f"any of the first {self._overflows} images: use another --precision where "
+                    "there is one, or train it again"
+                )
+        return finite
 
 
 #: The columns that a Judge fills.
@@ -164,6 +180,7 @@ class Scorer:
         self._engine = options.engine.build(bundle.network(options.views))
         self._judge = Judge(bundle, options)
         self._model_id = bundle.model_id
+        self._finite = Finite(bundle.model_id)
         self._options = options
 
     def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
@@ -173,15 +190,12 @@ class Scorer:
         each, logits = self._engine(pixels)
         features = each.mean(axis=1)
         rows = len(batch.fetched)
-        finite = _are_finite(features, logits)
-        if not finite.all() and (finite.any() or len(finite) == 1):
-            # One image's own doing; where it is so of all, the model is told about.
-            for place in np.array(good)[~finite]:
-                columns["status"][place] = "overflow"
-                columns["error"][place] = "the network's answer to it is no finite number"
-            good = np.array(good)[finite].tolist()
-            features, logits = features[finite], logits[finite]
-        judged = self._judge(features, logits)
+        finite = self._finite(features, logits)
+        for place in np.array(good, int)[~finite]:
+            columns["status"][place], columns["error"][place] = OVERFLOW
+        good = np.array(good, int)[finite].tolist()
+        features = features[finite]
+        judged = self._judge(features, logits[finite])
         for name, values in (judged | {"embedding": features}).items():
             columns[name] = [None] * rows
             for position, value in zip(good, values, strict=True):

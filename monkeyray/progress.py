@@ -73,9 +73,8 @@ class Reporter:
     def say(self, message: str, event: str = "note", **fields: Any) -> None:
         """One line. `event` and `fields` are for programs."""
         if not self._quiet:
-            line = to_json(message, event, **fields)
-            if self._format == "text":
-                line = harmless_line(message)
+            is_text = self._format == "text"
+            line = harmless_line(message) if is_text else to_json(message, event, **fields)
             print(line, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def quantise(network: Network, source: Callable[[], Array]) -> Quantised:
     is not installed, and BundleError where OpenVINO cannot run what NNCF makes.
     """
     check_installed()
+    os.environ["OMP_NUM_THREADS"] = "1"  # what the speed is said to be of
     import_keras()
     pixels, start = source(), time.monotonic()
     arrays = quantise_base(network, pixels)

@@ -37,7 +37,14 @@ from monkeyray.head import top_logits
 from monkeyray.lease import hold
 from monkeyray.pipeline import Job, run_parts
 from monkeyray.plans import same_rows
-from monkeyray.predictions import JUDGED, SCHEMA_VERSION, Judge, ScoreOptions
+from monkeyray.predictions import (
+    JUDGED,
+    OVERFLOW,
+    SCHEMA_VERSION,
+    Finite,
+    Judge,
+    ScoreOptions,
+)
 from monkeyray.runs import Run, clear, create_run_of_parts, open_run, read_finished
 from monkeyray.score import Summary
 from monkeyray.storage import Storage
@@ -54,6 +61,7 @@ class Rescorer:
 
     old: Run
     judge: Judge
+    finite: Finite
     top: Weights
     model_id: str
 
@@ -81,8 +89,16 @@ class Rescorer:
         width = embedding.type.list_size
         flat = embedding.drop_null().combine_chunks().flatten()
         features = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
-        judged = self.judge(features, top_logits(self.top, features))
+        logits = top_logits(self.top, features)
+        finite = self.finite(features, logits)
+        judged = self.judge(features[finite], logits[finite])
         columns: dict[str, Any] = {name: table[name] for name in table.column_names}
+        if not finite.all():
+            told = {name: table[name].to_pylist() for name in ("status", "error")}
+            for row in np.array(good, int)[~finite]:
+                told["status"][row], told["error"][row] = OVERFLOW
+            columns |= told
+            good = np.array(good, int)[finite].tolist()
         for name in JUDGED:
             columns[name] = [None] * table.num_rows
             for row, value in zip(good, judged[name], strict=True):
@@ -108,7 +124,9 @@ def rescore(config: RescoreConfig) -> Summary:
     old = read_finished(normalise(config.predictions), storage)
     options = _options(config, old, bundle)
     identity = _identity(old, bundle, options)
-    rescorer = Rescorer(old, Judge(bundle, options), bundle.top, bundle.model_id)
+    rescorer = Rescorer(
+        old, Judge(bundle, options), Finite(bundle.model_id), bundle.top, bundle.model_id
+    )
     storage.check_writable(uri)
     with hold(uri, storage, reporter.say) as lease:
         run = None if config.overwrite else open_run(uri, storage, identity)

@@ -119,9 +119,7 @@ class S3:
             if max_bytes is not None and size > max_bytes:
                 answer["Body"].close()
                 raise TooLargeError(f"{uri} has {size} bytes, the limit is {max_bytes}")
-            data = answer["Body"].read()
-        self._plain.failed(bucket)
-        return data, _etag(answer)
+            return answer["Body"].read(), _etag(answer)
 
     def head(self, uri: str) -> tuple[int, str]:
         """An object's size in bytes and its ETag."""

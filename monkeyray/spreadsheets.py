@@ -7,6 +7,7 @@ was. What are URIs and absolute paths begin with no such character. See OWASP, C
 
 from __future__ import annotations
 
+import functools
 import re
 
 import pyarrow as pa
@@ -56,5 +57,6 @@ def unguarded(text: str) -> str:
     return text[1:] if _python(_GUARDED).match(text) else text
 
 
+@functools.cache
 def _python(pattern: str) -> re.Pattern[str]:
     return re.compile(re.sub(r"\\x\{(....)\}", r"\\u\1", pattern))

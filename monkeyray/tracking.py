@@ -69,8 +69,12 @@ class _Pen:
 class EpochLog:
     """Writes each epoch of one stage once into every sink, whatever becomes of the sinks."""
 
-    def __init__(self, sinks: Iterable[Sink], history: Iterable[Figures] = ()) -> None:
-        """`history`: the epochs before, of which a sink may lack some."""
+    def __init__(
+        self, sinks: Iterable[Sink], history: Iterable[Figures] = (), *, aloud: bool = True
+    ) -> None:
+        """`history`: the epochs before, of which a sink may lack some. `aloud`: whether a problem
+        is printed at once."""
+        self._aloud = aloud
         now = time.time()
         self._epochs = [(now, figures) for figures in history]
         self._start = int(self._epochs[-1][1]["epoch"]) if self._epochs else -1
@@ -108,7 +112,8 @@ class EpochLog:
             pen.problem = f"{pen.sink}: {_brief(error)}"
             pen.next_try = time.monotonic() + _AGAIN_SECONDS * 2**pen.failures
             pen.failures += 1
-            print(harmless_line(f"warning: {pen.problem}"), file=sys.stderr, flush=True)
+            if self._aloud:
+                print(harmless_line(f"warning: {pen.problem}"), file=sys.stderr, flush=True)
         else:
             pen.problem, pen.failures = None, 0
             pen.next_try = time.monotonic() + _EVERY_SECONDS
@@ -120,9 +125,9 @@ class Stage:
 
     sinks: tuple[Sink, ...] = ()
 
-    def open(self, history: Iterable[Figures] = ()) -> EpochLog:
-        """Begin, or go on after the epochs of `history`."""
-        return EpochLog(self.sinks, history)
+    def open(self, history: Iterable[Figures] = (), *, aloud: bool = True) -> EpochLog:
+        """Begin, or go on after the epochs of `history`. `aloud`: see EpochLog."""
+        return EpochLog(self.sinks, history, aloud=aloud)
 
 
 class Tracking:
@@ -184,7 +189,7 @@ class Tracking:
             histories["fine_tuning"] = metrics["fine_tuning"]["history"]
         problems = self._open_run()
         for name, history in histories.items():
-            problems += self.stage(name).open(history).flush()
+            problems += self.stage(name).open(history, aloud=False).flush()
         if self._run is not None:
             parts = {part: metrics[part] for part in ("test", "validation")}
             run, figures = self._run, dict(_numbers(parts))

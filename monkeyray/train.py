@@ -314,7 +314,9 @@ def _quantise(
     count = max(1, IMAGES // len(network.views))
     some = np.random.default_rng(job.config.seed).permutation(data.parts.train)[:count]
     job.reporter.say(f"quantising {network.backbone} to int8 on {len(some)} training images")
-    made: Quantised = apart(quantise, network, _pixels(job, network, data).reader(np.sort(some)))
+    made: Quantised = apart(
+        job.reporter.say, quantise, network, _pixels(job, network, data).reader(np.sort(some))
+    )
     network = replace(network, int8=made.arrays)
     test = data.parts.test
     its = vectors[test]

@@ -165,7 +165,8 @@ def _calibration(metrics: dict[str, Any]) -> Iterator[str]:
     found = metrics["calibration"]
     before, after = found["before"]["ece"], found["after"]["ece"]
     if after is not None:
-        why = "" if after <= before else " (less sure than they seem: one error more is assumed)"
+        cautious = found["temperature"] > 1 and round(after, 3) > round(before, 3)
+        why = " (scores are cautious: one error more is assumed than was seen)" if cautious else ""
         yield (
             f"temperature {found['temperature']:.3f} from {found['images']} {found['source']} "
             f"images: calibration error {before:.3f} to {after:.3f}{why}"

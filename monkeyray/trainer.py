@@ -33,6 +33,10 @@ _FEW_WORKERS = 16
 #: So often Ray Train starts the workers anew before the job gives up.
 _FAILURES = 3
 
+#: Checkpoints that are kept. Workers of a driver that was killed may write one more, and one is
+#: then still there that whoever goes on has read of.
+_CHECKPOINTS = 2
+
 
 class Weighty(Learner, Protocol):
     """A learner that can say all its weights by name."""
@@ -125,7 +129,7 @@ def run_training(
             storage_path=path,
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=_FAILURES),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_CHECKPOINTS),
         ),
     )
     try:

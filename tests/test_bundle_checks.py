@@ -12,12 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_bundle import ARRAYS, BIAS, STORAGE, WIDTH, edit, load, make
+from test_bundle import ARRAYS, BIAS, STORAGE, edit, load, make
 
 from monkeyray.bundle import save_bundle
-from monkeyray.decode import Limits
 from monkeyray.errors import BundleError, MonkeyRayError
-from monkeyray.predictions import Judge, ScoreOptions
 
 
 @pytest.fixture
@@ -123,14 +121,3 @@ def test_what_is_written_does_not_follow_links(place: Path, tmp_path: Path) -> N
     save_bundle(str(place), STORAGE, make(), "", "{}")
     assert precious.read_text() == "mine"
     load(place)
-
-
-def test_a_network_that_overflows_gives_no_rows() -> None:
-    bundle = make()
-    judge = Judge(bundle, ScoreOptions(bundle.views, 2, None, embeddings=False, limits=Limits()))
-    features = np.zeros((3, WIDTH), np.float32)
-    assert judge(features, np.zeros((3, 2), np.float32))["label"] == ["n0"] * 3
-    for bad in (np.nan, np.inf):
-        logits = np.array([[0, 0], [0, bad], [1, 0]], np.float32)
-        with pytest.raises(BundleError, match="no finite numbers for 1 of 3 images"):
-            judge(features, logits)

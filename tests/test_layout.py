@@ -45,6 +45,7 @@ def test_imports_go_one_way() -> None:
         "telemetry",
         "trainer",
         "trials",
+        "workers_cluster",
     }
     tensorflow = {"engine", "event_files", "finetune", "fit", "head", "trainer", "trials"}
     assert importers("tensorflow") == tensorflow

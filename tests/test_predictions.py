@@ -15,7 +15,7 @@ from monkeyray.batches import Batch, Fetched
 from monkeyray.decode import Limits
 from monkeyray.engines import EngineChoice
 from monkeyray.errors import BundleError
-from monkeyray.predictions import ScoreOptions, Scorer
+from monkeyray.predictions import Finite, ScoreOptions, Scorer
 
 
 def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
@@ -44,10 +44,14 @@ def test_an_image_that_overflows_is_a_row(monkeypatch: pytest.MonkeyPatch) -> No
     assert [row["embedding"] is None for row in found] == [False, True, False, True]
     assert found[1]["error"] == "the network's answer to it is no finite number"
     assert found[1]["width"] == 300
-    (alone,) = rows([np.nan], monkeypatch).to_pylist()
-    assert (alone["status"], alone["score"]) == ("overflow", None)
+    for few in (rows([np.nan], monkeypatch), rows([np.nan] * 63, monkeypatch)):
+        assert set(few["status"].to_pylist()) == {"overflow"}
+        assert few["score"].null_count == len(few)
+    late = Finite("0" * 64)
+    assert late(np.zeros((1, 2)), np.zeros((1, 2))).all()
+    assert not late(np.zeros((99, 2)), np.full((99, 2), np.nan)).any()
 
 
 def test_a_network_that_overflows_on_all_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(BundleError, match="no finite numbers for 2 of 2 images"):
-        rows([np.nan, np.inf], monkeypatch)
+    with pytest.raises(BundleError, match="no finite numbers for any of the first 64 images"):
+        rows([np.nan, np.inf] * 32, monkeypatch)

@@ -59,4 +59,4 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: 
         check_installed()
     # What a step says that another process makes comes as it was said there.
     with pytest.raises(ConfigError, match=r"^unknown head 'wide': write linear"):
-        apart(parse_head, "wide")
+        apart(lambda *_, **__: None, parse_head, "wide")

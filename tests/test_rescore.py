@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from monkeyray.engine import Network
 from monkeyray.errors import ConfigError, InputError, RunError
 from monkeyray.outliers import fit_outliers
 from monkeyray.parsing import parse
-from monkeyray.predictions import JUDGED, Judge, ScoreOptions, Scorer
+from monkeyray.predictions import JUDGED, OVERFLOW, Finite, Judge, ScoreOptions, Scorer
 from monkeyray.rescore import Rescorer, rescore
 from monkeyray.runs import read_finished
 from monkeyray.score import Summary
@@ -267,12 +268,19 @@ def test_a_part_that_is_gone_or_changed_is_told(
     old = read_finished(str(tmp_path / "in"), Storage())
     bundle = load_bundle(trained.uri, Storage())
     judge = Judge(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
-    rescorer = Rescorer(old, judge, bundle.top, bundle.model_id)
+    rescorer = Rescorer(old, judge, Finite(bundle.model_id), bundle.top, bundle.model_id)
     for part in (3, 4):
         with pytest.raises(InputError, match=f"{names[part].name} is gone or was changed"):
             list(rescorer(part, old.plan.read(part)))
     (rows,) = rescorer(5, old.plan.read(5))
     assert rows.num_rows == 2
+    top = {name: array.copy() for name, array in bundle.top.items()}
+    bias = next(name for name, array in top.items() if array.ndim == 1)
+    top[bias][0] = np.inf
+    (rows,) = replace(rescorer, top=top)(5, old.plan.read(5))
+    assert rows.select(["status", "error", "label"]).to_pylist() == 2 * [
+        {"status": OVERFLOW[0], "error": OVERFLOW[1], "label": None}
+    ]
 
 
 def test_predictions_updated_meanwhile_are_refused(

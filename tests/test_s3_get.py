@@ -9,6 +9,7 @@ from typing import Any
 import boto3
 import pytest
 
+from monkeyray.errors import FaultError
 from monkeyray.s3 import S3
 from monkeyray.s3_get import PlainGet
 from monkeyray.storage import Storage
@@ -81,18 +82,54 @@ def test_without_credentials_boto3_is_asked(s3: Storage, monkeypatch: pytest.Mon
     assert _plain(s3.s3_endpoint).get("photos", "plain/ten", None) is None
 
 
-def test_a_bucket_that_only_boto3_can_read_is_left_to_it(
-    s3: Storage, monkeypatch: pytest.MonkeyPatch
+class Answer:
+    """An answer without an object."""
+
+    def __init__(self, status: int, words: bytes) -> None:
+        self.status_code = status
+        self.content = words
+        self.headers = {"content-length": str(len(words))}
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "asked"),
+    [
+        (400, b"<Code>AuthorizationHeaderMalformed</Code>", 3),
+        (301, b"<Code>PermanentRedirect</Code>", 3),
+        (403, b"<Code>AccessDenied</Code>", 5),
+        (404, b"<Code>NoSuchKey</Code>", 5),
+        (503, b"<Code>SlowDown</Code>", 5),
+    ],
+)
+def test_a_bucket_that_refuses_is_left_to_boto3(
+    s3: Storage, monkeypatch: pytest.MonkeyPatch, status: int, words: bytes, asked: int
 ) -> None:
     s3.write("s3://photos/plain/ten", b"0123456789")
-    assert s3.s3_endpoint
     store = S3(s3.s3_endpoint, anonymous=False, patience_seconds=1)
-    tries = []
+    urls = []
 
-    def refuse(url: str, max_bytes: int | None) -> None:
-        tries.append(url)
+    def refuse(url: str) -> Answer:
+        urls.append(url)
+        return Answer(status, words)
 
     monkeypatch.setattr(store._plain, "_get", refuse)
     for _ in range(5):
         assert store.get("s3://photos/plain/ten")[0] == b"0123456789"
-    assert tries == [f"{s3.s3_endpoint}/photos/plain/ten"] * 3
+    assert urls == [f"{s3.s3_endpoint}/photos/plain/ten"] * asked
+
+
+def test_a_role_that_cannot_be_renewed_is_a_fault(
+    s3: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from botocore.credentials import Credentials
+    from botocore.exceptions import ClientError
+
+    store = S3(s3.s3_endpoint, anonymous=False, patience_seconds=1)
+
+    def busy(credentials: Any) -> None:
+        raise ClientError({"Error": {"Code": "Throttling"}}, "AssumeRole")
+
+    monkeypatch.setattr(Credentials, "get_frozen_credentials", busy)
+    assert store._plain.get("photos", "plain/ten", None) is None
+    with pytest.raises(FaultError, match="Throttling"):
+        store.get("s3://photos/plain/ten")

@@ -143,7 +143,7 @@ def test_a_node_that_is_lost_costs_no_row(
     photographs = sorted(path for path in few.rglob("*") if path.is_file())
     images, out = tmp_path / "images", tmp_path / "out"
     images.mkdir()
-    for number in range(600):
+    for number in range(1800):
         os.link(photographs[number % len(photographs)], images / f"{number:04d}.jpg")
     (images / "0300.jpg").unlink()
     (images / "0300.jpg").write_bytes(b"")
