@@ -232,6 +232,7 @@ def _follow(total: int, advance: Advance) -> Any:
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
     """Ray Tune's settings that it has no arguments for, put back afterwards."""
+    _hand_no_credentials()
     before = {name: os.environ.get(name) for name in _ENVIRONMENT}
     os.environ.update(_ENVIRONMENT)
     try:
@@ -242,3 +243,14 @@ def _environment() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _hand_no_credentials() -> None:
+    """Keep Ray Tune from handing this process's AWS keys to the trials.
+
+    They have those of their node, as all workers do, and Ray logs what it hands.
+    """
+    from ray.tune.execution import class_cache
+
+    handed = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in handed if not name.startswith("AWS_")}

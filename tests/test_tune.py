@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -160,6 +162,11 @@ def test_the_best_on_validation_is_published(
     assert trained.model["metrics"]["search"] is None
     assert "1 stopped early, 1 diverged\nbest on validation: --head linear" in str(found)
     assert "best on validation" not in str(trained)
+    # Ray Tune would hand the driver's keys to its trials, and Ray write them down.
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
+    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
+    assert b"RAY_CHDIR_TO_TRIAL_DIR" in (logs / "runtime_env_agent.log").read_bytes()
+    assert [path for path in logs.iterdir() if path.is_file() and secret in path.read_bytes()] == []
 
 
 @pytest.mark.usefixtures("one_core")
