@@ -45,7 +45,7 @@ from monkeyray.images import list_images
 from monkeyray.lease import hold
 from monkeyray.pipeline import Job, run_parts
 from monkeyray.plans import collect, cut
-from monkeyray.predictions import ScoreOptions, Scorer
+from monkeyray.predictions import Finite, ScoreOptions, Scorer
 from monkeyray.runs import create_run, open_run
 from monkeyray.storage import Storage
 
@@ -62,6 +62,7 @@ class StubScorer(Scorer):
         self._model_id = "0" * 64
         self._options = options
         self._engine = self._answer
+        self._finite = Finite(self._model_id)
         self._judge = self._rate  # type: ignore[assignment]
 
     def _rate(self, features: np.ndarray[Any, Any], scores: Any) -> dict[str, list[Any]]:
@@ -80,7 +81,7 @@ class StubScorer(Scorer):
         mean = pixels.reshape(len(pixels), -1, 3).mean(axis=(1, 2), dtype=np.float32)
         scores = np.ones((len(pixels), len(LABELS)), np.float32) * 0.05
         scores[np.arange(len(pixels)), mean.astype(int) % len(LABELS)] = 0.55
-        return np.zeros((len(pixels), 8), np.float32), scores
+        return np.zeros((len(pixels), 1, 8), np.float32), scores
 
 
 def pss_of_tree(root: int) -> dict[str, float]:
