@@ -87,7 +87,7 @@ class _Shown:
         """A line, or in text the traceback instead, to standard error. `fields`: for JSON."""
         if self.json:
             if with_traceback:
-                fields["traceback"] = masked_anywhere(traceback.format_exc())
+                fields["traceback"] = traceback.format_exc()
             print(to_json(message, event, **fields), file=sys.stderr, flush=True)
         else:
             _say(traceback.format_exc() if with_traceback else f"{harmless_line(message)}\n")
