@@ -126,7 +126,11 @@ class Child:
     """A child process, seen from its worker."""
 
     def __init__(
-        self, work: bytes, timeout_seconds: float, environment: Mapping[str, str] | None = None
+        self,
+        work: bytes,
+        timeout_seconds: float,
+        environment: Mapping[str, str] | None = None,
+        quiet: bool = False,
     ) -> None:
         import multiprocessing
 
@@ -149,6 +153,7 @@ class Child:
                 ],
                 pass_fds=[far.fileno(), self._image.descriptor],
                 stdin=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL if quiet else None,
                 env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
             )
             .result()
@@ -224,6 +229,10 @@ class Child:
             how = f"signal {-code} ({names.get(-code, 'unknown')})"
         return ChildDiedError(self._image.position(), hung, how)
 
+    def kill(self) -> None:
+        """Kill the process, from any thread."""
+        self._process.kill()
+
     def close(self) -> None:
         """End the process and give its resources back."""
         self._process.kill()
@@ -241,7 +250,7 @@ class Watched:
     """A child for work that is started again when it dies, and finds out which image it was.
 
     `pickle` makes bytes of the work that `pickle.loads` understands; `environment` is added to the
-    child's.
+    child's. `quiet` drops what the C code of decoders and networks says to the terminal.
     """
 
     def __init__(
@@ -249,18 +258,21 @@ class Watched:
         work: Work,
         environment: Mapping[str, str],
         pickle: Callable[[Any], bytes] = pickle.dumps,
+        quiet: bool = False,
     ) -> None:
         self._work = pickle(work)
         self._bare = pickle(replace(work, make_mapper=_no_mapper))
         self._batch_size = work.batch_size
         self._timeout_seconds = work.limits.decode_seconds
         self._environment = dict(environment)
+        self._quiet = quiet
         self._readable: str | None = None
         self._before: Counter[str] = Counter()
+        self._stopped = False
         self._child = self._start()
 
     def _start(self) -> Child:
-        return Child(self._work, self._timeout_seconds, self._environment)
+        return Child(self._work, self._timeout_seconds, self._environment, self._quiet)
 
     def spent(self) -> Counter[str]:
         """Nanoseconds that children have spent since the start: waiting for images (`fetch`), on
@@ -282,6 +294,8 @@ class Watched:
                     refused += self._note(table)
                     yield table
             except ChildDiedError as death:
+                if self._stopped:
+                    raise
                 deaths += 1
                 if deaths > 4:
                     raise ClusterError(
@@ -304,6 +318,8 @@ class Watched:
                 self._before += self._child.spent
                 self._child.close()
                 self._child = self._start()
+                if self._stopped:  # between the two
+                    raise
                 # The new one has not seen what the old one had no proof of yet.
                 forgotten = refused
 
@@ -320,7 +336,7 @@ class Watched:
         died: list[ChildDiedError] = []
         failed = 0
         while len(died) < 2:
-            child = Child(self._bare, self._timeout_seconds)
+            child = Child(self._bare, self._timeout_seconds, quiet=self._quiet)
             try:
                 return child.open(uri, how)
             except ChildDiedError as death:
@@ -340,6 +356,11 @@ class Watched:
         if died[-1].hung:
             return DecodeError("timeout", f"not decoded within {self._timeout_seconds:g} s, twice")
         return DecodeError("crashed", f"the decoder died of it twice, by {died[-1].how}")
+
+    def stop(self) -> None:
+        """Kill the child, from any thread: a run that is going on ends with ChildDiedError."""
+        self._stopped = True
+        self._child.kill()
 
     def close(self) -> None:
         """End the child."""

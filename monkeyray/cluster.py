@@ -6,6 +6,8 @@ import contextlib
 import os
 import re
 import signal
+import socket
+import sys
 import threading
 import time
 import uuid
@@ -69,6 +71,24 @@ def heed_sigterm() -> None:
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, terminate)
+
+
+def is_asked_for(address: str | None) -> bool:
+    """Whether a Ray cluster is meant: by its address, RAY_ADDRESS, or because this process is
+    connected to one or `ray start` has started one here, and it answers."""
+    ray = sys.modules.get("ray")
+    if address or os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()):
+        return True
+    started = _started_here()
+    if started is None:
+        return False
+    # Where it has ended since, its address is still written down.
+    host, _, port = started.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 @contextlib.contextmanager
@@ -139,15 +159,17 @@ def _end_autoscaler() -> None:
 def _started_here() -> str | None:
     """The address of what `ray start` has started on this machine.
 
-    Not "auto", which also finds a Ray that is another program's own and ends with it. The function
-    is not public, so its absence is no error.
+    Not "auto", which also finds a Ray that is another program's own and ends with it. Read from
+    where Ray has written it, because to import Ray takes as long as to score a hundred images.
     """
-    try:
-        from ray._private.utils import read_ray_address
+    with contextlib.suppress(OSError):
+        return _address_file().read_text().strip() or None
+    return None
 
-        return read_ray_address() or None
-    except Exception:
-        return None
+
+def _address_file() -> Path:
+    place = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
+    return Path(place) / "ray" / "ray_current_cluster"
 
 
 def _code(package: Path) -> dict[str, Any]:

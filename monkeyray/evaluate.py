@@ -9,7 +9,6 @@ too, and the figures are given with and without them.
 
 from __future__ import annotations
 
-import functools
 import json
 from collections import Counter
 from dataclasses import dataclass
@@ -20,14 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.bundle import Bundle, load_bundle, load_seen
-from monkeyray.cluster import (
-    check_relative,
-    check_shared,
-    choose_crew,
-    connected,
-    quiet_data,
-    wait_for_workers,
-)
+from monkeyray.cluster import check_relative
 from monkeyray.config import EvaluateConfig
 from monkeyray.config_files import write_options
 from monkeyray.decode import Limits
@@ -52,6 +44,7 @@ from monkeyray.labelled_predictions import join_labels
 from monkeyray.lease import hold
 from monkeyray.metrics import softmax
 from monkeyray.outliers import OutlierModel
+from monkeyray.pools import open_pool
 from monkeyray.predictions import SCORED
 from monkeyray.progress import Reporter
 from monkeyray.seen import Seen, describe_seen
@@ -228,16 +221,10 @@ def _embed(
     # With all views, whatever is asked for now: then another number of them opens no image.
     network = Network(bundle.model["backbone"], bundle.base, bundle.views)
     engine = choose_engine(config.engine, "float32", config.gpu)
-    with connected(config.store.ray_address, config.store.debug):
-        quiet_data()
-        crew = choose_crew("workers", config.workers, config.gpu)
-        check_shared(storage, {"images": normalise(config.images)}, {"features": place})
+    with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
+        crew = pool.crew("workers", config.workers, config.gpu)
+        pool.check_shared(storage, {"images": normalise(config.images)}, {"features": place})
         with reporter.bar("embedding images") as bar:
             return FeatureCache(place, storage, network, engine=engine).get(
-                images,
-                limits=Limits(),
-                workers=crew.workers,
-                gpu=crew.gpu,
-                progress=bar,
-                before=functools.partial(wait_for_workers, gpu=crew.gpu, say=reporter.say),
+                images, limits=Limits(), pool=pool, crew=crew, say=reporter.say, progress=bar
             )

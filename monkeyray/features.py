@@ -17,17 +17,19 @@ from monkeyray.backbones import weights_hash
 from monkeyray.batches import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
 from monkeyray.child import Work
+from monkeyray.cluster import Crew
 from monkeyray.decode import DECODE_VERSION, Limits, decode
 from monkeyray.engine import Network
 from monkeyray.engines import TENSORFLOW, EngineChoice
 from monkeyray.errors import ObjectError, StorageError
 from monkeyray.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.lease import hold
-from monkeyray.pipeline import Job, run_parts
+from monkeyray.logs import Say
+from monkeyray.parts import Job
 from monkeyray.plans import collect, cut
+from monkeyray.pools import Pool
 from monkeyray.runs import MAY_PASS, create_run, fingerprint, read_parquet
 from monkeyray.storage import Entry, Storage
-from monkeyray.telemetry import Meter
 from monkeyray.uris import join
 
 _ROWS_PER_FILE = 4096
@@ -130,15 +132,15 @@ class FeatureCache:
         images: pa.Table,
         *,
         limits: Limits,
-        workers: int,
-        gpu: float,
+        pool: Pool,
+        crew: Crew,
+        say: Say,
         progress: Callable[[int, dict[str, int]], None],
-        before: Callable[[int], None] = lambda workers: None,
     ) -> Features:
-        """The features of all images, computing those that are not there or have changed.
+        """The features of all images; a pool's crew computes those that are not there or changed.
 
         `progress` is called with the number of images to compute and the rows by status so far;
-        `before` with the number of workers, only when there is something to compute.
+        `say` as Pool.run does.
         """
         cached = self.load()
         images = self._with_versions(images)
@@ -147,8 +149,7 @@ class FeatureCache:
         boxes = BOX_COLUMNS if self.padding is not None else ()
         todo = images.filter(missing).select(["uri", "size_bytes", "version", *boxes])
         if todo.num_rows:
-            before(workers)
-            self._compute(todo, limits, workers, gpu, progress)
+            self._compute(todo, limits, pool, crew, say, progress)
             cached = self.load()
             where = _find(images, cached, fresh=todo["uri"])
         if cached is None or pc.any(pc.is_null(where)).as_py():
@@ -191,8 +192,9 @@ class FeatureCache:
         self,
         todo: pa.Table,
         limits: Limits,
-        workers: int,
-        gpu: float,
+        pool: Pool,
+        crew: Crew,
+        say: Say,
         progress: Callable[[int, dict[str, int]], None],
     ) -> None:
         passes = {
@@ -215,14 +217,15 @@ class FeatureCache:
         listing = collect([todo])
         assert listing is not None
         with hold(place, self.storage, lambda line: None) as lease:
-            sizes = cut(todo.num_rows, workers, _ROWS_PER_FILE)
+            sizes = cut(todo.num_rows, crew.workers, _ROWS_PER_FILE)
             run = create_run(place, lease, {"features": self.place}, listing, sizes)
-            run_parts(
-                Job(run, lease, work, gpu),
+            pool.run(
+                Job("embedding", run, lease, work, self.uri),
                 list(range(len(sizes))),
-                workers=workers,
-                progress=lambda rows: progress(todo.num_rows, rows),
-                meter=Meter("embedding", self.uri, todo.num_rows),
+                crew,
+                say,
+                lambda rows: progress(todo.num_rows, rows),
+                images=todo.num_rows,
             )
 
 

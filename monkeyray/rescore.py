@@ -4,8 +4,8 @@ All that a top, a temperature or a threshold decides follows from the features o
 `score --embeddings` keeps. So no image is opened. The result is a run as scoring writes it, with a
 part for each part that there was.
 
-The parts go to Ray's actors and not to threads of the driver: a hundred million rows are 400 GB of
-features, which pass through a worker each and never through one machine alone.
+On a cluster the parts go to Ray's actors: a hundred million rows are 400 GB of features, which pass
+through a worker each and never through one machine alone.
 """
 
 from __future__ import annotations
@@ -21,22 +21,16 @@ import pyarrow as pa
 
 from monkeyray.backbones import Weights
 from monkeyray.bundle import Bundle, load_bundle
-from monkeyray.cluster import (
-    check_relative,
-    check_shared,
-    choose_workers,
-    connected,
-    quiet_data,
-    wait_for_workers,
-)
+from monkeyray.cluster import check_relative
 from monkeyray.config import RescoreConfig, parse_top_k
 from monkeyray.config_files import HIDDEN_NAME, write_options
 from monkeyray.decode import Limits
 from monkeyray.errors import InputError, MissingError
 from monkeyray.head import top_logits
 from monkeyray.lease import hold
-from monkeyray.pipeline import Job, run_parts
+from monkeyray.parts import Job
 from monkeyray.plans import same_rows
+from monkeyray.pools import open_pool
 from monkeyray.predictions import (
     JUDGED,
     OVERFLOW,
@@ -48,7 +42,6 @@ from monkeyray.predictions import (
 from monkeyray.runs import Run, clear, create_run_of_parts, open_run, read_finished
 from monkeyray.score import Summary
 from monkeyray.storage import Storage
-from monkeyray.telemetry import Meter
 from monkeyray.uris import join, normalise
 
 #: Rows that are judged at a time: the distances to what a top was trained on need room.
@@ -144,18 +137,13 @@ def rescore(config: RescoreConfig) -> Summary:
                 reporter.say(f"going on: {run.rows - todo} of {run.rows} images are done")
             lease.check()
             storage.delete(join(uri, "_SUCCESS"))
-            with connected(config.store.ray_address, config.store.debug):
-                quiet_data()
-                workers = choose_workers("workers", config.workers, gpu=False)
-                check_shared(storage, {"predictions": old.uri}, {"output": uri})
-                wait_for_workers(min(workers, len(pending)), False, reporter.say)
+            with open_pool(config.store.ray_address, False, config.store.debug) as pool:
+                crew = pool.crew("workers", config.workers, False)
+                pool.check_shared(storage, {"predictions": old.uri}, {"output": uri})
+                job = Job("rescoring", run, lease, rescorer)
                 with reporter.bar("rescoring") as bar:
-                    run_parts(
-                        Job(run, lease, rescorer),
-                        list(pending),
-                        workers=workers,
-                        progress=lambda rows: bar(todo, rows),
-                        meter=Meter("rescoring", uri, todo),
+                    pool.run(
+                        job, list(pending), crew, reporter.say, lambda rows: bar(todo, rows), todo
                     )
         _check_unchanged(old, storage)
         totals = run.finish(lease, count=("label", "decision"))

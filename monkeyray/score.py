@@ -15,15 +15,7 @@ from monkeyray.box_rows import count_unused, make_rows, match
 from monkeyray.bundle import Bundle, int8_sha256, load_bundle
 from monkeyray.callable_module import callable_module
 from monkeyray.child import Work
-from monkeyray.cluster import (
-    Crew,
-    check_relative,
-    check_shared,
-    choose_crew,
-    connected,
-    quiet_data,
-    wait_for_workers,
-)
+from monkeyray.cluster import Crew, check_relative
 from monkeyray.config import ScoreConfig, parse_top_k
 from monkeyray.config_files import HIDDEN_NAME, write_options
 from monkeyray.decode import Limits, decode
@@ -32,13 +24,13 @@ from monkeyray.engines import choose_engine
 from monkeyray.errors import InputError
 from monkeyray.images import list_images
 from monkeyray.lease import Lease, hold
-from monkeyray.pipeline import SPENT, Job, run_parts
+from monkeyray.parts import SPENT, Job
 from monkeyray.plans import Listing, collect, cut
+from monkeyray.pools import Pool, open_pool
 from monkeyray.predictions import SCHEMA_VERSION, ScoreOptions, Scorer, check_columns
 from monkeyray.progress import Reporter
 from monkeyray.runs import Run, clear, create_run, open_run
 from monkeyray.storage import Storage
-from monkeyray.telemetry import Meter
 from monkeyray.updates import COLUMNS, Changes, Listed, new_rows
 from monkeyray.uris import join, normalise
 
@@ -48,7 +40,7 @@ _TRIAL_IMAGES = 64
 @dataclass(frozen=True)
 class Summary:
     """What a scoring did. `scored`: images of this call; `already`: images found finished; `boxes`:
-    whether these are boxes, by detections; `spent`: the workers' nanoseconds, by pipeline.SPENT."""
+    whether these are boxes, by detections; `spent`: the workers' nanoseconds, by parts.SPENT."""
 
     uri: str
     statuses: Counter[str]
@@ -175,22 +167,23 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     detections = read_detections(config.detections, storage) if config.detections else None
     if config.dry_run:
         listing, _ = _list(config, storage, detections)
-        with connected(config.store.ray_address, config.store.debug):
-            return _try(config, bundle, options, listing, _crew(config, storage, uri))
+        with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
+            crew = _crew(config, storage, uri, pool)
+            return _try(config, bundle, options, listing, pool, crew)
     with hold(uri, storage, reporter.say) as lease:
         identity = _identity(config, bundle, options, detections)
         found = None if config.overwrite else open_run(uri, storage, identity)
-        # Before Ray starts, in case there is nothing to score.
+        # Before a cluster is asked, in case there is nothing to score.
         listed = None
         if found is None or config.update:
             listed = _list(config, storage, detections)
         del detections  # it may be a gigabyte
-        with connected(config.store.ray_address, config.store.debug):
-            crew = _crew(config, storage, uri)
+        with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
+            crew = _crew(config, storage, uri, pool)
             run = _open(config, lease, uri, identity, found, listed, crew.workers)
             write_options(uri, config, storage, HIDDEN_NAME)
             options = replace(options, not_before=run.redo.since if run.redo else None)
-            scored, spent = _score_parts(config, bundle, options, run, lease, crew, reporter)
+            scored, spent = _score_parts(config, bundle, options, run, lease, pool, crew, reporter)
         totals = run.finish(lease, count=("label", "decision"))
     return Summary(
         uri,
@@ -207,10 +200,9 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     )
 
 
-def _crew(config: ScoreConfig, storage: Storage, uri: str) -> Crew:
-    quiet_data()
-    crew = choose_crew("workers", config.workers, config.gpu)
-    check_shared(storage, {"images": normalise(config.images)}, {"predictions": uri})
+def _crew(config: ScoreConfig, storage: Storage, uri: str, pool: Pool) -> Crew:
+    crew = pool.crew("workers", config.workers, config.gpu)
+    pool.check_shared(storage, {"images": normalise(config.images)}, {"predictions": uri})
     return crew
 
 
@@ -264,6 +256,7 @@ def _score_parts(
     options: ScoreOptions,
     run: Run,
     lease: Lease,
+    pool: Pool,
     crew: Crew,
     reporter: Reporter,
 ) -> tuple[int, Counter[str]]:
@@ -277,15 +270,10 @@ def _score_parts(
         reporter.say(f"going on: {run.rows - todo} of {run.rows} images are done")
     lease.check()
     run.storage.delete(join(run.uri, "_SUCCESS"))
-    wait_for_workers(min(crew.workers, len(pending)), crew.gpu, reporter.say)
-    job = Job(run, lease, _work(config, bundle, options, run.storage), crew.gpu)
+    job = Job("scoring", run, lease, _work(config, bundle, options, run.storage))
     with reporter.bar("scoring") as bar:
-        spent = run_parts(
-            job,
-            list(pending),
-            workers=crew.workers,
-            progress=lambda rows: bar(todo, rows),
-            meter=Meter("scoring", run.uri, todo),
+        spent = pool.run(
+            job, list(pending), crew, reporter.say, lambda rows: bar(todo, rows), images=todo
         )
     return todo, spent
 
@@ -380,7 +368,12 @@ def _list(
 
 
 def _try(
-    config: ScoreConfig, bundle: Bundle, options: ScoreOptions, listing: Listing, crew: Crew
+    config: ScoreConfig,
+    bundle: Bundle,
+    options: ScoreOptions,
+    listing: Listing,
+    pool: Pool,
+    crew: Crew,
 ) -> Estimate:
     """Score a sample into a place that is thrown away, and estimate the time for all."""
     chosen = np.zeros(listing.rows, bool)
@@ -394,8 +387,10 @@ def _try(
     try:
         with hold(place, storage, lambda line: None) as lease:
             run = create_run(place, lease, {}, sample, sizes, ending="trial")
-            job = Job(run, lease, _work(config, bundle, options, storage), crew.gpu)
-            run_parts(job, list(range(len(sizes))), workers=1, progress=lambda rows: None)
+            job = Job("scoring", run, lease, _work(config, bundle, options, storage))
+            one = replace(crew, workers=1)
+            say = config.store.reporter().say
+            pool.run(job, list(range(len(sizes))), one, say, lambda rows: None)
             tables = [table for _, table in run.read_parts(["status", "predicted_at"])]
     finally:
         storage.delete_tree(place)

@@ -25,12 +25,8 @@ from monkeyray.cluster import (
     Crew,
     apart,
     check_relative,
-    check_shared,
-    choose_crew,
     choose_workers,
     connected,
-    quiet_data,
-    wait_for_workers,
 )
 from monkeyray.config import TrainConfig, parse_head
 from monkeyray.config_files import write_options
@@ -48,8 +44,10 @@ from monkeyray.head import TopLearner, scale_logits
 from monkeyray.labelled_boxes import NO_BOX, NOT_LISTED
 from monkeyray.lease import Lease, hold
 from monkeyray.live import FeatureSource, PixelSource
+from monkeyray.pools import Pool
 from monkeyray.progress import Reporter
 from monkeyray.quantise import IMAGES, Quantised, check_installed, compare, quantise
+from monkeyray.ray_pool import RayPool
 from monkeyray.report import render_report
 from monkeyray.runs import fingerprint
 from monkeyray.seen import Seen, remember
@@ -70,7 +68,8 @@ Array = np.ndarray[Any, Any]
 @dataclass(frozen=True)
 class _Job:
     """What all steps need. `uri`: the model's place; `workers`: how many that train;
-    `embedders`: those that run the frozen base."""
+    `embedders`: those of the pool that run
+    the frozen base."""
 
     config: TrainConfig
     storage: Storage
@@ -78,6 +77,7 @@ class _Job:
     tracking: Tracking
     uri: str
     workers: int
+    pool: Pool
     embedders: Crew
 
 
@@ -120,12 +120,12 @@ def train(config: TrainConfig, search: Search | None = None) -> Trained:
         start = time.monotonic()
         with connected(config.store.ray_address, config.store.debug):
             seconds = {"ray": time.monotonic() - start}
-            quiet_data()
+            pool = RayPool()
             workers = choose_workers("workers", config.workers, config.gpu)
-            embedders = choose_crew("embed-workers", config.embed_workers, config.gpu)
+            embedders = pool.crew("embed-workers", config.embed_workers, config.gpu)
             inputs, outputs = _places(config, uri)
-            check_shared(storage, inputs, outputs | tracking.places)
-            job = _Job(config, storage, reporter, tracking, uri, workers, embedders)
+            pool.check_shared(storage, inputs, outputs | tracking.places)
+            job = _Job(config, storage, reporter, tracking, uri, workers, pool, embedders)
             data = _read(job, network, images, skipped, seconds)
             searched = None
             if search is not None:
@@ -175,10 +175,10 @@ def _embed(
         return cache.get(
             images,
             limits=Limits(),
-            workers=job.embedders.workers,
-            gpu=gpu,
+            pool=job.pool,
+            crew=replace(job.embedders, gpu=gpu),
+            say=job.reporter.say,
             progress=bar,
-            before=functools.partial(wait_for_workers, gpu=gpu, say=job.reporter.say),
         )
 
 

@@ -24,15 +24,14 @@ from monkeyray.storage import Storage
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail where a job connects to Ray."""
+    """Fail where a job connects to Ray or asks for workers."""
 
-    def connected(*arguments: Any) -> NoReturn:
-        raise AssertionError("a mistake was not found before Ray")
+    def found(*arguments: Any) -> NoReturn:
+        raise AssertionError("a mistake was not found before the workers")
 
-    monkeypatch.setattr(monkeyray.train, "connected", connected)
-    monkeypatch.setattr(monkeyray.score, "connected", connected)
-    monkeypatch.setattr(monkeyray.rescore, "connected", connected)
-    monkeypatch.setattr(monkeyray.evaluate, "connected", connected)
+    monkeypatch.setattr(monkeyray.train, "connected", found)
+    for job in (monkeyray.score, monkeyray.rescore, monkeyray.evaluate):
+        monkeypatch.setattr(job, "open_pool", found)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
 

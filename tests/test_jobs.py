@@ -38,7 +38,7 @@ from monkeyray.errors import (
 from monkeyray.head import build_top
 from monkeyray.lease import hold
 from monkeyray.metrics import softmax
-from monkeyray.pipeline import SPENT
+from monkeyray.parts import SPENT
 from monkeyray.score import Estimate, Summary, score
 from monkeyray.storage import Storage
 from monkeyray.train import train

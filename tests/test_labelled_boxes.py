@@ -16,6 +16,7 @@ from test_detections import detection, results
 
 from monkeyray.backbones import load_weights
 from monkeyray.bundle import Bundle
+from monkeyray.cluster import Crew
 from monkeyray.config import ScoreConfig, TrainConfig
 from monkeyray.dataset import list_dataset
 from monkeyray.decode import Limits, decode
@@ -25,6 +26,8 @@ from monkeyray.errors import ConfigError, InputError
 from monkeyray.features import FeatureCache, Features, _find
 from monkeyray.labelled_boxes import NO_BOX, NOT_LISTED, surest_animals
 from monkeyray.live import Decoder
+from monkeyray.machine_pool import MachinePool
+from monkeyray.progress import Reporter
 from monkeyray.storage import Storage
 
 STORAGE = Storage()
@@ -160,9 +163,7 @@ def test_live_training_sees_the_crop(few: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(crop[0], expected)
 
 
-def test_features_are_of_the_crop_and_found_again_by_it(
-    few: Path, tmp_path: Path, ray_session: None
-) -> None:
+def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Path) -> None:
     path = pasted(few, tmp_path, LEFT)
     base = load_weights("mobilenet", "imagenet", STORAGE, 0)
     network = Network("mobilenet", base, ("whole",))
@@ -181,8 +182,8 @@ def test_features_are_of_the_crop_and_found_again_by_it(
 
     def get() -> Features:
         return cache.get(
-            images(LEFT), limits=Limits(), workers=1, gpu=False,
-            progress=lambda total, rows: None,
+            images(LEFT), limits=Limits(), pool=MachinePool(), crew=Crew(1),
+            say=Reporter(True).say, progress=lambda total, rows: None,
         )  # fmt: skip
 
     first = get()

@@ -36,12 +36,12 @@ def test_imports_go_one_way() -> None:
     assert "monkeyray.score" not in imports("train")
     assert "monkeyray.train" not in imports("score")
     for pure in ("evaluation", "evaluation_summary", "labelled_predictions"):
-        assert not imports(pure) & {"monkeyray.features", "monkeyray.pipeline", "monkeyray.cluster"}
+        assert not imports(pure) & {"monkeyray.features", "monkeyray.pools", "monkeyray.cluster"}
     assert importers("ray") == {
         "cluster",
         "epochs",
         "live",
-        "pipeline",
+        "ray_pool",
         "telemetry",
         "trainer",
         "trials",
@@ -55,9 +55,10 @@ def test_imports_go_one_way() -> None:
 
 def test_nothing_that_is_read_can_run_code() -> None:
     # Between processes of one job alone.
-    assert importers("pickle") == {"child", "pipeline"}
-    for package in ("marshal", "shelve", "dill", "joblib", "cloudpickle", "torch"):
+    assert importers("pickle") == {"child", "ray_pool"}
+    for package in ("marshal", "shelve", "dill", "cloudpickle", "torch"):
         assert not importers(package)
+    assert importers("joblib") == {"machine_pool"}  # for nothing but the number of cores
     risky = {"eval", "exec", "load_model", "unsafe_load", "full_load", "model_from_json"}
     for path in PACKAGE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -247,10 +247,10 @@ def test_what_cannot_be_rescored(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def connected(*arguments: Any) -> None:
-        raise AssertionError("a mistake was not found before Ray")
+    def open_pool(*arguments: Any) -> None:
+        raise AssertionError("a mistake was not found before the workers")
 
-    monkeypatch.setattr(monkeyray.rescore, "connected", connected)
+    monkeypatch.setattr(monkeyray.rescore, "open_pool", open_pool)
     shutil.copytree(embedded, tmp_path / "in")
     harm(tmp_path / "in")
     with pytest.raises((InputError, RunError), match=words):
@@ -292,7 +292,7 @@ def test_predictions_updated_meanwhile_are_refused(
         stored = json.loads((tmp_path / "in" / "_run.json").read_text())
         (tmp_path / "in" / "_run.json").write_text(json.dumps({**stored, "plan": "0123abcd"}))
 
-    monkeypatch.setattr("monkeyray.rescore.run_parts", update)
+    monkeypatch.setattr("monkeyray.ray_pool.RayPool.run", update)
     with pytest.raises(InputError, match="updated meanwhile"):
         run(tmp_path / "in", trained.uri, tmp_path / "out")
     assert not (tmp_path / "out" / "_SUCCESS").exists()

@@ -101,7 +101,7 @@ class StoreConfig:
 
     ray_address: str | None = None
     """Ray cluster to use, or local for a new one on this machine. Default: RAY_ADDRESS, else what
-    `ray start` has started here, else a new local one."""
+    `ray start` has started here; else a new local one to train or for GPUs, and none to score."""
 
     quiet: bool = False
     """Print nothing but the result and errors."""

@@ -272,7 +272,7 @@ def daft(arguments: argparse.Namespace) -> list[Any]:
 
 
 def monkeyray(arguments: argparse.Namespace) -> list[Any]:
-    """MonkeyRay itself."""
+    """MonkeyRay itself, on this machine alone or on a Ray that it starts."""
     from monkeyray.config import ScoreConfig, StoreConfig
     from monkeyray.score import score
 
@@ -282,7 +282,10 @@ def monkeyray(arguments: argparse.Namespace) -> list[Any]:
         ScoreConfig(
             images=arguments.images, model=arguments.model, predictions=place, engine=name,
             precision=precision, rows_per_file=arguments.rows_per_file,
-            store=StoreConfig(quiet=True, ray_address="local", s3_endpoint=arguments.s3_endpoint),
+            store=StoreConfig(
+                quiet=True, ray_address="local" if arguments.ray else None,
+                s3_endpoint=arguments.s3_endpoint,
+            ),
         )
     )  # fmt: skip
     from monkeyray.runs import read_parquet
@@ -314,6 +317,7 @@ def main() -> None:
     parser.add_argument("--decoder", choices=DECODERS, default="pillow")
     parser.add_argument("--rows-per-file", type=int, default=4096)
     parser.add_argument("--place")
+    parser.add_argument("--ray", action="store_true", help="MonkeyRay on a Ray of its own")
     parser.add_argument("--s3-endpoint")
     arguments = parser.parse_args()
     found = CONTENDERS[arguments.contender](arguments)

@@ -6,7 +6,8 @@
     python tests/benchmarks/scale.py plan --rows 10000000
 
 Without `--model` the network is replaced by one that answers at once, so that all else is what is
-measured: the plan, Ray, the actors and their children, the decoder, the files. Memory is the
+measured: the plan, the workers and their children, the decoder, the files. `--ray` has a Ray of
+its own do it, and not this machine's own workers. Memory is the
 proportional set size (PSS) of the driver and all processes below it, so that what they share is
 counted once. `driver`: parts whose rows are there at once, so that handing them out, publishing
 them and counting them is all there is to do.
@@ -20,7 +21,6 @@ import functools
 import json
 import os
 import resource
-import sys
 import tempfile
 import threading
 import time
@@ -33,23 +33,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray.cloudpickle
 from PIL import Image
 
 from monkeyray.bundle import load_bundle
 from monkeyray.child import Work
-from monkeyray.cluster import connected, quiet_data
+from monkeyray.cluster import Crew
 from monkeyray.decode import Limits
 from monkeyray.engines import choose_engine
 from monkeyray.images import list_images
 from monkeyray.lease import hold
-from monkeyray.pipeline import Job, run_parts
+from monkeyray.parts import Job
 from monkeyray.plans import collect, cut
+from monkeyray.pools import open_pool
 from monkeyray.predictions import Finite, ScoreOptions, Scorer
+from monkeyray.progress import Reporter
 from monkeyray.runs import create_run, open_run
 from monkeyray.storage import Storage
-
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 LABELS = [f"label {i}" for i in range(10)]
 
@@ -143,8 +142,10 @@ def real_work(model: str, storage: Storage) -> Work:
     return Work(functools.partial(Scorer, bundle, options), storage, size, options.limits, 32)
 
 
-def score_images(photos: Path, count: int, workers: int, model: str | None) -> dict[str, Any]:
-    """Score `count` links to small photographs in a Ray of its own."""
+def score_images(
+    photos: Path, count: int, workers: int, model: str | None, ray: bool
+) -> dict[str, Any]:
+    """Score `count` links to small photographs."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "small").mkdir()
@@ -162,24 +163,25 @@ def score_images(photos: Path, count: int, workers: int, model: str | None) -> d
         work = stub_work(storage) if model is None else real_work(model, storage)
         samples: list[dict[str, float]] = []
         ticks: list[tuple[float, int]] = []
-        with connected("local"):
-            quiet_data()
-            with watch_memory(samples), hold(str(root / "out"), storage, print) as lease:
-                start = time.monotonic()
-                listing = collect(list_images(str(root / "images"), storage, Counter()))
-                assert listing is not None
-                sizes = cut(listing.rows, workers, 4096)
-                run = create_run(str(root / "out"), lease, {}, listing, sizes)
-                planned = time.monotonic()
-                run_parts(
-                    Job(run, lease, work),
-                    list(range(len(sizes))),
-                    workers=workers,
-                    progress=lambda rows: ticks.append((time.monotonic(), sum(rows.values()))),
-                )
-                done = time.monotonic()
-                assert run.finish(lease)["status"] == {"ok": count}
-                end = time.monotonic()
+        with (
+            open_pool("local" if ray else None, gpu=False) as pool,
+            watch_memory(samples),
+            hold(str(root / "out"), storage, print) as lease,
+        ):
+            start = time.monotonic()
+            listing = collect(list_images(str(root / "images"), storage, Counter()))
+            assert listing is not None
+            sizes = cut(listing.rows, workers, 4096)
+            run = create_run(str(root / "out"), lease, {}, listing, sizes)
+            planned = time.monotonic()
+            pool.run(
+                Job("scoring", run, lease, work), list(range(len(sizes))), Crew(workers),
+                Reporter(True).say,
+                lambda rows: ticks.append((time.monotonic(), sum(rows.values()))),
+            )  # fmt: skip
+            done = time.monotonic()
+            assert run.finish(lease)["status"] == {"ok": count}
+            end = time.monotonic()
     # The steady part: from a tenth to nine tenths of the rows.
     steady = [(t, rows) for t, rows in ticks if 0.1 * count <= rows <= 0.9 * count]
     (began, few), (ended, many) = steady[0], steady[-1]
@@ -222,21 +224,20 @@ def drive(parts: int, rows_per_part: int, workers: int) -> dict[str, Any]:
         pq.write_table(pa.table({"uri": uris}), root / "manifest.parquet")
         storage = Storage()
         out = str(root / "out")
-        with connected("local"):
-            quiet_data()
-            with hold(out, storage, print) as lease:
-                start = time.monotonic()
-                listing = collect(list_images(str(root / "manifest.parquet"), storage, Counter()))
-                assert listing is not None
-                run = create_run(out, lease, {}, listing, [rows_per_part] * parts)
-                planned, cpu = time.monotonic(), time.process_time()
-                run_parts(
-                    Job(run, lease, no_images), list(range(parts)), workers=workers,
-                    progress=lambda rows: None,
-                )  # fmt: skip
-                done, driver = time.monotonic(), time.process_time() - cpu
-                run.finish(lease)
-                end = time.monotonic()
+        with open_pool("local", gpu=False) as pool, hold(out, storage, print) as lease:
+            start = time.monotonic()
+            listing = collect(list_images(str(root / "manifest.parquet"), storage, Counter()))
+            assert listing is not None
+            run = create_run(out, lease, {}, listing, [rows_per_part] * parts)
+            planned, cpu = time.monotonic(), time.process_time()
+            pool.run(
+                Job("rescoring", run, lease, no_images), list(range(parts)), Crew(workers),
+                Reporter(True).say,
+                lambda rows: None,
+            )  # fmt: skip
+            done, driver = time.monotonic(), time.process_time() - cpu
+            run.finish(lease)
+            end = time.monotonic()
     return {
         "parts": parts,
         "rows": count,
@@ -297,6 +298,7 @@ def main() -> None:
     images.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
     images.add_argument("--workers", type=int, default=os.cpu_count())
     images.add_argument("--model", help="a bundle, for its network; default: none")
+    images.add_argument("--ray", action="store_true", help="on a Ray of its own")
     driver = which.add_parser("driver")
     driver.add_argument("--parts", type=int, default=2000)
     driver.add_argument("--rows-per-part", type=int, default=4096)
@@ -312,9 +314,12 @@ def main() -> None:
         print(json.dumps(drive(given.parts, given.rows_per_part, given.workers), indent=1))
         return
     for count in given.counts:
-        found = score_images(given.photos, count, given.workers, given.model)
+        found = score_images(given.photos, count, given.workers, given.model, given.ray)
         print(json.dumps(found, indent=1), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    # Under its own name, so that the workers find there what is pickled here.
+    import scale
+
+    scale.main()

@@ -147,6 +147,7 @@ def main() -> None:
                     "loop", ["--engine", engine, "--decoder", decoder],
                 )  # fmt: skip
             plan[f"MonkeyRay, {engine}"] = ("monkeyray", ["--engine", engine])
+            plan[f"MonkeyRay on Ray, {engine}"] = ("monkeyray", ["--engine", engine, "--ray"])
         plan |= {
             "Ray's recipe": ("recipe", []),
             "plain Keras": ("keras", []),

@@ -21,12 +21,14 @@ from test_child import SIZE, hooked_decode, make_mapper, plan_of
 
 from monkeyray.batches import Batch
 from monkeyray.child import Work
-from monkeyray.cluster import quiet_data
+from monkeyray.cluster import Crew
 from monkeyray.decode import Limits
 from monkeyray.errors import StorageError
 from monkeyray.lease import Lease, hold
-from monkeyray.pipeline import SPENT, Job, run_parts
+from monkeyray.parts import SPENT, Job
 from monkeyray.plans import collect, cut
+from monkeyray.progress import Reporter
+from monkeyray.ray_pool import RayPool
 from monkeyray.runs import Run, create_run
 from monkeyray.storage import Storage
 
@@ -79,7 +81,6 @@ def images(tmp_path: Path) -> Path:
 def test_poison_and_a_kill_from_outside_in_one_run(
     ray_session: None, images: Path, tmp_path: Path
 ) -> None:
-    quiet_data()
     contents = {f"{i:04d}.jpg": b"slow" + bytes([i % 250]) for i in range(80)}
     contents |= {"0031.jpg": b"crash", "0071.jpg": b"hang"}
     plan = plan_of(images, contents)
@@ -103,12 +104,9 @@ def test_poison_and_a_kill_from_outside_in_one_run(
         run = prepare(lease, plan, 16)
         thread.start()
         seen: list[dict[str, int]] = []
-        spent = run_parts(
-            Job(run, lease, work(Limits(decode_seconds=2))),
-            list(run.pending()),
-            workers=2,
-            progress=seen.append,
-        )
+        job = Job("scoring", run, lease, work(Limits(decode_seconds=2)))
+        say = Reporter(True).say
+        spent = RayPool().run(job, list(run.pending()), Crew(2), say, seen.append)
         thread.join()
         assert len(killed) == 2
         assert run.finish(lease)["status"] == Counter(ok=78, crashed=1, timeout=1)
@@ -128,18 +126,14 @@ def test_poison_and_a_kill_from_outside_in_one_run(
 def test_a_fault_stops_the_job_with_its_own_error(
     ray_session: None, images: Path, tmp_path: Path
 ) -> None:
-    quiet_data()
     plan = plan_of(images, {f"{i:04d}.jpg": b"good" + bytes([i]) for i in range(64)})
     for path in list(images.iterdir())[:-1]:
         path.unlink()
     with hold(str(tmp_path / "out"), Storage(), print) as lease:
         run = prepare(lease, plan, 16)
+        job = Job("scoring", run, lease, work(Limits(max_refused=8)))
+        say = Reporter(True).say
         # Another part may have been begun before the first error arrives.
         with pytest.raises(StorageError, match=r"^\d+ images in sequence are missing, the last is"):
-            run_parts(
-                Job(run, lease, work(Limits(max_refused=8))),
-                list(run.pending()),
-                workers=1,
-                progress=lambda rows: None,
-            )
+            RayPool().run(job, list(run.pending()), Crew(1), say, lambda rows: None)
     assert not list((tmp_path / "out").glob("*.tmp"))
