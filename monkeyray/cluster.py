@@ -74,10 +74,12 @@ def heed_sigterm() -> None:
 
 
 def is_asked_for(address: str | None) -> bool:
-    """Whether a Ray cluster is meant: by its address, RAY_ADDRESS, or because this process is
-    connected to one or `ray start` has started one here, and it answers."""
+    """Whether a Ray cluster is meant: by its address, RAY_ADDRESS, or because this is a submitted
+    job, or is connected to one, or `ray start` has started one here, and it answers."""
     ray = sys.modules.get("ray")
-    if address or os.environ.get("RAY_ADDRESS") or (ray is not None and ray.is_initialized()):
+    if address or os.environ.get("RAY_ADDRESS") or in_submitted_job():
+        return True
+    if ray is not None and ray.is_initialized():
         return True
     started = _started_here()
     if started is None:
@@ -131,6 +133,8 @@ def _connect(address: str | None, options: dict[str, Any], code: dict[str, Any])
             ray.init(address=started, **options, **code)
             return
     if address in (None, "local"):
+        # Nobody takes this node away, and the process that looks out for it takes time to start.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         ray.init(address="local", include_dashboard=False, **options)
         _end_autoscaler()
         return

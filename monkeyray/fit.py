@@ -243,7 +243,11 @@ class _Loop:
         self._gradients = tf.function(self._compute_gradients, jit_compile=learner.compiled)
         self._update = tf.function(self._apply_gradients, jit_compile=learner.compiled)
         self._step = tf.function(self._distributed_step, reduce_retracing=True)
-        self._epoch = tf.function(self._distributed_epoch, reduce_retracing=True)
+        # One kernel for all of an epoch, where no other worker's gradients are waited for between.
+        alone = world == 1 and learner.compiled
+        self._epoch = tf.function(
+            self._distributed_epoch, reduce_retracing=not alone, jit_compile=alone
+        )
         self._forward = tf.function(
             lambda x: tf.cast(learner.logits(x), tf.float64), reduce_retracing=True
         )
@@ -283,7 +287,9 @@ class _Loop:
 
     def _distributed_step(self, x: Any, y: Any, real: Any, weight: Any, total: Any) -> Any:
         gradients, sums = self._gradients(x, y, real, weight, total)
-        self._update(self._strategy.run(self._all_reduce, args=(gradients,)))
+        if self._world > 1:
+            gradients = self._strategy.run(self._all_reduce, args=(gradients,))
+        self._update(gradients)
         return sums
 
     def _distributed_epoch(

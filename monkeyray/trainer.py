@@ -97,10 +97,11 @@ def run_training(
     `identity`: JSON of all that decides the result but the settings and the number of workers.
     Raises a MonkeyRayError that says what to change.
     """
-    import_keras()  # quietly, before Ray Train loads TensorFlow
     import ray
     import ray.train
-    from ray.train.tensorflow import TensorflowTrainer
+
+    # TensorflowTrainer is this with another backend, and imports TensorFlow where nothing computes.
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from safetensors.numpy import load_file
 
     from monkeyray.workers_cluster import WorkersCluster
@@ -114,10 +115,10 @@ def run_training(
     name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
     follower = Follower.create(task.name, uri, task.fit.epochs, reporter)
     task = replace(task, tracked=Stage((*task.tracked.sinks, follower.sink)))
-    trainer = TensorflowTrainer(
+    trainer = DataParallelTrainer(
         _worker,
         train_loop_config={"task": ray.put(task)},
-        tensorflow_config=WorkersCluster(),
+        backend_config=WorkersCluster(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,

@@ -1,8 +1,8 @@
 """How the workers of one training find each other, as TensorFlow wants to be told.
 
-Ray Train's own configuration for TensorFlow does the same, and with it Ray's controller, which
-computes nothing, imports all of TensorFlow: that costs each training seconds of waiting and some
-hundred MiB, so this one imports nothing.
+Ray Train's own configuration for TensorFlow does the same, and with it the driver and Ray's
+controller, which compute nothing, import all of TensorFlow: that costs each training ten seconds of
+waiting and some hundred MiB, so this one imports nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ray.train.backend import Backend, BackendConfig
 
 
 class WorkersCluster(BackendConfig):  # type: ignore[misc]
-    """For TensorflowTrainer: every worker gets TF_CONFIG before it begins.
+    """For DataParallelTrainer: every worker gets TF_CONFIG before it begins.
 
     See https://www.tensorflow.org/guide/distributed_training for the variable.
     """
