@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import mmap
 import os
 import pickle
@@ -18,6 +17,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections import Counter
@@ -138,27 +138,30 @@ class Child:
         self._pipe, far = multiprocessing.Pipe()
         self._image = OpenImage.create()
         paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
-        # From a thread that stays, because the child ends with the thread that started it.
-        self._process = (
-            _starter()
-            .submit(
+        handed = [far.fileno(), self._image.descriptor]
+        # Never into standard output, which is the job's result.
+        said = subprocess.DEVNULL if quiet else 2
+        try:
+            # From a thread that stays, because the child ends with the thread that started it.
+            self._process = _starter.submit(
                 subprocess.Popen,
-                [
-                    sys.executable,
-                    "-m",
-                    "monkeyray.child",
-                    str(far.fileno()),
-                    str(self._image.descriptor),
-                    str(os.getpid()),
-                ],
-                pass_fds=[far.fileno(), self._image.descriptor],
+                [sys.executable, "-m", "monkeyray.child", *map(str, handed), str(os.getpid())],
+                pass_fds=handed,
                 stdin=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL if quiet else None,
+                stdout=said,
+                stderr=said,
+                # An interrupt at the terminal is for the job alone, which then ends its children.
+                start_new_session=True,
                 env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
-            )
-            .result()
-        )
-        far.close()
+            ).result()
+        except OSError as error:
+            self._pipe.close()
+            self._image.close()
+            raise ClusterError(
+                f"no process to open images in can be started ({error}): try fewer --workers"
+            ) from None
+        finally:
+            far.close()
         #: Nanoseconds that it has spent, by what on: fetch, decode and compute.
         self.spent: Counter[str] = Counter()
         with contextlib.suppress(OSError):  # it died at once, which `_receive` will see
@@ -241,38 +244,56 @@ class Child:
         self._image.close()
 
 
-@functools.cache
-def _starter() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, "starter")
+_starter = ThreadPoolExecutor(1, "starter")
+
+
+def _renew_starter() -> None:
+    # Its thread is not there in a process that was forked.
+    global _starter
+    _starter = ThreadPoolExecutor(1, "starter")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_starter)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Work as it is sent to children: `whole`, or `bare` of its network, to open single images."""
+
+    whole: bytes
+    bare: bytes
+    batch_size: int
+    decode_seconds: float
+
+
+def pack(work: Work, pickle: Callable[[Any], bytes] = pickle.dumps) -> Packed:
+    """Pack work once for any number of children. `pickle` makes bytes that `pickle.loads`
+    understands."""
+    bare = replace(work, make_mapper=_no_mapper)
+    return Packed(pickle(work), pickle(bare), work.batch_size, work.limits.decode_seconds)
 
 
 class Watched:
     """A child for work that is started again when it dies, and finds out which image it was.
 
-    `pickle` makes bytes of the work that `pickle.loads` understands; `environment` is added to the
-    child's. `quiet` drops what the C code of decoders and networks says to the terminal.
+    `environment` is added to the child's. `quiet` drops what it says on its terminal, such as the C
+    code of decoders and networks. Raises ClusterError where no process can be started.
     """
 
-    def __init__(
-        self,
-        work: Work,
-        environment: Mapping[str, str],
-        pickle: Callable[[Any], bytes] = pickle.dumps,
-        quiet: bool = False,
-    ) -> None:
-        self._work = pickle(work)
-        self._bare = pickle(replace(work, make_mapper=_no_mapper))
-        self._batch_size = work.batch_size
-        self._timeout_seconds = work.limits.decode_seconds
+    def __init__(self, packed: Packed, environment: Mapping[str, str], quiet: bool = False) -> None:
+        self._packed = packed
+        self._timeout_seconds = packed.decode_seconds
         self._environment = dict(environment)
         self._quiet = quiet
         self._readable: str | None = None
         self._before: Counter[str] = Counter()
-        self._stopped = False
+        self._stopped = threading.Event()
+        self._alone: Child | None = None
         self._child = self._start()
 
     def _start(self) -> Child:
-        return Child(self._work, self._timeout_seconds, self._environment, self._quiet)
+        return Child(self._packed.whole, self._timeout_seconds, self._environment, self._quiet)
 
     def spent(self) -> Counter[str]:
         """Nanoseconds that children have spent since the start: waiting for images (`fetch`), on
@@ -294,7 +315,7 @@ class Watched:
                     refused += self._note(table)
                     yield table
             except ChildDiedError as death:
-                if self._stopped:
+                if self._stopped.is_set():
                     raise
                 deaths += 1
                 if deaths > 4:
@@ -306,7 +327,7 @@ class Watched:
                 suspects = [] if death.position is None else [death.position]
                 if not suspects and deaths > 1:
                     # It may have been hurt by an image that it had closed already.
-                    suspects = list(range(done, min(done + self._batch_size, plan.num_rows)))
+                    suspects = list(range(done, min(done + self._packed.batch_size, plan.num_rows)))
                 for position in suspects:
                     if position not in outcomes:
                         row = plan.slice(position, 1)
@@ -318,7 +339,7 @@ class Watched:
                 self._before += self._child.spent
                 self._child.close()
                 self._child = self._start()
-                if self._stopped:  # between the two
+                if self._stopped.is_set():  # between the two
                     raise
                 # The new one has not seen what the old one had no proof of yet.
                 forgotten = refused
@@ -336,10 +357,14 @@ class Watched:
         died: list[ChildDiedError] = []
         failed = 0
         while len(died) < 2:
-            child = Child(self._bare, self._timeout_seconds, quiet=self._quiet)
+            child = self._alone = Child(self._packed.bare, self._timeout_seconds, quiet=self._quiet)
             try:
+                if self._stopped.is_set():
+                    raise ChildDiedError(None, False, "stopped")
                 return child.open(uri, how)
             except ChildDiedError as death:
+                if self._stopped.is_set():
+                    raise
                 if death.position is not None:
                     died.append(death)
                     continue
@@ -348,10 +373,12 @@ class Watched:
                 if failed > 5:
                     raise ClusterError(
                         f"a process to open one image dies before it has opened it ({death.how}): "
-                        "look at the memory and the installation of this node"
+                        "look at the memory and the installation of this node, and at what it says "
+                        "with --debug"
                     ) from None
-                time.sleep(failed)
+                self._stopped.wait(failed)
             finally:
+                self._alone = None
                 child.close()
         if died[-1].hung:
             return DecodeError("timeout", f"not decoded within {self._timeout_seconds:g} s, twice")
@@ -359,8 +386,10 @@ class Watched:
 
     def stop(self) -> None:
         """Kill the child, from any thread: a run that is going on ends with ChildDiedError."""
-        self._stopped = True
-        self._child.kill()
+        self._stopped.set()
+        for child in (self._child, self._alone):
+            if child is not None:
+                child.kill()
 
     def close(self) -> None:
         """End the child."""

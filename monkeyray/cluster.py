@@ -133,8 +133,6 @@ def _connect(address: str | None, options: dict[str, Any], code: dict[str, Any])
             ray.init(address=started, **options, **code)
             return
     if address in (None, "local"):
-        # Nobody takes this node away, and the process that looks out for it takes time to start.
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         ray.init(address="local", include_dashboard=False, **options)
         _end_autoscaler()
         return
@@ -166,14 +164,14 @@ def _started_here() -> str | None:
     Not "auto", which also finds a Ray that is another program's own and ends with it. Read from
     where Ray has written it, because to import Ray takes as long as to score a hundred images.
     """
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         return _address_file().read_text().strip() or None
     return None
 
 
 def _address_file() -> Path:
-    place = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp"
-    return Path(place) / "ray" / "ray_current_cluster"
+    on_linux = os.environ.get("TMPDIR", "/tmp") if sys.platform.startswith("linux") else "/tmp"
+    return Path(os.environ.get("RAY_TMPDIR", on_linux)) / "ray" / "ray_current_cluster"
 
 
 def _code(package: Path) -> dict[str, Any]:

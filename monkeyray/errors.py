@@ -30,7 +30,7 @@ class LeaseError(RunError):
 
 
 class ClusterError(MonkeyRayError):
-    """The Ray cluster cannot give what the job asks for, or its processes keep dying."""
+    """The machine or cluster cannot give what the job asks for, or its processes keep dying."""
 
 
 class StorageError(MonkeyRayError):

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import Counter
 
-from monkeyray.child import Watched, Work
+from monkeyray.child import Watched, Work, pack
 from monkeyray.cluster import Crew
 from monkeyray.errors import ClusterError
 from monkeyray.logs import Say
 from monkeyray.parts import Job, PartMaker, Progress, Tally, every_second, worker_environment
 from monkeyray.storage import Storage
 
-#: For how long the threads may take to notice that they are to stop.
+#: For how long all threads together may take to notice that they are to stop.
 _STOP_SECONDS = 10.0
 
 
@@ -33,11 +34,11 @@ class MachinePool:
 
         Raises ClusterError when there are fewer cores, and for GPUs, which need Ray.
         """
-        import joblib
+        from joblib.externals.loky import cpu_count
 
         if gpu:
             raise ClusterError("GPUs are shared out by Ray: open a pool of a Ray cluster for them")
-        cores = joblib.cpu_count()  # within affinity and the limits of a container
+        cores = cpu_count()  # within affinity and the limits of a container
         if asked is not None and asked > cores:
             raise ClusterError(
                 f"--{option} {asked} needs {asked} CPUs, this machine gives {cores}: ask for "
@@ -59,16 +60,23 @@ class MachinePool:
         progress: Progress,
         images: int | None = None,
     ) -> Counter[str]:
-        """Make the given parts; see Pool."""
-        spent, tally = Counter[str](), Tally()
+        """Make the given parts, of images; see Pool."""
+        assert isinstance(job.work, Work)  # rows without images are many, and made on Ray
+        spent, tally, packed = Counter[str](), Tally(), pack(job.work)
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         done: queue.SimpleQueue[Counter[str] | BaseException] = queue.SimpleQueue()
         for part in parts:
             todo.put(part)
         stop = threading.Event()
+        makers: list[PartMaker] = []
 
-        def work(maker: PartMaker) -> None:
+        def work() -> None:
+            maker = None
             try:
+                # Here, so that all start at the same time.
+                child = Watched(packed, worker_environment(), quiet=not self._debug)
+                maker = PartMaker(job, child, tally.add)
+                makers.append(maker)
                 while not stop.is_set():
                     done.put(maker.make(todo.get_nowait()))
             except queue.Empty:
@@ -76,16 +84,11 @@ class MachinePool:
             except BaseException as problem:  # told where there is somebody to tell
                 done.put(problem)
             finally:
-                maker.close()
-
-        def child() -> Watched | None:
-            if not isinstance(job.work, Work):
-                return None
-            return Watched(job.work, worker_environment(), quiet=not self._debug)
+                if maker is not None:
+                    maker.close()
 
         workers = min(crew.workers, len(parts))
-        makers = [PartMaker(job, child(), tally.add) for _ in range(workers)]
-        threads = [threading.Thread(target=work, args=[maker], daemon=True) for maker in makers]
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
         try:
             for thread in threads:
                 thread.start()
@@ -98,8 +101,10 @@ class MachinePool:
             progress(tally.all()[0])
         finally:
             stop.set()
-            for maker, thread in zip(makers, threads, strict=True):
+            for maker in list(makers):
                 maker.stop()
+            end = time.monotonic() + _STOP_SECONDS
+            for thread in threads:
                 if thread.ident is not None:
-                    thread.join(_STOP_SECONDS)
+                    thread.join(max(0.0, end - time.monotonic()))
         return spent

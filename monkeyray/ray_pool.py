@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from monkeyray.child import Watched, Work
+from monkeyray.child import Watched, Work, pack
 from monkeyray.cluster import (
     Crew,
     check_shared,
@@ -52,7 +52,7 @@ class PartWorker:
         job = ray.get(job)
         images = None
         if isinstance(job.work, Work):
-            images = Watched(job.work, worker_environment(), ray.cloudpickle.dumps)
+            images = Watched(pack(job.work, ray.cloudpickle.dumps), worker_environment())
         self._maker = PartMaker(job, images, tally.add.remote)
 
     def __call__(self, parts: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,8 @@ All that a top, a temperature or a threshold decides follows from the features o
 `score --embeddings` keeps. So no image is opened. The result is a run as scoring writes it, with a
 part for each part that there was.
 
-On a cluster the parts go to Ray's actors: a hundred million rows are 400 GB of features, which pass
-through a worker each and never through one machine alone.
+The parts go to Ray's actors and not to threads of the driver: a hundred million rows are 400 GB of
+features, which pass through a worker each and never through one machine alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from monkeyray.backbones import Weights
 from monkeyray.bundle import Bundle, load_bundle
-from monkeyray.cluster import check_relative
+from monkeyray.cluster import check_relative, connected
 from monkeyray.config import RescoreConfig, parse_top_k
 from monkeyray.config_files import HIDDEN_NAME, write_options
 from monkeyray.decode import Limits
@@ -30,7 +30,6 @@ from monkeyray.head import top_logits
 from monkeyray.lease import hold
 from monkeyray.parts import Job
 from monkeyray.plans import same_rows
-from monkeyray.pools import open_pool
 from monkeyray.predictions import (
     JUDGED,
     OVERFLOW,
@@ -39,6 +38,7 @@ from monkeyray.predictions import (
     Judge,
     ScoreOptions,
 )
+from monkeyray.ray_pool import RayPool
 from monkeyray.runs import Run, clear, create_run_of_parts, open_run, read_finished
 from monkeyray.score import Summary
 from monkeyray.storage import Storage
@@ -137,7 +137,8 @@ def rescore(config: RescoreConfig) -> Summary:
                 reporter.say(f"going on: {run.rows - todo} of {run.rows} images are done")
             lease.check()
             storage.delete(join(uri, "_SUCCESS"))
-            with open_pool(config.store.ray_address, False, config.store.debug) as pool:
+            with connected(config.store.ray_address, config.store.debug):
+                pool = RayPool()
                 crew = pool.crew("workers", config.workers, False)
                 pool.check_shared(storage, {"predictions": old.uri}, {"output": uri})
                 job = Job("rescoring", run, lease, rescorer)

@@ -67,9 +67,8 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class _Job:
-    """What all steps need. `uri`: the model's place; `workers`: how many that train;
-    `embedders`: those of the pool that run
-    the frozen base."""
+    """What all steps need. `uri`: the model's place; `workers`: how many that train; `embedders`:
+    those of the pool that run the frozen base."""
 
     config: TrainConfig
     storage: Storage

@@ -19,7 +19,7 @@ import pytest
 import ray.cloudpickle
 
 from monkeyray.batches import IMAGE_FIELDS, Batch
-from monkeyray.child import OpenImage, Watched, Work
+from monkeyray.child import OpenImage, Watched, Work, pack
 from monkeyray.decode import Decoded, Limits
 from monkeyray.errors import ClusterError, DecodeError, StorageError
 from monkeyray.storage import Storage
@@ -82,7 +82,7 @@ def start() -> Iterator[Callable[..., Watched]]:
 
     def start(mapper: Any = make_mapper, **limits: Any) -> Watched:
         work = Work(mapper, Storage(), SIZE, Limits(**limits), 8, hooked_decode)
-        running.append(Watched(work, {}, ray.cloudpickle.dumps))
+        running.append(Watched(pack(work, ray.cloudpickle.dumps), {}))
         return running[-1]
 
     yield start
@@ -188,7 +188,7 @@ sys.path.insert(0, sys.argv[1])
 import test_child as t
 folder = Path(sys.argv[2])
 work = t.Work(t.make_mapper, t.Storage(), t.SIZE, t.Limits(), 8, t.hooked_decode)
-watched = t.Watched(work, {}, t.ray.cloudpickle.dumps)
+watched = t.Watched(t.pack(work, t.ray.cloudpickle.dumps), {})
 print(watched._child.pid, flush=True)
 list(watched.run(t.plan_of(folder, {"hang.jpg": b"hang"})))
 """

@@ -29,8 +29,9 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def found(*arguments: Any) -> NoReturn:
         raise AssertionError("a mistake was not found before the workers")
 
-    monkeypatch.setattr(monkeyray.train, "connected", found)
-    for job in (monkeyray.score, monkeyray.rescore, monkeyray.evaluate):
+    for job in (monkeyray.train, monkeyray.rescore):
+        monkeypatch.setattr(job, "connected", found)
+    for job in (monkeyray.score, monkeyray.evaluate):
         monkeypatch.setattr(job, "open_pool", found)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)

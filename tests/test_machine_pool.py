@@ -22,10 +22,11 @@ import pytest
 import ray._common.utils
 from test_child import SIZE, hooked_decode, make_mapper, plan_of
 
+from monkeyray import cluster
 from monkeyray.batches import Batch
 from monkeyray.child import Work
 from monkeyray.cluster import Crew, is_asked_for
-from monkeyray.decode import Limits
+from monkeyray.decode import Decoded, Limits
 from monkeyray.errors import ClusterError, StorageError
 from monkeyray.lease import hold
 from monkeyray.machine_pool import MachinePool
@@ -37,6 +38,11 @@ from monkeyray.storage import Storage
 from monkeyray.trained import Trained
 
 SAY = Reporter(True).say
+
+
+def printing(data: bytes, size: int, limits: Limits) -> Decoded:
+    print("said while decoding")
+    return hooked_decode(data, size, limits)
 
 
 def dated_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
@@ -87,14 +93,17 @@ def test_poison_and_a_killed_child_in_one_run(tmp_path: Path) -> None:
     def kill() -> None:
         while not list((tmp_path / "out").glob("*.parquet")):
             time.sleep(0.1)
-        os.kill(children()[0], signal.SIGKILL)
+        killed.append(children()[0])
+        os.kill(killed[0], signal.SIGKILL)
 
+    killed: list[int] = []
     seen: list[dict[str, int]] = []
     thread = threading.Thread(target=kill)
     thread.start()
     with prepared(tmp_path, contents, Limits(decode_seconds=1)) as (run, job, plan):
         spent = MachinePool().run(job, list(run.pending()), Crew(2), SAY, seen.append)
     thread.join()
+    assert killed
     assert all(spent[name] > 0 for name in SPENT)
     assert sum(seen[-1].values()) >= 40
     run = read_finished(str(tmp_path / "out"), Storage())
@@ -127,11 +136,14 @@ def test_an_interrupt_ends_all_at_once(tmp_path: Path) -> None:
         time.sleep(1)
         os.kill(os.getpid(), signal.SIGINT)
 
+    # Where the tests run in the background, an interrupt is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     threading.Thread(target=interrupt).start()
     with prepared(tmp_path, contents, Limits(decode_seconds=600)) as (run, job, _):
         with pytest.raises(KeyboardInterrupt):
             MachinePool().run(job, list(run.pending()), Crew(2), SAY, lambda rows: None)
         assert len(run.pending()) == len(run.plan.sizes)
+    signal.signal(signal.SIGINT, before)
     # Long before the decoder's time is over.
     assert not children()
 
@@ -147,7 +159,7 @@ def test_no_more_workers_than_cores() -> None:
 
 
 def test_scoring_needs_no_ray_and_gives_the_same_rows(
-    trained: Trained, embedded: Path, tmp_path: Path
+    few: Path, trained: Trained, embedded: Path, tmp_path: Path
 ) -> None:
     options = {
         "images": str(embedded.parent / "images"), "model": trained.uri,
@@ -155,20 +167,26 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
     }  # fmt: skip
     code = (
         "import json, sys, monkeyray\n"
-        "summary = monkeyray.score(**json.loads(sys.argv[1]))\n"
-        "print(summary)\n"
+        "options = json.loads(sys.argv[1])\n"
+        "print(monkeyray.score(**options))\n"
+        "place = options['predictions'] + '-evaluated'\n"
+        "from monkeyray.config import EvaluateConfig\n"
+        "from monkeyray.evaluate import evaluate\n"
+        "config = EvaluateConfig(output=place, images=sys.argv[2], model=options['model'])\n"
+        "print(evaluate(config))\n"
         "assert 'ray' not in sys.modules and 'tensorflow' not in sys.modules\n"
     )
     environment = {name: v for name, v in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(options)],
+        [sys.executable, "-c", code, json.dumps(options), str(few)],
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "44 images, one row each" in done.stdout
     # What the libraries of a child say stays off the terminal.
     said = done.stderr.replace("\r", "\n").splitlines()
-    assert all(line.startswith("scoring: ") for line in said if line.strip()), done.stderr
+    told = ("scoring: ", "embedding images: ")
+    assert all(line.startswith(told) for line in said if line.strip()), done.stderr
 
     def rows(place: Path) -> list[dict[str, Any]]:
         run = read_finished(str(place), Storage())
@@ -184,6 +202,27 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
             assert value == (pytest.approx(rays[name], abs=1e-4) if near else rays[name]), name
 
 
+def test_a_child_says_nothing_where_the_result_is_told(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, test_machine_pool as t\n"
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from monkeyray import child\n"
+        "with t.prepared(Path(sys.argv[1]), {'0.jpg': b'print'}, t.Limits()) as (run, job, _):\n"
+        "    job = replace(job, work=replace(job.work, decode=t.printing))\n"
+        "    t.MachinePool(debug=True).run(job, [0], t.Crew(1), t.SAY, lambda rows: None)\n"
+        # In a process that is forked afterwards it can be done again.
+        "os.fork() or os._exit(len(child._starter._threads))\n"
+        "assert os.waitstatus_to_exitcode(os.wait()[1]) == 0\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True, text=True, cwd=Path(__file__).parent, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, "said while decoding" in done.stderr) == ("", True)
+
+
 def test_a_cluster_is_used_where_one_is_meant(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -192,7 +231,7 @@ def test_a_cluster_is_used_where_one_is_meant(
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     assert not is_asked_for(None)
     assert is_asked_for("local")
-    file = Path(ray._common.utils.get_ray_address_file(None))
+    file = cluster._address_file()
     file.parent.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         file.write_text(f"127.0.0.1:{server.getsockname()[1]}\n")
@@ -204,3 +243,16 @@ def test_a_cluster_is_used_where_one_is_meant(
     monkeypatch.delenv("RAY_ADDRESS")
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     assert is_asked_for(None)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+@pytest.mark.parametrize("given", [{}, {"TMPDIR": "/a"}, {"TMPDIR": "/a", "RAY_TMPDIR": "/b"}])
+def test_a_clusters_address_is_where_ray_writes_it(
+    platform: str, given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert str(cluster._address_file()) == ray._common.utils.get_ray_address_file(None)

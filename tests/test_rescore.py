@@ -247,10 +247,10 @@ def test_what_cannot_be_rescored(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def open_pool(*arguments: Any) -> None:
-        raise AssertionError("a mistake was not found before the workers")
+    def connected(*arguments: Any) -> None:
+        raise AssertionError("a mistake was not found before Ray")
 
-    monkeypatch.setattr(monkeyray.rescore, "open_pool", open_pool)
+    monkeypatch.setattr(monkeyray.rescore, "connected", connected)
     shutil.copytree(embedded, tmp_path / "in")
     harm(tmp_path / "in")
     with pytest.raises((InputError, RunError), match=words):

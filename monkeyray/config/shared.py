@@ -101,7 +101,7 @@ class StoreConfig:
 
     ray_address: str | None = None
     """Ray cluster to use, or local for a new one on this machine. Default: RAY_ADDRESS, else what
-    `ray start` has started here; else a new local one to train or for GPUs, and none to score."""
+    `ray start` has started here; else none to score on CPUs, and a new local one for all else."""
 
     quiet: bool = False
     """Print nothing but the result and errors."""
@@ -111,7 +111,7 @@ class StoreConfig:
     the figures of the message."""
 
     debug: bool = False
-    """Print Ray's own messages, and a traceback with errors."""
+    """Print Ray's and the workers' own messages, and a traceback with errors."""
 
     def __post_init__(self) -> None:
         patience = self.store_patience_seconds
