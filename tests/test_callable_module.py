@@ -54,8 +54,8 @@ def test_any_order_of_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> Non
     assert importlib.import_module(f"monkeyray.{name}") is module
     # What is in the module is found there as ever, and can be replaced in it.
     assert vars(module)[name].__module__ == f"monkeyray.{name}"
-    monkeypatch.setattr(f"monkeyray.{name}.connected", None)
-    assert module.connected is None
+    monkeypatch.setattr(f"monkeyray.{name}.check_relative", None)
+    assert module.check_relative is None
 
 
 def test_what_the_package_offers() -> None:
