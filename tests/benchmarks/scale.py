@@ -114,8 +114,12 @@ def watch_memory(samples: list[dict[str, float]]) -> Any:
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.wait(2):
+        # Once at the end too, so that a short run has a sample.
+        while True:
+            over = stop.wait(2)
             samples.append(pss_of_tree(os.getpid()))
+            if over:
+                return
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -184,8 +188,9 @@ def score_images(
             end = time.monotonic()
     # The steady part: from a tenth to nine tenths of the rows.
     steady = [(t, rows) for t, rows in ticks if 0.1 * count <= rows <= 0.9 * count]
-    (began, few), (ended, many) = steady[0], steady[-1]
-    rate = (many - few) / (ended - began)
+    (began, few), (ended, many) = (steady or ticks)[0], (steady or ticks)[-1]
+    # A second apart: too few images have no steady part.
+    rate = round((many - few) / (ended - began), 1) if ended > began else None
     late = samples[len(samples) // 2 :]
     kinds = sorted({kind for sample in late for kind in sample})
     return {
@@ -193,7 +198,7 @@ def score_images(
         "plan_seconds": round(planned - start, 2),
         "score_seconds": round(done - planned, 2),
         "finish_seconds": round(end - done, 2),
-        "steady_images_per_second": round(rate, 1),
+        "steady_images_per_second": rate,
         "peak_pss_mib": round(max(sum(sample.values()) for sample in samples), 1),
         "median_pss_mib": {
             kind: round(float(np.median([sample.get(kind, 0) for sample in late])), 1)
