@@ -283,7 +283,6 @@ class Watched:
 
     def __init__(self, packed: Packed, environment: Mapping[str, str], quiet: bool = False) -> None:
         self._packed = packed
-        self._timeout_seconds = packed.decode_seconds
         self._environment = dict(environment)
         self._quiet = quiet
         self._readable: str | None = None
@@ -293,7 +292,9 @@ class Watched:
         self._child = self._start()
 
     def _start(self) -> Child:
-        return Child(self._packed.whole, self._timeout_seconds, self._environment, self._quiet)
+        return Child(
+            self._packed.whole, self._packed.decode_seconds, self._environment, self._quiet
+        )
 
     def spent(self) -> Counter[str]:
         """Nanoseconds that children have spent since the start: waiting for images (`fetch`), on
@@ -357,7 +358,9 @@ class Watched:
         died: list[ChildDiedError] = []
         failed = 0
         while len(died) < 2:
-            child = self._alone = Child(self._packed.bare, self._timeout_seconds, quiet=self._quiet)
+            child = self._alone = Child(
+                self._packed.bare, self._packed.decode_seconds, quiet=self._quiet
+            )
             try:
                 if self._stopped.is_set():
                     raise ChildDiedError(None, False, "stopped")
@@ -381,7 +384,9 @@ class Watched:
                 self._alone = None
                 child.close()
         if died[-1].hung:
-            return DecodeError("timeout", f"not decoded within {self._timeout_seconds:g} s, twice")
+            return DecodeError(
+                "timeout", f"not decoded within {self._packed.decode_seconds:g} s, twice"
+            )
         return DecodeError("crashed", f"the decoder died of it twice, by {died[-1].how}")
 
     def stop(self) -> None:

@@ -12,28 +12,25 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 import ray._common.utils
-from test_child import SIZE, hooked_decode, make_mapper, plan_of
+from part_jobs import prepare, work
+from test_child import hooked_decode, plan_of
 
 from monkeyray import cluster
-from monkeyray.batches import Batch
-from monkeyray.child import Work
 from monkeyray.cluster import Crew, is_asked_for
 from monkeyray.decode import Decoded, Limits
 from monkeyray.errors import ClusterError, StorageError
 from monkeyray.lease import hold
 from monkeyray.machine_pool import MachinePool
 from monkeyray.parts import SPENT, Job
-from monkeyray.plans import collect, cut
 from monkeyray.progress import Reporter
-from monkeyray.runs import Run, create_run, read_finished
+from monkeyray.runs import Run, read_finished
 from monkeyray.storage import Storage
 from monkeyray.trained import Trained
 
@@ -45,17 +42,6 @@ def printing(data: bytes, size: int, limits: Limits) -> Decoded:
     return hooked_decode(data, size, limits)
 
 
-def dated_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    inner = make_mapper()
-
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        table = inner(batch, decode)
-        now = pa.array([datetime.now(UTC)] * table.num_rows, pa.timestamp("us", "UTC"))
-        return table.append_column("predicted_at", now)
-
-    return mapper
-
-
 @contextlib.contextmanager
 def prepared(
     folder: Path, contents: dict[str, bytes], limits: Limits
@@ -63,12 +49,8 @@ def prepared(
     (folder / "images").mkdir()
     plan = plan_of(folder / "images", contents)
     with hold(str(folder / "out"), Storage(), print) as lease:
-        listing = collect([plan])
-        assert listing is not None
-        sizes = cut(listing.rows, 2, 16, smallest=8)
-        run = create_run(lease.place, lease, {}, listing, sizes)
-        work = Work(dated_mapper, Storage(), SIZE, limits, 8, hooked_decode)
-        yield run, Job("scoring", run, lease, work), plan
+        run = prepare(lease, plan, 16)
+        yield run, Job("scoring", run, lease, work(limits)), plan
         if not run.pending():
             run.finish(lease)
 

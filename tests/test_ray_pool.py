@@ -4,59 +4,31 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
+import part_jobs
 import pyarrow as pa
 import pytest
 import ray.cloudpickle
 import test_child
-from test_child import SIZE, hooked_decode, make_mapper, plan_of
+from part_jobs import prepare, work
+from test_child import plan_of
 
-from monkeyray.batches import Batch
-from monkeyray.child import Work
 from monkeyray.cluster import Crew
 from monkeyray.decode import Limits
 from monkeyray.errors import StorageError
-from monkeyray.lease import Lease, hold
+from monkeyray.lease import hold
 from monkeyray.parts import SPENT, Job
-from monkeyray.plans import collect, cut
 from monkeyray.progress import Reporter
 from monkeyray.ray_pool import RayPool
-from monkeyray.runs import Run, create_run
 from monkeyray.storage import Storage
 
 # The actors and their children cannot import these files.
-for module in (test_child, sys.modules[__name__]):
+for module in (test_child, part_jobs):
     ray.cloudpickle.register_pickle_by_value(module)
-
-
-def dated_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    inner = make_mapper()
-
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        table = inner(batch, decode)
-        now = pa.array([datetime.now(UTC)] * table.num_rows, pa.timestamp("us", "UTC"))
-        return table.append_column("predicted_at", now)
-
-    return mapper
-
-
-def prepare(lease: Lease, plan: pa.Table, rows_per_file: int) -> Run:
-    listing = collect([plan])
-    assert listing is not None
-    sizes = cut(listing.rows, 2, rows_per_file, smallest=8)
-    return create_run(lease.place, lease, {}, listing, sizes)
-
-
-def work(limits: Limits) -> Work:
-    return Work(dated_mapper, Storage(), SIZE, limits, 8, hooked_decode)
 
 
 def workers() -> list[int]:

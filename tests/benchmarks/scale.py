@@ -22,7 +22,6 @@ import json
 import os
 import resource
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ from monkeyray.decode import Limits
 from monkeyray.engines import choose_engine
 from monkeyray.images import list_images
 from monkeyray.lease import hold
-from monkeyray.parts import Job
+from monkeyray.parts import Job, every_second
 from monkeyray.plans import collect, cut
 from monkeyray.pools import open_pool
 from monkeyray.predictions import Finite, ScoreOptions, Scorer
@@ -110,24 +109,15 @@ def pss_of_tree(root: int) -> dict[str, float]:
 
 @contextlib.contextmanager
 def watch_memory(samples: list[dict[str, float]]) -> Any:
-    """Sample the memory of this process and its children every two seconds."""
-    stop = threading.Event()
+    """Sample the memory of this process and its children every second, and at the end, so that a
+    short run has a sample."""
 
-    def watch() -> None:
-        # Once at the end too, so that a short run has a sample.
-        while True:
-            over = stop.wait(2)
-            samples.append(pss_of_tree(os.getpid()))
-            if over:
-                return
+    def sample() -> None:
+        samples.append(pss_of_tree(os.getpid()))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with every_second(sample):
         yield
-    finally:
-        stop.set()
-        thread.join()
+        sample()
 
 
 def stub_work(storage: Storage) -> Work:
