@@ -10,7 +10,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from monkeyray.cli import entry
+from monkeyray.cli.main import entry
 
 if __name__ == "__main__":
     entry(command="score")

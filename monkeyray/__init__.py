@@ -40,28 +40,29 @@ __all__ = [
     "train",
 ]
 
-#: Where what is imported on first use lies. `score` and `train` are modules, which can be called.
+#: Where each name is; imported on first use, so that `import monkeyray` loads nothing heavy.
 _PLACES = {
-    "Model": "model",
+    "Model": "scoring.notebook",
     "MonkeyRayError": "errors",
-    "ScoreConfig": "config",
-    "StoreConfig": "config",
-    "TrainConfig": "config",
-    "load_model": "model",
+    "ScoreConfig": "scoring.options",
+    "StoreConfig": "options_shared",
+    "TrainConfig": "training.options",
+    "load_model": "scoring.notebook",
+    "score": "scoring.score",
+    "train": "training.train",
 }
 
 if TYPE_CHECKING:
-    from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
     from monkeyray.errors import MonkeyRayError
-    from monkeyray.model import Model, load_model
-    from monkeyray.score import module as score
-    from monkeyray.train import module as train
+    from monkeyray.options_shared import StoreConfig
+    from monkeyray.scoring.notebook import Model, load_model
+    from monkeyray.scoring.options import ScoreConfig
+    from monkeyray.scoring.score import score
+    from monkeyray.training.options import TrainConfig
+    from monkeyray.training.train import train
 else:
-    # Hidden from type checkers, which would take any name for one that is there.
+    # Hidden from type checkers, which would accept any name.
     def __getattr__(name: str) -> Any:
-        # Late, so that `import monkeyray` and --help load nothing heavy.
-        if name in ("score", "train"):
-            return importlib.import_module(f"monkeyray.{name}")
         if name in _PLACES:
             return getattr(importlib.import_module(f"monkeyray.{_PLACES[name]}"), name)
         raise AttributeError(f"module 'monkeyray' has no attribute {name!r}")

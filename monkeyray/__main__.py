@@ -1,5 +1,5 @@
 """`python -m monkeyray` is the command `monkeyray`."""
 
-from monkeyray.cli import entry
+from monkeyray.cli.main import entry
 
 entry()

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
-from monkeyray.uris import masked_anywhere
+from monkeyray.redact import masked_anywhere
 
 LogFormat = Literal["text", "json"]
 

@@ -10,8 +10,8 @@ import typing
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from monkeyray.config import CallConfig
-from monkeyray.config.shared import IsPlace, flag
+from monkeyray.options_calls import CallConfig
+from monkeyray.options_shared import IsPlace, flag
 
 #: The heading of the options that all commands have.
 EVERY_COMMAND = "Of every command"

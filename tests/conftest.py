@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from weed import start_weed
 
-from monkeyray.storage import Storage
-from monkeyray.uris import join
+from monkeyray.storage.location import join
+from monkeyray.storage.store import Storage
+from tests.support.weed import start_weed
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from monkeyray.trained import Trained
+    from monkeyray.training.trained import Trained
 
 # Before anything of Ray is imported: tests talk to nobody outside this machine.
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -57,7 +57,7 @@ def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
     """One local Ray for all tests that run jobs in this process."""
-    from monkeyray.cluster import connected
+    from monkeyray.runs.cluster import connected
 
     with connected(None):
         yield

@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monkeyray.config import ExportConfig, ScoreConfig, TrainConfig
-from monkeyray.config_files import read_options, to_toml, write_options_beside
+from monkeyray.cli.config_files import read_options
+from monkeyray.config_files import to_toml, write_options_beside
 from monkeyray.errors import ConfigError
-from monkeyray.storage import Storage
+from monkeyray.exports.options import ExportConfig
+from monkeyray.scoring.options import ScoreConfig
+from monkeyray.storage.store import Storage
+from monkeyray.training.options import TrainConfig
 
 STORAGE = Storage()
 

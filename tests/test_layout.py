@@ -33,10 +33,14 @@ def importers(package: str) -> set[str]:
 
 
 def test_imports_go_one_way() -> None:
-    assert "monkeyray.score" not in imports("train")
-    assert "monkeyray.train" not in imports("score")
+    assert "monkeyray.scoring.score" not in imports("train")
+    assert "monkeyray.training.train" not in imports("score")
     for pure in ("evaluation", "evaluation_summary", "labelled_predictions"):
-        assert not imports(pure) & {"monkeyray.features", "monkeyray.pools", "monkeyray.cluster"}
+        assert not imports(pure) & {
+            "monkeyray.scoring.features",
+            "monkeyray.runs.pools",
+            "monkeyray.runs.cluster",
+        }
     assert importers("ray") == {
         "cluster",
         "epochs",

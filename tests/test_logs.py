@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from predicted import predict, scored
 
-from monkeyray.cli import main
+from monkeyray.cli.main import main
 from monkeyray.logs import follow_root, log_as_json, to_json
+from tests.support.predicted import predict, scored
 
 JSON = ["--log-format", "json"]
 
@@ -79,7 +79,7 @@ def test_other_ends(
     def broken(*_: object) -> None:
         raise raised
 
-    monkeypatch.setattr("monkeyray.cli._do", broken)
+    monkeypatch.setattr("monkeyray.cli.main._do", broken)
     ended, (line,) = call(capfd, "demo", *JSON)
     assert (ended, line["exit_code"], line["event"]) == (code, code, event)
     assert ("Traceback" in line.get("traceback", "")) == (code == 1)

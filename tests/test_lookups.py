@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monkeyray.runs import to_parquet
+from monkeyray.runs.run import to_parquet
 
 README = Path(__file__).parent.parent / "README.md"
 

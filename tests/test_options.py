@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 
-from monkeyray.config import COMMANDS, ExportConfig, TrainConfig, TuneConfig
+from monkeyray.cli.commands import COMMANDS
+from monkeyray.exports.options import ExportConfig
 from monkeyray.options import EVERY_COMMAND, options_of
+from monkeyray.training.options import TrainConfig, TuneConfig
 
 
 @pytest.mark.parametrize("command", COMMANDS)

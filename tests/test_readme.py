@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from monkeyray.config import COMMANDS
-from monkeyray.deployments import read_deployments
+from monkeyray.cli.commands import COMMANDS
+from monkeyray.cli.parsing import completion, parse
+from monkeyray.exports.deployments import read_deployments
+from monkeyray.exports.project_file import read_project
+from monkeyray.exports.sites import SitePattern
+from monkeyray.exports.taxonomy import Taxa
 from monkeyray.options import options_of
-from monkeyray.parsing import completion, parse
-from monkeyray.project_file import read_project
-from monkeyray.sites import SitePattern
-from monkeyray.storage import Storage
-from monkeyray.tables import read_rows
-from monkeyray.taxa import Taxa
+from monkeyray.storage.store import Storage
+from monkeyray.storage.tables import read_rows
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

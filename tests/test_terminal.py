@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from predicted import predict, scored
 
-from monkeyray.cli import main
+from monkeyray.cli.main import main
 from monkeyray.progress import Reporter
 from monkeyray.terminal import harmless, harmless_line, has_control
+from tests.support.predicted import predict, scored
 
 #: Clears the screen, turns the direction of writing, ends a command of an older terminal.
 EVIL = "a\x1b[2J\u202egpj\x9c.jpg"

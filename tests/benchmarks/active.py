@@ -1,6 +1,6 @@
 """What a round of review teaches: images to label chosen by --select's rules, and at random.
 
-    MONKEYRAY_PHOTOS=… OMP_NUM_THREADS=1 python tests/benchmarks/active.py --features monkeys10.npz
+    MONKEYRAY_PHOTOS=… OMP_NUM_THREADS=1 python -m tests.benchmarks.active --features monkeys10.npz
 
 From some labels a species a linear top on MobileNet's features is trained. Then as many images of
 the rest as a round has are chosen by each rule and get their labels, and the top is trained again.
@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bursts import Embedder
 from scipy.stats import t
 
-from monkeyray.decode import sha256
-from monkeyray.duplicates import group_images
-from monkeyray.fingerprints import SIDE
-from monkeyray.review_select import k_center, margins, squared_distances, unit
-from monkeyray.splits import split_images
+from monkeyray.statistics.duplicates import group_images
+from monkeyray.statistics.fingerprints import SIDE
+from monkeyray.statistics.selection import k_center, margins, squared_distances, unit
+from monkeyray.statistics.splits import split_images
+from monkeyray.storage.keys import sha256
+from tests.benchmarks.bursts import Embedder
 
 Array = np.ndarray[Any, Any]
 

@@ -1,6 +1,6 @@
 """How much a burst tells that one image does not: accuracy on single frames and pooled.
 
-    MONKEYRAY_PHOTOS=… python tests/benchmarks/bursts.py --seeds 3
+    MONKEYRAY_PHOTOS=… python -m tests.benchmarks.bursts --seeds 3
 
 From each held-out photograph a burst of frames is made, as of an animal that walks through before a
 camera that does not move: what is seen of it drifts, the light and a branch before it stay nearly
@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from monkeyray.backbones import load_weights
-from monkeyray.calibration import expected_calibration_error, fit_temperature
-from monkeyray.decode import decode, sha256
-from monkeyray.duplicates import group_images
-from monkeyray.engine import Network, TensorFlowEngine
-from monkeyray.fingerprints import SIDE
-from monkeyray.metrics import cross_entropy, softmax
-from monkeyray.splits import split_images
-from monkeyray.storage import Storage
+from monkeyray.images.decode import decode
+from monkeyray.model.backbones import load_weights
+from monkeyray.model.engine import Network, TensorFlowEngine
+from monkeyray.statistics.calibration import expected_calibration_error, fit_temperature
+from monkeyray.statistics.duplicates import group_images
+from monkeyray.statistics.fingerprints import SIDE
+from monkeyray.statistics.metrics import cross_entropy, softmax
+from monkeyray.statistics.splits import split_images
+from monkeyray.storage.keys import sha256
+from monkeyray.storage.store import Storage
 
 Array = np.ndarray[Any, Any]
 

@@ -1,6 +1,6 @@
 """What `speed.py` compares, each in a process of its own: one scoring, from start to finish.
 
-    python tests/benchmarks/contenders.py loop --images FOLDER --model BUNDLE --out FOLDER
+    python -m tests.benchmarks.contenders loop --images FOLDER --model BUNDLE --out FOLDER
 
 Writes Parquet to `--out`, and as its last line of output JSON with `done`: a pair for each batch,
 the seconds since the epoch when it was ready and how many images it had.
@@ -37,8 +37,8 @@ def paths_of(images: str) -> list[str]:
 
 def load_network(model: str, int8: bool = False) -> Any:
     """The network of a bundle with its top, and with its base in int8 where that is asked for."""
-    from monkeyray.bundle import load_bundle
-    from monkeyray.storage import Storage
+    from monkeyray.model.bundle import load_bundle
+    from monkeyray.storage.store import Storage
 
     bundle = load_bundle(model, Storage(), int8=int8)
     return bundle.network(bundle.views[:1])
@@ -46,8 +46,8 @@ def load_network(model: str, int8: bool = False) -> Any:
 
 def keras_model(model: str) -> Any:
     """The network of a bundle as people have it: uint8 pixels (n, size, size, 3) to scores."""
-    from monkeyray.backbones import BACKBONES, build_base, import_keras
-    from monkeyray.head import build_top
+    from monkeyray.model.backbones import BACKBONES, build_base, import_keras
+    from monkeyray.model.head import build_top
 
     keras = import_keras()
     network = load_network(model)
@@ -114,7 +114,7 @@ def spread(task: Callable[..., Any], *arguments: Any) -> list[Any]:
 
 def _loop(core: int, images: str, model: str, out: str, engine: str, decoder: str) -> list[Any]:
     one_thread()
-    from monkeyray.engines import EngineChoice
+    from monkeyray.model.engines import EngineChoice
 
     network = load_network(model, engine.endswith("int8"))
     run = EngineChoice(*engine.split("-")).build(network)
@@ -139,7 +139,7 @@ def loop(arguments: argparse.Namespace) -> list[Any]:
 
 def _compute(core: int, images: str, model: str, engine: str) -> float:
     one_thread()
-    from monkeyray.engines import EngineChoice
+    from monkeyray.model.engines import EngineChoice
 
     run = EngineChoice(*engine.split("-")).build(load_network(model, engine.endswith("int8")))
     pixels = next(batches_of(paths_of(images)[:BATCH], open_pillow))
@@ -212,7 +212,7 @@ def times_of(out: str) -> list[Any]:
 
 def keras(arguments: argparse.Namespace) -> list[Any]:
     """Plain Keras: image_dataset_from_directory and predict."""
-    from monkeyray.backbones import import_keras
+    from monkeyray.model.backbones import import_keras
 
     keras = import_keras()
     model, done = keras_model(arguments.model), []
@@ -273,8 +273,9 @@ def daft(arguments: argparse.Namespace) -> list[Any]:
 
 def monkeyray(arguments: argparse.Namespace) -> list[Any]:
     """MonkeyRay itself, on this machine alone or on a Ray that it starts."""
-    from monkeyray.config import ScoreConfig, StoreConfig
-    from monkeyray.score import score
+    from monkeyray.options_shared import StoreConfig
+    from monkeyray.scoring.options import ScoreConfig
+    from monkeyray.scoring.score import score
 
     name, _, precision = arguments.engine.partition("-")
     place = arguments.place or arguments.out
@@ -288,8 +289,8 @@ def monkeyray(arguments: argparse.Namespace) -> list[Any]:
             ),
         )
     )  # fmt: skip
-    from monkeyray.runs import read_parquet
-    from monkeyray.storage import Storage
+    from monkeyray.runs.run import read_parquet
+    from monkeyray.storage.store import Storage
 
     storage = Storage(s3_endpoint=arguments.s3_endpoint)
     done: list[Any] = []

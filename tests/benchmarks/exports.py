@@ -1,6 +1,6 @@
 """Time and peak memory of exports, bursts and reviews, each in a process of its own.
 
-    python tests/benchmarks/exports.py --rows 1000000
+    python -m tests.benchmarks.exports --rows 1000000
 
 The predictions are made up: 150 cameras, 40 labels, five scores a row, EXIF times over ten months.
 """
@@ -22,15 +22,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.bursts import bursts
-from monkeyray.config import BurstsConfig, ExportConfig, ReviewConfig, StoreConfig
-from monkeyray.export import export
-from monkeyray.lease import hold
-from monkeyray.plans import collect
-from monkeyray.predictions import prediction_schema
-from monkeyray.review import review
-from monkeyray.runs import create_run
-from monkeyray.storage import Storage
+from monkeyray.exports.bursts import bursts
+from monkeyray.exports.export import export
+from monkeyray.exports.options import BurstsConfig, ExportConfig
+from monkeyray.options_shared import StoreConfig
+from monkeyray.pages.options import ReviewConfig
+from monkeyray.pages.review import review
+from monkeyray.runs.lease import hold
+from monkeyray.runs.plan import collect
+from monkeyray.runs.run import create_run
+from monkeyray.scoring.rows import prediction_schema
+from monkeyray.storage.store import Storage
 
 LABELS = [f"species_{i}" for i in range(40)]
 PART = 4096

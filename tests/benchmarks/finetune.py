@@ -1,6 +1,6 @@
 """Where fine-tuning wins: photographs that are unlike those that the base has learned from.
 
-    python tests/benchmarks/finetune.py --photos FOLDER --seeds 0 1 2
+    python -m tests.benchmarks.finetune --photos FOLDER --seeds 0 1 2
 
 Makes of each photograph one as a small camera takes it at night: grey, dark, 72 pixels high or
 wide, with noise. Then trains on them with the frozen base, and with its last four blocks tuned.
@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from monkeyray.cluster import connected
-from monkeyray.config import StoreConfig, TrainConfig
-from monkeyray.train import train
+from monkeyray.options_shared import StoreConfig
+from monkeyray.runs.cluster import connected
+from monkeyray.training.options import TrainConfig
+from monkeyray.training.train import train
 
 
 def at_night(photos: Path, folder: Path) -> None:

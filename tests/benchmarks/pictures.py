@@ -1,6 +1,6 @@
 """The pictures of the README, made anew.
 
-    MONKEYRAY_PHOTOS=… python tests/benchmarks/pictures.py .github/pictures
+    MONKEYRAY_PHOTOS=… python -m tests.benchmarks.pictures .github/pictures
 
 The charts are of a report on the 10 monkey species. The review is of the demo's images, which
 MonkeyRay draws itself, so that nobody's photographs are passed on. Chromium takes the pictures.
@@ -19,10 +19,10 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
 import monkeyray
-from monkeyray.cluster import connected
-from monkeyray.config import ReviewConfig
-from monkeyray.demo_images import draw_demo_images
-from monkeyray.review import review
+from monkeyray.cli.demo_images import draw_demo_images
+from monkeyray.pages.options import ReviewConfig
+from monkeyray.pages.review import review
+from monkeyray.runs.cluster import connected
 
 #: Sections of the report that hold no photograph.
 SECTIONS = ("accuracy", "training", "confusion", "calibration")

@@ -1,6 +1,6 @@
 """What a second training costs once the features are kept: end to end, and the head alone.
 
-    python tests/benchmarks/retrain.py --photos FOLDER --images 1080 50000
+    python -m tests.benchmarks.retrain --photos FOLDER --images 1080 50000
 
 Makes as many different pictures of 256 pixels from the photographs (a crop, mirrored or not, of
 another brightness), trains on them, and trains again with another learning rate and seed, which

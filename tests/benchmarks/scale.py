@@ -1,9 +1,9 @@
 """How scoring scales: memory and rate by the number of images, the driver's cost, a large plan.
 
-    python tests/benchmarks/scale.py images --photos FOLDER --counts 1000 10000 100000
-    python tests/benchmarks/scale.py images --photos FOLDER --counts 5000 50000 --model BUNDLE
-    python tests/benchmarks/scale.py driver --parts 2000
-    python tests/benchmarks/scale.py plan --rows 10000000
+    python -m tests.benchmarks.scale images --photos FOLDER --counts 1000 10000 100000
+    python -m tests.benchmarks.scale images --photos FOLDER --counts 5000 50000 --model BUNDLE
+    python -m tests.benchmarks.scale driver --parts 2000
+    python -m tests.benchmarks.scale plan --rows 10000000
 
 Without `--model` the network is replaced by one that answers at once, so that all else is what is
 measured: the plan, the workers and their children, the decoder, the files. `--ray` has a Ray of
@@ -34,20 +34,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from monkeyray.bundle import load_bundle
-from monkeyray.child import Work
-from monkeyray.cluster import Crew
-from monkeyray.decode import Limits
-from monkeyray.engines import choose_engine
-from monkeyray.images import list_images
-from monkeyray.lease import hold
-from monkeyray.parts import Job, every_second
-from monkeyray.plans import collect, cut
-from monkeyray.pools import open_pool
-from monkeyray.predictions import Finite, ScoreOptions, Scorer
+from monkeyray.images.decode import Limits
+from monkeyray.images.listing import list_images
+from monkeyray.model.bundle import load_bundle
+from monkeyray.model.engines import choose_engine
 from monkeyray.progress import Reporter
-from monkeyray.runs import create_run, open_run
-from monkeyray.storage import Storage
+from monkeyray.runs.cluster import Crew
+from monkeyray.runs.decode_process import Work
+from monkeyray.runs.lease import hold
+from monkeyray.runs.parts import Job, every_second
+from monkeyray.runs.plan import collect, cut
+from monkeyray.runs.pools import open_pool
+from monkeyray.runs.run import create_run, open_run
+from monkeyray.scoring.rows import Finite, ScoreOptions, Scorer
+from monkeyray.storage.store import Storage
 
 LABELS = [f"label {i}" for i in range(10)]
 
@@ -98,7 +98,7 @@ def pss_of_tree(root: int) -> dict[str, float]:
         with contextlib.suppress(OSError):
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
             kind = "driver" if pid == root else "Ray"
-            for word in ("monkeyray.child", "MapWorker"):
+            for word in ("monkeyray.runs.decode_process", "MapWorker"):
                 if word.encode() in line:
                     kind = word
             for entry in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
@@ -315,6 +315,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     # Under its own name, so that the workers find there what is pickled here.
-    import scale
+    from tests.benchmarks import scale
 
     scale.main()

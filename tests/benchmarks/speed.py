@@ -1,7 +1,7 @@
 """How fast MonkeyRay scores beside the limit, a hand-tuned loop and other tools, in one run.
 
     pip install 'monkeyray[openvino]' daft simplejpeg opencv-python-headless
-    python tests/benchmarks/speed.py --photos FOLDER --images 5390 --rounds 3 --json speed.json
+    python -m tests.benchmarks.speed --photos FOLDER --images 5390 --rounds 3 --json speed.json
 
 All contenders take turns, each in a process of its own, on the photographs of FOLDER repeated to
 as many images as asked for; the table has medians over the rounds, with the smallest and largest.
@@ -90,15 +90,14 @@ def cpu_seconds(pid: int) -> float:
 @contextlib.contextmanager
 def served(folder: Path, work: Path) -> Iterator[tuple[str, str, dict[str, int]]]:
     """The images in an S3 server: its URL, that of the slow proxy, and their processes."""
-    sys.path.insert(0, str(HERE.parent))
-    from weed import start_weed
+    from tests.support.weed import start_weed
 
     with start_weed(work) as (storage, server):
         for path in sorted(folder.rglob("*")):
             if path.is_file():
                 storage.write(f"s3://photos/images/{path.relative_to(folder)}", path.read_bytes())
         proxy = subprocess.Popen(
-            [sys.executable, str(HERE.parent / "faulty.py"), str(storage.s3_endpoint),
+            [sys.executable, str(HERE.parent / "support" / "faulty.py"), str(storage.s3_endpoint),
              str(LATENCY_SECONDS)],
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip

@@ -1,0 +1,37 @@
+"""Each command with its options and the job that it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monkeyray.cli.options import DemoConfig
+from monkeyray.exports.options import BurstsConfig, ExportConfig
+from monkeyray.pages.options import ReviewConfig
+from monkeyray.scoring.options import EvaluateConfig, RescoreConfig, ScoreConfig
+from monkeyray.training.options import TrainConfig, TuneConfig
+
+#: Each command's options.
+COMMANDS: dict[str, type[Any]] = {
+    "train": TrainConfig,
+    "tune": TuneConfig,
+    "score": ScoreConfig,
+    "rescore": RescoreConfig,
+    "evaluate": EvaluateConfig,
+    "export": ExportConfig,
+    "bursts": BurstsConfig,
+    "review": ReviewConfig,
+    "demo": DemoConfig,
+}
+
+#: The module of each command's job, a function of the command's name, loaded when it runs.
+MODULES = {
+    "train": "monkeyray.training.train",
+    "tune": "monkeyray.training.tune",
+    "score": "monkeyray.scoring.score",
+    "rescore": "monkeyray.scoring.rescore",
+    "evaluate": "monkeyray.scoring.evaluate",
+    "export": "monkeyray.exports.export",
+    "bursts": "monkeyray.exports.bursts",
+    "review": "monkeyray.pages.review",
+    "demo": "monkeyray.cli.demo",
+}

@@ -1,0 +1,94 @@
+"""The demo: draw a small collection, train on it, score what nobody has labelled."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monkeyray.cli.demo_images import DemoImages, draw_demo_images
+from monkeyray.cli.options import DemoConfig
+from monkeyray.errors import ConfigError
+from monkeyray.runs.cluster import connected
+from monkeyray.scoring.options import ScoreConfig
+from monkeyray.scoring.score import Estimate, Summary, score
+from monkeyray.storage.location import normalise
+from monkeyray.storage.store import local_errors
+from monkeyray.training.options import TrainConfig
+from monkeyray.training.train import train
+from monkeyray.training.trained import Trained
+
+_MARK = ".monkeyray-demo"
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where the demo's results are."""
+
+    images: DemoImages
+    trained: Trained
+    scored: Summary | Estimate
+    predictions: Path
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `trained` and `scored`, as those commands have them."""
+        return {"trained": self.trained.to_json(), "scored": self.scored.to_json()}
+
+    def __str__(self) -> str:
+        query = f"SELECT label, count(*) FROM '{self.predictions}/*.parquet' GROUP BY label"
+        return (
+            f"{self.trained}\n\n{self.scored}\n\n"
+            "look at the report in a browser, and ask the predictions, for example with pandas:\n"
+            f'  {sys.executable} -c "import pandas; '
+            f"print(pandas.read_parquet('{self.predictions}'))\"\n"
+            "or with DuckDB, if you have its command line:\n"
+            f'  duckdb -c "{query}"'
+        )
+
+
+def demo(config: DemoConfig) -> Demo:
+    """Draw, train and score in a folder.
+
+    Raises ConfigError where it holds other things, and StorageError where it cannot be written.
+    """
+    folder = Path(normalise(config.folder))
+    with local_errors(str(folder), writing=True):
+        _make_empty(folder)
+    reporter = config.store.reporter()
+    reporter.say(f"drawing a camera-trap collection in {folder}")
+    images = draw_demo_images(folder / "images", config.seed)
+    predictions = folder / "predictions"
+    model = str(folder / "model")
+    with connected(config.store.ray_address, config.store.debug):
+        trained = train(
+            TrainConfig(
+                images=str(images.labelled), model=model, seed=config.seed, store=config.store
+            )
+        )
+        scored = score(
+            ScoreConfig(
+                images=str(images.unlabelled),
+                model=model,
+                predictions=str(predictions),
+                threshold=0.8,
+                store=config.store,
+            )
+        )
+    return Demo(images, trained, scored, predictions)
+
+
+def _make_empty(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--folder {folder} is a file: give a new or an empty folder")
+    if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+        raise ConfigError(f"--folder {folder} holds other files: give a new or an empty folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    # The mark stays, so that what is deleted only in part is still known as a demo.
+    (folder / _MARK).touch()
+    for child in folder.iterdir():
+        if child.is_dir() and not child.is_symlink():
+            shutil.rmtree(child)
+        elif child.name != _MARK:
+            child.unlink()

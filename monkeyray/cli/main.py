@@ -1,0 +1,142 @@
+"""The command line: parse, call, print."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import monkeyray
+from monkeyray.errors import MonkeyRayError
+from monkeyray.logs import log_as_json, to_json
+from monkeyray.redact import masked_anywhere
+from monkeyray.runs.cluster import Terminated, heed_sigterm
+from monkeyray.terminal import harmless, harmless_line, print_any_character
+
+if TYPE_CHECKING:
+    from monkeyray.cli.parsing import Call
+
+
+def entry(command: str | None = None) -> NoReturn:
+    """What the programs call: `main`, and then the end of the process without Python's own.
+
+    Threads of Ray and TensorFlow that are still there while Python takes itself apart can abort
+    the process, and a job that is done would be reported as failed.
+    """
+    code: object = 0
+    print_any_character()
+    try:
+        main(command=command)
+    except SystemExit as exit_:
+        code = exit_.code
+    except Exception:
+        # A bug; what other libraries say may have a URL with all that is in it.
+        _say(traceback.format_exc())
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def main(arguments: Sequence[str] | None = None, command: str | None = None) -> None:
+    """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted,
+    143 when terminated.
+
+    `command`: the one that is meant; without it the first argument says which.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    shown = _Shown(arguments)
+    heed_sigterm()
+    try:
+        _run(arguments, command, shown)
+    except MonkeyRayError as error:
+        kind = type(error).__name__
+        shown.say(f"error: {error}", "error", with_traceback=shown.debug, kind=kind, exit_code=2)
+        sys.exit(2)
+    except KeyboardInterrupt as end:
+        code = 143 if isinstance(end, Terminated) else 130
+        again = "interrupted; the same command goes on where it was"
+        shown.say(again, "interrupted", exit_code=code)
+        sys.exit(code)
+    except Exception as bug:
+        if not shown.json:
+            raise
+        kind = type(bug).__name__
+        shown.say(f"error: {bug}", "bug", with_traceback=True, kind=kind, exit_code=1)
+        sys.exit(1)
+
+
+def _say(text: str) -> None:
+    print(harmless(masked_anywhere(text)), file=sys.stderr, end="")
+
+
+class _Shown:
+    """How the end of a command is told, which a file of options may say too."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.debug = "--debug" in arguments
+        # Known before the arguments are parsed, since that is what may go wrong.
+        words = " ".join(arguments).replace("--log_format", "--log-format").replace("=", " ")
+        self.json = words.rpartition("--log-format ")[2].startswith("json")
+
+    def say(self, message: str, event: str, *, with_traceback: bool = False, **fields: Any) -> None:
+        """A line, or in text the traceback instead, to standard error. `fields`: for JSON."""
+        if self.json:
+            if with_traceback:
+                fields["traceback"] = traceback.format_exc()
+            print(to_json(message, event, **fields), file=sys.stderr, flush=True)
+        else:
+            _say(traceback.format_exc() if with_traceback else f"{harmless_line(message)}\n")
+
+
+def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
+    from monkeyray.cli.help import HELP_OF_COMPLETION, help_of, help_of_all
+    from monkeyray.cli.parsing import check_arguments, completion, find_command, parse
+
+    check_arguments(arguments)
+    program = f"{command}.py"
+    if command is None:
+        if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
+            print(help_of_all(), file=sys.stdout if arguments else sys.stderr)
+            sys.exit(0 if arguments else 2)
+        if arguments[0] == "--version":
+            print(f"monkeyray {monkeyray.__version__}")
+            return
+        if arguments[0] == "completion":
+            asked = {"-h", "--help", "--help-all"} & set(arguments)
+            print(HELP_OF_COMPLETION if asked else completion(arguments[1:]))
+            return
+        command = find_command(arguments.pop(0))
+        program = f"monkeyray {command}"
+    full = "--help-all" in arguments
+    if full or {"-h", "--help"} & set(arguments):
+        print(help_of(command, full=full))
+        return
+    call = parse(command, arguments, program)
+    shown.debug |= call.config.store.debug
+    shown.json = call.config.store.log_format == "json"
+    _do(call)
+
+
+def _do(call: Call) -> None:
+    from monkeyray.cli.commands import MODULES
+    from monkeyray.cli.summaries import SummaryFile
+
+    is_json = call.config.store.log_format == "json"
+    summary = SummaryFile(call)
+    with log_as_json() if is_json else contextlib.nullcontext():
+        # Late, so that --help loads nothing heavy.
+        module = importlib.import_module(MODULES[call.command])
+        result = getattr(module, call.command)(call.config)
+    if is_json:
+        line = to_json(
+            f"{call.command} is done", "done", command=call.command, result=result.to_json()
+        )
+    else:
+        line = harmless(masked_anywhere(str(result)))
+    print(line, file=summary.printed_to, flush=True)
+    summary.write(result)

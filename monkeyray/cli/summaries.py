@@ -1,0 +1,67 @@
+"""What a command did, as JSON for programs: --summary-json."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+import monkeyray
+from monkeyray.runs.cluster import check_relative
+from monkeyray.storage.location import normalise
+
+if TYPE_CHECKING:
+    from monkeyray.cli.parsing import Call
+
+#: Goes up when a key changes its name, type or meaning.
+SCHEMA_VERSION = 1
+
+
+class SummaryFile:
+    """Where a call tells programs what it did, if it was asked to.
+
+    The JSON has `schema_version`, `command`, `monkeyray` (the version), `started_at` (UTC),
+    `seconds`, and `result`: what the command's own result says of itself in its `to_json`. Later
+    versions may add keys. An older file is deleted at the start, so that a file that is there tells
+    of a command that was done.
+
+    Raises a StorageError, before the command begins, where nothing can be written.
+    """
+
+    def __init__(self, call: Call) -> None:
+        self._command = call.command
+        self._place = call.call.summary_json
+        self._storage = call.config.store.storage()
+        self._started_at = datetime.now(UTC)
+        self._start = time.monotonic()
+        if self._place is not None and self._place != "-":
+            check_relative("summary-json", self._place)
+            uri = normalise(self._place)
+            self._storage.check_reachable(uri)
+            self._storage.check_writable(uri.rpartition("/")[0] or "/")
+            self._storage.delete(uri)
+
+    @property
+    def printed_to(self) -> TextIO:
+        """Where what is for people is printed."""
+        return sys.stderr if self._place == "-" else sys.stdout
+
+    def write(self, result: Any) -> None:
+        """Write what a command returned."""
+        if self._place is None:
+            return
+        content = {
+            "schema_version": SCHEMA_VERSION,
+            "command": self._command,
+            "monkeyray": monkeyray.__version__,
+            "started_at": self._started_at.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._start, 3),
+            "result": result.to_json(),
+        }
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+        if self._place == "-":
+            print(text, end="", flush=True)
+        else:
+            self._storage.write(normalise(self._place), text.encode())

@@ -1,0 +1,277 @@
+"""The bursts job: which images were taken together, and what their scores say together.
+
+Three passes over the predictions, some thousand rows at a time. Memory holds some 60 bytes for each
+image, as many for each burst, and the scores of the bursts that are begun and not complete; where
+these would be more than _OPEN, the second pass is made in several rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from monkeyray.config_files import write_options_beside
+from monkeyray.errors import InputError
+from monkeyray.exports.burst_groups import Groups, group_bursts
+from monkeyray.exports.burst_rows import Survey, numbered, survey
+from monkeyray.exports.deployments import read_deployments
+from monkeyray.exports.options import BurstsConfig, parse_gap
+from monkeyray.exports.pooling import Pool, spread
+from monkeyray.exports.rollup import RollUp
+from monkeyray.exports.rows import (
+    Predictions,
+    check_output,
+    listed_scores,
+    open_predictions,
+    root_of,
+)
+from monkeyray.exports.sites import SitePattern
+from monkeyray.exports.taxonomy import Taxa, read_taxa
+from monkeyray.progress import Advance
+from monkeyray.storage.location import normalise
+
+Array = np.ndarray[Any, Any]
+
+#: Bytes of scores of bursts that are open at a time.
+_OPEN = 256 * 2**20
+#: Rows in a row group.
+_GROUP = 131_072
+
+#: `burst_start`: when its first image was taken by the camera's clock, made right by the clock
+#: offset; in no time zone. `burst_label`, `burst_score`: null for what was not scored.
+SCHEMA = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("burst_id", pa.string()),
+        ("burst_images", pa.int32()),
+        ("burst_start", pa.timestamp("ms")),
+        ("burst_label", pa.string()),
+        ("burst_score", pa.float32()),
+    ]
+)
+#: What a taxonomy adds.
+_ROLLUP = [
+    ("rollup_rank", pa.string()),
+    ("rollup_taxon", pa.string()),
+    ("rollup_score", pa.float32()),
+]
+
+
+@dataclass(frozen=True)
+class Bursts:
+    """What was found. `bursts`: of two images or more, with `together` images. `alone`: images that
+    are a burst of their own since they cannot be with others, by why. `changed`: images whose burst
+    has another label than they have. `notes`: what people should look at."""
+
+    uri: str
+    images: int
+    bursts: int
+    together: int
+    changed: int
+    alone: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `output`; `images`, and of them those `together` in `bursts` of two
+        or more; those `alone`, by sentences for people; `changed`, images with another label than
+        their burst; `notes` for people."""
+        return {
+            "output": self.uri,
+            "images": self.images,
+            "bursts": self.bursts,
+            "together": self.together,
+            "alone": self.alone,
+            "changed": self.changed,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.images} images, {self.together} of them in {self.bursts} bursts of two or more",
+            *(f"  {count:>9} by themselves: {why}" for why, count in self.alone.items() if count),
+            f"  {self.changed:>9} with another label than their burst",
+        ]
+        return "\n".join([*lines, *self.notes, f"written to {self.uri}"])
+
+
+def bursts(config: BurstsConfig) -> Bursts:
+    """Group predictions into bursts, pool their scores, and write one row for each image.
+
+    Raises a MonkeyRayError that says what to change.
+    """
+    storage = config.store.storage()
+    uri = normalise(config.output)
+    storage.check_reachable(normalise(config.predictions))
+    predictions = open_predictions(config.predictions, storage, partial=config.partial)
+    if predictions.box_columns:
+        raise InputError(
+            f"the rows of {predictions.run.uri} are boxes, of which an image has several, and "
+            "bursts are of images: score the images without --detections for this"
+        )
+    inputs = {"deployments": config.deployments, "taxonomy": config.taxonomy}
+    check_output([uri], inputs, storage, overwrite=config.overwrite)
+    taxa = read_taxa(config.taxonomy, storage, config.kinds()) if config.taxonomy else None
+    pattern = SitePattern(config.site_pattern) if config.site_pattern else None
+    deployments = (
+        read_deployments(config.deployments, storage, pattern) if config.deployments else None
+    )
+    root = root_of(predictions, config.relative_to)
+    reporter = config.store.reporter()
+    with reporter.bar("finding bursts") as bar:
+        seen = survey(predictions, root, pattern, deployments, bar)
+    groups = group_bursts(seen.cameras, seen.times, seen.alone, parse_gap(config.burst_gap))
+    starts = seen.times[groups.first]
+    roll_up = None
+    if taxa is not None:
+        threshold = config.rollup_threshold or predictions.run.identity.get("threshold") or 0.5
+        roll_up = RollUp(taxa, seen.labels, threshold)
+    with reporter.bar("pooling") as bar:
+        pooled = _pool(predictions, seen, groups, roll_up, bar)
+    with storage.writing(uri) as file, reporter.bar("writing") as bar:
+        changed = _write(file, predictions, seen, groups, starts, pooled, roll_up, bar)
+    write_options_beside(uri, config, storage)
+    several = groups.sizes > 1
+    return Bursts(
+        uri,
+        len(groups.burst),
+        int(several.sum()),
+        int(groups.sizes[several].sum()),
+        changed,
+        seen.counts,
+        (*_notes(config, predictions, pooled), *_notes_of_taxa(taxa)),
+    )
+
+
+def _notes(config: BurstsConfig, predictions: Predictions, pooled: _Pooled) -> Iterator[str]:
+    if pooled.rest > 1e-3:
+        yield (
+            f"the labels that the rows do not list have {pooled.rest:.3f} of the probability, "
+            "spread over them evenly: score with --top-k all to pool exactly"
+        )
+    if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
+        yield f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
+
+
+def _notes_of_taxa(taxa: Taxa | None) -> Iterator[str]:
+    if taxa is not None and (note := taxa.note_of_unlisted()):
+        yield note
+
+
+@dataclass
+class _Pooled:
+    """By burst: `ids`, the hash of its camera and first image; `label`, a number in the survey's
+    labels, -1 where none was scored, and `score`; `group`, one of the roll-up's, -1 for none, and
+    `sum`. `rest`: what the labels not listed have of the probability, on average."""
+
+    ids: Array
+    label: Array
+    score: Array
+    group: Array
+    sum: Array
+    rest: float = 0.0
+
+
+def _pool(
+    predictions: Predictions,
+    seen: Survey,
+    groups: Groups,
+    roll_up: RollUp | None,
+    advance: Advance,
+) -> _Pooled:
+    count = len(groups.sizes)
+    found = _Pooled(
+        np.zeros(count, np.uint64),
+        np.full(count, -1, np.int32),
+        np.zeros(count, np.float32),
+        np.full(count if roll_up else 0, -1, np.int32),
+        np.zeros(count if roll_up else 0, np.float32),
+    )
+    rounds = _rounds(groups, len(seen.labels))
+    rest = scored = 0.0
+    for number, (low, high) in enumerate(rounds):
+        pool = Pool(groups.sizes)
+        for part, table in numbered(predictions, ["uri", "label", "top_k"], advance):
+            mine = groups.burst[part]
+            if not number:
+                first = np.flatnonzero(groups.first[mine] == np.arange(part.start, part.stop))
+                uris = table["uri"].take(pa.array(first))
+                found.ids[mine[first]] = seen.ids(part.start + first, uris)
+            take = pc.is_valid(table["label"]).to_numpy() & (low <= mine) & (mine < high)
+            listed = listed_scores(table["top_k"].filter(pa.array(take)), seen.labels)
+            scores, left = spread(listed)
+            rest, scored = rest + float(left.sum()), scored + len(left)
+            complete, means = pool.add(mine[take], scores)
+            if not len(complete):
+                continue
+            found.label[complete] = best = means.argmax(axis=1)
+            found.score[complete] = means[np.arange(len(best)), best]
+            if roll_up is not None:
+                found.group[complete], found.sum[complete] = roll_up(means)
+    found.rest = rest / max(scored, 1)
+    return found
+
+
+def _rounds(groups: Groups, labels: int) -> list[tuple[int, int]]:
+    """Ranges of bursts, so few at a time that those that are open fit into _OPEN bytes."""
+    count = len(groups.sizes)
+    limit = max(_OPEN // (8 * max(labels, 1) + 200), 1)  # a vector, and Python's objects around it
+    if groups.most_open() <= limit:
+        return [(0, count)]
+    return [(start, min(start + limit, count)) for start in range(0, count, limit)]
+
+
+def _write(
+    file: Any,
+    predictions: Predictions,
+    seen: Survey,
+    groups: Groups,
+    starts: Array,
+    pooled: _Pooled,
+    roll_up: RollUp | None,
+    advance: Advance,
+) -> int:
+    """One row for each image, in the order in which they were listed. Returns how many of them have
+    another label than their burst."""
+    schema = SCHEMA
+    for name, kind in _ROLLUP if roll_up else []:
+        schema = schema.append(pa.field(name, kind))
+    changed = 0
+    waiting: list[pa.Table] = []
+    with pq.ParquetWriter(file, schema, compression="zstd", write_page_index=True) as writer:
+        for part, table in numbered(predictions, ["uri", "label"], advance):
+            mine = groups.burst[part]
+            start = pa.array(starts[mine] // 1000, mask=~seen.timed[groups.first[mine]])
+            columns = [
+                table["uri"],
+                pa.array([f"{number:016x}" for number in pooled.ids[mine].tolist()]),
+                pa.array(groups.sizes[mine], pa.int32()),
+                start.cast(pa.timestamp("ms")),
+                _named(seen.labels, pooled.label[mine]),
+                pa.array(pooled.score[mine], mask=pooled.label[mine] < 0),
+            ]
+            changed += pc.sum(pc.not_equal(columns[4], table["label"])).as_py() or 0
+            if roll_up is not None:
+                which = pooled.group[mine]
+                columns += [
+                    _named([group.rank for group in roll_up.groups], which),
+                    _named([group.name for group in roll_up.groups], which),
+                    pa.array(pooled.sum[mine], mask=which < 0),
+                ]
+            waiting.append(pa.table(columns, schema=schema))
+            if sum(lot.num_rows for lot in waiting) >= _GROUP:
+                writer.write_table(pa.concat_tables(waiting))
+                waiting = []
+        if waiting:
+            writer.write_table(pa.concat_tables(waiting))
+    return int(changed)
+
+
+def _named(names: list[str], which: Array) -> pa.Array:
+    index = pa.array(which, pa.int32(), mask=which < 0)
+    return pa.array(names, pa.string()).take(index)

@@ -1,0 +1,253 @@
+"""Where and when cameras hung: a table of deployments, and the images that each of them took.
+
+    deployment_id, site, camera, latitude, longitude, start, end, time_zone, clock_offset
+
+An image belongs to the deployment that its path names (`SitePattern`) and whose time it was taken
+in. The table's columns may have the names of Camtrap DP as well, and all that Camtrap DP knows of
+deployments is kept.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+
+from monkeyray.errors import ConfigError, InputError
+from monkeyray.exports.sites import SitePattern
+from monkeyray.exports.times import localise, parse_bound, parse_clock_offset, parse_zone
+from monkeyray.storage.location import normalise
+from monkeyray.storage.store import Storage
+from monkeyray.storage.tables import read_rows
+
+#: Why an image has no time, or no deployment.
+REASONS = {
+    "no_deployment": "no deployment has the site and camera of its path",
+    "no_time": "no time in its EXIF",
+    "no_time_zone": "its deployment has no time zone, nor has its EXIF",
+    "ambiguous_time": "the end of summer time makes its hour twice: give a fixed offset as zone",
+    "nonexistent_time": "summer time skips its hour: the camera has another time zone or offset",
+    "outside_deployment": "its time is not between the start and end of a deployment of its camera",
+    "several_deployments": "its time is in several deployments of its camera",
+}
+
+#: The columns that are read, each with the names that it may have (see `tables.key`).
+_NAMES = {
+    "deployment": ("deploymentid", "deployment"),
+    "site": ("site", "siteid", "locationid", "locationname"),
+    "camera": ("camera", "cameraid"),
+    "latitude": ("latitude", "lat"),
+    "longitude": ("longitude", "lon", "lng", "long"),
+    "start": ("deploymentstart", "start"),
+    "end": ("deploymentend", "end"),
+    "time_zone": ("timezone", "tz"),
+    "clock_offset": ("clockoffset",),
+}
+#: What Camtrap DP takes for no value, so that no deployment can be called so.
+NOTHING = ("NA", "NaN", "nan")
+
+_EXIF_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([+\-]\d\d:\d\d)?")
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A camera at a place for a time.
+
+    `latitude`, `longitude`: WGS84 degrees. `zone`: of the camera's clock. `clock_offset`: what is
+    added to the camera's time to make it right. `start`, `end`: instants, the end included.
+    `columns`: all of its row, by column in the form of `tables.key`.
+    """
+
+    id: str
+    site: str
+    camera: str
+    latitude: float | None
+    longitude: float | None
+    start: datetime | None
+    end: datetime | None
+    zone: tzinfo | None
+    clock_offset: timedelta
+    columns: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Dated:
+    """An image's deployment and time with offset, or one of REASONS why it has none.
+
+    `contradicted`: its EXIF has another offset than its deployment's time zone, which was taken.
+    """
+
+    deployment: Deployment | None = None
+    time: datetime | None = None
+    reason: str | None = None
+    contradicted: bool = False
+
+
+class Deployments:
+    """The deployments of a project, by what a site pattern finds in a path.
+
+    Without a pattern there is one deployment, which all images are of. Raises ConfigError where
+    there are more, or where the table has no such column as the pattern finds.
+    """
+
+    def __init__(self, rows: list[Deployment], pattern: SitePattern | None) -> None:
+        self.rows = rows
+        #: Of the first image that was of no deployment: what is known of it, in words.
+        self.unknown: str | None = None
+        self._pattern = pattern
+        self._found: dict[tuple[str, ...], list[Deployment]] = {}
+        if pattern is None:
+            if len(rows) != 1:
+                raise ConfigError(
+                    f"--deployments has {len(rows)} rows: say with --site-pattern which of them an "
+                    "image is of, as {site}/{camera}/* for its path below the images' folder"
+                )
+            self._found[()] = rows
+            return
+        for row in rows:
+            values = {"site": row.site, "camera": row.camera, "deployment": row.id}
+            found = tuple(values[name] for name in pattern.fields)
+            if not all(found):
+                empty = pattern.fields[found.index("")]
+                raise ConfigError(
+                    f"--site-pattern {pattern.text} finds a {empty}, and the deployment {row.id} "
+                    f"has none: fill the column {empty} of --deployments"
+                )
+            self._found.setdefault(found, []).append(row)
+
+    def date(self, path: str, captured_at: str | None) -> Dated:
+        """The deployment and the time of an image.
+
+        `path`: below the images' folder. `captured_at`: EXIF's local time in ISO 8601, with an
+        offset or without one.
+        """
+        rows = self._rows_of(path)
+        if not rows:
+            if self.unknown is None:
+                self.unknown = self._describe(path)
+            return Dated(reason="no_deployment")
+        match = _EXIF_TIME.fullmatch(captured_at or "")
+        try:
+            wall = datetime.fromisoformat(match[1]) if match else None
+        except ValueError:
+            wall = None
+        if match is None or wall is None:
+            only = rows[0] if len(rows) == 1 else None
+            return Dated(only, reason="no_time")
+        dated = [_date(row, wall, match[2]) for row in rows]
+        inside = [found for found in dated if found.time is not None]
+        if len(inside) > 1:
+            return Dated(reason="several_deployments")
+        if inside:
+            return inside[0]
+        if len(dated) == 1:
+            return dated[0]
+        # What the one that it may be of says is more to the point than that others are over.
+        reasons = {found.reason for found in dated} - {"outside_deployment"}
+        return Dated(reason=min((str(reason) for reason in reasons), default="outside_deployment"))
+
+    def _describe(self, path: str) -> str:
+        assert self._pattern is not None
+        found = self._pattern.match(path)
+        if found is None:
+            return f"{path} does not fit --site-pattern {self._pattern.text}"
+        its = ", ".join(f"{name} {found[name]!r}" for name in self._pattern.fields)
+        first = ", ".join(map(repr, next(iter(self._found), ())))
+        return f"{path} has {its}, and the first row of --deployments has {first}"
+
+    def _rows_of(self, path: str) -> list[Deployment]:
+        if self._pattern is None:
+            return self._found[()]
+        found = self._pattern.match(path)
+        if found is None:
+            return []
+        return self._found.get(tuple(found[name] for name in self._pattern.fields), [])
+
+
+def _date(row: Deployment, wall: datetime, offset: str | None) -> Dated:
+    zone, contradicted = row.zone, False
+    if zone is None and offset is None:
+        return Dated(row, reason="no_time_zone")
+    try:
+        right = wall + row.clock_offset
+        time = localise(right, zone or parse_zone(str(offset)))
+        if not isinstance(time, datetime):
+            return Dated(row, reason=time)
+        if zone is not None and offset is not None:
+            contradicted = time.utcoffset() != parse_zone(offset).utcoffset(None)
+        before = row.start is not None and time < row.start
+        after = row.end is not None and time > row.end
+    except (OverflowError, InputError):  # the year 1 or 9999, an offset of 25 hours
+        return Dated(row, reason="no_time")
+    if before or after:
+        return Dated(row, reason="outside_deployment")
+    return Dated(row, time, contradicted=contradicted)
+
+
+def read_deployments(uri: str, storage: Storage, pattern: SitePattern | None) -> Deployments:
+    """Read a table of deployments (CSV or Parquet). Raises InputError, naming row and value."""
+    rows = []
+    seen: dict[str, int] = {}
+    for number, line in enumerate(read_rows(uri, storage, "deployments"), 1):
+        try:
+            row = _deployment(line)
+        except InputError as error:
+            raise InputError(f"--deployments {normalise(uri)}, row {number}: {error}") from error
+        if row.id in seen:
+            raise InputError(
+                f"--deployments {normalise(uri)} has the deployment {row.id!r} in rows "
+                f"{seen[row.id]} and {number}: give each a deployment_id of its own"
+            )
+        seen[row.id] = number
+        rows.append(row)
+    return Deployments(rows, pattern)
+
+
+def _deployment(line: dict[str, str]) -> Deployment:
+    values = {
+        ours: next((line[name] for name in names if line.get(name)), "")
+        for ours, names in _NAMES.items()
+    }
+    zone = parse_zone(values["time_zone"]) if values["time_zone"] else None
+    bounds: dict[str, datetime | None] = {"start": None, "end": None}
+    for name in bounds:
+        if values[name]:
+            bounds[name] = parse_bound(values[name], zone, end=name == "end")
+    start, end = bounds["start"], bounds["end"]
+    if start is not None and end is not None and end < start:
+        raise InputError(f"it ends ({values['end']}) before it starts ({values['start']})")
+    parts = (values["site"], values["camera"], values["start"][:10])
+    made = "-".join(part for part in parts if part)
+    identifier = values["deployment"] or made
+    if not identifier or identifier in NOTHING:
+        raise InputError(
+            f"{identifier!r} is no name of a deployment: fill the column deployment_id"
+        )
+    offset = values["clock_offset"]
+    return Deployment(
+        id=identifier,
+        site=values["site"],
+        camera=values["camera"],
+        latitude=_degrees(values["latitude"], "latitude", 90),
+        longitude=_degrees(values["longitude"], "longitude", 180),
+        start=start,
+        end=end,
+        zone=zone,
+        clock_offset=parse_clock_offset(offset) if offset else timedelta(0),
+        columns=line,
+    )
+
+
+def _degrees(text: str, name: str, limit: int) -> float | None:
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not -limit <= value <= limit:
+        raise InputError(
+            f"the {name} {text!r} is none: write decimal degrees from {-limit} to {limit}, with a "
+            "point"
+        )
+    return value

@@ -1,0 +1,1 @@
+"""Labelled images from what people have: folders and manifests."""

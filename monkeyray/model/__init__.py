@@ -1,0 +1,1 @@
+"""Backbones, heads, the engines that run them, and the bundle that holds both."""

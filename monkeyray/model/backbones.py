@@ -1,0 +1,273 @@
+"""The frozen networks: a table of their facts, their blocks, and where weights come from."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from monkeyray.errors import ConfigError, ObjectError
+from monkeyray.model.keras_file import read_keras_file
+from monkeyray.progress import hushed
+from monkeyray.storage.location import normalise
+from monkeyray.storage.store import Storage
+
+#: Weights in the order of keras.Model.get_weights(), each under "index/path of the variable".
+Weights = Mapping[str, np.ndarray[Any, Any]]
+
+#: No file of weights is larger; the largest base has 100 MB, thrice that with its optimiser.
+_MOST_BYTES = 2**30
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """One network without its top, global average pooling at its end.
+
+    `builder`: its name in keras.applications, a string so that nothing loads Keras early.
+    `size`: side of its square input in pixels. `width`: length of its feature vector. `scale`,
+    `offset`: its preprocessing, uint8 pixels p become p * scale + offset; 1 and 0 where the
+    network does it inside. `block_end`: matches the name of the last layer of each block.
+    """
+
+    builder: str
+    size: int
+    width: int
+    scale: float
+    offset: float
+    block_end: str
+    packaged: str | None = None
+
+
+_V3_BLOCK = r"conv_bn|expanded_conv(_\d+)?_project_bn"
+
+BACKBONES: dict[str, Backbone] = {
+    "mobilenet": Backbone(
+        "MobileNet", 224, 1024, 1 / 127.5, -1.0, r"(conv1|conv_pw_\d+)_relu",
+        packaged="mobilenet_imagenet.safetensors",
+    ),
+    "mobilenet_v2": Backbone(
+        "MobileNetV2", 224, 1280, 1 / 127.5, -1.0,
+        r"Conv1_relu|(expanded_conv|block_\d+)_project_BN",
+    ),
+    "mobilenet_v3_small": Backbone("MobileNetV3Small", 224, 576, 1.0, 0.0, _V3_BLOCK),
+    "mobilenet_v3_large": Backbone("MobileNetV3Large", 224, 960, 1.0, 0.0, _V3_BLOCK),
+    "efficientnet_v2_b0": Backbone(
+        "EfficientNetV2B0", 224, 1280, 1.0, 0.0, r"stem_bn|block\d+[a-z]_project_bn"
+    ),
+    "resnet50_v2": Backbone(
+        "ResNet50V2", 224, 2048, 1 / 127.5, -1.0, r"pool1_pool|conv\d_block\d+_out"
+    ),
+    # Its other layers have no names of their own; the stem counts to the first block.
+    "inception_v3": Backbone("InceptionV3", 299, 2048, 1 / 127.5, -1.0, r"mixed\d+"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """What `--fine-tune` names: the last `count` layers that can be trained, or blocks."""
+
+    count: int
+    blocks: bool
+
+    def __str__(self) -> str:
+        what = "block" if self.blocks else "layer"
+        return f"{self.count} {what}{'s' if self.count > 1 else ''}"
+
+
+def import_keras(backend: str = "tensorflow") -> Any:
+    """Keras, set up before its first import to run on `backend`; later it stays what it is."""
+    # oneDNN is off by default on AMD and doubles the speed of MobileNet there.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("GLOG_minloglevel", "2")
+    if "keras" in sys.modules:
+        return sys.modules["keras"]
+    os.environ["KERAS_BACKEND"] = backend
+    with hushed():
+        return importlib.import_module("keras")
+
+
+def build_base(
+    name: str, weights: Weights | None = None, seed: int = 0, policy: str = "float32"
+) -> Any:
+    """The keras.Model of a backbone: float32 (n, size, size, 3), preprocessed, to (n, width).
+
+    Without `weights` it is initialised at random from `seed`. `policy`: Keras's name for the
+    precision that its layers compute in, as mixed_bfloat16.
+    """
+    keras = import_keras()
+    backbone = BACKBONES[name]
+    if weights is None:
+        keras.utils.set_random_seed(seed)
+    builder = getattr(keras.applications, backbone.builder)
+    shape: tuple[int, ...] = (backbone.size, backbone.size, 3)
+    if keras.config.image_data_format() == "channels_first":
+        shape = (3, backbone.size, backbone.size)
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = builder(include_top=False, weights=None, input_shape=shape, pooling="avg")
+    finally:
+        keras.config.set_dtype_policy(before)
+    model.trainable = False
+    if weights is not None:
+        model.set_weights([array.astype(np.float32) for array in _in_order(weights)])
+    return model
+
+
+def load_weights(name: str, source: str, storage: Storage, seed: int = 0) -> Weights:
+    """The weights that `--weights` names: imagenet, none, or the URI of a Keras file.
+
+    Raises ConfigError when they cannot be had or do not fit the network.
+    """
+    backbone = BACKBONES[name]
+    if source == "none":
+        return named_weights(build_base(name, seed=seed))
+    if source == "imagenet" and backbone.packaged:
+        from safetensors.numpy import load
+
+        packaged = resources.files("monkeyray.model") / "data" / backbone.packaged
+        return load(packaged.read_bytes())  # type: ignore[no-any-return]
+    if source == "imagenet":
+        return _download(name)
+    return _from_keras_file(name, normalise(source), storage)
+
+
+def named_weights(model: Any) -> Weights:
+    """A Keras model's weights under names that sort in their order.
+
+    The names are those of the layers, and the same however many models were built before.
+    """
+    steady = _steady_names(model)
+    weights = {}
+    for index, variable in enumerate(model.weights):
+        path = "/".join(steady.get(part, part) for part in variable.path.split("/"))
+        weights[f"{index:04d}/{path}"] = np.asarray(variable)
+    return weights
+
+
+def weights_hash(weights: Weights) -> str:
+    """SHA-256 over a network's weights, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for key in sorted(weights):
+        array = np.ascontiguousarray(weights[key])
+        digest.update(f"{key} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def parse_fine_tune(spec: str) -> FineTune:
+    """The value of `--fine-tune`: a number of layers or, as 2-blocks, of blocks.
+
+    >>> parse_fine_tune("20"), parse_fine_tune("1-block")
+    (FineTune(count=20, blocks=False), FineTune(count=1, blocks=True))
+    """
+    match = re.fullmatch("([0-9]{1,4})(-blocks?)?", spec)
+    if match is None or int(match[1]) == 0:
+        raise ConfigError(
+            f"--fine-tune is {spec!r}: give the number of layers to train from the end, as 20, or "
+            "of blocks, as 2-blocks; to train none, leave it out"
+        )
+    return FineTune(int(match[1]), blocks=match[2] is not None)
+
+
+def last_layers(model: Any, name: str, spec: str) -> list[Any]:
+    """The layers of a base that `--fine-tune` names, in the order of the model.
+
+    `model`: of build_base(`name`). Layers without weights are not counted, nor is
+    BatchNormalization, which is never trained: its statistics are of far more images than a
+    training has, and of batches far larger. Raises ConfigError when there are fewer.
+    """
+    wanted = parse_fine_tune(spec)
+    blocks = _blocks(model, name)
+    units = blocks if wanted.blocks else [[layer] for block in blocks for layer in block]
+    if wanted.count > len(units):
+        raise ConfigError(
+            f"--fine-tune {spec}: {name} has {FineTune(len(units), wanted.blocks)} to train: give "
+            "that or less"
+        )
+    return [layer for unit in units[-wanted.count :] for layer in unit]
+
+
+def unfreeze(model: Any, layers: list[Any]) -> None:
+    """Let these layers of a base be trained, and no other.
+
+    Call the model with training=False while it is trained too: EfficientNetV2 has Dropout.
+    """
+    trained = {id(layer) for layer in layers}
+    # A frozen model hides what its layers have to train.
+    model.trainable = True
+    for layer in model.layers:
+        layer.trainable = id(layer) in trained
+
+
+def _blocks(model: Any, name: str) -> list[list[Any]]:
+    """The layers that can be trained, by block; what follows the last block end is one too."""
+    keras = import_keras()
+    blocks: list[list[Any]] = [[]]
+    # Keras sorts layers by their distance from the output, so all of a block come before its end.
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, keras.layers.BatchNormalization):
+            blocks[-1].append(layer)
+        if re.fullmatch(BACKBONES[name].block_end, layer.name):
+            blocks.append([])
+    return [block for block in blocks if block]
+
+
+def _steady_names(model: Any) -> dict[str, str]:
+    """The names of layers, without the number where Keras has given it: conv2d for conv2d_95."""
+    names = {layer.name: layer.name for layer in model.layers}
+    for layer in model.layers:
+        stem = re.sub(r"_\d+$", "", layer.name)
+        # Keras gives the class in small letters, and its own numbers never have a 0.
+        if stem.replace("_", "") == type(layer).__name__.lower() and f"{stem}_0" not in names:
+            names[layer.name] = stem
+    return names
+
+
+def _in_order(weights: Weights) -> list[np.ndarray[Any, Any]]:
+    return [weights[key] for key in sorted(weights)]
+
+
+def _download(name: str) -> Weights:
+    keras = import_keras()
+    backbone = BACKBONES[name]
+    builder = getattr(keras.applications, backbone.builder)
+    shape = (backbone.size, backbone.size, 3)
+    try:
+        model = builder(include_top=False, weights="imagenet", input_shape=shape, pooling="avg")
+    except Exception as error:  # Keras wraps any network error in a bare Exception
+        raise ConfigError(
+            f"cannot download the ImageNet weights of {name} ({type(error).__name__}): download "
+            "Keras's notop file elsewhere and give it with --weights PATH"
+        ) from error
+    return named_weights(model)
+
+
+def _from_keras_file(name: str, uri: str, storage: Storage) -> Weights:
+    if not uri.endswith((".h5", ".hdf5")):
+        hint = ""
+        if uri.endswith(".keras"):
+            hint = "; of a whole .keras file, write its base with base.save_weights('x.weights.h5')"
+        raise ConfigError(
+            f"--weights {uri}: give imagenet, none, or a Keras file that ends in .h5 "
+            f"(….weights.h5, …_notop.h5 or …_no_top.h5){hint}"
+        )
+    try:
+        data = storage.read(uri, _MOST_BYTES).data
+    except ObjectError as error:
+        raise ConfigError(
+            f"--weights {uri} cannot be read: {error}: correct the path, or leave --weights out "
+            "for the ImageNet weights"
+        ) from error
+    model = build_base(name)
+    read_keras_file(data, model, f"--weights {uri}", name)
+    return named_weights(model)

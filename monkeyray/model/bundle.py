@@ -1,0 +1,405 @@
+"""The model bundle: all that scoring needs, as files that cannot carry code.
+
+    place/base-….safetensors    weights of the base
+    place/top-….safetensors     weights of the new top
+    place/outliers-….safetensors  what tells images that show none of the labels
+    place/seen-….safetensors    what tells the images again that it was made with
+    place/int8-….safetensors    the base once more in int8, where that was asked for
+    place/model.json            what the model is, with the SHA-256 of every file and of itself
+    place/report.html           for people
+    place/metrics.json          the report's figures, for programs
+    place/config.toml           the options that made it, which `train` adds for --config
+
+They are written in this order, and the weights' names hold their hash, so a bundle that is replaced
+is at every moment the old one or the new one. Scoring needs neither report nor metrics: where a
+training was killed before it had written them, or somebody has edited them, the model is as good as
+ever, so that loading does not look at them. Their hashes in model.json are for whoever wants to
+know. Nor does it need the images seen, which only an evaluation asks for, or the base in int8,
+which is for the precision of that name; a model has the same id with it and without.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monkeyray.errors import BundleError, ConfigError, MissingError, TooLargeError
+from monkeyray.images.decode import DECODE_VERSION
+from monkeyray.images.views import VIEWS
+from monkeyray.model.backbones import BACKBONES, Weights
+from monkeyray.model.bundle_schema import PARTS, check_arrays, check_model, check_types
+from monkeyray.model.engine import Network
+from monkeyray.model.int8 import check_arrays as check_int8
+from monkeyray.model.known_images import Seen
+from monkeyray.statistics.thresholds import Thresholds
+from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.location import join, normalise
+from monkeyray.storage.store import Storage
+
+FORMAT_VERSION = 3
+
+#: The parts of model.json that decide a score. The model id is their hash.
+_IDENTITY = (
+    "format_version", "labels", "backbone", "input_size", "feature_width", "preprocessing", "head",
+    "weights", "calibration",
+)  # fmt: skip
+
+#: The arrays that decide no score of the usual precisions, which are loaded by those who ask for
+#: them.
+_SEEN, _INT8 = "seen", "int8"
+
+#: No file of a bundle is larger; the largest base has 100 MB.
+_MOST_BYTES = 2**30
+#: Nor is model.json, whose matrices of confusion take 64 MB for 2,000 labels; parsed it is many
+#: times as large.
+_MOST_MODEL_BYTES = 2**28
+
+_REPORT, _METRICS = "report.html", "metrics.json"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How logits become scores and decisions: scores are softmax(logits / temperature)."""
+
+    temperature: float
+    thresholds: Thresholds | None
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model: `model` is what model.json says; `base` and `top` are weights, and `outliers` the
+    arrays of an outlier model, by name. `int8`: the base in int8, where it has one and that was
+    asked for."""
+
+    model: Mapping[str, Any]
+    base: Weights
+    top: Weights
+    outliers: Weights
+    int8: Weights | None = None
+
+    @property
+    def model_id(self) -> str:
+        """64 hexadecimal digits that stand for everything that decides a score."""
+        return str(self.model["model_id"])
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels in the order of the network's outputs."""
+        return [item["label"] for item in self.model["labels"]]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Label to what people call it, the label itself where it has no name."""
+        return {item["label"]: item["name"] or item["label"] for item in self.model["labels"]}
+
+    @property
+    def head(self) -> tuple[int, ...]:
+        """Widths of the Dense layers before the softmax."""
+        return tuple(self.model["head"])
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """All views that the model was made for, in their order."""
+        return tuple(self.model["preprocessing"]["views"])
+
+    def unlike(self, padding: float | None) -> str | None:
+        """What to tell the user where images are to be seen otherwise than in training: as crops
+        with a `padding`, or whole, where it is None. None where it is alike, or not known."""
+        data = self.model.get("data")
+        boxes = data.get("boxes") if isinstance(data, dict) else None
+        trained = boxes.get("padding") if isinstance(boxes, dict) else None
+        if trained == padding:
+            return None
+        if trained is None:
+            return "the model was trained on whole images: train it with --detections for crops"
+        return (
+            f"the model was trained on crops of animals with --box-padding {trained}: give "
+            "--detections and the same padding"
+        )
+
+    def choose_views(self, count: int | None) -> tuple[str, ...]:
+        """The first `count` views, all when None.
+
+        Raises ConfigError for a number that the model was not made for.
+        """
+        counts = sorted(map(int, self.model["calibration"]))
+        if count is not None and count not in counts:
+            raise ConfigError(
+                f"--views {count}: this model was made for {' or '.join(map(str, counts))}; train "
+                f"it with --views {count}, which embeds its images anew and is then quick"
+            )
+        return self.views[: count or len(self.views)]
+
+    def network(self, views: tuple[str, ...]) -> Network:
+        """The network with its top, on some of the views."""
+        return Network(
+            self.model["backbone"], self.base, views, self.top, self.head, len(self.labels),
+            self.int8,
+        )  # fmt: skip
+
+    def calibration(self, views: tuple[str, ...]) -> Calibration:
+        """What was fitted for the mean of these views."""
+        found = self.model["calibration"][str(len(views))]
+        thresholds = found["thresholds"]
+        return Calibration(
+            found["temperature"], None if thresholds is None else Thresholds.from_json(thresholds)
+        )
+
+
+def preprocessing(backbone: str, views: Sequence[str]) -> dict[str, Any]:
+    """How bytes become the network's input, as a bundle records it."""
+    entry = BACKBONES[backbone]
+    return {
+        "decode_version": DECODE_VERSION,
+        "views": list(views),
+        "filter": "bilinear",
+        "scale": entry.scale,
+        "offset": entry.offset,
+    }
+
+
+def describe(
+    network: Network,
+    *,
+    labels: list[dict[str, Any]],
+    outliers: Weights,
+    calibration: Mapping[str, Any],
+    rest: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The content of model.json, with its model id; `rest` is what does not decide a score.
+
+    `calibration`: by the number of views, as text, the `temperature` and the `thresholds` (or
+    None) in JSON's types.
+    """
+    assert network.top is not None
+    entry = BACKBONES[network.backbone]
+    arrays = {"base": network.base, "top": network.top, "outliers": outliers}
+    identity = {
+        "format_version": FORMAT_VERSION,
+        "labels": labels,
+        "backbone": network.backbone,
+        "input_size": entry.size,
+        "feature_width": entry.width,
+        "preprocessing": preprocessing(network.backbone, network.views),
+        "head": list(network.head),
+        "weights": {part: _sha256(_pack(arrays[part])) for part in PARTS},
+        "calibration": dict(calibration),
+    }
+    return {**identity, "model_id": fingerprint(identity), **rest}
+
+
+def save_bundle(
+    uri: str,
+    storage: Storage,
+    bundle: Bundle,
+    report: str,
+    metrics: str,
+    seen: Seen | None = None,
+) -> None:
+    """Publish a bundle, whole or not at all, in the place of any older one.
+
+    `report`: the page for people; `metrics`: the JSON for programs; `seen`: the images that the
+    model was made with, if they are to be known again.
+    """
+    uri = normalise(uri)
+    packed = {part: _pack(getattr(bundle, part)) for part in PARTS}
+    if seen is not None:
+        packed[_SEEN] = _pack(seen.to_arrays())
+    if bundle.int8 is not None:
+        packed[_INT8] = _pack(bundle.int8)
+    files = {f"{name}-{_sha256(data)[:16]}.safetensors": data for name, data in packed.items()}
+    pages = {_REPORT: report.encode(), _METRICS: metrics.encode()}
+    try:
+        old = {name for name in _read_model(uri, storage)["files"] if _is_ours(name)}
+    except (BundleError, KeyError, TypeError):
+        old = set()
+    listed = {
+        name: {"sha256": _sha256(data), "bytes": len(data)}
+        for name, data in {**files, **pages}.items()
+    }
+    # What is hashed is what will be read: JSON knows no tuples, and no keys but strings.
+    model = json.loads(json.dumps({**bundle.model, "files": listed}, allow_nan=False))
+    model["content_sha256"] = _content_hash(model)
+    for name, data in files.items():
+        storage.write(join(uri, name), data)
+    storage.write(join(uri, "model.json"), (json.dumps(model, indent=1) + "\n").encode())
+    for name, data in pages.items():
+        storage.write(join(uri, name), data)
+    for name in old - set(files):
+        storage.delete(join(uri, name))
+
+
+def load_bundle(
+    uri: str, storage: Storage, model_id: str | None = None, *, int8: bool = False
+) -> Bundle:
+    """Read a bundle and check every hash but those of the report and the metrics, and that its
+    parts fit each other.
+
+    `model_id`: the id that is meant, or its first 8 digits or more. `int8`: with the base in int8.
+    Raises BundleError when there is no bundle, it is damaged (and which file), of a newer format,
+    not the one that is meant, or without a base in int8 where that is needed.
+    """
+    uri = normalise(uri)
+    model = _read_model(uri, storage)
+    version = model.get("format_version")
+    if not isinstance(version, int) or version < 1:
+        raise BundleError(f"{uri}/model.json is damaged: it has no format version")
+    if version < FORMAT_VERSION:
+        raise BundleError(
+            f"{uri} has the old bundle format {version}: train it again; its features are kept"
+        )
+    if version > FORMAT_VERSION:
+        raise BundleError(
+            f"{uri} has the bundle format {version}, this MonkeyRay reads {FORMAT_VERSION}: "
+            "install a newer MonkeyRay"
+        )
+    try:
+        check_types(model, _IDENTITY)
+    except BundleError as error:
+        raise BundleError(f"{uri}/model.json is damaged: {error}") from error
+    actual = fingerprint({key: model[key] for key in _IDENTITY})
+    if actual != model["model_id"]:
+        raise BundleError(
+            f"{uri}/model.json is damaged: its content has the id {actual[:12]}, it says "
+            f"{model['model_id'][:12]}"
+        )
+    if _content_hash(model) != model["content_sha256"]:
+        raise BundleError(
+            f"{uri}/model.json is damaged: the figures in it are not those that were written"
+        )
+    if model_id is not None and (len(model_id) < 8 or not actual.startswith(model_id.lower())):
+        raise BundleError(
+            f"{uri} is the model {actual[:12]}, not {model_id}: correct --model or --model-id"
+        )
+    if model["backbone"] not in BACKBONES:
+        raise BundleError(
+            f"{uri} has the backbone {model['backbone']!r}, which this MonkeyRay does not know: "
+            "install a newer MonkeyRay"
+        )
+    views = model["preprocessing"].get("views")
+    known = isinstance(views, list) and views and all(view in [*VIEWS] for view in views)
+    if not known or model["preprocessing"] != preprocessing(model["backbone"], views):
+        raise BundleError(
+            f"{uri} was trained with another preprocessing than this MonkeyRay has: train it "
+            "again, or score with the version in its model.json"
+        )
+    if str(len(views)) not in model["calibration"]:
+        raise BundleError(f"{uri}/model.json is damaged: its views have no calibration")
+    try:
+        check_model(model)
+    except BundleError as error:
+        raise BundleError(f"{uri}/model.json is damaged: {error}") from error
+    arrays = {part: _load_weights(uri, storage, model, part) for part in PARTS}
+    try:
+        check_arrays(model, **arrays)
+    except BundleError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
+    return Bundle(model, **arrays, int8=_load_int8(uri, storage, model) if int8 else None)
+
+
+def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
+    try:
+        model = json.loads(storage.read(join(uri, "model.json"), _MOST_MODEL_BYTES).data)
+    except MissingError as error:
+        raise BundleError(f"no model bundle in {uri}: it has no model.json") from error
+    except TooLargeError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
+    except (ValueError, RecursionError):
+        raise BundleError(f"{uri}/model.json is damaged: it is no JSON") from None
+    if not isinstance(model, dict):
+        raise BundleError(f"{uri}/model.json is damaged: it is no JSON object")
+    return model
+
+
+def load_seen(uri: str, storage: Storage, bundle: Bundle) -> Seen | None:
+    """The images that a bundle, loaded from there, was made with; None where it does not say.
+
+    Raises BundleError where the list is damaged.
+    """
+    uri = normalise(uri)
+    name = _file(bundle.model, _SEEN)
+    if name is None:
+        return None
+    expected = bundle.model["files"][name]["sha256"]
+    return Seen.from_arrays(_read_arrays(uri, storage, name, expected))
+
+
+def int8_sha256(bundle: Bundle) -> str:
+    """The SHA-256 of the base in int8, which a bundle that was loaded with it has."""
+    name = _file(bundle.model, _INT8)
+    assert name is not None
+    return str(bundle.model["files"][name]["sha256"])
+
+
+def _load_int8(uri: str, storage: Storage, model: Mapping[str, Any]) -> Weights:
+    name = _file(model, _INT8)
+    if name is None:
+        raise BundleError(
+            f"the model in {uri} has no base in int8: train it again with --int8, which takes "
+            "its features from where they are kept, or drop --precision int8"
+        )
+    arrays = _read_arrays(uri, storage, name, model["files"][name]["sha256"])
+    try:
+        check_int8(arrays)
+    except BundleError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
+    return arrays
+
+
+def _file(model: Mapping[str, Any], part: str) -> str | None:
+    """The name of the file of a part that a bundle need not have."""
+    return next((name for name in model["files"] if _is_ours(name, part)), None)
+
+
+def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], part: str) -> Weights:
+    names = [x for x in model["files"] if _is_ours(x, part)]
+    if len(names) != 1:
+        raise BundleError(f"{uri}/model.json is damaged: it names no file for the {part}")
+    return _read_arrays(uri, storage, names[0], model["weights"][part])
+
+
+def _read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weights:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        data = storage.read(join(uri, name), _MOST_BYTES).data
+    except MissingError as error:
+        raise BundleError(f"{uri} is damaged: {name} is missing") from error
+    except TooLargeError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
+    if _sha256(data) != expected:
+        raise BundleError(f"{uri} is damaged: {name} is not what model.json says it is")
+    try:
+        weights: Weights = load(data)
+    except (SafetensorError, KeyError) as error:  # the latter for types that NumPy has not
+        raise BundleError(f"{uri} is damaged: {name} holds no weights: {error}") from error
+    return weights
+
+
+def _is_ours(name: object, *parts: str) -> bool:
+    # A name out of a stranger's model.json must not lead elsewhere, nor delete what is not ours.
+    either = "|".join(parts or (*PARTS, _SEEN, _INT8))
+    return isinstance(name, str) and bool(
+        re.fullmatch(rf"({either})-[0-9a-f]{{16}}\.safetensors", name)
+    )
+
+
+def _content_hash(model: Mapping[str, Any]) -> str:
+    return fingerprint({key: value for key, value in model.items() if key != "content_sha256"})
+
+
+def _pack(weights: Weights) -> bytes:
+    from safetensors.numpy import save
+
+    return bytes(save({key: np.ascontiguousarray(weights[key]) for key in sorted(weights)}))
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,158 @@
+"""What the parts of a bundle have to be to each other, so that it fails where it is loaded, in
+words, and not on a worker.
+
+Its hashes tell that a bundle is what somebody wrote. They do not tell that it makes a model: a
+program that put it together wrongly has hashed that too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from monkeyray.errors import BundleError
+from monkeyray.model.backbones import BACKBONES, Weights
+from monkeyray.statistics.outliers import OutlierModel
+from monkeyray.statistics.thresholds import Thresholds
+from monkeyray.terminal import has_control
+
+#: The arrays that decide a score, a file each.
+PARTS = ("base", "top", "outliers")
+
+
+def _is_label(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and _is_text(item.get("label"))
+        and not has_control(item["label"])
+        and (item.get("name", 0) is None or _is_text(item.get("name")))
+    )
+
+
+def _is_text(value: Any) -> bool:
+    # JSON can write halves of a character, which no table of predictions takes.
+    return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
+
+
+def _is_calibration(item: tuple[Any, Any]) -> bool:
+    views, value = item
+    return (
+        isinstance(views, str)
+        and re.fullmatch("[1-9]", views) is not None
+        and isinstance(value, dict)
+        and isinstance(value.get("temperature"), float)
+        and 0 < value["temperature"] < math.inf
+        and isinstance(value.get("thresholds", 0), dict | None)
+    )
+
+
+#: What the code below, and scoring, rely on. The rest is told by its hash.
+_TYPES: dict[str, Callable[[Any], bool]] = {
+    "model_id": lambda value: isinstance(value, str),
+    "content_sha256": lambda value: isinstance(value, str),
+    "backbone": lambda value: isinstance(value, str),
+    "labels": lambda value: isinstance(value, list) and all(map(_is_label, value)),
+    "head": lambda value: isinstance(value, list) and all(type(x) is int for x in value),
+    "weights": lambda value: (
+        isinstance(value, dict) and all(isinstance(value.get(x), str) for x in PARTS)
+    ),
+    "calibration": lambda value: (
+        isinstance(value, dict) and all(map(_is_calibration, value.items()))
+    ),
+    "preprocessing": lambda value: isinstance(value, dict),
+    "files": lambda value: (
+        isinstance(value, dict)
+        and all(isinstance(x, dict) and isinstance(x.get("sha256"), str) for x in value.values())
+    ),
+}
+
+
+def check_types(model: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Raise BundleError for a model.json without one of `keys`, or with a value of a wrong type."""
+    for key in (*keys, *_TYPES):
+        if key not in model:
+            raise BundleError(f"it has no {key!r}")
+        if key in _TYPES and not _TYPES[key](model[key]):
+            raise BundleError(f"its {key!r} is of a wrong type")
+
+
+def check_model(model: Mapping[str, Any]) -> None:
+    """Raise BundleError for a model.json, of right types, whose parts contradict each other."""
+    labels = [item["label"] for item in model["labels"]]
+    if len(labels) < 2:
+        raise BundleError(f"it has {len(labels)} labels, and a classifier has two or more")
+    if len(set(labels)) < len(labels):
+        twice = Counter(labels).most_common(1)[0][0]
+        raise BundleError(f"it has the label {twice!r} more than once")
+    if [item.get("index", place) for place, item in enumerate(model["labels"])] != [
+        *range(len(labels))
+    ]:
+        raise BundleError("its labels are not in the order of their index")
+    backbone = BACKBONES[model["backbone"]]
+    for key, value in (("input_size", backbone.size), ("feature_width", backbone.width)):
+        if model[key] != value:
+            raise BundleError(f"its {key} is {model[key]}, and that of its backbone is {value}")
+    if min(model["head"], default=1) < 1:
+        raise BundleError(f"its head is {model['head']}, and a layer has a width of 1 or more")
+    views = len(model["preprocessing"]["views"])
+    for count, found in model["calibration"].items():
+        if int(count) > views:
+            raise BundleError(f"it has a calibration for {count} views, and has {views}")
+        if found["thresholds"] is not None:
+            _check_thresholds(found["thresholds"], labels, count)
+
+
+def _check_thresholds(value: Mapping[str, Any], labels: list[str], count: str) -> None:
+    thresholds = Thresholds.from_json(value)
+    # From the rows themselves: a label that has two of them is one key of the mapping.
+    theirs = [str(row["label"]) for row in value["per_label"]]
+    if theirs != labels:
+        raise BundleError(
+            f"its thresholds for {count} views are of the labels {_some(theirs)}, and the model's "
+            f"are {_some(labels)}"
+        )
+    for threshold in (thresholds.pooled, *thresholds.per_label.values()):
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise BundleError(f"a threshold for {count} views is {threshold}, and not from 0 to 1")
+
+
+def check_arrays(model: Mapping[str, Any], base: Weights, top: Weights, outliers: Weights) -> None:
+    """Raise BundleError for arrays that do not fit each other and a model that has been checked.
+
+    Whether the base is one of its backbone is told where it is built, with Keras.
+    """
+    for part, arrays in (("base", base), ("top", top)):
+        if not arrays:
+            raise BundleError(f"its {part} has no arrays")
+        for name, array in arrays.items():
+            if not np.issubdtype(array.dtype, np.floating):
+                raise BundleError(f"its {part} has {array.dtype} in {name}, and no floats")
+            with np.errstate(over="ignore"):
+                # As which the network takes them.
+                finite = np.isfinite(array.astype(np.float32, copy=False)).all()
+            if not finite:
+                raise BundleError(f"its {part} has numbers in {name} that are not finite")
+    width = model["feature_width"]
+    widths = [width, *model["head"], len(model["labels"])]
+    wanted = [shape for a, b in itertools.pairwise(widths) for shape in ((a, b), (b,))]
+    shapes = [top[name].shape for name in sorted(top)]
+    if shapes != wanted:
+        raise BundleError(f"its top has the shapes {shapes}; head and labels ask for {wanted}")
+    found = OutlierModel.from_arrays(outliers)
+    if found.bank.shape[1] != width:
+        raise BundleError(
+            f"its outlier model is of features {found.bank.shape[1]} wide, and they are {width}"
+        )
+    lacking = sorted(set(map(int, model["calibration"])) - set(found.weights))
+    if lacking:
+        raise BundleError(f"its outlier model has no scale for {lacking[0]} views")
+
+
+def _some(labels: list[str]) -> str:
+    return ", ".join(labels[:8]) + (f" and {len(labels) - 8} more" if len(labels) > 8 else "")

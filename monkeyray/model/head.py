@@ -1,0 +1,96 @@
+"""The new top: Dense relu layers on the features of the base, then one logit for each label."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from monkeyray.model.backbones import Weights, import_keras, named_weights
+
+Array = np.ndarray[Any, Any]
+
+
+def build_top(
+    features: int,
+    head: tuple[int, ...],
+    labels: int,
+    weights: Weights | None = None,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+) -> Any:
+    """The keras.Model of a top: (n, features) to logits (n, labels).
+
+    Without `weights` it is initialised from `seed` (Glorot uniform), the same on every worker.
+    """
+    keras = import_keras()
+    layers = [keras.Input((features,), dtype=dtype)]
+    for index, width in enumerate([*head, labels]):
+        layers.append(
+            keras.layers.Dense(
+                width,
+                activation="relu" if index < len(head) else None,
+                kernel_initializer=keras.initializers.GlorotUniform(seed=seed * 1000 + index),
+                dtype=dtype,
+                name=f"dense_{index}",
+            )
+        )
+    model = keras.Sequential(layers, name="top")
+    if weights is not None:
+        model.set_weights([np.asarray(weights[key], dtype) for key in sorted(weights)])
+    return model
+
+
+def top_logits(weights: Weights, features: Array) -> Array:
+    """Logits, float64 of shape (n, labels), of a top on features of shape (n, width).
+
+    What the network computes, in NumPy: for features that are there, no TensorFlow is needed.
+    """
+    layers = [np.asarray(weights[key], np.float64) for key in sorted(weights)]
+    values = np.asarray(features, np.float64)
+    for kernel, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+        values = np.maximum(values @ kernel + bias, 0.0)
+    return np.asarray(values @ layers[-2] + layers[-1])
+
+
+def scale_logits(weights: Weights, factor: float) -> Weights:
+    """The weights of a top whose logits are `factor` times those of the given one."""
+    last = sorted(weights)[-2:]
+    return {
+        key: np.asarray(array * np.float32(factor), array.dtype) if key in last else array
+        for key, array in weights.items()
+    }
+
+
+def kernels(top: Any) -> list[Any]:
+    """The variables of a top that an L2 penalty is on: not its biases."""
+    return [variable for variable in top.trainable_variables if len(variable.shape) > 1]
+
+
+class TopLearner:
+    """The top alone as what is trained, on features of a frozen base.
+
+    In float64: the order of sums then changes nothing that a float32 could show, so that any
+    number of workers ends with the same weights.
+    """
+
+    dtype = "float64"
+
+    #: XLA makes one kernel of Adam's dozens of small ones.
+    compiled = True
+
+    def __init__(self, features: int, head: tuple[int, ...], labels: int, seed: int) -> None:
+        self._top = build_top(features, head, labels, seed=seed, dtype=self.dtype)
+        self.variables = list(self._top.trainable_variables)
+        self.penalised = kernels(self._top)
+
+    def logits(self, x: Any) -> Any:
+        """Features (b, width) to logits (b, labels)."""
+        import tensorflow as tf
+
+        return self._top(tf.cast(x, tf.float64))
+
+    def weights(self) -> Weights:
+        """The variables as float32 by name."""
+        return {key: value.astype(np.float32) for key, value in named_weights(self._top).items()}

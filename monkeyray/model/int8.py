@@ -1,0 +1,93 @@
+"""A base in int8 as a bundle keeps it: OpenVINO's graph, which computes and can do nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from monkeyray.errors import BundleError
+from monkeyray.model.backbones import BACKBONES, Weights
+from monkeyray.model.engine import Network
+
+#: Both uint8: the graph in OpenVINO's XML, and the file of its constants.
+_ARRAYS = ("graph", "constants")
+
+
+def to_arrays(graph: bytes, constants: bytes) -> Weights:
+    """A graph, uint8 pixels (n, views, size, size, 3) to features (n, views, width), as arrays for
+    a safetensors file."""
+    return dict(
+        zip(_ARRAYS, (np.frombuffer(each, np.uint8) for each in (graph, constants)), strict=True)
+    )
+
+
+def check_arrays(arrays: Weights) -> None:
+    """Raise BundleError for arrays that are not those of `to_arrays`."""
+    found = {name: (array.dtype.name, array.ndim) for name, array in arrays.items()}
+    if found != dict.fromkeys(_ARRAYS, ("uint8", 1)):
+        raise BundleError(
+            f"its base in int8 has the arrays {found}, and not the bytes of {' and '.join(_ARRAYS)}"
+        )
+
+
+def int8_model(network: Network, core: Any) -> Any:
+    """The openvino.Model of a network on its base in int8, with the mean over views and the top in
+    float32: pixels to features, and logits where there is a top.
+
+    Raises BundleError where that base is no graph of such a network.
+    """
+    import openvino
+
+    assert network.int8 is not None
+    try:
+        graph = core.read_model(*(network.int8[name].tobytes() for name in _ARRAYS))
+    except RuntimeError as error:
+        raise refusal(error) from error
+    found = [[_shape(port) for port in ports] for ports in (graph.inputs, graph.outputs)]
+    pixels = ("u8", [-1, -1, network.size, network.size, 3])
+    features = ("f32", [-1, -1, BACKBONES[network.backbone].width])
+    if found != [[pixels], [features]]:
+        raise BundleError(
+            f"the model's base in int8 is damaged: it makes {found[1]} of {found[0]}, and "
+            f"{network.backbone} makes {[features]} of {[pixels]}"
+        )
+    source = graph.get_results()[0].input_value(0)
+    outputs = [source] if network.top is None else [source, _top(source, network)]
+    return openvino.Model(outputs, graph.get_parameters(), "network")
+
+
+def _top(features: Any, network: Network) -> Any:
+    """The logits (n, labels) of features (n, views, width), by head.build_top's layers."""
+    from openvino import opset13 as ops
+
+    assert network.top is not None
+    layers = [np.asarray(network.top[name], np.float32) for name in sorted(network.top)]
+    values = ops.reduce_mean(features, np.array([1]), keep_dims=False)
+    for place, (kernel, bias) in enumerate(zip(layers[::2], layers[1::2], strict=True)):
+        values = ops.add(ops.matmul(values, kernel, False, False), bias)
+        if place < len(network.head):
+            values = ops.relu(values)
+    return values.output(0)
+
+
+def _shape(port: Any) -> tuple[str, list[int]]:
+    """The type and the sides of an input or output, -1 where it can be any."""
+    shape = port.get_partial_shape()
+    if shape.rank.is_dynamic:
+        return port.get_element_type().get_type_name(), []
+    sides = [-1 if side.is_dynamic else side.get_length() for side in shape]
+    return port.get_element_type().get_type_name(), sides
+
+
+def refusal(error: RuntimeError) -> BundleError:
+    """What to tell where OpenVINO cannot read or compile a base in int8: what it says of it itself
+    comes last, after the places in its code."""
+    import openvino
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return BundleError(
+        f"OpenVINO {openvino.__version__} cannot run the model's base in int8 "
+        f"({lines[-1][:200] if lines else type(error).__name__}): install a newer one, or train "
+        "without --int8 and score without --precision int8"
+    )

@@ -1,0 +1,180 @@
+"""A batch of pixels to features and logits by OpenVINO, the fastest there is on CPUs."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from monkeyray.errors import ConfigError
+from monkeyray.model.backbones import BACKBONES, build_base, import_keras, weights_hash
+from monkeyray.model.engine import Floats, Network, TensorFlowEngine
+from monkeyray.model.graph_cache import cached_graph
+from monkeyray.model.head import build_top
+from monkeyray.model.int8 import int8_model, refusal
+from monkeyray.progress import hushed
+
+#: Goes up when what is built below becomes another graph.
+_GRAPH_VERSION = 1
+
+#: How OpenVINO calls the precisions. Left alone it takes bfloat16 wherever the CPU has it.
+#: What int8 leaves in floats is computed in float32.
+_PRECISIONS = {"float32": "f32", "mixed": "bf16", "int8": "f32"}
+
+
+class OpenVinoEngine:
+    """Runs a network with preprocessing, base and top in one graph, in one stream.
+
+    It computes in as many threads as OMP_NUM_THREADS says, else in one.
+    """
+
+    def __init__(self, network: Network, precision: str = "float32") -> None:
+        """Raises ConfigError where OpenVINO is not installed, and BundleError for a base in int8
+        that is none or that it cannot run."""
+        core = import_openvino().Core()
+        settings = {
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
+            "INFERENCE_NUM_THREADS": int(os.environ.get("OMP_NUM_THREADS", "1")),
+            "NUM_STREAMS": 1,
+            # Every process would pin its thread to the same first core.
+            "ENABLE_CPU_PINNING": False,
+        }
+        model = int8_model(network, core) if precision == "int8" else _model(network, core)
+        try:
+            self._compiled = core.compile_model(model, "CPU", settings)
+        except RuntimeError as error:
+            if precision != "int8":
+                raise
+            raise refusal(error) from error
+        self._request = self._compiled.create_infer_request()
+        width = BACKBONES[network.backbone].width
+        self._labels = network.labels if network.top is not None else 0
+        self._empty = (
+            np.empty((0, len(network.views), width), np.float32),
+            np.empty((0, self._labels), np.float32),
+        )
+
+    def __call__(self, pixels: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
+        """As TensorFlowEngine has it."""
+        if not len(pixels):
+            return self._empty
+        # Pixels are read where they are, and answers copied: the next call would overwrite them.
+        self._request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
+        features = self._request.get_output_tensor(0).data.copy()
+        if not self._labels:
+            return features, np.empty((len(pixels), 0), np.float32)
+        return features, self._request.get_output_tensor(1).data.copy()
+
+
+def import_openvino() -> Any:
+    """OpenVINO. Raises ConfigError where it is not installed."""
+    try:
+        with unreported():
+            return importlib.import_module("openvino")
+    except ImportError:
+        raise ConfigError(
+            "--engine openvino: OpenVINO is not installed here: pip install "
+            "'monkeyray[openvino]' on every node, or use --engine tensorflow"
+        ) from None
+
+
+@contextlib.contextmanager
+def unreported() -> Iterator[None]:
+    """Keep OpenVINO and NNCF from telling their makers, without asking, that they are imported, or
+    convert or quantise a model: which they do everywhere but in continuous integration."""
+    before = os.environ.get("CI")
+    os.environ["CI"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["CI"]
+        else:
+            os.environ["CI"] = before
+
+
+def convert(network: Network) -> Any:
+    """The openvino.Model of a network, converted from its graph in TensorFlow."""
+    openvino = import_openvino()
+    with hushed(), unreported():
+        return openvino.convert_model(TensorFlowEngine(network).graph())
+
+
+def _model(network: Network, core: Any) -> Any:
+    """The openvino.Model of a network, from the cache of graphs where it is there."""
+    openvino = import_openvino()
+
+    # Where Keras runs on TensorFlow already it cannot build the graph, which is converted then.
+    converted = "keras" in sys.modules and import_keras().backend.backend() == "tensorflow"
+    key = {
+        "openvino": openvino.__version__,
+        "keras": importlib.metadata.version("keras"),
+        "monkeyray": _GRAPH_VERSION,
+        "converted": converted,
+        "backbone": network.backbone,
+        "views": len(network.views),
+        "base": weights_hash(network.base),
+        "top": network.top and [network.head, network.labels, weights_hash(network.top)],
+    }
+
+    def build() -> tuple[bytes, bytes]:
+        with tempfile.TemporaryDirectory() as folder, hushed():
+            file = Path(folder) / "model.xml"
+            if converted:
+                openvino.save_model(convert(network), file, compress_to_fp16=False)
+            else:
+                _export(network, file)
+            return file.read_bytes(), file.with_suffix(".bin").read_bytes()
+
+    return core.read_model(*cached_graph(json.dumps(key), build))
+
+
+def _export(network: Network, file: Path) -> None:
+    """Write a network as OpenVINO's files, by Keras on OpenVINO, which needs no TensorFlow."""
+    keras = import_keras("openvino")
+    backbone = BACKBONES[network.backbone]
+    # As OpenVINO computes: else every layer comes with two transpositions, at a third of the speed.
+    keras.config.set_image_data_format("channels_first")
+    base = _reshaped(build_base(network.backbone, network.base))
+    ops, views, size = keras.ops, len(network.views), network.size
+    pixels = keras.Input((views, size, size, 3), dtype="uint8")
+    flat = ops.cast(ops.reshape(pixels, (-1, size, size, 3)), "float32")
+    scaled = ops.transpose(flat, (0, 3, 1, 2)) * backbone.scale + backbone.offset
+    features = base(scaled, training=False)
+    outputs = [ops.reshape(features, (-1, views, backbone.width))]
+    if network.top is not None:
+        top = build_top(backbone.width, network.head, network.labels, network.top)
+        outputs.append(top(ops.mean(outputs[0], axis=1), training=False))
+    keras.Model(pixels, outputs).export(str(file), format="openvino", verbose=False)
+
+
+def _reshaped(base: Any) -> Any:
+    """The base with Reshape layers that leave the number of images open.
+
+    Keras's own asks for it at run time, and its OpenVINO backend answers wrongly in EfficientNetV2.
+    """
+    keras = import_keras("openvino")
+
+    class OpenReshape(keras.layers.Reshape):  # type: ignore[misc,name-defined]
+        def call(self, inputs: Any) -> Any:
+            return keras.ops.reshape(inputs, (-1, *self.target_shape))
+
+    def clone(layer: Any) -> Any:
+        if isinstance(layer, keras.layers.Reshape):
+            return OpenReshape(layer.target_shape, name=layer.name)
+        return layer.__class__.from_config(layer.get_config())
+
+    if not any(isinstance(layer, keras.layers.Reshape) for layer in base.layers):
+        return base
+    copy = keras.models.clone_model(base, clone_function=clone)
+    copy.set_weights(base.get_weights())
+    return copy

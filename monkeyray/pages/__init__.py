@@ -1,0 +1,1 @@
+"""Reports and reviews in HTML."""

@@ -1,0 +1,93 @@
+"""The report of a model: one HTML page that needs nothing beside itself."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from monkeyray.pages.charts import coverage, curves, reliability
+from monkeyray.pages.template import ENVIRONMENT
+
+#: So much of a finding is shown; all of it is in metrics.json.
+_LABEL_ERRORS, _GROUPS, _OF_A_GROUP, _RARE = 100, 50, 10, 20
+
+#: So many trials of a search are shown, the best ones.
+_TRIALS = 10
+
+
+def _mixups(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int, int]]:
+    """The most frequent errors: count, images of the true label, true and predicted index."""
+    errors = [
+        (count, sum(row), true, predicted)
+        for true, row in enumerate(confusion)
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    ]
+    return sorted(errors, key=lambda error: (-error[0], *error[1:]))[:8]
+
+
+def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None = None) -> str:
+    """The HTML page for the content of a bundle's model.json, and what was found in its images.
+
+    `findings` may have `label_errors`, `leaks`, `duplicates`, `mistakes` and `uncertain`, each a
+    list, and `label_errors_of`, which says in words what images were looked at. A section whose
+    figures or findings are absent or None is left out; an empty list is said to be empty.
+    """
+    metrics = model["metrics"]
+    labels = sorted(model["labels"], key=lambda label: int(label["index"]))
+    by_label = {label["label"]: label for label in labels}
+    totals = [sum(row) for row in metrics["test"]["confusion"]]
+    return ENVIRONMENT.get_template("report.html.j2").render(
+        model=model,
+        findings=findings or {},
+        labels=labels,
+        named=lambda label: by_label.get(label) or {"label": label, "name": None},
+        totals=totals,
+        commonest=max(totals) / sum(totals) if any(totals) else None,
+        mixups=_mixups(metrics["test"]["confusion"]),
+        charts=_charts(metrics),
+        search=_search(metrics.get("search")),
+        most={
+            "label_errors": _LABEL_ERRORS, "groups": _GROUPS, "of_a_group": _OF_A_GROUP,
+            "rare": _RARE,
+        },
+    )  # fmt: skip
+
+
+def _search(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A search with the `chosen` trial, the best ones as `shown` and how many `ends` of each kind
+    there were."""
+    if found is None:
+        return None
+    trials = found["trials"]
+
+    def place(trial: Mapping[str, Any]) -> tuple[bool, bool, float]:
+        # A trial that was stopped has a loss too, and one that failed has none.
+        loss = trial["validation_loss"]
+        return trial["trial"] != found["best"], loss is None, loss or 0.0
+
+    return dict(found) | {
+        "chosen": next(trial for trial in trials if trial["trial"] == found["best"]),
+        "shown": sorted(trials, key=place)[:_TRIALS],
+        "ends": Counter(trial["ended"] for trial in trials),
+    }
+
+
+def _charts(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    charts: dict[str, Any] = _measures(metrics)
+    if (tuned := metrics.get("fine_tuning")) is not None:
+        charts["tuned"] = _measures(tuned)
+    if (found := metrics.get("calibration")) is not None:
+        charts |= {when: reliability(found[when]["reliability"]) for when in ("before", "after")}
+    if rows := metrics.get("coverage"):
+        thresholds = metrics.get("thresholds") or {}
+        charts["coverage"] = coverage(rows, thresholds.get("target"), thresholds.get("test"))
+    return charts
+
+
+def _measures(figures: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        measure: curves(figures["history"], measure, figures["best_epoch"])
+        for measure in ("loss", "accuracy")
+    }

@@ -1,0 +1,193 @@
+"""The review job: predictions into pages on which people look, correct and choose."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from monkeyray.config_files import write_options_beside
+from monkeyray.errors import InputError
+from monkeyray.exports.deployments import read_deployments
+from monkeyray.exports.rows import Predictions, check_output, open_predictions, root_of
+from monkeyray.exports.sites import SitePattern
+from monkeyray.images.decode import Limits
+from monkeyray.images.listing import list_labelled, read_label_names
+from monkeyray.pages.options import ReviewConfig
+from monkeyray.pages.review_page import Place, page_name, render_page
+from monkeyray.pages.review_rows import NEXT, Places, Shown, Wanted, choose_diverse, survey
+from monkeyray.pages.thumbnails import thumbnails
+from monkeyray.progress import Reporter
+from monkeyray.scoring.rows import SCORED
+from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.location import join, normalise
+from monkeyray.storage.store import Storage
+
+_MOST_BYTES = Limits().max_bytes
+
+
+@dataclass(frozen=True)
+class Review:
+    """What was written. `shown`: images on the pages; `selected`: those of --select; `unseen`:
+    scored images that can no longer be read, so that they have no picture."""
+
+    uri: str
+    images: int
+    shown: int
+    selected: int
+    unseen: int
+    pages: int
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `output`, the first of the `pages`; `images` in the predictions, of
+        which so many are `shown`; those `selected` to be labelled next; those `unseen`, scored but
+        without a picture because they cannot be read any more; `notes` for people."""
+        return {
+            "output": self.uri,
+            "pages": self.pages,
+            "images": self.images,
+            "shown": self.shown,
+            "selected": self.selected,
+            "unseen": self.unseen,
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.shown} of {self.images} images to look at, on {self.pages} pages"]
+        if self.pages == 1:
+            lines = [f"{self.shown} of {self.images} images to look at"]
+        if self.selected:
+            lines.append(f"  {self.selected:>9} to be labelled next")
+        if self.unseen:
+            lines.append(f"  {self.unseen:>9} without a picture: they cannot be read any more")
+        return "\n".join([*lines, *self.notes, f"open {self.uri}"])
+
+
+def review(config: ReviewConfig) -> Review:
+    """Write the pages of a review.
+
+    Raises a MonkeyRayError that says what to change.
+    """
+    storage = config.store.storage()
+    reporter = config.store.reporter()
+    storage.check_reachable(normalise(config.predictions))
+    predictions = open_predictions(config.predictions, storage, partial=config.partial)
+    first = _page_uri(config, 1)
+    inputs = {"deployments": config.deployments, "label-names": config.label_names}
+    check_output([first], inputs, storage, overwrite=config.overwrite)
+    names = read_label_names(config.label_names, storage) if config.label_names else {}
+    places = _places(config, predictions, storage)
+    wanted = _wanted(config, predictions, storage, reporter)
+    with reporter.bar("reading predictions") as bar:
+        figures, rows = survey(predictions, places, wanted, bar)
+    pages = -(-len(rows) // config.images_per_page) or 1
+    if pages > 1 and _is_file(config.output):
+        raise InputError(
+            f"{len(rows)} images are to be shown, and a page has {config.images_per_page}: give a "
+            f"folder as --output, or --images-per-page {len(rows)}"
+        )
+    identity = predictions.run.identity
+    made_by = str(identity.get("model_id"))
+    kept_as = fingerprint([predictions.run.run_id, made_by])[:16]
+    boxes = identity.get("detections")
+    padding = float(boxes["padding"]) if boxes else 0.0
+    unseen = 0
+    with reporter.bar("making pictures") as bar:
+        for number in range(1, pages + 1):
+            start = (number - 1) * config.images_per_page
+            mine = rows[start : start + config.images_per_page]
+            pictures = _pictures(mine, config.thumbnail_pixels, storage, padding)
+            unseen += sum(picture is None for picture in pictures.values())
+            place = Place(
+                predictions.run.uri, predictions.images, made_by, kept_as, number, pages,
+                boxes=bool(boxes),
+            )  # fmt: skip
+            page = render_page(figures, mine, pictures, names, place)
+            storage.write(_page_uri(config, number), page.encode())
+            bar(len(rows), {"ok": start + len(mine)})
+    _delete_older(config, pages, storage)
+    # Beside it and not in it: the folder is for those who label, and all of it is pages.
+    write_options_beside(normalise(config.output), config, storage)
+    selected = sum(NEXT in row.sections for row in rows)
+    return Review(
+        first, figures.images, len(rows), selected, unseen, pages,
+        tuple(_notes(config, predictions, selected)),
+    )  # fmt: skip
+
+
+def _is_file(output: str) -> bool:
+    return output.lower().endswith((".html", ".htm"))
+
+
+def _page_uri(config: ReviewConfig, number: int) -> str:
+    uri = normalise(config.output)
+    return uri if _is_file(config.output) else join(uri, page_name(number))
+
+
+def _places(config: ReviewConfig, predictions: Predictions, storage: Storage) -> Places:
+    pattern = SitePattern(config.site_pattern) if config.site_pattern else None
+    deployments = (
+        read_deployments(config.deployments, storage, pattern) if config.deployments else None
+    )
+    # Without a pattern paths are only shown.
+    needed = pattern is not None or config.relative_to is not None
+    root = root_of(predictions, config.relative_to) if needed else predictions.root
+    return Places(root, pattern, deployments)
+
+
+def _wanted(
+    config: ReviewConfig, predictions: Predictions, storage: Storage, reporter: Reporter
+) -> Wanted:
+    if config.select is None:
+        return Wanted(config.per_label, config.per_section)
+    labelled: set[str] = set()
+    for uri in config.labelled:
+        labelled.update(list_labelled(uri, storage, Counter())["uri"].to_pylist())
+    chosen = None
+    if config.select == "diverse":
+        if not predictions.run.identity.get("embeddings"):
+            raise InputError(
+                f"--select diverse compares embeddings, and {predictions.run.uri} has none: score "
+                "the images with --embeddings, or give --select uncertain"
+            )
+        chosen = choose_diverse(predictions, config.count, labelled, reporter.bar)
+    return Wanted(config.per_label, config.per_section, config.count, chosen, labelled)
+
+
+def _pictures(
+    rows: list[Shown], side: int, storage: Storage, padding: float
+) -> dict[str, str | None]:
+    """Of what was scored: what broke a decoder once is not opened again."""
+    scored = [row for row in rows if row.status in SCORED]
+    boxes = {row.uri: row.bbox for row in scored if row.bbox is not None}
+    return thumbnails(
+        [row.uri for row in scored],
+        lambda uri: storage.read(uri, _MOST_BYTES).data,
+        side,
+        boxes,
+        padding,
+    )
+
+
+def _delete_older(config: ReviewConfig, pages: int, storage: Storage) -> None:
+    """Pages of a review that was replaced and had more."""
+    if _is_file(config.output):
+        return
+    number = pages + 1
+    while storage.exists(_page_uri(config, number)):
+        storage.delete(_page_uri(config, number))
+        number += 1
+
+
+def _notes(config: ReviewConfig, predictions: Predictions, selected: int) -> list[str]:
+    notes = []
+    if predictions.box_columns:
+        notes.append("of an image with several boxes the surest is shown, and its label counts")
+    if config.select and selected < config.count:
+        notes.append(f"--select found {selected} images that have no label, not {config.count}")
+    if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
+        notes.append(
+            f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
+        )
+    return notes

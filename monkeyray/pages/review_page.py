@@ -1,0 +1,126 @@
+"""A page of a review: counts and rows in, one HTML page out that needs nothing beside itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from monkeyray.pages.charts import activity
+from monkeyray.pages.review_rows import LABELS, NEXT, OUTLIERS, PROBLEMS, UNCERTAIN, Figures, Shown
+from monkeyray.pages.template import ENVIRONMENT
+from monkeyray.scoring.rows import SCORED
+from monkeyray.statistics.thresholds import ACCEPTED
+
+#: Labels on a card, so that each has a key; rows of a table; labels with an activity plot.
+_CHOICES, _ROWS, _PLOTS = 5, 40, 11
+#: What is no likelier is no choice, but for the second best.
+_LEAST = 0.005
+
+#: What each section is called, and what it is.
+_SECTIONS = {
+    NEXT: ("To label next", "chosen by --select, the most telling first"),
+    UNCERTAIN: ("Least certain", "the two likeliest labels are closest"),
+    OUTLIERS: ("Least typical", "most unlike all that the model knows, by ood_score"),
+    LABELS: ("By label", "some of each label, drawn at random"),
+    PROBLEMS: ("Not scored", "missing, broken or refused files"),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a page is of. `review_id`: a name under which a browser keeps labels. `number` of
+    `pages`, from 1. `boxes`: whether pictures are of images' boxes."""
+
+    predictions: str
+    images: str | None
+    model_id: str
+    review_id: str
+    number: int = 1
+    pages: int = 1
+    boxes: bool = False
+
+
+def page_name(number: int) -> str:
+    """The file of a page in the folder of a review.
+
+    >>> page_name(1), page_name(2)
+    ('index.html', 'page-2.html')
+    """
+    return "index.html" if number == 1 else f"page-{number}.html"
+
+
+def render_page(
+    figures: Figures,
+    rows: Sequence[Shown],
+    thumbnails: Mapping[str, str | None],
+    names: Mapping[str, str],
+    place: Place,
+) -> str:
+    """The HTML of a page.
+
+    `thumbnails`: data URIs of JPEGs by URI, None for none. `names`: what labels are called. The
+    counts are on the first page alone.
+    """
+    script = _source("review.js")
+    return ENVIRONMENT.get_template("review.html.j2").render(
+        figures=figures,
+        scored=sum(figures.statuses[status] for status in SCORED),
+        accepted=figures.decisions[ACCEPTED] if figures.decisions else None,
+        cards=[_card(row, thumbnails.get(row.uri), names) for row in rows],
+        named=lambda label: {"label": label, "name": names.get(label)},
+        sections={
+            key: _SECTIONS[key] for key in _SECTIONS if any(key in row.sections for row in rows)
+        },
+        labels=sorted(figures.known | set(names)),
+        predicted=sorted({row.listed[0][0] for row in rows if row.listed}),
+        sites=sorted({row.site for row in rows if row.site is not None}),
+        statuses=sorted({row.status for row in rows}),
+        plots=_plots(figures),
+        timed=sum(int(hours.sum()) for hours in figures.hours.values()),
+        most={"rows": _ROWS, "choices": _CHOICES},
+        place=place,
+        page_name=page_name,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def _source(name: str) -> str:
+    assert ENVIRONMENT.loader is not None
+    return ENVIRONMENT.loader.get_source(ENVIRONMENT, name)[0]
+
+
+def _card(row: Shown, thumbnail: str | None, names: Mapping[str, str]) -> dict[str, Any]:
+    words = [row.path, row.site, row.status, *(label for label, _ in row.listed[:1])]
+    words += [names.get(label) for label, _ in row.listed[:1]]
+    return {
+        "row": row,
+        "uri": row.uri,
+        "thumbnail": thumbnail,
+        "label": row.listed[0][0] if row.listed else "",
+        "choices": [
+            each for i, each in enumerate(row.listed[:_CHOICES]) if i < 2 or each[1] >= _LEAST
+        ],
+        "sections": " ".join(f"{section}:{place}" for section, place in row.sections.items()),
+        "text": " ".join(filter(None, words)).lower(),
+    }
+
+
+def _plots(figures: Figures) -> list[tuple[str | None, Any]]:
+    """The activity of all labels, as None, and of the most frequent ones."""
+    if not figures.hours:
+        return []
+    total = np.sum(list(figures.hours.values()), axis=0)
+    frequent = sorted(figures.hours.items(), key=lambda item: (-int(item[1].sum()), item[0]))
+    # Of a single label the plot is that of all.
+    each = frequent[:_PLOTS] if len(frequent) > 1 else []
+    return [
+        (label, activity([int(count) for count in hours]))
+        for label, hours in [(None, total), *each]
+    ]

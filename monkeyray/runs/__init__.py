@@ -1,0 +1,1 @@
+"""A run: its plan, its shards, and the workers that make them."""

@@ -1,0 +1,183 @@
+"""Detections and images: which file of a detector's results is which image, and the rows of boxes.
+
+The detector may have seen the files below another folder: `cards/A/IMG_1.JPG` there is
+`/mnt/season/A/IMG_1.JPG` here. One rule, which puts one beginning in the place of another, is found
+from some images and serves for all, so that no two images of the same name in different folders are
+mixed up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from monkeyray.errors import InputError
+from monkeyray.images.boxes import BLANK, BOX_FIELDS, FAILURE
+from monkeyray.images.detections import KINDS, Detections
+from monkeyray.redact import masked
+from monkeyray.runs.plan import Listing, collect
+from monkeyray.storage.keys import find, string_keys
+
+Array = np.ndarray[Any, Any]
+
+#: Images that the rule is found from.
+_SAMPLE = 64
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How the detector's names become URIs: `there` at their beginning is replaced by `here`."""
+
+    there: str
+    here: str
+
+    def uri(self, file: str) -> str | None:
+        """The URI of a file; None for one that does not begin so."""
+        if not file.startswith(self.there):
+            return None
+        return self.here + file[len(self.there) :]
+
+
+def find_rule(files: Sequence[str], uris: Sequence[str]) -> Rule | None:
+    """The rule that gives the most of some URIs a file; of such, the one that changes the least.
+
+    None where no file has the name of any. Raises InputError where two are as good.
+
+    >>> find_rule(["A/1.jpg", "B/1.jpg"], ["/mnt/x/A/1.jpg"])
+    Rule(there='', here='/mnt/x/')
+    """
+    wanted: dict[str, list[list[str]]] = {}
+    for uri in uris:
+        wanted.setdefault(uri.rpartition("/")[2], []).append(uri.split("/"))
+    votes: Counter[tuple[str, str]] = Counter()
+    for file in files:
+        its = wanted.get(file.rpartition("/")[2])
+        if its is None:
+            continue
+        path = file.split("/")
+        for other in its:
+            same = 1
+            while same < min(len(path), len(other)) and path[-same - 1] == other[-same - 1]:
+                same += 1
+            votes["/".join([*path[:-same], ""]), "/".join([*other[:-same], ""])] += 1
+
+    def rank(rule: tuple[str, str]) -> tuple[int, int]:
+        return -votes[rule], rule[0].count("/") + rule[1].count("/")
+
+    best = sorted(votes, key=rank)
+    if not best:
+        return None
+    if len(best) > 1 and rank(best[0]) == rank(best[1]):
+        (one, here), (second, _) = best[:2]
+        raise InputError(
+            f"the images in {here or '/'} may be those of the detections in {one or './'} or in "
+            f"{second or './'}: give as --images a folder that has these in its path"
+        )
+    return Rule(*best[0])
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Images and what the detector says of them. `where`: of each listed image its file in the
+    detections, -1 where it is in none; `rule`: by which rule."""
+
+    detections: Detections
+    where: Array
+    rule: Rule
+
+
+def match(detections: Detections, listing: Listing, images: str) -> Matched:
+    """Find the listed images in the detections.
+
+    Raises InputError where none of them is there, or it is not clear which is which.
+    """
+    step = max(1, listing.rows // _SAMPLE)
+    sample: list[str] = []
+    row = 0
+    for table in listing.tables():
+        chosen = range(-row % step, table.num_rows, step)
+        sample += [table["uri"][place].as_py() for place in chosen]
+        row += table.num_rows
+    rule = find_rule(detections.files, sample)
+    where = np.full(listing.rows, -1, np.int64)
+    if rule is not None:
+        names = [rule.uri(file) for file in detections.files]
+        there = np.array([i for i, name in enumerate(names) if name is not None])
+        named = pa.array([name for name in names if name is not None], pa.string())
+        found = find(listing.keys, string_keys(pa.chunked_array([named])))
+        where = np.where(found < 0, -1, there[found])
+    if rule is None or (where < 0).all():
+        raise InputError(
+            f"none of the {listing.rows} images in {images} is in --detections {detections.uri}: "
+            f"it has {len(detections.files)} files such as {masked(detections.files[0])}, and the "
+            f"images are such as {sample[0]}"
+        )
+    return Matched(detections, where, rule)
+
+
+def make_rows(matched: Matched, listing: Listing, threshold: float) -> Listing:
+    """The plan's rows with BOX_FIELDS: one for each box of an animal, person or vehicle from the
+    threshold on, and one for each image without such a box."""
+    rows = collect(_rows(matched, listing, threshold))
+    assert rows is not None
+    return rows
+
+
+def _rows(matched: Matched, listing: Listing, threshold: float) -> Iterator[pa.Table]:
+    found = matched.detections
+    kept = np.flatnonzero((found.kinds >= 0) & (found.confs >= np.float32(threshold)))
+    # Of each file, its kept boxes are those from starts[i] to before starts[i + 1].
+    starts = np.searchsorted(kept, found.starts)
+    # One more than there are stands for no box.
+    kept = np.append(kept, len(found.kinds))
+    confs, boxes = np.append(found.confs, 0), np.append(found.boxes, np.zeros((1, 4)), axis=0)
+    names = np.array([*KINDS, BLANK, FAILURE], dtype=object)
+    start = 0
+    for table in listing.tables():
+        file = matched.where[start : start + table.num_rows]
+        start += table.num_rows
+        counts = np.where(file < 0, 0, starts[file + 1] - starts[file])
+        each = np.maximum(counts, 1)
+        image = np.repeat(np.arange(len(file)), each)
+        place = np.arange(len(image)) - np.repeat(np.cumsum(each) - each, each)
+        boxed, its = counts[image] > 0, file[image]
+        box = kept[np.where(boxed, starts[its] + place, len(kept) - 1)]
+        none = np.where(found.failed[its], len(KINDS) + 1, len(KINDS))
+        kind = np.where(boxed, np.append(found.kinds, -1)[box], none)
+        flat = pa.array(boxes[box].ravel(), pa.float32())
+        columns = (
+            pa.array(box - found.starts[its], pa.int32(), mask=~boxed),
+            pa.array(names[kind], pa.string(), mask=its < 0),
+            pa.array(confs[box], pa.float32(), mask=~boxed),
+            pa.FixedSizeListArray.from_arrays(flat, 4, mask=pa.array(~boxed)),
+        )
+        table = table.take(pa.array(image))
+        for (name, type_), column in zip(BOX_FIELDS, columns, strict=True):
+            table = table.append_column(name, column.cast(type_))
+        yield table
+
+
+def count_unused(matched: Matched, threshold: float) -> dict[str, int]:
+    """What of the detections is no row, and which images have none of theirs, for the summary."""
+    found, where = matched.detections, matched.where
+    mine = np.zeros(len(found.files), bool)
+    mine[where[where >= 0]] = True
+    mine_boxes = np.repeat(mine, np.diff(found.starts))
+    other, low = found.kinds < 0, found.confs < np.float32(threshold)
+    rule = matched.rule
+    how = f", as {rule.here}… for {masked(rule.there)}…" if rule.there else ""
+    return {
+        f"images found in the detections{how}": int((where >= 0).sum()),
+        "images that the detections do not list": int((where < 0).sum()),
+        "files of the detections that are not among the images": int((~mine).sum()),
+        "entries of the detections that say the same of a file again": found.repeated,
+        f"boxes below the detection threshold, {threshold:g}": int((mine_boxes & low).sum()),
+        "boxes that are no animal, person or vehicle, taken for none": int(
+            (mine_boxes & other & ~low).sum()
+        ),
+    }

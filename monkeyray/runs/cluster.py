@@ -1,0 +1,439 @@
+"""The Ray cluster: connect to it, or start one here; what it can give; what its nodes share."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
+from monkeyray.logs import Say, follow_root
+from monkeyray.progress import hushed
+from monkeyray.storage.location import is_local, join, local_path, scheme
+from monkeyray.storage.store import Storage
+
+_WAIT_LINE_SECONDS = 30.0
+
+#: Types of file systems that other machines can mount too.
+_NETWORK = frozenset(
+    ["nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "beegfs", "gpfs", "efs", "glusterfs", "9p"]
+)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has in its nodes now, and at most when an autoscaler has added all it may."""
+
+    cpus: int
+    gpus: int
+    max_cpus: int
+    max_gpus: int
+    nodes: int
+
+
+def in_submitted_job() -> bool:
+    """Whether this process was started by `ray job submit`."""
+    return bool(
+        os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or os.environ.get("RAY_JOB_SUBMISSION_ID")
+    )
+
+
+def check_relative(option: str, uri: str | None) -> None:
+    """Refuse a relative path in a submitted job, where it means a folder that is thrown away."""
+    if uri is None or scheme(uri) != "file" or uri.startswith(("/", "~", "file:")):
+        return
+    if in_submitted_job():
+        raise ConfigError(
+            f"--{option} {uri} is a relative path, and this job runs in an uploaded copy that is "
+            "thrown away: give s3://… or another store, or an absolute path on a shared disk"
+        )
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end: by SIGTERM, which is also what `ray job stop` sends."""
+
+
+def heed_sigterm() -> None:
+    """Let SIGTERM end this process as cleanly as an interrupt does."""
+
+    def terminate(number: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, terminate)
+
+
+def is_asked_for(address: str | None) -> bool:
+    """Whether a Ray cluster is meant: by its address, RAY_ADDRESS, or because this is a submitted
+    job, or is connected to one, or `ray start` has started one here, and it answers."""
+    ray = sys.modules.get("ray")
+    if address or os.environ.get("RAY_ADDRESS") or in_submitted_job():
+        return True
+    if ray is not None and ray.is_initialized():
+        return True
+    started = _started_here()
+    if started is None:
+        return False
+    # Where it has ended since, its address is still written down.
+    host, _, port = started.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def connected(address: str | None, debug: bool = False) -> Iterator[None]:
+    """Be connected to a Ray cluster: the given one, RAY_ADDRESS, what `ray start` has started here,
+    or a new one.
+
+    A connection that is there already is used and left as it is.
+    """
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    _quiet(debug)
+    package = Path(__file__).parent
+    # Workers that Ray starts here find this very copy of the code, installed or not.
+    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    options: dict[str, Any] = {
+        "log_to_driver": debug,
+        "logging_level": "INFO" if debug else "ERROR",
+    }
+    try:
+        with contextlib.nullcontext() if debug else hushed():
+            _connect(address or os.environ.get("RAY_ADDRESS"), options, _code(package))
+        heed_sigterm()  # Ray has set its own way
+        follow_root("ray", "ray.data")
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str | None, options: dict[str, Any], code: dict[str, Any]) -> None:
+    import ray
+
+    if address is None and (started := _started_here()) is not None:
+        # Where it has ended since, its address is still written down.
+        with contextlib.suppress(ConnectionError):
+            ray.init(address=started, **options, **code)
+            return
+    if address in (None, "local"):
+        ray.init(address="local", include_dashboard=False, **options)
+        _end_autoscaler()
+        return
+    try:
+        ray.init(address=address, **options, **code)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {address}: {str(error).splitlines()[0][:200]}"
+        ) from error
+
+
+def _end_autoscaler() -> None:
+    """End the autoscaler of a Ray that is this program's own, which has no nodes to add.
+
+    It takes a core's time while the workers start, and Ray waits a second for it at the end. Where
+    Ray keeps its processes is not public, so its absence is no error.
+    """
+    with contextlib.suppress(ImportError, AttributeError, KeyError, OSError):
+        from ray._private import worker
+
+        for started in worker._global_node.all_processes["monitor"]:
+            started.process.kill()
+            started.process.wait()
+
+
+def _started_here() -> str | None:
+    """The address of what `ray start` has started on this machine.
+
+    Not "auto", which also finds a Ray that is another program's own and ends with it. Read from
+    where Ray has written it, because to import Ray takes as long as to score a hundred images.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        return _address_file().read_text().strip() or None
+    return None
+
+
+def _address_file() -> Path:
+    on_linux = os.environ.get("TMPDIR", "/tmp") if sys.platform.startswith("linux") else "/tmp"
+    return Path(os.environ.get("RAY_TMPDIR", on_linux)) / "ray" / "ray_current_cluster"
+
+
+def _code(package: Path) -> dict[str, Any]:
+    """Send this code to a cluster, unless a submitted job has brought it along already."""
+    if in_submitted_job():
+        return {}
+    return {"runtime_env": {"py_modules": [str(package)]}}
+
+
+def _quiet(debug: bool) -> None:
+    if debug:
+        return
+    import logging
+
+    # Core's and TensorFlow's own log lines, which go to the terminal from C++.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("GLOG_minloglevel", "3")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray Data and Ray Train log to the terminal what our own lines say already.
+    for name in ("ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # And Ray Tune the traceback of every trial that fails, which may be one of many.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+
+
+def quiet_data() -> None:
+    """Keep Ray Data's progress bars and log lines off the terminal."""
+    import logging
+
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logger = logging.getLogger("ray.data")
+    for handler in logger.handlers:
+        if isinstance(handler, logging.StreamHandler) and not isinstance(
+            handler, logging.FileHandler
+        ):
+            handler.setLevel(logging.ERROR)
+
+
+def capacity() -> Capacity:
+    """What the connected cluster has, and can have."""
+    import ray
+
+    now = ray.cluster_resources()
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    most = _autoscaler_maximum()
+    cpus, gpus = int(now.get("CPU", 0)), int(now.get("GPU", 0))
+    return Capacity(
+        cpus, gpus, max(cpus, int(most.get("CPU", 0))), max(gpus, int(most.get("GPU", 0))), nodes
+    )
+
+
+def _autoscaler_maximum() -> dict[str, float]:
+    """What the autoscaler may grow to, empty where there is none.
+
+    Ray Data asks the same function; it is not public, so its absence is no error.
+    """
+    try:
+        from ray._private.state import state
+
+        return dict(state.get_max_resources_from_cluster_config() or {})
+    except Exception:
+        return {}
+
+
+#: Workers that share a GPU at most. Each decodes in a core of its own, and eight cores decode some
+#: 4,000 small photographs a second.
+_ON_A_GPU = 8
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Workers that decode and run a network: how many, and the share of a GPU of each, 0 to 1."""
+
+    workers: int
+    gpu: float = 0.0
+
+
+def choose_crew(option: str, asked: int | None, gpu: bool) -> Crew:
+    """The workers for images: as asked, or one per CPU core there is.
+
+    With `gpu` they share the GPUs, several on each, because a core decodes far less than a GPU
+    computes; by default as many as there are cores for, 8 a GPU at most.
+
+    Raises ClusterError when the cluster can never have as many.
+    """
+    if not gpu:
+        return Crew(choose_workers(option, asked, gpu=False))
+    has = capacity()
+    now, most = max(1, has.gpus), has.max_gpus * _ON_A_GPU
+    choose_workers(option, None, gpu=True)  # which tells that there are none
+    if asked is not None and asked > most:
+        raise ClusterError(
+            f"--{option} {asked}: {_ON_A_GPU} workers share a GPU at most, and this Ray cluster "
+            f"can have {has.max_gpus} of them: ask for {most} or fewer"
+        )
+    workers = asked or now * min(_ON_A_GPU, max(1, has.cpus // now))
+    gpus = max(now, -(-workers // _ON_A_GPU))
+    return Crew(workers, 1 / -(-workers // gpus))
+
+
+def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
+    """The number of workers: as asked, or one per GPU or CPU core there is.
+
+    Raises ClusterError when the cluster can never have as many.
+    """
+    has = capacity()
+    kind, now, most = ("GPU", has.gpus, has.max_gpus) if gpu else ("CPU", has.cpus, has.max_cpus)
+    if most < 1:
+        raise ClusterError(
+            f"this Ray cluster has no {kind}s and can add none: "
+            + ("leave out --gpu, or use a cluster with GPUs" if gpu else "use another cluster")
+        )
+    if asked is not None and asked > most:
+        raise ClusterError(
+            f"--{option} {asked} needs {asked} {kind}s, this Ray cluster can have {most} at most: "
+            f"ask for {most} or fewer"
+        )
+    return asked if asked is not None else max(1, now)
+
+
+def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
+    """Wait until the cluster has room for the workers, each with that share of a GPU, and `say` so
+    every 30 s.
+
+    Asks for the room as a placement group, so that an autoscaler starts nodes for it.
+    """
+    import ray
+    from ray.util import placement_group, remove_placement_group
+
+    bundle = {"CPU": 0.5, **({"GPU": gpu} if gpu else {})}
+    group = placement_group([bundle] * workers, strategy="SPREAD")
+    try:
+        start = time.monotonic()
+        ready = group.ready()
+        while not ray.wait([ready], timeout=_WAIT_LINE_SECONDS)[0]:
+            waited = time.monotonic() - start
+            kind = "GPU" if gpu else "CPU"
+            free = ray.available_resources().get(kind, 0)
+            say(
+                f"waiting for room for {workers} workers, {free:g} {kind}s are free "
+                f"({waited:.0f} s so far)",
+                "waiting",
+                workers=workers,
+                waiting_for=kind,
+                free=free,
+                elapsed_seconds=round(waited, 1),
+            )
+    finally:
+        remove_placement_group(group)
+
+
+def apart(say: Say, function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns, called somewhere on the cluster in a process that then ends. `say`
+    is told where there is no room for it yet.
+
+    Raises the MonkeyRayError that it raises, and ClusterError where its process was lost again and
+    again.
+    """
+    import ray
+
+    wait_for_workers(1, 0.0, say)
+    try:
+        return ray.get(ray.remote(num_cpus=0.5, max_calls=1)(function).remote(*arguments))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, MonkeyRayError):
+            raise error.cause from None
+        raise  # a bug of ours, told as it is
+    except ray.exceptions.RayError as error:
+        raise ClusterError(
+            f"Ray gave a step of the job up ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:200]}): run the same command again"
+        ) from error
+
+
+def is_network_mount(path: str, mounts_text: str) -> bool:
+    """Whether an absolute path is on a network disk, by what /proc/mounts says.
+
+    >>> mounts = "/dev/sda1 / ext4 rw 0 0\\nserver:/x /mnt/a\\\\040b nfs4 rw 0 0\\n"
+    >>> is_network_mount("/mnt/a b/photos", mounts), is_network_mount("/mnt/a bc", mounts)
+    (True, False)
+    """
+    longest, kind = "", ""
+    for line in mounts_text.splitlines():
+        fields = line.split(" ")
+        if len(fields) < 3:
+            continue
+        # Spaces and the like are written as octal numbers.
+        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
+        inside = f"{path}/".startswith(f"{point.rstrip('/')}/")
+        # Of two mounts on one point the later one hides the other.
+        if inside and len(point) >= len(longest):
+            longest, kind = point, fields[2]
+    return kind in _NETWORK or kind.startswith("fuse.")
+
+
+def _mounts() -> str:
+    try:
+        return Path("/proc/mounts").read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def check_shared(storage: Storage, inputs: dict[str, str], outputs: dict[str, str]) -> None:
+    """Refuse local paths that not all nodes of the cluster see alike.
+
+    `inputs` and `outputs`: option to URI. An input must be there on every node; for an output the
+    driver writes a small file that every node must see. Nodes that an autoscaler may add later
+    cannot be asked: they are taken to see network disks only.
+    """
+    import ray
+
+    has = capacity()
+    if has.max_cpus > has.cpus or has.max_gpus > has.gpus:
+        mounts = _mounts()
+        for option, uri in {**inputs, **outputs}.items():
+            if is_local(uri) and not is_network_mount(os.path.realpath(local_path(uri)), mounts):
+                raise _not_shared(option, uri)
+    if has.nodes < 2:
+        return
+    probes: dict[str, str] = {}
+    paths = {option: uri for option, uri in inputs.items() if is_local(uri)}
+    for option, uri in outputs.items():
+        if is_local(uri):
+            probes[option] = join(uri, f".monkeyray-{uuid.uuid4().hex[:8]}.tmp")
+            storage.write(probes[option], b"")
+            paths[option] = probes[option]
+    if not paths:
+        return
+
+    def exist(paths: dict[str, str]) -> dict[str, bool]:
+        return {option: Path(path).exists() for option, path in paths.items()}
+
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    try:
+        answers = ray.get(
+            [
+                ray.remote(exist)
+                .options(
+                    num_cpus=0,
+                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+                )
+                .remote(paths)
+                for node in ray.nodes()
+                if node["Alive"]
+            ]
+        )
+    finally:
+        for probe in probes.values():
+            storage.delete(probe)
+    for option, uri in {**inputs, **outputs}.items():
+        if is_local(uri) and not all(answer[option] for answer in answers):
+            raise _not_shared(option, uri)
+
+
+def _not_shared(option: str, uri: str) -> ConfigError:
+    return ConfigError(
+        f"--{option} {uri} is a local path that not every node of this cluster sees: give "
+        "s3://… or another store, or a disk that all nodes mount"
+    )

@@ -1,0 +1,534 @@
+"""The process that opens images, and may die of it.
+
+A worker runs the decoder and the network in a child, and watches it from outside: C code that
+crashes or hangs takes the child along and nothing else. The child says which image it opens, so
+the one that it died of is known. It is then tried alone, in another child that does nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monkeyray.errors import ClusterError, DecodeError, MonkeyRayError
+from monkeyray.images.decode import Decoded, Limits, decode
+from monkeyray.runs.fetch import (
+    FETCH_THREADS,
+    REFUSED,
+    Batch,
+    Decode,
+    Outcomes,
+    Refusals,
+    attempt,
+    batches,
+    fetch,
+    how_to_decode,
+)
+from monkeyray.storage.store import Storage
+
+#: A batch to a finished table, in the same order. Given how to decode the batch.
+Mapper = Callable[[Batch, Callable[[Batch], Any]], pa.Table]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a child does: `make_mapper` is called in it, once."""
+
+    make_mapper: Callable[[], Mapper]
+    storage: Storage
+    size: int
+    limits: Limits
+    batch_size: int
+    decode: Decode = decode
+    threads: int = FETCH_THREADS
+
+
+class ChildDiedError(Exception):
+    """The child is gone. `position`: the image that it had open, None when there was none.
+    `hung`: it was ended because it did not come back from that image."""
+
+    def __init__(self, position: int | None, hung: bool, how: str) -> None:
+        super().__init__(how)
+        self.position = position
+        self.hung = hung
+        self.how = how
+
+
+class OpenImage:
+    """Which image a child has open, and since when: memory that it shares with its worker.
+
+    A message for each image would wake the worker as often, and take from the cores what they
+    compute with.
+    """
+
+    #: The position in the plan (-1: none) and the seconds of the system's monotonic clock.
+    _FORMAT = struct.Struct("=qd")
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._memory = mmap.mmap(descriptor, self._FORMAT.size)
+
+    @classmethod
+    def create(cls) -> OpenImage:
+        """New memory, with no image open."""
+        with tempfile.TemporaryFile() as file:
+            file.write(cls._FORMAT.pack(-1, 0.0))
+            file.flush()
+            return cls(os.dup(file.fileno()))
+
+    def set(self, position: int | None) -> None:
+        """Say which image is opened now; None where the last one is closed."""
+        what = -1 if position is None else position
+        self._FORMAT.pack_into(self._memory, 0, what, time.monotonic())
+
+    def position(self) -> int | None:
+        """The image that is open, None where there is none."""
+        position: int = self._FORMAT.unpack_from(self._memory)[0]
+        return None if position < 0 else position
+
+    def longer_than(self, seconds: float) -> bool:
+        """Whether the same image has been open for longer."""
+        position, since = seen = self._FORMAT.unpack_from(self._memory)
+        if position < 0 or time.monotonic() - since <= seconds:
+            return False
+        # It may have been read while it was being written, and only half of it be new.
+        time.sleep(0.01)
+        return bool(self._FORMAT.unpack_from(self._memory) == seen)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._memory.close()
+        os.close(self.descriptor)
+
+
+class Child:
+    """A child process, seen from its worker."""
+
+    def __init__(
+        self,
+        work: bytes,
+        timeout_seconds: float,
+        environment: Mapping[str, str] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        import multiprocessing
+
+        self._timeout_seconds = timeout_seconds
+        self._pipe, far = multiprocessing.Pipe()
+        self._image = OpenImage.create()
+        paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
+        handed = [far.fileno(), self._image.descriptor]
+        # Never into standard output, which is the job's result.
+        said = subprocess.DEVNULL if quiet else 2
+        try:
+            # From a thread that stays, because the child ends with the thread that started it.
+            self._process = _starter.submit(
+                subprocess.Popen,
+                [
+                    sys.executable,
+                    "-m",
+                    "monkeyray.runs.decode_process",
+                    *map(str, handed),
+                    str(os.getpid()),
+                ],
+                pass_fds=handed,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                # An interrupt at the terminal is for the job alone, which then ends its children.
+                start_new_session=True,
+                env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
+            ).result()
+        except OSError as error:
+            self._pipe.close()
+            self._image.close()
+            raise ClusterError(
+                f"no process to open images in can be started ({error}): try fewer --workers"
+            ) from None
+        finally:
+            far.close()
+        #: Nanoseconds that it has spent, by what on: fetch, decode and compute.
+        self.spent: Counter[str] = Counter()
+        with contextlib.suppress(OSError):  # it died at once, which `_receive` will see
+            self._pipe.send_bytes(work)
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        return self._process.pid
+
+    def run(
+        self,
+        plan: pa.Table,
+        start: int = 0,
+        outcomes: Outcomes | None = None,
+        readable: str | None = None,
+        unproven: int = 0,
+    ) -> Iterator[pa.Table]:
+        """Tables of the plan's rows from position `start` on, a batch each.
+
+        `readable` and `unproven`: see Refusals.recall.
+        Raises ChildDiedError, the MonkeyRayError that the child met, or RuntimeError for a bug.
+        """
+        yield from self._ask(("run", plan, start, dict(outcomes or {}), readable, unproven))
+
+    def open(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
+        """Open one image, as `how` tells the decoder; None where its bytes cannot be had. Raises as
+        `run` does."""
+        (outcome,) = self._ask(("open", uri, dict(how)))
+        return outcome  # type: ignore[no-any-return]
+
+    def _ask(self, request: tuple[Any, ...]) -> Iterator[Any]:
+        try:
+            self._pipe.send(request)
+        except OSError:
+            raise self._died(hung=False) from None
+        while True:
+            kind, value = self._receive()
+            if kind == "error":
+                raise value
+            elif kind == "spent":
+                self.spent.update(value)
+            elif kind == "end":
+                return
+            else:
+                yield value
+
+    def _receive(self) -> Any:
+        # Only an open image is timed: the store has its own patience, and the network none needed.
+        try:
+            while not self._pipe.poll(min(1.0, self._timeout_seconds / 4)):
+                if self._image.longer_than(self._timeout_seconds):
+                    raise self._died(hung=True)
+            return self._pipe.recv()
+        except (EOFError, OSError):  # closed, or broken off within a message
+            raise self._died(hung=False) from None
+
+    def _died(self, hung: bool) -> ChildDiedError:
+        if not hung:
+            # Its pipe is closed, so it is ending: its own end is what is told.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5)
+        self._process.kill()
+        code = self._process.wait()
+        how = f"exit code {code}"
+        if code < 0:
+            names = {number.value: number.name for number in signal.Signals}
+            how = f"signal {-code} ({names.get(-code, 'unknown')})"
+        return ChildDiedError(self._image.position(), hung, how)
+
+    def kill(self) -> None:
+        """Kill the process, from any thread."""
+        self._process.kill()
+
+    def close(self) -> None:
+        """End the process and give its resources back."""
+        self._process.kill()
+        self._process.wait()
+        self._pipe.close()
+        self._image.close()
+
+
+_starter = ThreadPoolExecutor(1, "starter")
+
+
+def _renew_starter() -> None:
+    # Its thread is not there in a process that was forked.
+    global _starter
+    _starter = ThreadPoolExecutor(1, "starter")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_starter)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Work as it is sent to children: `whole`, or `bare` of its network, to open single images."""
+
+    whole: bytes
+    bare: bytes
+    batch_size: int
+    decode_seconds: float
+
+
+def pack(work: Work, pickle: Callable[[Any], bytes] = pickle.dumps) -> Packed:
+    """Pack work once for any number of children. `pickle` makes bytes that `pickle.loads`
+    understands."""
+    bare = replace(work, make_mapper=_no_mapper)
+    return Packed(pickle(work), pickle(bare), work.batch_size, work.limits.decode_seconds)
+
+
+class Watched:
+    """A child for work that is started again when it dies, and finds out which image it was.
+
+    `environment` is added to the child's. `quiet` drops what it says on its terminal, such as the C
+    code of decoders and networks. Raises ClusterError where no process can be started.
+    """
+
+    def __init__(self, packed: Packed, environment: Mapping[str, str], quiet: bool = False) -> None:
+        self._packed = packed
+        self._environment = dict(environment)
+        self._quiet = quiet
+        self._readable: str | None = None
+        self._before: Counter[str] = Counter()
+        self._stopped = threading.Event()
+        self._alone: Child | None = None
+        self._child = self._start()
+
+    def _start(self) -> Child:
+        return Child(
+            self._packed.whole, self._packed.decode_seconds, self._environment, self._quiet
+        )
+
+    def spent(self) -> Counter[str]:
+        """Nanoseconds that children have spent since the start: waiting for images (`fetch`), on
+        decoding them (`decode`), and on the network and the rows (`compute`)."""
+        return self._before + self._child.spent
+
+    def run(self, plan: pa.Table) -> Iterator[pa.Table]:
+        """Tables of all rows of a plan in order, whatever happens to the child on the way.
+
+        Raises ClusterError when it dies again and again for no image's fault.
+        """
+        done, deaths, refused, forgotten = 0, 0, 0, 0
+        outcomes: dict[int, Decoded | DecodeError] = {}
+        while done < plan.num_rows:
+            try:
+                for table in self._child.run(plan, done, outcomes, self._readable, forgotten):
+                    done += table.num_rows
+                    deaths = 0
+                    refused += self._note(table)
+                    yield table
+            except ChildDiedError as death:
+                if self._stopped.is_set():
+                    raise
+                deaths += 1
+                if deaths > 4:
+                    raise ClusterError(
+                        f"the process that opens images died {deaths} times in sequence "
+                        f"({death.how}), and no image alone is the cause: it may lack memory; try "
+                        "fewer --workers or a smaller --batch-size"
+                    ) from None
+                suspects = [] if death.position is None else [death.position]
+                if not suspects and deaths > 1:
+                    # It may have been hurt by an image that it had closed already.
+                    suspects = list(range(done, min(done + self._packed.batch_size, plan.num_rows)))
+                for position in suspects:
+                    if position not in outcomes:
+                        row = plan.slice(position, 1)
+                        found = self._try_alone(row["uri"][0].as_py(), how_to_decode(row)[0])
+                        if found is not None:
+                            outcomes[position] = found
+                            if isinstance(found, DecodeError):
+                                deaths = 0  # that one is explained
+                self._before += self._child.spent
+                self._child.close()
+                self._child = self._start()
+                if self._stopped.is_set():  # between the two
+                    raise
+                # The new one has not seen what the old one had no proof of yet.
+                forgotten = refused
+
+    def _note(self, table: pa.Table) -> int:
+        """Remember an image that could be read; returns how many were refused."""
+        read = table["uri"].filter(table["sha256"].is_valid())
+        if len(read):
+            self._readable = read[-1].as_py()
+        return int(pc.sum(pc.is_in(table["status"], pa.array(REFUSED))).as_py() or 0)
+
+    def _try_alone(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
+        """What comes of an image in a process of its own, tried twice; None where its bytes cannot
+        be had. Raises ClusterError where such a process cannot even start."""
+        died: list[ChildDiedError] = []
+        failed = 0
+        while len(died) < 2:
+            child = self._alone = Child(
+                self._packed.bare, self._packed.decode_seconds, quiet=self._quiet
+            )
+            try:
+                if self._stopped.is_set():
+                    raise ChildDiedError(None, False, "stopped")
+                return child.open(uri, how)
+            except ChildDiedError as death:
+                if self._stopped.is_set():
+                    raise
+                if death.position is not None:
+                    died.append(death)
+                    continue
+                # It had no image open, so it is no image's fault.
+                failed += 1
+                if failed > 5:
+                    raise ClusterError(
+                        f"a process to open one image dies before it has opened it ({death.how}): "
+                        "look at the memory and the installation of this node, and at what it says "
+                        "with --debug"
+                    ) from None
+                self._stopped.wait(failed)
+            finally:
+                self._alone = None
+                child.close()
+        if died[-1].hung:
+            return DecodeError(
+                "timeout", f"not decoded within {self._packed.decode_seconds:g} s, twice"
+            )
+        return DecodeError("crashed", f"the decoder died of it twice, by {died[-1].how}")
+
+    def stop(self) -> None:
+        """Kill the child, from any thread: a run that is going on ends with ChildDiedError."""
+        self._stopped.set()
+        for child in (self._child, self._alone):
+            if child is not None:
+                child.kill()
+
+    def close(self) -> None:
+        """End the child."""
+        self._child.close()
+
+
+def _no_mapper() -> Mapper:
+    raise ClusterError("a child that opens single images was asked for more")
+
+
+# -- inside the child --------------------------------------------------------------------------
+
+
+def main(descriptor: int, memory: int, parent: int) -> None:
+    """Serve one worker until it closes the pipe or is gone."""
+    _die_with(parent)
+    # Where memory runs out, this process is the one to go, and not its worker.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    from PIL import Image
+
+    # Our own limit on pixels decides, from the header, and not Pillow's.
+    Image.MAX_IMAGE_PIXELS = None
+    pipe = Connection(descriptor)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        work: Work = pipe.recv()
+        server = _Server(pipe, work, OpenImage(memory))
+        server.prepare()
+        while True:
+            request = pipe.recv()
+            try:
+                server.serve(*request)
+            except MonkeyRayError as error:
+                pipe.send(("error", error))
+            except MemoryError:
+                os._exit(1)  # nothing can be relied on any more
+            except Exception:
+                pipe.send(("error", RuntimeError(traceback.format_exc())))
+            else:
+                pipe.send(("end", None))
+
+
+class _Server:
+    def __init__(self, pipe: Connection, work: Work, opened: OpenImage) -> None:
+        self._pipe = pipe
+        self._opened = opened
+        self._work = work
+        self._mapper: Mapper | None = None
+        self._refusals = Refusals(work.storage, work.limits.max_refused)
+
+    def prepare(self) -> None:
+        """Load the network while the first images are still on their way."""
+        # What is wrong with it is told where there is somebody to tell: at the first request.
+        with contextlib.suppress(Exception):
+            self._mapper = self._work.make_mapper()
+
+    def serve(self, kind: str, *arguments: Any) -> None:
+        self._opened.set(None)
+        if kind == "run":
+            self._run(*arguments)
+        else:
+            self._open(*arguments)
+
+    def _run(
+        self,
+        plan: pa.Table,
+        start: int,
+        outcomes: Outcomes,
+        readable: str | None,
+        unproven: int,
+    ) -> None:
+        work = self._work
+        self._refusals.recall(readable, unproven)
+        if self._mapper is None:
+            self._mapper = work.make_mapper()
+
+        spent = Counter[str]()
+        clock = time.perf_counter_ns()
+
+        def lap(what: str) -> None:
+            nonlocal clock
+            spent[what] += time.perf_counter_ns() - clock
+            clock = time.perf_counter_ns()
+
+        def decode(batch: Batch) -> Any:
+            lap("compute")
+            decoded = batch.decode(work.size, work.limits, work.decode, outcomes, self._opened.set)
+            lap("decode")
+            return decoded
+
+        for batch in batches(
+            plan,
+            work.storage,
+            work.limits,
+            batch_size=work.batch_size,
+            threads=work.threads,
+            refusals=self._refusals,
+            start=start,
+        ):
+            lap("fetch")
+            table = self._mapper(batch, decode)
+            lap("compute")
+            self._pipe.send(("spent", dict(spent)))
+            spent.clear()
+            self._pipe.send(("table", table))
+
+    def _open(self, uri: str, how: Mapping[str, Any]) -> None:
+        work = self._work
+        item = fetch(work.storage, uri, None, work.limits)
+        outcome: Decoded | DecodeError | None = None
+        if item.data is not None:
+            self._opened.set(0)
+            outcome = attempt(work.decode, item.data, work.size, work.limits, how)
+            self._opened.set(None)
+        self._pipe.send(("outcome", outcome))
+
+
+def _die_with(parent: int) -> None:
+    """End this process when the thread that started it ends, even while C code hangs."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+if __name__ == "__main__":
+    # Under its own name, so that what is pickled here is found there.
+    from monkeyray.runs import decode_process as child
+
+    child.main(*map(int, sys.argv[1:]))

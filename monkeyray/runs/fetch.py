@@ -1,0 +1,289 @@
+"""The plan's rows in batches: their bytes fetched ahead, their pixels decoded, their columns."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from monkeyray.errors import DecodeError, NoFileError, ObjectError, StorageError, TooLargeError
+from monkeyray.images.boxes import ANIMAL, has_boxes, pass_through
+from monkeyray.images.decode import Decoded, Limits, decode
+from monkeyray.storage.keys import sha256
+from monkeyray.storage.store import Storage
+
+#: What every row tells of its image, whatever else is added to it.
+IMAGE_FIELDS = [
+    ("uri", pa.string()),
+    ("status", pa.string()),
+    ("error", pa.string()),
+    ("width", pa.int32()),
+    ("height", pa.int32()),
+    ("captured_at", pa.string()),
+    ("size_bytes", pa.int64()),
+    ("etag_or_mtime", pa.string()),
+    ("sha256", pa.string()),
+]
+
+#: Bytes and pixel size to a decoded image, or a DecodeError; `decode`, but for tests. In a plan of
+#: boxes it is also told a row's `bbox`, or that no `views` are wanted.
+Decode = Callable[..., Decoded]
+
+#: An image by its position in the plan whose outcome is known already.
+Outcomes = Mapping[int, Decoded | DecodeError]
+
+#: Statuses that say something of the image only as long as others can be read.
+REFUSED = ("missing", "forbidden")
+
+#: Images that are fetched at once, enough to hide what a store takes to answer.
+FETCH_THREADS = 16
+
+_AHEAD_BYTES = 256 * 2**20
+_GUESSED_BYTES = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """An image's bytes, or the status and reason why there are none."""
+
+    data: bytes | None
+    version: str | None
+    status: str = "ok"
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows of the plan, from position `start` on, with what was fetched for each."""
+
+    plan: pa.Table
+    fetched: list[Fetched]
+    start: int = 0
+
+    def decode(
+        self,
+        size: int,
+        limits: Limits,
+        decode: Decode = decode,
+        outcomes: Outcomes | None = None,
+        opening: Callable[[int | None], None] = lambda position: None,
+    ) -> tuple[dict[str, list[Any]], np.ndarray[Any, Any], list[int]]:
+        """Decode the batch.
+
+        `opening` is called with a position before it is decoded, and with None after the last.
+        Returns the columns of IMAGE_FIELDS and `thumbnail`, the pixels of the images that could be
+        read, uint8 of shape (n, size, size, 3), and their places in the batch. Of a plan with boxes
+        these are the crops of animals; of other rows the header alone is read.
+        """
+        columns: dict[str, list[Any]] = {name: [] for name, _ in IMAGE_FIELDS}
+        columns["thumbnail"] = []
+        pixels, good = [], []
+        known = outcomes or {}
+        plan = zip(
+            self.plan["uri"].to_pylist(),
+            self.plan["size_bytes"].to_pylist(),
+            self.plan["version"].to_pylist(),
+            self.fetched,
+            how_to_decode(self.plan),
+            categories(self.plan),
+            strict=True,
+        )
+        for place, (uri, planned_size, planned_version, item, how, category) in enumerate(plan):
+            status, error = item.status, item.error
+            image: Decoded | None = None
+            if item.data is not None:
+                outcome = known.get(self.start + place)
+                if outcome is None:
+                    opening(self.start + place)
+                    outcome = attempt(decode, item.data, size, limits, how)
+                if isinstance(outcome, DecodeError):
+                    status, error = outcome.kind, outcome.reason
+                elif category != ANIMAL:
+                    image = outcome
+                    status, error = pass_through(category)
+                else:
+                    image = outcome
+                    pixels.append(image.pixels)
+                    good.append(place)
+                    if image.truncated:
+                        status, error = "truncated", image.truncated
+            row = {
+                "uri": uri,
+                "status": status,
+                "error": error,
+                "width": image.width if image else None,
+                "height": image.height if image else None,
+                "captured_at": image.captured_at if image else None,
+                "size_bytes": planned_size if item.data is None else len(item.data),
+                "etag_or_mtime": item.version or planned_version,
+                "sha256": None if item.data is None else sha256(item.data),
+                "thumbnail": image.thumbnail if image else None,
+            }
+            for name, value in row.items():
+                columns[name].append(value)
+        opening(None)
+        stack = np.stack(pixels) if pixels else np.empty((0, 1, size, size, 3), np.uint8)
+        return columns, stack, good
+
+
+def categories(plan: pa.Table) -> list[str | None]:
+    """What each row is taken to show; animals, where there are no boxes."""
+    if not has_boxes(plan.column_names):
+        return [ANIMAL] * plan.num_rows
+    return plan["detection_category"].to_pylist()  # type: ignore[no-any-return]
+
+
+def how_to_decode(plan: pa.Table) -> list[dict[str, Any]]:
+    """What the decoder is told of each row beside the limits: the box of an animal, no views of
+    what is not scored."""
+    if not has_boxes(plan.column_names):
+        return [{}] * plan.num_rows
+    boxes = plan["detection_bbox"].to_pylist()
+    return [
+        {"bbox": tuple(box)} if category == ANIMAL else {"views": ()}
+        for category, box in zip(categories(plan), boxes, strict=True)
+    ]
+
+
+def attempt(
+    decode: Decode, data: bytes, size: int, limits: Limits, how: Mapping[str, Any]
+) -> Decoded | DecodeError:
+    """What comes of decoding."""
+    try:
+        return decode(data, size, limits, **how)
+    except DecodeError as error:
+        return error
+
+
+def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) -> Fetched:
+    """One image's bytes; what the store says for certain of this one becomes its status.
+
+    Raises StorageError for faults, which say nothing of the image.
+    """
+    if size_bytes is not None and size_bytes > limits.max_bytes:
+        reason = f"{size_bytes} bytes, the limit is {limits.max_bytes}"
+        return Fetched(None, None, "too_large", reason)
+    try:
+        blob = storage.read(uri, limits.max_bytes)
+    except TooLargeError:
+        return Fetched(None, None, "too_large", f"more bytes than the limit, {limits.max_bytes}")
+    except NoFileError:
+        return Fetched(None, None, "unsupported", "a folder, a pipe or a device, and no file")
+    except ObjectError as error:
+        # The URI is in its column; the reason names no path.
+        return Fetched(None, None, error.kind, f"the store says that it is {error.kind}")
+    return Fetched(blob.data, blob.version)
+
+
+class Refusals:
+    """Watches for images that the store refuses or does not have, one after the other.
+
+    Such a row says something of its image only while other images can be read. So when some come
+    in sequence, one that could be read before is asked for again: if it is refused too, it is
+    rather the credentials (or the disk) than the images. At most `limit` come in sequence at all.
+    """
+
+    def __init__(self, storage: Storage, limit: int) -> None:
+        self._storage = storage
+        self._limit = limit
+        self._readable: str | None = None
+        self._streak = 0
+        self._unproven = 0
+
+    def recall(self, readable: str | None, unproven: int) -> None:
+        """Take over what an earlier process knew: an image that it could read, and how many were
+        refused since it asked for that again."""
+        self._readable = self._readable or readable
+        self._unproven += unproven
+
+    def see(self, uri: str, item: Fetched) -> None:
+        """Take note of an image. Raises StorageError when it is not the images."""
+        if item.status not in REFUSED:
+            if item.data is not None:
+                self._readable = uri
+            # What was refused stays unproven: images are fetched at once, so this one may have been
+            # read before the last one was refused.
+            self._streak = 0
+            return
+        self._streak += 1
+        self._unproven += 1
+        if self._streak >= self._limit:
+            raise StorageError(
+                f"{self._streak} images in sequence are {item.status}, the last is {uri}: check "
+                "the credentials and the place, then run the same command again; if it is right, "
+                "raise --max-refused"
+            )
+        if self._streak >= 8 and self._streak.bit_count() == 1:
+            self.prove(item.status)
+
+    def prove(self, status: str = "refused") -> None:
+        """Ask again for an image that could be read, if some were refused since it was asked for
+        last. Raises StorageError when it cannot be read now."""
+        if not self._unproven or self._readable is None:
+            return
+        try:
+            self._storage.read(self._readable)
+        except ObjectError as error:
+            raise StorageError(
+                f"{self._unproven} images are {status}, and {self._readable}, which could be read "
+                f"before, is {error.kind} now: check the credentials and the place, then run the "
+                "same command again"
+            ) from None
+        self._unproven = 0
+
+
+def batches(
+    plan: pa.Table,
+    storage: Storage,
+    limits: Limits,
+    *,
+    batch_size: int,
+    threads: int,
+    refusals: Refusals,
+    start: int = 0,
+) -> Iterator[Batch]:
+    """The plan's rows from position `start` on in batches, in order.
+
+    With more than one of the `threads`, images are fetched ahead of use, as many as fit 256 MiB.
+    Where some were refused, `refusals` is asked for proof before the end.
+    """
+    uris, sizes = plan["uri"].to_pylist(), plan["size_bytes"].to_pylist()
+    pool = ThreadPoolExecutor(threads)
+    try:
+        ahead: deque[tuple[Future[Fetched], int]] = deque()
+        bytes_ahead, following = 0, start
+        future: Future[Fetched]
+        last: Future[Fetched] | None = None
+        for first in range(start, len(uris), batch_size):
+            rows = range(first, min(first + batch_size, len(uris)))
+            fetched = []
+            for row in rows:
+                while following < len(uris) and following <= row + batch_size + threads:
+                    expected = sizes[following] or _GUESSED_BYTES
+                    if ahead and (threads == 1 or bytes_ahead + expected > _AHEAD_BYTES):
+                        break
+                    if last is not None and uris[following] == uris[following - 1]:
+                        expected = 0  # another box of the same image
+                    else:
+                        last = pool.submit(
+                            fetch, storage, uris[following], sizes[following], limits
+                        )
+                    ahead.append((last, expected))
+                    bytes_ahead += expected
+                    following += 1
+                future, expected = ahead.popleft()
+                bytes_ahead -= expected
+                fetched.append(future.result())
+                if row == start or uris[row] != uris[row - 1]:
+                    refusals.see(uris[row], fetched[-1])
+            if rows.stop == len(uris):
+                refusals.prove()
+            yield Batch(plan.slice(first, len(rows)), fetched, first)
+    finally:
+        # Not waited for: where the store is gone, each of them has its own patience.
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,204 @@
+"""The plan of a run: which images, each once, cut into parts, kept beside the output.
+
+    place/_plan/<name>/plan-00000.arrow …    sixteen parts in a file, each one record batch
+
+A plan is written as it is listed. Memory holds 16 bytes for each image, not its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.ipc
+
+from monkeyray.images.boxes import has_boxes
+from monkeyray.storage.keys import Flags, Keys, first_of_each, string_keys
+from monkeyray.storage.location import join
+from monkeyray.storage.store import Storage
+
+PARTS_IN_FILE = 16
+
+_ZSTD = pa.ipc.IpcWriteOptions(compression="zstd")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A plan in a folder of its own, which is written once. `sizes`: the number of images in each
+    part, in order."""
+
+    folder: str
+    storage: Storage
+    sizes: tuple[int, ...]
+
+    def read(self, part: int) -> pa.Table:
+        """The rows of one part."""
+        with _open_file(self, part // PARTS_IN_FILE) as reader:
+            return pa.Table.from_batches([reader.get_batch(part % PARTS_IN_FILE)])
+
+    def schema(self) -> pa.Schema:
+        """The columns of the plan."""
+        return self.read(0).schema
+
+    def read_all(self) -> Iterator[tuple[int, pa.Table]]:
+        """All parts in order, each with its number."""
+        for file in range(-(-len(self.sizes) // PARTS_IN_FILE)):
+            with _open_file(self, file) as reader:
+                for index in range(reader.num_record_batches):
+                    batch = reader.get_batch(index)
+                    yield file * PARTS_IN_FILE + index, pa.Table.from_batches([batch])
+
+    def write_all(self, parts: Iterable[pa.Table]) -> None:
+        """Write all parts, given in order."""
+        waiting: list[pa.Table] = []
+        file = 0
+        for part in parts:
+            waiting.append(part)
+            if len(waiting) == PARTS_IN_FILE:
+                self._write_file(file, waiting)
+                file, waiting = file + 1, []
+        if waiting:
+            self._write_file(file, waiting)
+
+    def _write_file(self, file: int, parts: list[pa.Table]) -> None:
+        sink = io.BytesIO()
+        with pa.ipc.new_file(sink, parts[0].schema, options=_ZSTD) as writer:
+            for part in parts:
+                # One part is one batch, an empty one too.
+                (batch,) = part.combine_chunks().to_batches() or [
+                    pa.RecordBatch.from_pylist([], part.schema)
+                ]
+                writer.write_batch(batch)
+        self.storage.write(_file_uri(self, file), sink.getvalue())
+
+
+@contextlib.contextmanager
+def _open_file(plan: Plan, file: int) -> Iterator[Any]:
+    data = plan.storage.read(_file_uri(plan, file)).data
+    with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+        yield reader
+
+
+def _file_uri(plan: Plan, file: int) -> str:
+    return join(plan.folder, f"plan-{file:05d}.arrow")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Images that were listed, in a file that is gone with this object; or their boxes.
+
+    `rows`: how many, each URI, or each box of it, once. `repeated`: how many more named one that
+    was listed before.
+    """
+
+    rows: int
+    repeated: int
+    schema: pa.Schema
+    keys: Keys
+    _file: IO[bytes]
+    _first: Flags
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows in order, in tables of some thousand."""
+        self._file.seek(0)
+        start = 0
+        with pa.ipc.open_stream(self._file) as reader:
+            for batch in reader:
+                keep = self._first[start : start + batch.num_rows]
+                start += batch.num_rows
+                yield pa.Table.from_batches([batch.filter(pa.array(keep))])
+
+    def only(self, rows: Flags) -> Listing:
+        """Some of the rows."""
+        first = self._first.copy()
+        first[np.flatnonzero(first)[~rows]] = False
+        return replace(self, rows=int(rows.sum()), keys=self.keys[rows], _first=first)
+
+    def cut(self, sizes: Iterable[int]) -> Iterator[pa.Table]:
+        """The rows in tables of the given sizes."""
+        tables = self.tables()
+        ahead: pa.Table = self.schema.empty_table()
+        for size in sizes:
+            pieces, needed = [], size
+            while needed > 0:
+                if not ahead.num_rows:
+                    ahead = next(tables)
+                pieces.append(ahead.slice(0, needed))
+                needed -= pieces[-1].num_rows
+                ahead = ahead.slice(pieces[-1].num_rows)
+            yield pa.concat_tables(pieces or [self.schema.empty_table()])
+
+
+def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | None:
+    """Take in what is listed, each URI once, `limit` at most; None where nothing is listed."""
+    file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the Listing keeps it
+    writer: Any = None
+    keys: list[Keys] = []
+    schema, rows = None, 0
+    for table in tables:
+        if not table.num_rows:
+            continue
+        if writer is None:
+            schema = table.schema
+            writer = pa.ipc.new_stream(file, schema, options=_ZSTD)
+        table = table.cast(schema)
+        keys.append(row_keys(table))
+        writer.write_table(table)
+        rows += table.num_rows
+        # Repeated ones among them may leave fewer than asked for.
+        if limit is not None and rows >= limit <= first_of_each(np.concatenate(keys)).sum():
+            break
+    if writer is None:
+        return None
+    writer.close()
+    all_keys = np.concatenate(keys)
+    first = first_of_each(all_keys)
+    kept = np.flatnonzero(first)
+    if limit is not None and len(kept) > limit:
+        first[kept[limit:]] = False
+        kept = kept[:limit]
+    repeated = int(kept[-1]) + 1 - len(kept) if limit is not None else rows - len(kept)
+    return Listing(len(kept), repeated, schema, all_keys[kept], file, first)
+
+
+def row_keys(table: pa.Table) -> Keys:
+    """128 bits that stand for each row of a plan: for its URI, and where there are boxes, its box.
+
+    Of shape (n, 2), uint64.
+    """
+    if not has_boxes(table.column_names):
+        return string_keys(table["uri"])
+    box = pc.fill_null(table["detection"].cast(pa.string()), "")
+    return string_keys(pc.binary_join_element_wise(table["uri"], box, "\0"))
+
+
+def same_rows(table: pa.Table, plan: pa.Table) -> bool:
+    """Whether a table has the rows of a plan, in its order."""
+    names = ["uri", "detection"] if has_boxes(plan.column_names) else ["uri"]
+    return set(names) <= set(table.column_names) and all(
+        table[name].equals(plan[name]) for name in names
+    )
+
+
+def cut(rows: int, workers: int, rows_per_file: int, smallest: int = 64) -> list[int]:
+    """The sizes of parts for a number of images: large first, small towards the end.
+
+    Guided self-scheduling (Polychronopoulos and Kuck 1987): each part is half of a worker's share
+    of what is left, so that all workers end together and files stay few.
+
+    >>> cut(1000, workers=2, rows_per_file=200)
+    [200, 200, 150, 113, 85, 64, 64, 64, 60]
+    """
+    sizes = []
+    while rows > 0:
+        size = min(rows, rows_per_file, max(smallest, -(-rows // (2 * workers))))
+        sizes.append(size)
+        rows -= size
+    return sizes

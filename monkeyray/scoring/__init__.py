@@ -1,0 +1,1 @@
+"""Predictions: scoring, rescoring, evaluation, and the model in a notebook."""

@@ -1,0 +1,274 @@
+"""Features of the frozen base: computed once, kept as Parquet, found again by URI and version."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monkeyray.errors import ObjectError, StorageError
+from monkeyray.images.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
+from monkeyray.images.decode import DECODE_VERSION, Limits, decode
+from monkeyray.logs import Say
+from monkeyray.model.backbones import weights_hash
+from monkeyray.model.engine import Network
+from monkeyray.model.engines import TENSORFLOW, EngineChoice
+from monkeyray.runs.cluster import Crew
+from monkeyray.runs.decode_process import Work
+from monkeyray.runs.fetch import FETCH_THREADS, IMAGE_FIELDS, Batch
+from monkeyray.runs.lease import hold
+from monkeyray.runs.parts import Job
+from monkeyray.runs.plan import collect, cut
+from monkeyray.runs.pools import Pool
+from monkeyray.runs.run import MAY_PASS, create_run, read_parquet
+from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
+from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.location import join
+from monkeyray.storage.store import Entry, Storage
+
+_ROWS_PER_FILE = 4096
+_BATCH = 32
+
+
+class Embedder:
+    """Maps batches of images to their content hash, thumbnail and features.
+
+    Without weights it does not run the base: hash and thumbnail tell duplicates.
+    """
+
+    def __init__(self, network: Network, embed: bool, engine: EngineChoice) -> None:
+        self._engine = engine.build(network) if embed else None
+
+    def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        columns: dict[str, Any]
+        columns, pixels, good = decode(batch)
+        rows = len(batch.fetched)
+        fields = [*IMAGE_FIELDS, ("thumbnail", pa.binary(THUMBNAIL_BYTES))]
+        if self._engine is not None:
+            features, _ = self._engine(pixels)
+            columns["embedding"] = [None] * rows
+            for position, vector in zip(good, features, strict=True):
+                columns["embedding"][position] = vector.ravel()
+            width = features.shape[1] * features.shape[2]
+            fields.append(("embedding", pa.list_(pa.float32(), width)))
+        if has_boxes(batch.plan.column_names):
+            for name, kind in BOX_FIELDS:
+                fields.append((name, kind))
+                columns[name] = batch.plan[name]
+        return pa.table(columns, schema=pa.schema(fields))
+
+
+@dataclass(frozen=True)
+class Features:
+    """What is known of the planned images, in their order.
+
+    `table`: the columns of the cache but `embedding`. `vectors`: float32 (n, views, width), zeros
+    where the image could not be read, None where only hashes were asked for. `found`: images that
+    were in the cache and were not opened.
+    """
+
+    table: pa.Table
+    vectors: np.ndarray[Any, np.dtype[np.float32]] | None
+    found: int
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """The features of one base and preprocessing, in a folder of their own below `uri`.
+
+    Each pass over images that were not there is a run of its own in a sub-folder; a pass that was
+    killed leaves its finished files, and they count.
+    """
+
+    uri: str
+    storage: Storage
+    network: Network
+    embed: bool = True
+    engine: EngineChoice = TENSORFLOW
+    #: Around the boxes, where the images have such; None where they are seen whole.
+    padding: float | None = None
+
+    @property
+    def place(self) -> str:
+        """The folder; its name is a hash of all that a feature depends on but the image."""
+        weights = self.network.base
+        if self.engine.precision == "int8":
+            assert self.network.int8 is not None
+            weights = self.network.int8
+        identity = {
+            "backbone": self.network.backbone,
+            "size": self.network.size,
+            "views": list(self.network.views),
+            "decode": DECODE_VERSION,
+            "thumbnail": THUMBNAIL_VERSION,
+            "weights": weights_hash(weights) if self.embed else None,
+            "engine": str(self.engine) if self.embed else None,
+        }
+        if self.padding is not None:
+            identity["padding"] = self.padding
+        return join(self.uri, f"{self.network.backbone}-{fingerprint(identity)[:16]}")
+
+    def load(self) -> pa.Table | None:
+        """All rows that are there, the newest of each URI; None when there are none."""
+        uris = [e.uri for e in self.storage.list(self.place) if e.uri.endswith(".parquet")]
+        # A pass's folder begins with its number, so the order of names is that of time.
+        tables = [read_parquet(self.storage, uri) for uri in sorted(uris)]
+        if not tables:
+            return None
+        table = pa.concat_tables(tables)
+        index = pa.array(range(table.num_rows), pa.int64())
+        keyed = pa.table({"uri": table["uri"], "index": index})
+        last = keyed.group_by("uri").aggregate([("index", "max")])["index_max"]
+        return table if len(last) == table.num_rows else table.take(last)
+
+    def get(
+        self,
+        images: pa.Table,
+        *,
+        limits: Limits,
+        pool: Pool,
+        crew: Crew,
+        say: Say,
+        progress: Callable[[int, dict[str, int]], None],
+    ) -> Features:
+        """The features of all images; a pool's crew computes those that are not there or changed.
+
+        `progress` is called with the number of images to compute and the rows by status so far;
+        `say` as Pool.run does.
+        """
+        cached = self.load()
+        images = self._with_versions(images)
+        where = _find(images, cached)
+        missing = pc.is_null(where)
+        boxes = BOX_COLUMNS if self.padding is not None else ()
+        todo = images.filter(missing).select(["uri", "size_bytes", "version", *boxes])
+        if todo.num_rows:
+            self._compute(todo, limits, pool, crew, say, progress)
+            cached = self.load()
+            where = _find(images, cached, fresh=todo["uri"])
+        if cached is None or pc.any(pc.is_null(where)).as_py():
+            raise StorageError(
+                f"features written to {self.place} are not all there: is another program "
+                "deleting them? Run the same command again"
+            )
+        rows = cached.take(where)
+        vectors = None
+        if self.embed:
+            flat = _vectors(rows["embedding"])
+            vectors = flat.reshape(len(flat), len(self.network.views), -1)
+        keep = [name for name in rows.column_names if name != "embedding"]
+        return Features(rows.select(keep), vectors, images.num_rows - todo.num_rows)
+
+    def _with_versions(self, images: pa.Table) -> pa.Table:
+        """The images with the version of each that was not listed with one, as in a manifest."""
+        unknown = np.flatnonzero(images["version"].is_null().to_numpy())
+        if not len(unknown):
+            return images
+        uris = images["uri"].take(pa.array(unknown)).to_pylist()
+
+        def stat(uri: str) -> Entry:
+            try:
+                return self.storage.stat(uri)
+            except ObjectError:
+                return Entry(uri, None, "none")  # as no cached one is, so that it is looked at
+
+        with ThreadPoolExecutor(FETCH_THREADS) as pool:
+            found = list(pool.map(stat, uris))
+        for name in ("size_bytes", "version"):
+            column = images[name].to_pylist()
+            for row, entry in zip(unknown.tolist(), found, strict=True):
+                column[row] = getattr(entry, name)
+            index = images.column_names.index(name)
+            images = images.set_column(index, name, pa.array(column, images[name].type))
+        return images
+
+    def _compute(
+        self,
+        todo: pa.Table,
+        limits: Limits,
+        pool: Pool,
+        crew: Crew,
+        say: Say,
+        progress: Callable[[int, dict[str, int]], None],
+    ) -> None:
+        passes = {
+            entry.uri[len(self.place) + 1 :].split("/")[0]
+            for entry in self.storage.list(self.place)
+        }
+        place = join(
+            self.place, f"pass-{len(passes):05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
+        )
+        work = Work(
+            make_mapper=functools.partial(Embedder, self.network, self.embed, self.engine),
+            storage=self.storage,
+            size=self.network.size,
+            limits=limits,
+            batch_size=max(1, _BATCH // len(self.network.views)),
+            decode=functools.partial(
+                decode, views=self.network.views, thumbnails=True, padding=self.padding or 0.0
+            ),
+        )
+        listing = collect([todo])
+        assert listing is not None
+        with hold(place, self.storage, lambda line: None) as lease:
+            sizes = cut(todo.num_rows, crew.workers, _ROWS_PER_FILE)
+            run = create_run(place, lease, {"features": self.place}, listing, sizes)
+            pool.run(
+                Job("embedding", run, lease, work, self.uri),
+                list(range(len(sizes))),
+                crew,
+                say,
+                lambda rows: progress(todo.num_rows, rows),
+                images=todo.num_rows,
+            )
+
+
+def unusable(features: Features) -> Counter[str]:
+    """Images that cannot be trained on, by status."""
+    statuses = Counter(features.table["status"].to_pylist())
+    del statuses["ok"]
+    return statuses
+
+
+def _find(images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | None = None) -> Any:
+    """The row in the cache of each image, null where there is none that is up to date."""
+    if cached is None:
+        return pa.nulls(images.num_rows, pa.int32())
+    where = pc.index_in(images["uri"], value_set=cached["uri"].combine_chunks())
+    version = cached["etag_or_mtime"].take(where)
+    size = cached["size_bytes"].take(where)
+    # A manifest tells no version: then the image was read once and is taken to be the same.
+    same = pc.and_(
+        pc.fill_null(pc.equal(images["version"], version), pc.is_null(images["version"])),
+        pc.fill_null(pc.equal(images["size_bytes"], size), pc.is_null(images["size_bytes"])),
+    )
+    if has_boxes(images.column_names):
+        same = pc.and_(same, _same_boxes(images, cached.take(where)))
+    # Only what can change by itself is tried again: what was missing may be there by now.
+    status = cached["status"].take(where)
+    same = pc.and_(same, pc.invert(pc.is_in(status, value_set=pa.array(MAY_PASS))))
+    if fresh is not None:
+        same = pc.or_(same, pc.is_in(images["uri"], value_set=fresh.combine_chunks()))
+    return pc.if_else(same, where, pa.scalar(None, pa.int32()))
+
+
+def _same_boxes(images: pa.Table, cached: pa.Table) -> pa.Array:
+    """Whether what is cached of each image is of the box that it has now."""
+    boxes = [_vectors(table["detection_bbox"]) for table in (images, cached)]
+    return pa.array((boxes[0] == boxes[1]).all(axis=1))
+
+
+def _vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
+    array = column.combine_chunks()
+    width = array.type.list_size
+    flat = array.values.slice(array.offset * width, len(array) * width)
+    valid = np.asarray(array.is_valid())
+    vectors = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(array), width)
+    return np.where(valid[:, None], vectors, np.float32(0))

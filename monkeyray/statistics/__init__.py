@@ -1,0 +1,1 @@
+"""Figures from arrays: nothing here reads a file or knows a model."""

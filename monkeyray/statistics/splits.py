@@ -1,0 +1,219 @@
+"""The three parts: train, validation and test never share a group of images."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from monkeyray.errors import InputError
+from monkeyray.statistics.cuts import cut_groups
+
+PARTS = ("train", "validation", "test")
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+
+#: Ways to cut folds that are tried where groups hold several labels.
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Split:
+    """`parts`: a name of PARTS per image. `leaked`: test images (bool) whose group is in another
+    part too; `validation_leaked`: validation images (bool) whose group is in train too. Both happen
+    only where the parts were given."""
+
+    parts: np.ndarray[Any, Any]
+    leaked: np.ndarray[Any, np.dtype[np.bool_]]
+    validation_leaked: np.ndarray[Any, np.dtype[np.bool_]]
+
+
+def split_images(
+    labels: Sequence[str],
+    groups: Ints,
+    given: Sequence[str | None],
+    validation_share: float,
+    test_share: float,
+    seed: int,
+    pictures: Ints | None = None,
+) -> Split:
+    """Each image's part, by label, whole groups at a time, seeded.
+
+    `given` holds the parts that are fixed, None where free. Where some are given but no validation
+    (or no test), that share is taken out of train, of groups that no given validation or test image
+    is in; what was given stays as it is, and what it shares with another part is named in `leaked`
+    and `validation_leaked`. A label can be absent from such a part only where its groups hold other
+    labels too, or an image of a given part.
+
+    `pictures`: group numbers by picture alone, for the words of an error; `groups` where None.
+    Raises InputError for a label in too few groups to be in every part.
+    """
+    parts: list[str | None] = list(given)
+    fixed = {part for part in parts if part is not None}
+    wanted = {
+        part: share
+        for part, share in (("test", test_share), ("validation", validation_share))
+        if share and part not in fixed
+    }
+    # What was given as train is free to be split further.
+    free = np.array([part in (None, "train") for part in parts])
+    if wanted and free.any():
+        _check_groups(
+            labels, groups, free, len(wanted) + 1, groups if pictures is None else pictures
+        )
+        _assign(parts, labels, groups, free, wanted, seed)
+    final = np.array([part or "train" for part in parts])
+    _check_present(labels, final)
+    return Split(
+        final,
+        (final == "test") & np.isin(groups, groups[final != "test"]),
+        (final == "validation") & np.isin(groups, groups[final == "train"]),
+    )
+
+
+def _check_groups(
+    labels: Sequence[str],
+    groups: Ints,
+    free: np.ndarray[Any, np.dtype[np.bool_]],
+    needed: int,
+    pictures: Ints,
+) -> None:
+    its: dict[str, list[int]] = {}
+    for i in np.flatnonzero(free).tolist():
+        its.setdefault(labels[i], []).append(i)
+    for label, images in sorted(its.items()):
+        several = len(set(groups[images].tolist()))
+        if several >= needed:
+            continue
+        different = len(set(pictures[images].tolist()))
+        if different > several:
+            raise InputError(
+                f"label {label!r} is in {several} groups ({different} different pictures in "
+                f"{len(images)} images), the split needs {needed}, as no group is divided: add "
+                "photographs of it from other groups, make the groups smaller, or drop it"
+            )
+        raise InputError(
+            f"label {label!r} has {several} different pictures in {len(images)} images (near-"
+            f"duplicates count once), the split needs {needed}: add photographs or drop it"
+        )
+
+
+def _assign(
+    parts: list[str | None],
+    labels: Sequence[str],
+    groups: Ints,
+    free: np.ndarray[Any, np.dtype[np.bool_]],
+    wanted: dict[str, float],
+    seed: int,
+) -> None:
+    """Fill in the part of each free image."""
+    members: dict[int, list[int]] = {}
+    for i in np.flatnonzero(free).tolist():
+        members.setdefault(int(groups[i]), []).append(i)
+    # What is in a given part already is in no new one: it stays in train.
+    touched = set(groups[~free].tolist())
+    held = {labels[i] for group in members if group in touched for i in members[group]}
+    loose = {
+        group: Counter(labels[i] for i in its)
+        for group, its in members.items()
+        if group not in touched
+    }
+    totals = Counter(labels[i] for its in members.values() for i in its)
+    chosen = cut_groups(loose, totals, held, wanted, seed)
+    for part in wanted:
+        if part not in chosen.values():
+            raise InputError(
+                f"no image can be in the {part} part: each shares a group with an image of a "
+                f"given part; give {part} images too, or take such copies out"
+            )
+    for group, its in members.items():
+        for image in its:
+            parts[image] = chosen.get(group, "train")
+
+
+def _check_present(labels: Sequence[str], parts: np.ndarray[Any, Any]) -> None:
+    counts = Counter(zip(labels, parts.tolist(), strict=True))
+    for label in sorted(set(labels)):
+        if not counts[label, "train"]:
+            raise InputError(
+                f"label {label!r} has no image to train on: add photographs, or drop it from the "
+                "test and validation parts"
+            )
+
+
+def fold_images(
+    labels: Sequence[str],
+    groups: Ints,
+    eligible: np.ndarray[Any, np.dtype[np.bool_]],
+    folds: int,
+    validation_share: float,
+    seed: int,
+    pictures: Ints | None = None,
+) -> list[np.ndarray[Any, Any]]:
+    """The parts of each of some folds, whole groups at a time, seeded: names of PARTS, and "" for
+    an image that is in none.
+
+    Every eligible image is in the test part of one fold; of the others of that fold a share is its
+    validation part. There are no more folds than groups, or images of the commonest label.
+    `pictures`: as in split_images. Raises InputError for a label in too few groups.
+    """
+    where = np.flatnonzero(eligible)
+    its_labels, its_groups = [labels[i] for i in where.tolist()], groups[where]
+    its_pictures = its_groups if pictures is None else pictures[where]
+    commonest = max(Counter(its_labels).values(), default=0)
+    several = min(folds, len(set(its_groups.tolist())), commonest)
+    if several < 2:
+        raise InputError(
+            f"--folds {folds} needs two different pictures at least, and a label with two images: "
+            "add photographs"
+        )
+    pairs = Counter(label for label, _ in set(zip(its_labels, its_groups.tolist(), strict=True)))
+    # A label in two groups lacks one in some fold, wherever they come to be.
+    attempts = _ATTEMPTS if min(pairs.values()) > 2 else 1
+    for attempt in range(attempts):
+        try:
+            cut = _cut_folds(
+                its_labels, its_groups, its_pictures, several, validation_share, seed, attempt
+            )
+            break
+        except InputError as error:
+            if attempt == attempts - 1:
+                raise InputError(f"{error} (with --folds {folds})") from error
+    found = []
+    for each in cut:
+        parts = np.full(len(labels), "", dtype="<U10")
+        parts[where] = each
+        found.append(parts)
+    return found
+
+
+def _cut_folds(
+    labels: list[str],
+    groups: Ints,
+    pictures: Ints,
+    folds: int,
+    validation_share: float,
+    seed: int,
+    attempt: int,
+) -> list[np.ndarray[Any, Any]]:
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    # Small integers differ by one from seed to seed, and folds take the next ones for themselves.
+    state = seed if not attempt else int(np.random.default_rng([seed, attempt]).integers(2**32))
+    cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=state)
+    with warnings.catch_warnings():
+        # A label with fewer pictures than folds is not in the test part of each; that is fine.
+        warnings.simplefilter("ignore", UserWarning)
+        cuts = list(cutter.split(labels, labels, groups))
+    found = []
+    for number, (_, test) in enumerate(cuts):
+        given: list[str | None] = [None] * len(labels)
+        for i in test:
+            given[i] = "test"
+        split = split_images(labels, groups, given, validation_share, 0.0, seed + number, pictures)
+        found.append(split.parts)
+    return found

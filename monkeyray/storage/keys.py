@@ -1,0 +1,96 @@
+"""Hashes that stand for things: of strings by the million, of JSON, of bytes."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.ipc
+
+_SLICE = 8192
+
+
+def string_keys(strings: pa.ChunkedArray) -> Keys:
+    """128 bits that stand for each string, uint64 of shape (n, 2).
+
+    Multilinear hashing (Carter and Wegman 1979) with fixed random multipliers modulo 2^64, twice,
+    over the bytes of each string, without a Python object for any of them.
+    """
+    found = [np.empty((0, 2), np.uint64)]
+    for chunk in strings.chunks:
+        for start in range(0, len(chunk), _SLICE):
+            found.append(_keys(chunk.slice(start, _SLICE).cast(pa.large_string())))
+    return np.concatenate(found)
+
+
+def _keys(strings: pa.LargeStringArray) -> Keys:
+    _, offsets_buffer, data = strings.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int64)
+    offsets = offsets[strings.offset : strings.offset + len(strings) + 1]
+    values = np.frombuffer(data or b"", np.uint8)[offsets[0] : offsets[-1]].astype(np.uint64)
+    starts, lengths = offsets[:-1] - offsets[0], np.diff(offsets)
+    place = np.arange(len(values)) - np.repeat(starts, lengths)
+    random = _multipliers(1 << int(lengths.max(initial=1)).bit_length())
+    keys = np.zeros((len(strings), 2), np.uint64)
+    filled = lengths > 0  # reduceat has no empty slices
+    for column in range(2):
+        products = (values + np.uint64(1)) * random[column][place]
+        if filled.any():
+            keys[filled, column] = np.add.reduceat(products, starts[filled])
+    return keys
+
+
+@functools.lru_cache(maxsize=2)
+def _multipliers(length: int) -> tuple[Keys, Keys]:
+    draw = [np.random.default_rng(seed).integers(0, 2**64, length, np.uint64) for seed in (1, 2)]
+    return draw[0] | np.uint64(1), draw[1] | np.uint64(1)
+
+
+def first_of_each(keys: Keys) -> Flags:
+    """Which rows are the first ones with their key."""
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable, so the first of equals is first
+    sorted_keys = keys[order]
+    repeated = (sorted_keys[1:] == sorted_keys[:-1]).all(axis=1)
+    first = np.ones(len(keys), bool)
+    first[order[1:][repeated]] = False
+    return first
+
+
+def find(keys: Keys, among: Keys) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """For each key its row in `among`, in which none is twice; -1 where it is not there."""
+    order = np.lexsort((among[:, 1], among[:, 0]))
+    if not len(order):
+        return np.full(len(keys), -1, np.int64)
+    firsts = among[order, 0]
+    # Two URIs with the same first half are one in 10^5 at ten million: then both are looked at.
+    at = np.searchsorted(firsts, keys[:, 0])
+    rows = np.full(len(keys), -1, np.int64)
+    for step in range(2):
+        candidate = order[np.minimum(at + step, len(order) - 1)]
+        same = (among[candidate] == keys).all(axis=1)
+        rows = np.where(same & (rows < 0), candidate, rows)
+    return rows
+
+
+def fingerprint(value: Any) -> str:
+    """SHA-256 of anything that JSON can write, in 64 hexadecimal digits."""
+    return hashlib.sha256(_json(value)).hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
+
+
+def sha256(data: bytes) -> str:
+    """The content hash of a file, 64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+Keys = np.ndarray[Any, np.dtype[np.uint64]]
+
+
+Flags = np.ndarray[Any, np.dtype[np.bool_]]

@@ -1,0 +1,230 @@
+"""A trained top on the features that are there: its calibration, its thresholds and its figures.
+
+Choices are made on images that it was not trained on, out of fold where there are folds, else of
+the validation part; the test part is looked at once, for the figures alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from monkeyray.images.views import COUNTS
+from monkeyray.model.backbones import Weights
+from monkeyray.model.head import top_logits
+from monkeyray.statistics.calibration import calibrate, fit_temperature
+from monkeyray.statistics.label_errors import LabelError, label_errors
+from monkeyray.statistics.metrics import evaluate, softmax, summarise, wilson
+from monkeyray.statistics.outliers import OutlierModel, fit_outliers
+from monkeyray.statistics.thresholds import (
+    ACCEPTED,
+    Thresholds,
+    choose_thresholds,
+    coverage_curve,
+    decide,
+)
+from monkeyray.training.dataset import Dataset
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Images, by index, that a model was not trained on: their logits (n, labels) by the number of
+    views, and where they come from, `validation` or `out-of-fold`."""
+
+    images: Array
+    logits: Mapping[int, Array]
+    source: str
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """`calibration`: as a bundle has it, by number of views. `metrics`: as model.json has them.
+    `probabilities`: calibrated, of all images, each by a model that was not trained on it where
+    there is one, and `unseen`: bool, for which images there is."""
+
+    calibration: dict[str, Any]
+    metrics: dict[str, Any]
+    outliers: OutlierModel
+    probabilities: Array
+    unseen: Array
+
+
+def assess(
+    data: Dataset,
+    vectors: Array,
+    top: Weights,
+    fold_tops: Sequence[Weights],
+    target_precision: float | None,
+) -> Assessment:
+    """All figures of a top on features (n, views, width) of the data's images.
+
+    `fold_tops`: of the data's folds, trained in the same way on the same features; or none, and
+    then the validation part decides.
+    """
+    parts, truth, labels, most = data.parts, data.parts.truth, data.labels, vectors.shape[1]
+    features = {count: vectors[:, :count].mean(axis=1) for count in COUNTS if count <= most}
+    logits = {count: top_logits(top, each) for count, each in features.items()}
+    held = _held_out(data, features, logits, fold_tops)
+    calibration = {
+        str(count): _calibrate(each, truth[held.images], labels, target_precision)
+        for count, each in held.logits.items()
+    }
+    chosen = calibration[str(most)]
+    scaled = logits[most] / chosen["temperature"]
+    probabilities = softmax(scaled)
+    outliers = fit_outliers(
+        features[most][parts.train],
+        truth[parts.train],
+        {count: each[parts.validation] for count, each in features.items()},
+    )
+    unseen = np.ones(len(truth), bool)
+    unseen[parts.train] = False
+    if data.folds:
+        probabilities[held.images] = softmax(held.logits[most] / chosen["temperature"])
+        unseen[held.images] = True
+    its, its_truth = parts.test, truth[parts.test]
+    test = evaluate(scaled[its], its_truth, labels)
+    clean = its[~data.leaked[its]]
+    test["without_leaks"] = None
+    if 0 < len(clean) < len(its):
+        test["without_leaks"] = summarise(scaled[clean], truth[clean])
+    # As scoring computes them, so that a score on a threshold is decided alike.
+    scores = probabilities[its].max(axis=1).astype(np.float32)
+    predicted = scaled[its].argmax(axis=1)
+    metrics = {
+        "validation": summarise(scaled[parts.validation], truth[parts.validation]),
+        "test": test,
+        "calibration": {
+            "source": held.source, **calibrate(held.logits[most], truth[held.images])
+        },
+        "test_calibration": calibrate(logits[most][its], its_truth, chosen["temperature"]),
+        "thresholds": _thresholds(chosen["thresholds"], scores, predicted, its_truth),
+        "coverage": coverage_curve(scores, predicted == its_truth),
+        "views": [
+            {
+                "views": count,
+                "validation": _accuracy(each, truth, parts.validation),
+                "test": _accuracy(each, truth, its),
+            }
+            for count, each in logits.items()
+        ],
+        "folds": _folds(data, held, most, labels) if data.folds else None,
+        "outliers": {
+            "test_above_1": float(np.mean(outliers.score(features[most][its], most) > 1))
+            if len(its) else None
+        },
+    }  # fmt: skip
+    return Assessment(calibration, metrics, outliers, probabilities, unseen)
+
+
+def _accuracy(logits: Array, truth: Array, images: Array) -> float | None:
+    accuracy: float | None = summarise(logits[images], truth[images])["accuracy"]
+    return accuracy
+
+
+def judge_on_validation(data: Dataset, vectors: Array, top: Weights) -> dict[str, Any]:
+    """Accuracy and log loss on the validation part as they are after calibration, and the
+    `temperature` of it: so that being surer alone makes no top better than another."""
+    images = data.parts.validation
+    truth = data.parts.truth[images]
+    logits = top_logits(top, vectors[images].mean(axis=1))
+    temperature = fit_temperature(logits, truth)
+    return summarise(logits / temperature, truth) | {"temperature": temperature}
+
+
+def suspicious_labels(assessment: Assessment, truth: Array) -> list[LabelError]:
+    """Likely label errors among the images that a model has not seen, likeliest first.
+
+    Their `index` is that of the image among all.
+    """
+    rows = np.flatnonzero(assessment.unseen)
+    found = label_errors(assessment.probabilities[rows], truth[rows])
+    return [replace(each, index=int(rows[each.index])) for each in found]
+
+
+def _held_out(
+    data: Dataset,
+    features: Mapping[int, Array],
+    logits: Mapping[int, Array],
+    fold_tops: Sequence[Weights],
+) -> HeldOut:
+    if not fold_tops:
+        images = data.parts.validation
+        return HeldOut(
+            images, {count: each[images] for count, each in logits.items()}, "validation"
+        )
+    images = np.concatenate([fold.test for fold in data.folds])
+    return HeldOut(
+        images,
+        {
+            count: np.concatenate(
+                [
+                    top_logits(top, each[fold.test])
+                    for fold, top in zip(data.folds, fold_tops, strict=True)
+                ]
+            )
+            for count, each in features.items()
+        },
+        "out-of-fold",
+    )
+
+
+def _calibrate(
+    logits: Array, truth: Array, labels: list[str], target_precision: float | None
+) -> dict[str, Any]:
+    temperature = fit_temperature(logits, truth)
+    thresholds = None
+    if target_precision is not None:
+        scores = softmax(logits / temperature).max(axis=1).astype(np.float32)
+        predicted = logits.argmax(axis=1)
+        chosen = choose_thresholds(scores, predicted, truth, labels, target_precision)
+        thresholds = chosen.to_json()
+    return {"temperature": temperature, "thresholds": thresholds}
+
+
+def _thresholds(
+    chosen: dict[str, Any] | None, scores: Array, predicted: Array, truth: Array
+) -> dict[str, Any] | None:
+    """The thresholds and what they give on the test part."""
+    if chosen is None:
+        return None
+    accepted = decide(scores, predicted, Thresholds.from_json(chosen)) == ACCEPTED
+    right = int((accepted & (predicted == truth)).sum())
+    count = int(accepted.sum())
+    precision = right / count if count else None
+    interval = wilson(precision, count)
+    return chosen | {
+        "test": {
+            "images": len(truth),
+            "accepted": count,
+            "coverage": count / len(truth) if len(truth) else None,
+            "precision": precision,
+            "precision_interval": list(interval) if interval else None,
+        }
+    }
+
+
+def _folds(data: Dataset, held: HeldOut, most: int, labels: list[str]) -> dict[str, Any]:
+    """The accuracy of each fold, and their mean with Student's 95% interval."""
+    from scipy.stats import t
+
+    truth = data.parts.truth[held.images]
+    hits = held.logits[most].argmax(axis=1) == truth
+    ends = np.cumsum([len(fold.test) for fold in data.folds])
+    accuracies = [float(part.mean()) for part in np.split(hits, ends[:-1])]
+    mean, count = float(np.mean(accuracies)), len(accuracies)
+    half = float(t.ppf(0.975, count - 1) * np.std(accuracies, ddof=1) / math.sqrt(count))
+    return {
+        "folds": count,
+        "accuracies": accuracies,
+        "mean": mean,
+        "interval": [max(0.0, mean - half), min(1.0, mean + half)],
+        "images": len(hits),
+        "pooled": evaluate(held.logits[most], truth, labels),
+    }

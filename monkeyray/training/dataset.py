@@ -1,0 +1,317 @@
+"""The labelled images of a training: listed, cut into parts that share no picture, counted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from monkeyray.errors import InputError
+from monkeyray.images.boxes import has_boxes
+from monkeyray.images.listing import list_labelled, read_label_names
+from monkeyray.scoring.features import Features, unusable
+from monkeyray.statistics.duplicates import group_images
+from monkeyray.statistics.fingerprints import thumbnails
+from monkeyray.statistics.splits import PARTS, Split, fold_images, split_images
+from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.store import Storage
+from monkeyray.training.corrections import correct
+from monkeyray.training.labelled_boxes import load_detections, surest_animals, with_surest
+from monkeyray.training.loop import Parts
+from monkeyray.training.options import TrainConfig
+
+Array = np.ndarray[Any, Any]
+
+#: A label with fewer training images is named in the report, as is one that no validation or test
+#: image has.
+RARE_IMAGES = 20
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The images of a training that can be read; all arrays are in their order.
+
+    `images`: as they were listed. `table`: what the feature cache knows of them but the vectors,
+    which are float32 (n, views, width), None where none are kept. `labels`: sorted; `parts.truth`
+    are indices into them. `names`: each image's part; `pictures`: the same number for files of one
+    picture, `groups`: for what must not be divided; `leaked`: test images whose group is in
+    another part too. `data`: counts for the bundle.
+    """
+
+    images: pa.Table
+    uris: Array
+    table: pa.Table
+    vectors: Array | None
+    labels: list[str]
+    parts: Parts
+    folds: tuple[Parts, ...]
+    names: Array
+    pictures: Array
+    groups: Array
+    leaked: Array
+    data: dict[str, Any]
+
+
+def list_dataset(
+    config: TrainConfig, storage: Storage
+) -> tuple[pa.Table, dict[str, str], Counter[str]]:
+    """All images with `label`, `given` part and `group`, and the labels' names; with detections
+    those that show an animal, each with its box.
+
+    Raises InputError for what can not be cut into parts whatever the images show.
+    """
+    skipped: Counter[str] = Counter()
+    boxes = load_detections(config.detections, storage) if config.detections else None
+    listed: set[str] = set()
+
+    def read(place: str, part: str | None) -> pa.Table:
+        found = _tagged(list_labelled(place, storage, skipped), part)
+        if boxes is None:
+            return found
+        listed.update(found["uri"].to_pylist())
+        return surest_animals(found, place, boxes, config.detection_threshold, skipped)
+
+    def read_later(place: str, table: pa.Table) -> pa.Table:
+        found = _tagged(list_labelled(place, storage, skipped), None)
+        if boxes is None:
+            return found
+        new = pa.array([uri not in listed for uri in found["uri"].to_pylist()], pa.bool_())
+        listed.update(found["uri"].to_pylist())
+        threshold = config.detection_threshold
+        return with_surest(table, found, new, place, boxes, threshold, skipped)
+
+    table = read(config.images, None)
+    if config.test is not None:
+        test = read(config.test, "test")
+        both = set(table["uri"].to_pylist()) & set(test["uri"].to_pylist())
+        if both:
+            raise InputError(
+                f"--test {config.test} and --images {config.images} have {len(both)} files in "
+                f"common, such as {min(both)}: give places that do not overlap"
+            )
+        table = pa.concat_tables([table, test])
+    for uri in config.corrections:
+        table = correct(table, read_later(uri, table))
+    labels = set(table["label"].to_pylist())
+    if len(labels) < 2:
+        raise InputError(
+            f"{config.images} has the one label {next(iter(labels))!r}: a classifier needs two or "
+            "more, each in a sub-folder of its own"
+        )
+    names = read_label_names(config.label_names, storage) if config.label_names else {}
+    if names and not set(names) & labels:
+        raise InputError(
+            f"--label-names {config.label_names} names none of the labels, such as "
+            f"{min(labels)!r}: its column 'label' must hold the labels"
+        )
+    if config.limit is not None:
+        listed = table
+        table = _limit(table, config.limit, config.seed)
+        for part in sorted(_given(listed) - _given(table)):
+            raise InputError(
+                f"--limit {config.limit} leaves no image of the given {part} part: raise it"
+            )
+    _check_split(config, table)
+    return table, names, skipped
+
+
+def _check_split(config: TrainConfig, images: pa.Table) -> None:
+    """Refuse before any image is opened what no content of the images could mend."""
+    uris = images["uri"].to_pylist()
+    groups = group_images(uris, None, images["group"].to_pylist())
+    pictures = group_images(uris, None)
+    try:
+        _fold(config, images, groups, pictures, _split(config, images, groups, pictures))
+    except InputError as error:
+        if config.limit is None:
+            raise
+        raise InputError(f"{error} (with --limit {config.limit})") from error
+
+
+def _split(config: TrainConfig, images: pa.Table, groups: Array, pictures: Array) -> Split:
+    return split_images(
+        images["label"].to_pylist(),
+        groups,
+        images["given"].to_pylist(),
+        config.validation_share,
+        config.test_share,
+        config.seed,
+        pictures,
+    )
+
+
+def _fold(
+    config: TrainConfig, images: pa.Table, groups: Array, pictures: Array, split: Split
+) -> list[Array]:
+    if not config.folds:
+        return []
+    return fold_images(
+        images["label"].to_pylist(),
+        groups,
+        split.parts != "test",
+        config.folds,
+        config.validation_share,
+        config.seed,
+        pictures,
+    )
+
+
+def _given(images: pa.Table) -> set[str]:
+    """The parts that were given."""
+    return set(images["given"].to_pylist()) - {None}
+
+
+def _tagged(table: pa.Table, part: str | None) -> pa.Table:
+    columns = {name: table[name] for name in ("uri", "size_bytes", "version", "label")}
+    empty = pa.nulls(table.num_rows, pa.string())
+    if part is not None:
+        columns["given"] = pa.array([part] * table.num_rows, pa.string())
+    else:
+        columns["given"] = table["split"] if "split" in table.column_names else empty
+    columns["group"] = table["group"] if "group" in table.column_names else empty
+    return pa.table(columns)
+
+
+def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
+    """Some images, label by label in turn, so that a short trial has them all; of each label first
+    one of every given part."""
+    labels = np.array(table["label"].to_pylist(), dtype=object)
+    given = np.array([part or "" for part in table["given"].to_pylist()])
+    turn = np.empty(len(labels), np.int64)
+    for number, label in enumerate(sorted(set(labels))):
+        its = np.random.default_rng([seed, number]).permutation(np.flatnonzero(labels == label))
+        first = np.unique(given[its], return_index=True)[1]
+        order = np.concatenate([its[np.sort(first)], np.delete(its, first)])
+        turn[order] = np.arange(len(its))
+    return table.take(np.sort(np.argsort(turn, kind="stable")[:limit]))
+
+
+def choose_images(
+    config: TrainConfig, images: pa.Table, features: Features, skipped: Counter[str]
+) -> Dataset:
+    """The usable images, cut into parts, and the counts for the bundle.
+
+    Raises InputError for a label or a given part of which no image can be read, and for a label
+    with too few different pictures.
+    """
+    bad = unusable(features)
+    usable = _usable(config, images, features)
+    kept, rows = images.filter(pa.array(usable)), features.table.filter(pa.array(usable))
+    vectors = None if features.vectors is None else features.vectors[usable]
+    contents = rows["sha256"].to_pylist()
+    pictures = group_images(contents, thumbnails(rows["thumbnail"]))
+    # A group is never divided, whatever its pictures show.
+    groups = group_images([str(number) for number in pictures], None, kept["group"].to_pylist())
+    its_labels = kept["label"].to_pylist()
+    split = _split(config, kept, groups, pictures)
+    names = split.parts.tolist()
+    labels = sorted(set(its_labels))
+    truth = np.searchsorted(labels, its_labels)
+    parts = _parts(truth, split.parts, config.class_weights)
+    folds = _fold(config, kept, groups, pictures, split)
+    counts = Counter(zip(its_labels, names, strict=True))
+    boxes = [kept["detection_bbox"].to_pylist()] if has_boxes(kept.column_names) else []
+    sizes = Counter(pictures.tolist())
+    data = {
+        "images": images.num_rows,
+        "used": kept.num_rows,
+        "opened": images.num_rows - features.found,
+        "unusable": dict(bad),
+        "skipped_files": {why: number for why, number in skipped.items() if number},
+        "parts": {part: names.count(part) for part in PARTS},
+        "by_label": {label: {part: counts[label, part] for part in PARTS} for label in labels},
+        "rare_labels": _rare(labels, counts),
+        "duplicate_groups": sum(size > 1 for size in sizes.values()),
+        "duplicate_images": sum(size - 1 for size in sizes.values()),
+        "leaks": int(split.leaked.sum()),
+        "validation_leaks": int(split.validation_leaked.sum()),
+        "boxes": {"padding": config.box_padding} if config.detections else None,
+        "fingerprint": fingerprint(sorted(zip(contents, its_labels, names, *boxes, strict=True))),
+    }
+    return Dataset(
+        images=kept,
+        uris=np.array(kept["uri"].to_pylist(), dtype=object),
+        table=rows,
+        vectors=vectors,
+        labels=labels,
+        parts=parts,
+        folds=tuple(_parts(truth, fold, config.class_weights) for fold in folds),
+        names=split.parts,
+        leaked=split.leaked,
+        pictures=pictures,
+        groups=groups,
+        data=data,
+    )
+
+
+def _rare(labels: Sequence[str], counts: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The labels with few images to train on or with none in a part, which come first."""
+    rows: list[dict[str, Any]] = [
+        {"label": label, **{part: counts[label, part] for part in PARTS}} for label in labels
+    ]
+    rows.sort(key=lambda row: all(row[part] for part in PARTS))
+    return [
+        row for row in rows if row["train"] < RARE_IMAGES or not all(row[part] for part in PARTS)
+    ]
+
+
+def _usable(config: TrainConfig, images: pa.Table, features: Features) -> Array:
+    """Which images can be read, bool (n,). Raises InputError for a label or a given part that has
+    none."""
+    statuses = features.table["status"].to_pylist()
+    usable = np.array([status == "ok" for status in statuses])
+    if not usable.any():
+        raise InputError(
+            f"none of the {images.num_rows} images can be read: {dict(unusable(features))}"
+        )
+    limit = f" (with --limit {config.limit})" if config.limit is not None else ""
+    for label, count, reasons in _unreadable(images["label"].to_pylist(), statuses):
+        raise InputError(
+            f"none of the {count} images of label {label!r} can be read ({reasons}): replace them "
+            f"or drop it{limit}"
+        )
+    # A part that is lost must not be cut out of the others in silence, and be taken for this one.
+    for part, count, reasons in _unreadable(images["given"].to_pylist(), statuses):
+        place = f" (--test {config.test})" if part == "test" and config.test is not None else ""
+        raise InputError(
+            f"none of the {count} images of the given {part} part{place} can be read ({reasons}): "
+            f"replace them, or give no such part{limit}"
+        )
+    return usable
+
+
+def _unreadable(
+    names: Sequence[str | None], statuses: Sequence[str]
+) -> Iterator[tuple[str, int, str]]:
+    """The names none of whose images can be read, in order, how many these are, and why."""
+    found: dict[str, Counter[str]] = {}
+    for name, status in zip(names, statuses, strict=True):
+        if name is not None:
+            found.setdefault(name, Counter())[status] += 1
+    for name, its in sorted(found.items()):
+        if "ok" not in its:
+            reasons = ", ".join(f"{count} {status}" for status, count in its.most_common())
+            yield name, its.total(), reasons
+
+
+def _parts(truth: Array, names: Array, class_weights: str) -> Parts:
+    train, validation, test = (np.flatnonzero(names == name) for name in PARTS)
+    return Parts(truth, train, validation, test, weigh(truth, train, class_weights))
+
+
+def weigh(truth: Array, train: Array, class_weights: str) -> Array | None:
+    """The weight of every image in the loss, 1 on average over the training images; None for none.
+
+    balanced: images / (labels x images of the label), as scikit-learn has it; sqrt: its root.
+    """
+    if class_weights == "none":
+        return None
+    counts = np.bincount(truth[train], minlength=truth.max() + 1)
+    each = len(train) / (len(counts) * np.maximum(counts, 1))
+    if class_weights == "sqrt":
+        each = np.sqrt(each)
+    return np.asarray(each[truth] / each[truth[train]].mean())

@@ -1,0 +1,268 @@
+"""Ray Train around the training loop: workers, checkpoints, and what came of it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
+from monkeyray.model.backbones import Weights, import_keras
+from monkeyray.progress import Reporter
+from monkeyray.runs.cluster import wait_for_workers
+from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.location import is_local, join
+from monkeyray.storage.store import Storage
+from monkeyray.training.epochs import Follower
+from monkeyray.training.loop import FitConfig, Learner, Parts, Source, fit
+from monkeyray.training.state import State
+from monkeyray.training.tracking import Stage
+
+#: Below a model's place, while it is trained.
+TRAINING = ".training"
+
+#: So few that asking them often costs nothing.
+_FEW_WORKERS = 16
+
+#: So often Ray Train starts the workers anew before the job gives up.
+_FAILURES = 3
+
+#: Checkpoints that are kept. Workers of a driver that was killed may write one more, and one is
+#: then still there that whoever goes on has read of.
+_CHECKPOINTS = 2
+
+
+class Weighty(Learner, Protocol):
+    """A learner that can say all its weights by name."""
+
+    def weights(self) -> Weights:
+        """float32 arrays by name."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every Ray Train worker gets: the training, and others of the same kind on folds.
+
+    `make_learner` is called in the worker, once for each training. `tracked`: where the figures of
+    the first training's epochs go. `name`: what it is called in the log.
+    """
+
+    fit: FitConfig
+    parts: Parts
+    make_learner: Callable[[], Weighty]
+    source: Source
+    folds: tuple[Parts, ...] = ()
+    tracked: Stage = field(default_factory=Stage)
+    name: str = "training"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a training: the best weights by name, those of each fold, and the figures of its
+    epochs. `seconds`: of the training itself, without Ray's start."""
+
+    weights: Weights
+    folds: list[Weights]
+    state: State
+    seconds: float
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """As the bundle's metrics have them."""
+        return {
+            "best_epoch": self.state.best_epoch,
+            "epochs_run": self.state.epoch,
+            "history": self.state.history,
+            "resumed_from": self.state.resumed_from,
+        }
+
+
+def run_training(
+    task: Task,
+    identity: Any,
+    uri: str,
+    storage: Storage,
+    workers: int,
+    gpu: bool,
+    reporter: Reporter,
+) -> Outcome:
+    """Train with Ray Train, or go on from the checkpoint of a run with the same `identity`.
+
+    `identity`: JSON of all that decides the result but the settings and the number of workers.
+    Raises a MonkeyRayError that says what to change.
+    """
+    import ray
+    import ray.train
+
+    # TensorflowTrainer is this with another backend, and imports TensorFlow where nothing computes.
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+    from safetensors.numpy import load_file
+
+    from monkeyray.training.workers_cluster import WorkersCluster
+
+    wait_for_workers(workers, gpu, reporter.say)
+    if workers <= _FEW_WORKERS:
+        # Ray asks them every two seconds how they are, and so learns as late that they are ready.
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
+    filesystem, path = training_place(uri, storage)
+    # The same command has the same name, and so goes on from the checkpoint that it finds there.
+    name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
+    follower = Follower.create(task.name, uri, task.fit.epochs, reporter)
+    task = replace(task, tracked=Stage((*task.tracked.sinks, follower.sink)))
+    trainer = DataParallelTrainer(
+        _worker,
+        train_loop_config={"task": ray.put(task)},
+        backend_config=WorkersCluster(),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=gpu,
+            # Less than a core each, so that Ray Data's tasks always find room.
+            resources_per_worker={"CPU": 0.5, **({"GPU": 1} if gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=_FAILURES),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_CHECKPOINTS),
+        ),
+    )
+    try:
+        with follower.following():
+            result = trainer.fit()
+    except Exception as error:
+        raise _failure(error, join(uri, TRAINING, name)) from error
+    if result.return_value is not None:
+        storage.delete_tree(join(uri, TRAINING, name))  # it would only diverge again
+        raise result.return_value
+    with result.checkpoint.as_directory() as folder:
+        state = State.load(Path(folder))
+        arrays = load_file(Path(folder) / "result.safetensors")
+    seconds = float(arrays.pop("seconds")[0])
+    return Outcome(
+        below(arrays, "weights"),
+        [below(arrays, f"fold-{number}") for number in range(len(task.folds))],
+        state,
+        seconds,
+    )
+
+
+def training_place(uri: str, storage: Storage) -> tuple[Any, str]:
+    """Where Ray Train and Tune write below a model's place: pyarrow's file system, None for the
+    local one, and the path there."""
+    place = join(uri, TRAINING)
+    return (None, place) if is_local(uri) else storage.arrow(place)
+
+
+def below(weights: Weights, prefix: str) -> Weights:
+    """The weights whose names begin with `prefix` and a slash, without it.
+
+    >>> below({"top/0000": 1, "base/0000": 2}, "top")
+    {'0000': 1}
+    """
+    start = f"{prefix}/"
+    return {key[len(start) :]: value for key, value in weights.items() if key.startswith(start)}
+
+
+def _failure(error: BaseException, place: str) -> BaseException:
+    """What to tell of a training that Ray Train gave up: one line."""
+    inner = [*getattr(error, "worker_failures", {}).values()]
+    inner.append(getattr(error, "controller_failure", error))
+    for each in inner:
+        if isinstance(found := _cause(each), MonkeyRayError):
+            return found
+    reason = next(iter(str(inner[0]).splitlines()), "")[:200]
+    return ClusterError(
+        f"the training failed {_FAILURES + 1} times, at last with {type(inner[0]).__name__}: "
+        f"{reason.rstrip('.')}; the same command goes on from the checkpoint in {place}, and "
+        "--debug shows more"
+    )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The MonkeyRayError inside Ray's wrappings, or the error itself."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, MonkeyRayError):
+            return seen
+        inner = getattr(seen, "cause", None)
+        seen = inner if isinstance(inner, BaseException) else seen.__cause__
+    return error
+
+
+def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
+    """One Ray Train worker: restore, fit, report.
+
+    Returns the error of a training that diverged, on all workers alike: Ray Train would try again
+    what it raises.
+    """
+    import ray
+    import ray.train
+    from safetensors.numpy import save_file
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    task: Task = ray.get(options["task"])
+    import_keras()
+    import tensorflow as tf
+
+    # Workers on one node share its cores instead of fighting for them.
+    threads = max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    # The same sums in the same order, so that the same seed gives the same weights.
+    tf.config.experimental.enable_op_determinism()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+
+    def report(state: State, extra: dict[str, Any] | None = None) -> None:
+        metrics = dict(state.history[-1])
+        if rank != 0:
+            ray.train.report(metrics)
+            return
+        log.flush()
+        with tempfile.TemporaryDirectory() as folder:
+            state.save(Path(folder))
+            if extra is not None:
+                save_file(extra, Path(folder) / "result.safetensors")
+            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+    resume = None
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            resume = State.load(Path(folder))
+    tracked = task.tracked if rank == 0 else Stage()
+    log = tracked.open(resume.history if resume else ())
+    common = {"strategy": strategy, "rank": rank, "world": world}
+    start = time.monotonic()
+    learner = task.make_learner()
+    try:
+        fitted = fit(
+            task.fit,
+            learner,
+            task.parts,
+            task.source,
+            resume=resume,
+            checkpoint=report,
+            on_epoch=log.add,
+            **common,
+        )
+        found = _under("weights", learner.weights())
+        for number, parts in enumerate(task.folds):
+            learner = task.make_learner()
+            fit(task.fit, learner, parts, task.source, **common)
+            found |= _under(f"fold-{number}", learner.weights())
+    except ConfigError as error:
+        return error
+    report(fitted, {**found, "seconds": np.array([time.monotonic() - start])})
+    return None
+
+
+def _under(prefix: str, weights: Weights) -> dict[str, Any]:
+    return {f"{prefix}/{key}": np.ascontiguousarray(value) for key, value in weights.items()}

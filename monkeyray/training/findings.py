@@ -1,0 +1,103 @@
+"""What a person should look at after a training: copies, likely label errors, mistakes, doubts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from monkeyray.pages.thumbnails import least_certain, thumbnails, worst_mistakes
+from monkeyray.statistics.duplicates import leaks
+from monkeyray.storage.store import Storage
+from monkeyray.training.assess import Assessment, suspicious_labels
+from monkeyray.training.dataset import Dataset
+
+Array = np.ndarray[Any, Any]
+
+#: Likely label errors that are shown as pictures; all are listed.
+_SHOWN = 48
+
+
+def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, Any]:
+    """The findings in JSON's types, in which images have these names for URIs, all different."""
+    truth, unseen = data.parts.truth, np.flatnonzero(found.unseen)
+    contents = data.table["sha256"].to_pylist()
+
+    def answer(image: int) -> dict[str, Any]:
+        probabilities = found.probabilities[image]
+        return {
+            "uri": names[image],
+            "truth": data.labels[truth[image]],
+            "label": data.labels[int(probabilities.argmax())],
+            "score": float(probabilities.max()),
+        }
+
+    probabilities = found.probabilities[unseen]
+    return {
+        "leaks": leaks(names, data.names.tolist(), contents, data.pictures, data.groups),
+        "duplicates": _duplicates(names, contents, data.pictures),
+        "label_errors_of": (
+            "the images of the test part and of all folds, each judged by a model without it"
+            if data.folds
+            else "the images of the validation and test parts; --folds 5 looks at all"
+        ),
+        "label_errors": [
+            {
+                "uri": names[each.index],
+                "part": str(data.names[each.index]),
+                "given": data.labels[each.given],
+                "suggested": data.labels[each.suggested],
+                "quality": each.quality,
+            }
+            for each in suspicious_labels(found, truth)
+        ],
+        "mistakes": [answer(i) for i in unseen[worst_mistakes(truth[unseen], probabilities)]],
+        "uncertain": [answer(i) for i in unseen[least_certain(probabilities)]],
+    }
+
+
+def with_pictures(
+    findings: Mapping[str, Any], places: Mapping[str, str], storage: Storage
+) -> dict[str, Any]:
+    """The findings with a `thumbnail`, None where there can be none, for each image that a page
+    shows. `places`: each image's URI by its name."""
+    shown = {
+        "label_errors": findings["label_errors"][:_SHOWN],
+        "mistakes": findings["mistakes"],
+        "uncertain": findings["uncertain"],
+    }
+    uris = {row["uri"] for rows in shown.values() for row in rows}
+    pictures = thumbnails(uris, lambda uri: storage.read(places[uri]).data)
+    return dict(findings) | {
+        name: [row | {"thumbnail": pictures.get(row["uri"])} for row in findings[name]]
+        for name in shown
+    }
+
+
+def _duplicates(names: Sequence[str], contents: list[str], pictures: Array) -> list[dict[str, Any]]:
+    """The files of each picture that has several, and whether all of them are the same bytes."""
+    members: dict[int, list[int]] = {}
+    for image, picture in enumerate(pictures.tolist()):
+        members.setdefault(picture, []).append(image)
+    return [
+        {
+            "uris": [names[image] for image in images],
+            "how": "identical" if len({contents[image] for image in images}) == 1 else "near",
+        }
+        for images in members.values()
+        if len(images) > 1
+    ]
+
+
+def to_json(model: Mapping[str, Any], findings: Mapping[str, Any]) -> str:
+    """metrics.json: the figures, the counts and the findings, for programs."""
+    content = {
+        "model_id": model["model_id"],
+        "training": model["training"],
+        "data": model["data"],
+        "metrics": model["metrics"],
+        "findings": findings,
+    }
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"

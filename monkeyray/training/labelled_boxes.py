@@ -1,0 +1,98 @@
+"""Labelled images by a detector's boxes: of each the surest animal, which is what is trained on.
+
+A label is of the whole image. Its surest animal is most likely what was meant; the others may be of
+another species, and a herd would count as many times as it has heads.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monkeyray.errors import InputError
+from monkeyray.images.boxes import ANIMAL
+from monkeyray.images.detections import Detections, parse_detections, read_detections
+from monkeyray.runs.box_rows import make_rows, match
+from monkeyray.runs.plan import collect
+from monkeyray.storage.keys import first_of_each, string_keys
+from monkeyray.storage.location import normalise
+from monkeyray.storage.store import Storage
+
+#: Why images are left out.
+NO_BOX, NOT_LISTED = "without the box of an animal", "not in the detections"
+
+
+def load_detections(uri: str, storage: Storage) -> Detections:
+    """Read and check a file of detections. Raises InputError."""
+    data, _ = read_detections(uri, storage)
+    return parse_detections(normalise(uri), data)
+
+
+def surest_animals(
+    images: pa.Table,
+    place: str,
+    detections: Detections,
+    threshold: float | None,
+    skipped: Counter[str],
+    *,
+    each: bool = True,
+) -> pa.Table:
+    """The labelled images that have the box of an animal from the threshold on (the file's own,
+    where it is None), in order, with boxes.BOX_FIELDS of the surest; counts the others.
+
+    Raises InputError for a label, or a given part, that has no such image, if `each` has to have
+    one.
+    """
+    listing = collect([images])
+    assert listing is not None
+    threshold = detections.threshold if threshold is None else threshold
+    matched = match(detections, listing, place)
+    rows = pa.concat_tables(make_rows(matched, listing, threshold).tables())
+    animals = rows.filter(pc.fill_null(pc.equal(rows["detection_category"], ANIMAL), False))
+    order = np.argsort(-animals["detection_conf"].to_numpy(), kind="stable")
+    first = first_of_each(string_keys(animals["uri"].take(pa.array(order))))
+    chosen = animals.take(pa.array(np.sort(order[first])))
+    skipped[NOT_LISTED] += int((matched.where < 0).sum())
+    skipped[NO_BOX] += images.num_rows - chosen.num_rows - int((matched.where < 0).sum())
+    for column, what in (("label", "label"), ("given", "given part")) if each else ():
+        for name in sorted(_names(images, column) - _names(chosen, column)):
+            raise InputError(
+                f"no image of the {what} {name!r} in {place} has the box of an animal in "
+                f"--detections {detections.uri} with {threshold:g} or more: leave it out, since "
+                "with --detections nothing but animals is trained on and scored, or lower "
+                "--detection-threshold"
+            )
+    return chosen
+
+
+def with_surest(
+    table: pa.Table,
+    later: pa.Table,
+    new: pa.Array,
+    place: str,
+    detections: Detections,
+    threshold: float | None,
+    skipped: Counter[str],
+) -> pa.Table:
+    """The rows of `later` that say something of the images in `table`, with its columns: labels of
+    such as are there, and of those that are `new`, bool (n,), their surest animals.
+
+    Raises InputError where none of the new images is in the detections.
+    """
+    # What is there has its box, and is asked for no more than its label.
+    tables = [
+        table.slice(0, 0),
+        later.filter(pc.is_in(later["uri"], table["uri"].combine_chunks())),
+    ]
+    unseen = later.filter(new)
+    if unseen.num_rows:
+        tables.append(surest_animals(unseen, place, detections, threshold, skipped, each=False))
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _names(table: pa.Table, column: str) -> set[Any]:
+    return set(pc.unique(table[column]).to_pylist()) - {None}

@@ -1,0 +1,141 @@
+"""Training without a cache: images stream through Ray Data into each worker as it needs them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from monkeyray.errors import DecodeError, InputError, ObjectError
+from monkeyray.images.decode import Limits, decode
+from monkeyray.model.engine import Network, TensorFlowEngine
+from monkeyray.storage.store import Storage
+from monkeyray.training.augment import augment
+
+Array = np.ndarray[Any, Any]
+
+#: Decoded images on their way to a worker, in steps; each is a batch of pixels.
+_STEPS_AHEAD = 2
+
+#: As decode.Limits has it, once for the tasks.
+_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """Rows of URIs to rows of pixels, in Ray Data's tasks.
+
+    `augmented`: seed and epoch, where the first view of each image is to be augmented by them and
+    the image's number; None for all views as they are.
+    """
+
+    storage: Storage
+    size: int
+    views: Sequence[str]
+    augmented: tuple[int, int] | None
+    padding: float = 0.0
+
+    def __call__(self, rows: pa.Table) -> dict[str, Any]:
+        """A table with the columns `uri`, `image` and, where crops are seen, `bbox`, to uint8
+        pixels of shape (n, views, size, size, 3).
+
+        Raises InputError for an image that could be read before the training and no longer can.
+        """
+        pixels = []
+        boxes = rows["bbox"] if "bbox" in rows.column_names else pa.nulls(rows.num_rows)
+        for uri, image, bbox in zip(
+            *(column.to_pylist() for column in (rows["uri"], rows["image"], boxes)), strict=True
+        ):
+            try:
+                data = self.storage.read(uri).data
+                views = decode(
+                    data, self.size, _LIMITS, self.views, bbox=bbox, padding=self.padding
+                ).pixels
+            except (DecodeError, ObjectError) as error:
+                raise InputError(
+                    f"{uri} could be read before and cannot be now ({error}): run the same "
+                    "command again"
+                ) from None
+            if self.augmented is not None:
+                views = augment(views[0], (*self.augmented, image))[None]
+            pixels.append(views)
+        return {"pixels": np.stack(pixels)}
+
+
+@dataclass(frozen=True)
+class PixelSource:
+    """Pixels of images by index, from bytes at every call: fetch, decode, and augment for training.
+
+    The order is the one asked for, whatever the cluster's locality suggests.
+    """
+
+    uris: Array
+    size: int
+    views: tuple[str, ...]
+    storage: Storage
+    augment_seed: int | None
+    #: A box of each image, float32 (n, 4), whose crops with `padding` are seen; None for no boxes.
+    boxes: Array | None = None
+    padding: float = 0.0
+
+    def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
+        """Each step's pixels, uint8 (b, views, size, size, 3)."""
+        import ray.data
+
+        from monkeyray.runs.cluster import quiet_data
+
+        if not len(index):
+            return
+        quiet_data()
+        context = ray.data.DataContext.get_current()
+        context.execution_options.preserve_order = True
+        steps = [self._rows(step) for step in index]
+        augmented = None
+        if epoch is not None and self.augment_seed is not None:
+            augmented = (self.augment_seed, epoch)
+        decoder = Decoder(self.storage, self.size, self.views, augmented, self.padding)
+        pixels = ray.data.from_arrow(steps).map_batches(
+            decoder, batch_size=None, batch_format="pyarrow", num_cpus=0.25
+        )
+        batches = pixels.iter_batches(
+            batch_size=index.shape[1], prefetch_batches=_STEPS_AHEAD, batch_format="numpy"
+        )
+        for batch in batches:
+            yield batch["pixels"]
+
+    def reader(self, images: Array) -> Callable[[], Array]:
+        """What gives the pixels of a few images, uint8 (n, views, size, size, 3), read where it is
+        called."""
+        decoder = Decoder(self.storage, self.size, self.views, None, self.padding)
+        return functools.partial(_read, decoder, self._rows(images))
+
+    def _rows(self, step: Array) -> pa.Table:
+        rows = {"uri": pa.array(self.uris[step], pa.string()), "image": pa.array(step)}
+        if self.boxes is not None:
+            rows["bbox"] = pa.array(list(self.boxes[step]), pa.list_(pa.float32(), 4))
+        return pa.table(rows)
+
+
+def _read(decoder: Decoder, rows: pa.Table) -> Array:
+    return np.asarray(decoder(rows)["pixels"])
+
+
+class FeatureSource:
+    """Features of images by index: pixels through the frozen base at every call."""
+
+    def __init__(self, pixels: PixelSource, network: Network) -> None:
+        self._pixels = pixels
+        self._network = network
+        self._engine: TensorFlowEngine | None = None
+
+    def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
+        """Each step's features, the mean of the views, float32 (b, width)."""
+        # In the worker, which has set TensorFlow up before.
+        self._engine = self._engine or TensorFlowEngine(self._network)
+        for pixels in self._pixels(index, epoch):
+            features, _ = self._engine(pixels)
+            yield features.mean(axis=1)

@@ -1,0 +1,387 @@
+"""The data-parallel training loop, under tf.distribute and free of Ray.
+
+Every worker draws the same seeded permutation and takes its rank's share of each step; gradients
+are summed over the workers before Adam sees them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from monkeyray.errors import ConfigError
+from monkeyray.model.backbones import import_keras
+from monkeyray.training.state import State
+
+Array = np.ndarray[Any, Any]
+
+#: A validation loss must fall by this much (nats) to count as better.
+_MIN_DELTA = 1e-4
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to train, besides what and on which data. Units as in TrainConfig.
+
+    `keep_start`: the variables count as trained already; they are measured first, and an epoch is
+    better only if it is no worse than they are in accuracy too. The step size rises during the
+    first epoch and then falls to 0 along a cosine. Where the training diverges, the best there was
+    by then is kept.
+    """
+
+    epochs: int
+    patience: int
+    batch_size: int
+    learning_rate: float
+    l2: float
+    seed: int
+    checkpoint_seconds: float
+    keep_start: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The data by index: `truth` int label indices of all images, and which image is where.
+
+    `weight`: how much an image counts in the loss, None for all alike. The validation loss that
+    chooses the epoch is weighted too.
+    """
+
+    truth: Array
+    train: Array
+    validation: Array
+    test: Array
+    weight: Array | None = None
+
+
+class Learner(Protocol):
+    """What is trained. `compiled`: whether its gradients go through XLA. `penalised`: those of the
+    variables that the L2 penalty is on."""
+
+    dtype: str
+    compiled: bool
+    variables: list[Any]
+    penalised: list[Any]
+
+    def logits(self, x: Any) -> Any:
+        """A batch of the source, (b, ...), to logits (b, labels) of `dtype`."""
+
+
+class Source(Protocol):
+    """Where batches come from: a cache, or images that are decoded as they are needed."""
+
+    def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
+        """For index (steps, b), each step's batch (b, ...), in order.
+
+        `epoch`: the one of training that it is for, None where it is for a measurement.
+        """
+
+
+@dataclass(frozen=True)
+class Share:
+    """One worker's share of some steps: `index` and `weight` (0 is padding) of shape (steps, b),
+    `total` the images of each step over all workers."""
+
+    index: Array
+    weight: Array
+    total: Array
+
+
+def share(order: Array, batch_size: int, rank: int, world: int) -> Share:
+    """Cut an order of images into steps, and take every `world`-th image of each from `rank` on.
+
+    The last step, and steps that the workers cannot halve evenly, are padded with weight 0.
+    """
+    steps = -(-len(order) // batch_size)
+    # Padding costs as much as an image where features are not cached.
+    wide = -(-min(batch_size, len(order)) // world) * world
+    index = np.zeros((steps, wide), np.int64)
+    weight = np.zeros((steps, wide))
+    for step in range(steps):
+        images = order[step * batch_size : (step + 1) * batch_size]
+        index[step, : len(images)] = images
+        weight[step, : len(images)] = 1.0
+    return Share(index[:, rank::world], weight[:, rank::world], weight.sum(axis=1))
+
+
+def fit(
+    config: FitConfig,
+    learner: Learner,
+    parts: Parts,
+    source: Source,
+    *,
+    strategy: Any,
+    rank: int = 0,
+    world: int = 1,
+    resume: State | None = None,
+    checkpoint: Callable[[State], None] = lambda state: None,
+    on_epoch: Callable[[dict[str, Any]], None] = lambda figures: None,
+) -> State:
+    """Train until the validation loss stops falling, and leave the learner with the best epoch's
+    variables.
+
+    `checkpoint` is called on every worker after the same epochs, at least `checkpoint_seconds`
+    apart, and must not return before all workers have called it or none needs to wait. `on_epoch`
+    gets every epoch's figures, on every worker; with `keep_start` those of the start first, as
+    epoch 0. Raises ConfigError on every worker alike when a loss is not finite and there is no
+    start to keep.
+    """
+    loop = _Loop(config, learner, parts, source, strategy, rank, world)
+    if resume is None:
+        state = _begin(loop, config)
+        for figures in state.history:
+            on_epoch(figures)
+    else:
+        state = resume
+        if not resume.done:
+            state = replace(resume, resumed_from=[*resume.resumed_from, resume.epoch])
+    loop.restore(state)
+    last = time.monotonic()
+    while not state.done:
+        epoch = state.epoch + 1
+        order = np.random.default_rng([config.seed, epoch]).permutation(parts.train)
+        train = loop.train(share(order, config.batch_size, rank, world), epoch)
+        validation = loop.measure(parts.validation)
+        due = rank == 0 and time.monotonic() - last >= config.checkpoint_seconds
+        # The sums of all workers, and the first one's word on whether it is time to save.
+        sums = loop.sum(np.array([*train, *validation, float(due)]))
+        if not np.isfinite(sums).all():
+            if config.keep_start:
+                state = replace(state, done=True, diverged=True)
+                break
+            raise ConfigError(
+                f"training diverged in epoch {epoch}: lower --learning-rate (it is "
+                f"{config.learning_rate:g})"
+            )
+        figures = {
+            "epoch": epoch,
+            "train_loss": sums[0] / len(parts.train),
+            "train_accuracy": sums[1] / len(parts.train),
+            **_validation_figures(sums[2:5], parts),
+        }
+        on_epoch(figures)
+        state = _advance(loop, state, figures, config)
+        if sums[5] > 0 and not state.done:
+            checkpoint(state)
+            last = time.monotonic()
+    loop.set_variables(state.best)
+    return state
+
+
+def _validation_figures(sums: Array, parts: Parts) -> dict[str, float]:
+    return {
+        "validation_loss": float(sums[0] / sums[2]),
+        "validation_accuracy": float(sums[1] / len(parts.validation)),
+    }
+
+
+def _begin(loop: _Loop, config: FitConfig) -> State:
+    state = loop.state(0, None)
+    if not config.keep_start:
+        return state
+    sums = loop.sum(loop.measure(loop.parts.validation))
+    found = _validation_figures(sums, loop.parts)
+    figures = {"epoch": 0, "train_loss": None, "train_accuracy": None, **found}
+    return replace(state, best_loss=found["validation_loss"], history=[figures])
+
+
+def _advance(loop: _Loop, state: State, figures: dict[str, Any], config: FitConfig) -> State:
+    new = loop.state(int(figures["epoch"]), state)
+    new = replace(new, history=[*state.history, figures])
+    start = state.history[0]["validation_accuracy"] if config.keep_start else 0.0
+    if (
+        figures["validation_loss"] < state.best_loss - _MIN_DELTA
+        and figures["validation_accuracy"] >= start
+    ):
+        new = replace(
+            new, best=new.variables, best_epoch=new.epoch, best_loss=figures["validation_loss"]
+        )
+    return replace(new, done=_stale(new) >= config.patience or new.epoch >= config.epochs)
+
+
+def _stale(state: State) -> int:
+    """Epochs since the one with the lowest validation loss, of those that were trained.
+
+    What was there before does not count: new steps often lose to it at first, and win later.
+    """
+    best, lowest = 0, float("inf")
+    for figures in state.history:
+        if figures["epoch"] and figures["validation_loss"] < lowest - _MIN_DELTA:
+            best, lowest = figures["epoch"], figures["validation_loss"]
+    return state.epoch - best
+
+
+class _Loop:
+    """The TensorFlow side: one replica's variables and its compiled steps."""
+
+    def __init__(
+        self,
+        config: FitConfig,
+        learner: Learner,
+        parts: Parts,
+        source: Source,
+        strategy: Any,
+        rank: int,
+        world: int,
+    ) -> None:
+        keras = import_keras()
+        import tensorflow as tf
+
+        self.parts = parts
+        self._tf, self._config, self._source, self._strategy = tf, config, source, strategy
+        self._rank, self._world = rank, world
+        self._weight = np.ones(len(parts.truth)) if parts.weight is None else parts.weight
+        # Plain variables, the same on all workers by their seed: the strategy only sums gradients.
+        self._learner = learner
+        self._optimizer = keras.optimizers.Adam(self._rate(keras))
+        self._optimizer.build(learner.variables)
+        self._dtype = tf.as_dtype(learner.dtype)
+        self._gradients = tf.function(self._compute_gradients, jit_compile=learner.compiled)
+        self._update = tf.function(self._apply_gradients, jit_compile=learner.compiled)
+        self._step = tf.function(self._distributed_step, reduce_retracing=True)
+        # One kernel for all of an epoch, where no other worker's gradients are waited for between.
+        alone = world == 1 and learner.compiled
+        self._epoch = tf.function(
+            self._distributed_epoch, reduce_retracing=not alone, jit_compile=alone
+        )
+        self._forward = tf.function(
+            lambda x: tf.cast(learner.logits(x), tf.float64), reduce_retracing=True
+        )
+        self._sum = tf.function(self._distributed_sum, reduce_retracing=True)
+
+    def _rate(self, keras: Any) -> Any:
+        """The step size; for what is trained already a schedule, by the optimizer's own count of
+        steps, so that a resumed training is where it was."""
+        config = self._config
+        if not config.keep_start:
+            return config.learning_rate
+        steps = -(-len(self.parts.train) // config.batch_size)
+        # Adam's first steps know no scale yet, and would throw good weights out of their valley.
+        return keras.optimizers.schedules.CosineDecay(
+            0.0,
+            decay_steps=max(1, (config.epochs - 1) * steps),
+            warmup_target=config.learning_rate,
+            warmup_steps=steps,
+        )
+
+    def _compute_gradients(self, x: Any, y: Any, real: Any, weight: Any, total: Any) -> Any:
+        tf = self._tf
+        variables = self._learner.variables
+        with tf.GradientTape() as tape:
+            logits = self._learner.logits(x)
+            losses = real * weight * tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+            kernels = self._learner.penalised
+            penalty = tf.add_n([tf.reduce_sum(v.value**2) for v in kernels])
+            loss = tf.reduce_sum(losses) / total + self._config.l2 * penalty / self._world
+        hits = real * tf.cast(tf.equal(tf.argmax(logits, axis=1), y), self._dtype)
+        return tape.gradient(loss, variables), tf.stack(
+            [tf.reduce_sum(losses), tf.reduce_sum(hits)]
+        )
+
+    def _apply_gradients(self, gradients: Any) -> None:
+        self._optimizer.apply(gradients, self._learner.variables)
+
+    def _distributed_step(self, x: Any, y: Any, real: Any, weight: Any, total: Any) -> Any:
+        gradients, sums = self._gradients(x, y, real, weight, total)
+        if self._world > 1:
+            gradients = self._strategy.run(self._all_reduce, args=(gradients,))
+        self._update(gradients)
+        return sums
+
+    def _distributed_epoch(
+        self, vectors: Any, index: Any, y: Any, real: Any, weight: Any, total: Any
+    ) -> Any:
+        """All steps of an epoch in one call, on features that are in memory."""
+        tf = self._tf
+        sums = tf.zeros(2, self._dtype)
+        for step in tf.range(tf.shape(index)[0]):
+            x = tf.gather(vectors, index[step])
+            sums += self._distributed_step(x, y[step], real[step], weight[step], total[step])
+        return sums
+
+    def _all_reduce(self, values: Any) -> Any:
+        tf = self._tf
+        # The copies are on the replica's device, where the sums have to come back to.
+        return tf.distribute.get_replica_context().all_reduce(
+            tf.distribute.ReduceOp.SUM, tf.nest.map_structure(tf.identity, values)
+        )
+
+    def _distributed_sum(self, values: Any) -> Any:
+        return self._strategy.run(self._all_reduce, args=(values,))
+
+    def sum(self, values: Array) -> Array:
+        """The sum of an array over all workers."""
+        return np.asarray(self._sum(self._tf.constant(values)))
+
+    def train(self, mine: Share, epoch: int) -> Array:
+        """Run an epoch; returns this worker's sum of losses and of hits."""
+        tf = self._tf
+        y = tf.constant(self.parts.truth[mine.index])
+        real, weight, total = (
+            tf.constant(array, self._dtype)
+            for array in (mine.weight, self._weight[mine.index], mine.total)
+        )
+        if isinstance(self._source, CachedSource):
+            index = tf.constant(mine.index)
+            vectors = self._source.tensor(tf)
+            return np.asarray(self._epoch(vectors, index, y, real, weight, total))
+        sums = np.zeros(2)
+        for step, x in enumerate(self._source(mine.index, epoch)):
+            sums += self._step(tf.constant(x), y[step], real[step], weight[step], total[step])
+        return sums
+
+    def measure(self, images: Array) -> Array:
+        """This worker's sums over its share of some images: of weighted losses, of hits and of
+        weights."""
+        sums = np.zeros(3)
+        mine = share(images, max(self._config.batch_size, 256), self._rank, self._world)
+        for step, x in enumerate(self._source(mine.index, None)):
+            index, real, logits = mine.index[step], mine.weight[step], self._forward(x).numpy()
+            peak = logits.max(axis=1)
+            total = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
+            y = self.parts.truth[index]
+            losses = total - logits[np.arange(len(y)), y]
+            weight = real * self._weight[index]
+            sums += [weight @ losses, real @ (logits.argmax(axis=1) == y), weight.sum()]
+        return sums
+
+    def state(self, epoch: int, before: State | None) -> State:
+        """The variables as they are now."""
+        variables = [np.asarray(variable) for variable in self._learner.variables]
+        optimizer = [np.asarray(variable) for variable in self._optimizer.variables]
+        if before is None:
+            return State(epoch, variables, optimizer, variables, 0, float("inf"))
+        return replace(before, epoch=epoch, variables=variables, optimizer=optimizer)
+
+    def restore(self, state: State) -> None:
+        """Set the variables to a state's."""
+        self.set_variables(state.variables)
+        for variable, value in zip(self._optimizer.variables, state.optimizer, strict=True):
+            variable.assign(value)
+
+    def set_variables(self, values: list[Array]) -> None:
+        """Set the learner's variables."""
+        for variable, value in zip(self._learner.variables, values, strict=True):
+            variable.assign(value)
+
+
+class CachedSource:
+    """Features that are in memory: float32 of shape (n, width)."""
+
+    def __init__(self, vectors: Array) -> None:
+        self._vectors = vectors
+        self._tensor: Any = None
+
+    def tensor(self, tf: Any) -> Any:
+        """All features on the device, copied there once."""
+        if self._tensor is None:
+            self._tensor = tf.constant(self._vectors)
+        return self._tensor
+
+    def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
+        for step in index:
+            yield self._vectors[step]

@@ -1,0 +1,86 @@
+"""What images are called in what is published of a model: enough to find them, and no more of the
+machine that trained it than that."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from monkeyray.storage.location import is_local, join
+
+
+def short_names(uris: Sequence[str], images: str, test: str | None = None) -> list[str]:
+    """A name for each image, all of them different.
+
+    Below `images` it is the path from there; below `test`, that folder's own name and the path from
+    there; the rest, as out of manifests, are named from the folder that they have in common, which
+    for each kind of storage and each bucket is one. All places in the form of `uris.normalise`.
+
+    >>> short_names(["/d/all/n0/a.jpg", "/d/test/n0/a.jpg"], "/d/all", "/d/test")
+    ['n0/a.jpg', 'test/n0/a.jpg']
+    >>> short_names(["s3://b/x/1/a.jpg", "s3://b/x/2/a.jpg"], "/d/list.csv")
+    ['1/a.jpg', '2/a.jpg']
+    """
+    names: list[str | None] = [_below(uri, images, "") for uri in uris]
+    if test is not None:
+        front = join(test.rsplit("/", 1)[-1], "")
+        names = [
+            name if name is not None else _below(uri, test, front)
+            for uri, name in zip(uris, names, strict=True)
+        ]
+    rest = [uri for uri, name in zip(uris, names, strict=True) if name is None]
+    common = _common_folders(rest)
+    return _distinct(
+        [
+            uri.removeprefix(common[_place(uri)]) if name is None else name
+            for uri, name in zip(uris, names, strict=True)
+        ]
+    )
+
+
+def _below(uri: str, folder: str, front: str) -> str | None:
+    """The name of an image in a folder, None for one that is not there."""
+    starts = [join(folder, "")]
+    if is_local(folder):
+        # As names are written that are no UTF-8, whichever folder they are in.
+        starts.append(f"file://{quote(starts[0], errors='surrogateescape')}")
+    for start in starts:
+        if uri.startswith(start):
+            return front + uri[len(start) :]
+    return None
+
+
+def _place(uri: str) -> str:
+    """What URIs must have in common before they can have a folder: scheme and bucket."""
+    return "/".join(uri.split("/")[:3]) if "://" in uri else ""
+
+
+def _common_folders(uris: Sequence[str]) -> dict[str, str]:
+    """By place, the longest start of its URIs that ends with a slash."""
+    found: dict[str, list[str]] = {}
+    for uri in uris:
+        folder, place = uri.split("/")[:-1], _place(uri)
+        before = found.get(place, folder)
+        both = itertools.takewhile(
+            lambda pair: pair[0] == pair[1], zip(before, folder, strict=False)
+        )
+        found[place] = [part for part, _ in both]
+    return {place: join("/".join(parts), "") for place, parts in found.items()}
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that came before."""
+    taken, counts = set(names), Counter[str]()
+    found = []
+    for name in names:
+        counts[name] += 1
+        new = name
+        if counts[name] > 1:
+            while new in taken:
+                new = f"{name} ({counts[name]})"
+                counts[name] += new in taken
+            taken.add(new)
+        found.append(new)
+    return found

@@ -1,0 +1,196 @@
+"""What a training did, in words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from monkeyray.storage.location import join
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training did. `seconds`: by stage. `opened`: images that were decoded for it."""
+
+    uri: str
+    model: dict[str, Any]
+    opened: int
+    seconds: dict[str, float]
+
+    @property
+    def test_accuracy(self) -> float:
+        """Share of the test images whose label was found."""
+        return float(self.model["metrics"]["test"]["accuracy"])
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `model`, where it is, its `model_id` and its `report`; how many
+        `labels` it has; `images` there were, `used` and `opened`, and those that are `unusable`, by
+        status; `epochs_run` and `best_epoch`; `test` and `validation`, each with `images` and
+        `accuracy`; `leaks`, test images that are in another part too; `seconds` by stage. All
+        figures are in the bundle's metrics.json."""
+        data, metrics = self.model["data"], self.model["metrics"]
+        parts = {
+            part: {key: metrics[part][key] for key in ("images", "accuracy")}
+            for part in ("test", "validation")
+        }
+        return {
+            "model": self.uri,
+            "model_id": self.model["model_id"],
+            "report": join(self.uri, "report.html"),
+            "labels": len(self.model["labels"]),
+            "images": data["images"],
+            "used": data["used"],
+            "opened": self.opened,
+            "unusable": data["unusable"],
+            "epochs_run": metrics["epochs_run"],
+            "best_epoch": metrics["best_epoch"],
+            **parts,
+            "leaks": data["leaks"],
+            "seconds": self.seconds,
+        }
+
+    def __str__(self) -> str:
+        data, metrics = self.model["data"], self.model["metrics"]
+        rest = self.seconds["ray"] + self.seconds["training"] - self.seconds["head"]
+        lines = [
+            f"{data['used']} of {data['images']} images used, {self.opened} opened"
+            f" ({data['duplicate_images']} are copies of another)",
+            *(
+                f"{count} images could not be used: {status}"
+                for status, count in data["unusable"].items()
+            ),
+            *_rare(data["rare_labels"]),
+            *_search(metrics["search"]),
+            f"trained {metrics['epochs_run']} epochs, kept epoch {metrics['best_epoch']}"
+            f" ({self.seconds['head']:.1f} s; features {self.seconds['features']:.1f} s,"
+            f" Ray {rest:.1f} s)",
+            *_fine_tuning(metrics["fine_tuning"]),
+            *_int8(metrics["int8"]),
+            *_folds(metrics["folds"]),
+            *_calibration(metrics),
+            *_thresholds(metrics["thresholds"]),
+            f"test accuracy {self.test_accuracy:.4f} on {metrics['test']['images']} images,"
+            f" validation {metrics['validation']['accuracy']:.4f}",
+        ]
+        if data["leaks"]:
+            clean = metrics["test"]["without_leaks"]
+            figure = f"without them accuracy is {clean['accuracy']:.4f}" if clean else "all of them"
+            lines.append(f"{data['leaks']} test images are also in another part; {figure}")
+        if data["validation_leaks"]:
+            lines.append(
+                f"{data['validation_leaks']} validation images are also in train: what was chosen "
+                "on validation, and its accuracy, looks better than it is"
+            )
+        return "\n".join(
+            [
+                *lines,
+                f"model  {self.model['model_id'][:12]} in {self.uri}",
+                f"report {join(self.uri, 'report.html')}",
+            ]
+        )
+
+
+def _rare(labels: list[dict[str, Any]]) -> Iterator[str]:
+    if labels:
+        some = ", ".join(f"{each['label']} ({_has(each)})" for each in labels[:5])
+        more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+        yield f"labels with few images: {some}{more}; --class-weights may help where they are few"
+
+
+def _has(row: dict[str, Any]) -> str:
+    none = [part for part in ("validation", "test") if not row[part]]
+    return f"{row['train']} to train on" + (f", no {' or '.join(none)} image" if none else "")
+
+
+def _search(found: dict[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        return
+    counts = Counter(each["ended"] for each in found["trials"])
+    counts["stopped early"] = counts.pop("stopped", 0)
+    hows = [how for how in ("stopped early", "diverged", "failed") if counts[how]]
+    rest = "".join(f", {counts[how]} {how}" for how in hows)
+    best = found["trials"][found["best"]]
+    yield f"searched {len(found['trials'])} trials in {found['seconds']:.0f} s{rest}"
+    yield (
+        f"best on validation: --head {best['head']} "
+        f"--learning-rate {best['learning_rate']} --l2 {best['l2']} --top-seed {best['top_seed']}"
+    )
+
+
+def _fine_tuning(figures: dict[str, Any] | None) -> Iterator[str]:
+    if figures is None:
+        return
+    if figures["kept"]:
+        before, after = figures["before"], figures["after"]
+        yield (
+            f"fine-tuned {figures['layers']}: validation loss {before['loss']:.4f} to "
+            f"{after['loss']:.4f}, accuracy {before['accuracy']:.4f} to {after['accuracy']:.4f}, "
+            f"epoch {figures['best_epoch']}"
+        )
+    else:
+        yield (
+            f"fine-tuning {figures['layers']} made nothing better on validation: the frozen base "
+            "is kept"
+        )
+    if figures["diverged"]:
+        yield "fine-tuning diverged in the end: lower --fine-tune-rate"
+
+
+def _int8(figures: dict[str, Any] | None) -> Iterator[str]:
+    if figures is None:
+        return
+    speed = figures["speed"]
+    faster = f"int8: {speed['int8'] / speed['float32']:.1f} times as fast as float32"
+    if not figures["images"]:
+        yield faster
+        return
+    yield (
+        f"{faster}, test accuracy {figures['accuracy']['int8']:.4f}, the same label for "
+        f"{figures['agreement']:.2%} of {figures['images']} test images"
+    )
+
+
+def _folds(figures: dict[str, Any] | None) -> Iterator[str]:
+    if figures is not None:
+        low, high = figures["interval"]
+        yield (
+            f"{figures['folds']} folds: mean accuracy {figures['mean']:.4f} ({low:.4f} to "
+            f"{high:.4f} with 95% confidence)"
+        )
+
+
+def _calibration(metrics: dict[str, Any]) -> Iterator[str]:
+    found = metrics["calibration"]
+    before, after = found["before"]["ece"], found["after"]["ece"]
+    if after is not None:
+        cautious = found["temperature"] > 1 and round(after, 3) > round(before, 3)
+        why = " (scores are cautious: one error more is assumed than was seen)" if cautious else ""
+        yield (
+            f"temperature {found['temperature']:.3f} from {found['images']} {found['source']} "
+            f"images: calibration error {before:.3f} to {after:.3f}{why}"
+        )
+
+
+def _thresholds(found: dict[str, Any] | None) -> Iterator[str]:
+    if found is None:
+        return
+    own = [row for row in found["per_label"] if row["threshold"] is not None]
+    rest = len(found["per_label"]) - len(own)
+    pooled = found["pooled"]["threshold"]
+    lines = []
+    if own:
+        lines.append(f"{len(own)} labels have a threshold of their own")
+    if rest:
+        lines.append(
+            f"{rest} labels share {pooled:.4f}" if pooled is not None
+            else f"NO threshold for {rest}: too few images, or too many errors, to promise it"
+        )  # fmt: skip
+    test = found["test"]
+    yield f"precision {found['target']:g}: {'; '.join(lines)}"
+    if test["accepted"]:
+        yield (
+            f"on test that accepts {test['accepted']} of {test['images']} images, "
+            f"{test['precision']:.4f} of them right"
+        )

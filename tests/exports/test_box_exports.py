@@ -1,0 +1,141 @@
+"""Predictions of boxes in what is made of them: exports, evaluation, and no bursts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monkeyray.errors import InputError
+from monkeyray.exports.bursts import bursts
+from monkeyray.exports.export import export
+from monkeyray.exports.options import BurstsConfig, ExportConfig
+from monkeyray.options_shared import StoreConfig
+from monkeyray.scoring.labelled_predictions import join_labels
+from monkeyray.scoring.rows import SCHEMA_VERSION
+from monkeyray.storage.store import Storage
+from tests.exports.test_camtrap import TIME, lines, make, problems, standard
+from tests.exports.test_megadetector import check
+from tests.support.predicted import box, predict, scored
+
+__all__ = ["standard"]
+
+QUIET = StoreConfig(quiet=True)
+
+
+def animal(uri: str, label: str, number: int, conf: float, *bbox: float) -> dict[str, Any]:
+    return scored(uri, (label, 0.75), ("deer", 0.25), captured_at=TIME) | box(
+        number, "animal", conf, *bbox
+    )
+
+
+def other(uri: str, status: str, *its: Any, **rest: Any) -> dict[str, Any]:
+    return {"uri": uri, "status": status, "captured_at": TIME, **rest} | box(*its)
+
+
+HERD, LONE = "/x/A/1/herd.jpg", "/x/A/1/lone.jpg"
+ROWS = [
+    animal(HERD, "fox", 0, 0.9, 0.1, 0.2, 0.3, 0.4),
+    other(HERD, "person", 1, "person", 0.5, 0.5, 0, 0.5, 1.001),
+    animal(HERD, "empty", 3, 0.3, 0, 0, 1, 0),
+    other("/x/A/1/blank.jpg", "blank", None, "blank"),
+    other("/x/B/1/car.jpg", "vehicle", 0, "vehicle", 0.75, 0.1, 0.1, 0.2, 0.2),
+    other("/x/B/1/new.jpg", "undetected", None, None, error="the detections do not list it"),
+    other("/x/B/1/bad.jpg", "unreadable", 0, "animal", 0.75, 0.1, 0.1, 0.2, 0.2, error="broken"),
+    other("/x/B/1/bad.jpg", "unreadable", 1, "animal", 0.75, 0.1, 0.1, 0.2, 0.2, error="broken"),
+    other(LONE, "crashed", 0, "animal", 0.75, 0.1, 0.1, 0.2, 0.2, error="by SIGSEGV"),
+    animal(LONE, "fox", 1, 0.5, 0.2, 0.2, 0.2, 0.2),
+]
+#: The boxes of one image are in two files.
+SIZES = [2, 8]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    identity: dict[str, Any]
+    identity = {"schema_version": SCHEMA_VERSION, "model_id": "a", "views": ["whole"], "top_k": 2}
+    predict(tmp_path / "predictions", ROWS, images="/x", sizes=SIZES, **identity)
+    return tmp_path
+
+
+def run(place: Path, **options: Any) -> Any:
+    return export(ExportConfig(predictions=str(place / "predictions"), store=QUIET, **options))
+
+
+def test_megadetectors_form_has_the_boxes_back(place: Path) -> None:
+    import json
+
+    done = run(place, format="megadetector", output=str(place / "out.json"))
+    results = json.loads((place / "out.json").read_text())
+    check(results)
+    herd, blank, car, new, bad, lone = results["images"]
+    first, person, second = herd["detections"]
+    assert first == {
+        "category": "1", "conf": 0.9, "bbox": [0.1, 0.2, 0.3, 0.4],
+        "classifications": [["2", 0.75], ["0", 0.25]],
+    }  # fmt: skip
+    assert person == {"category": "2", "conf": 0.5, "bbox": [0.5, 0, 0.5, 1]}
+    # The detector's animal stays one, where the labels say that nothing is there.
+    assert (second["category"], second["classifications"][0]) == ("1", ["1", 0.75])
+    assert blank == {"file": "A/1/blank.jpg", "detections": []}
+    assert [box["category"] for box in car["detections"]] == ["3"]
+    assert new["failure"] == "undetected: the detections do not list it"
+    assert bad["failure"] == "unreadable: broken"
+    assert ["classifications" in found for found in lone["detections"]] == [False, True]
+    assert done.kinds == {"animal": 3, "human": 1, "blank": 2, "vehicle": 1, "failure": 2}
+    assert "9 boxes, and images without one, exported" in str(done)
+
+
+def test_camtrap_dp_has_an_observation_a_box(place: Path, standard: Path) -> None:
+    done = make(place, [])
+    assert problems(place / "package", standard) == []
+    media, seen = (lines(place / "package" / f"{name}.csv") for name in ("media", "observations"))
+    assert [row["fileName"] for row in media] == [
+        "herd.jpg", "blank.jpg", "car.jpg", "new.jpg", "bad.jpg", "lone.jpg",
+    ]  # fmt: skip
+    assert [row["mediaComments"] for row in media][:3] == ["", "", ""]
+    assert [row["observationType"] for row in seen] == [
+        "animal", "human", "blank", "blank", "vehicle", "unclassified", "unclassified",
+        "unclassified", "animal",
+    ]  # fmt: skip
+    assert len({row["observationID"] for row in seen}) == len(seen)
+    assert {row["mediaID"] for row in seen} == {row["mediaID"] for row in media}
+    sides = [float(seen[0][f"bbox{side}"]) for side in ("X", "Y", "Width", "Height")]
+    assert sides == [0.1, 0.2, 0.3, 0.4]
+    assert (seen[1]["classificationProbability"], seen[1]["bboxHeight"]) == ("0.5", "1")
+    assert (seen[3]["bboxX"], seen[3]["classificationMethod"]) == ("", "machine")
+    assert done.kinds["unclassified"] == 3
+
+
+def test_the_csv_has_columns_for_boxes(place: Path) -> None:
+    run(place, format="csv", output=str(place / "out.csv"))
+    rows = lines(place / "out.csv")
+    kinds = [row["observation_type"] for row in rows]
+    assert kinds == ["animal", "human", "blank", "blank", "vehicle", "", "", "", "", "animal"]
+    columns = [name for name in rows[0] if name.startswith("detection")]
+    assert [rows[1][name] for name in columns] == ["1", "person", "0.5", "0.5", "0", "0.5", "1"]
+    assert [rows[3][name] for name in columns] == ["", "blank", "", "", "", "", ""]
+
+
+def test_bursts_of_boxes_are_refused(place: Path) -> None:
+    config = BurstsConfig(
+        predictions=str(place / "predictions"), output=str(place / "b.parquet"),
+        site_pattern="{site}/*", store=QUIET,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="without --detections"):
+        bursts(config)
+
+
+def test_of_an_images_boxes_the_surest_is_measured(place: Path) -> None:
+    (place / "labels.csv").write_text(
+        f"uri,label\n{HERD},deer\n{LONE},fox\n/x/A/1/blank.jpg,empty\n/x/B/1/bad.jpg,fox\n"
+        "/x/none.jpg,fox\n"
+    )
+    found = join_labels(Storage(), None, str(place / "predictions"), str(place / "labels.csv"))
+    assert found.answers.uris.tolist() == [HERD, LONE]
+    # Of the herd box 0, though box 3 was scored too; of the lone one the box that was scored.
+    assert found.answers.probabilities[:, found.answers.labels.index("fox")].tolist() == [0.75] * 2
+    assert found.data["failures"] == {"blank": 1, "unreadable": 1}
+    assert found.data["labels_without_row"] == 1
+    assert found.data["rows_without_label"] == 2

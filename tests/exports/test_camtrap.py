@@ -1,0 +1,368 @@
+"""Camtrap DP: packages that the standard's own schemas accept, made by frictionless' judgement."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monkeyray.errors import InputError
+from monkeyray.exports.camtrap_names import DEPLOYMENTS, MEDIA, OBSERVATIONS, file_path
+from monkeyray.exports.export import Export, export
+from monkeyray.exports.options import ExportConfig
+from monkeyray.images.decode import decode
+from monkeyray.options_shared import StoreConfig
+from tests.support.predicted import MODEL_ID, predict, scored
+
+PROJECT: dict[str, Any] = {
+    "title": "A package",
+    "contributors": [{"title": "A Person", "role": "contact"}],
+    "licenses": [{"name": "CC0-1.0", "scope": "data"}, {"name": "CC0-1.0", "scope": "media"}],
+    "project": {
+        "title": "A project",
+        "samplingDesign": "targeted",
+        "captureMethod": ["activityDetection"],
+        "individualAnimals": False,
+    },
+    "labels": {"fox": "Vulpes vulpes"},
+}
+TABLE = (
+    "deploymentID,locationID,camera,latitude,longitude,start,end,time_zone,clock_offset,habitat\n"
+    'd1,A,1,51.496,4.774,2021-05-01,2021-06-30,Europe/Brussels,3600,"marsh, wet"\n'
+    "d2,B,1,-1.28,36.8,2021-05-01,2021-06-30,Africa/Nairobi,,\n"
+)
+TIME = "2021-05-31T08:25:38"
+
+
+@pytest.fixture(scope="session")
+def standard() -> Path:
+    """The folder with the standard's schemas and its example, or a skip."""
+    root = os.environ.get("MONKEYRAY_PHOTOS")
+    folder = Path(root or ".") / "camtrap-dp"
+    if root and (folder / "camtrap-dp-profile.json").is_file():
+        return folder
+    pytest.skip("set MONKEYRAY_PHOTOS to a folder that holds camtrap-dp with its schemas")
+
+
+class _Answer:
+    """What frictionless reads of an HTTP answer."""
+
+    def __init__(self, data: bytes) -> None:
+        self.raw = io.BytesIO(data)
+
+    def raise_for_status(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Session:
+    """Answers for the URLs by which the standard's files name each other, from files beside us."""
+
+    def __init__(self, standard: Path) -> None:
+        self._standard = standard
+
+    def get(self, url: str, **options: Any) -> _Answer:
+        import frictionless
+
+        if url.startswith("https://raw.githubusercontent.com/tdwg/camtrap-dp/1.0.2/"):
+            return _Answer((self._standard / url.rpartition("/")[2]).read_bytes())
+        if url == "https://specs.frictionlessdata.io/schemas/data-package.json":
+            return _Answer(b"{}")  # frictionless checks that of itself
+        assert url == "http://json.schemastore.org/geojson.json"
+        profiles = Path(frictionless.__file__).parent / "assets" / "profiles"
+        return _Answer((profiles / "geojson.json").read_bytes())
+
+
+def problems(package: Path, standard: Path) -> list[str]:
+    """What frictionless has against a package, under the standard's profile and schemas."""
+    frictionless = pytest.importorskip("frictionless")
+    with frictionless.system.use_context(http_session=_Session(standard)):
+        report = frictionless.validate(str(package / "datapackage.json"))
+    return [" ".join(map(str, row)) for row in report.flatten(["path", "type", "note", "message"])]
+
+
+def make(
+    folder: Path,
+    rows: list[dict[str, Any]],
+    *,
+    project: Mapping[str, Any] = PROJECT,
+    table: str = TABLE,
+    images: str = "/x",
+    file: str = "project.json",
+    **options: Any,
+) -> Export:
+    if not (folder / "predictions").exists():
+        predict(folder / "predictions", rows, images=images, threshold=0.5)
+    (folder / "project.json").write_text(json.dumps(project))
+    (folder / "deployments.csv").write_text(table)
+    given: dict[str, Any] = {
+        "predictions": str(folder / "predictions"),
+        "format": "camtrap-dp",
+        "output": str(folder / "package"),
+        "project": str(folder / file),
+        "deployments": str(folder / "deployments.csv"),
+        "site_pattern": "{site}/{camera}/*",
+        "store": StoreConfig(quiet=True),
+    }
+    return export(ExportConfig(**{**given, **options}))
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_columns_are_the_standards(standard: Path) -> None:
+    for name, columns in (
+        ("deployments", list(DEPLOYMENTS)),
+        ("media", MEDIA.names),
+        ("observations", OBSERVATIONS.names),
+    ):
+        schema = json.loads((standard / f"{name}-table-schema.json").read_text())
+        assert [field["name"] for field in schema["fields"]] == columns
+
+
+def test_the_judge_knows_good_from_bad(standard: Path, tmp_path: Path) -> None:
+    package = tmp_path / "example"
+    shutil.copytree(standard / "example", package)
+    for path in (package, *package.rglob("*")):
+        path.chmod(0o755)
+    assert problems(package, standard) == []
+    media = (package / "media.csv").read_text()
+    (package / "media.csv").write_text(media.replace("2020-05-30T04:57:37+02:00", "yesterday"))
+    assert any("yesterday" in problem for problem in problems(package, standard))
+
+
+def test_every_kind_of_row(tmp_path: Path, standard: Path) -> None:
+    def image(path: str, label: str, score: float, **rest: Any) -> dict[str, Any]:
+        return scored(f"/x/{path}", (label, score), **{"captured_at": TIME, **rest})
+
+    rows = [
+        image("A/1/fox 1.jpg", "fox", 0.75, decision="accepted"),
+        image("A/1/low.JPG", "fox", 0.25, decision="below_threshold"),
+        image("A/1/none.png", "empty", 1.0000001, decision="no_threshold"),
+        image("B/1/man.jpg", "person", 0.5, status="truncated", error="cut off"),
+        image("B/1/car.jpg", "vehicle", 0.5),
+        image("B/1/deer.jpg", "roe|deer", 0.5),
+        {"uri": "/x/B/1/big.jpg", "status": "too_large", "error": "!", "captured_at": TIME},
+        {"uri": "/x/B/1/gone.jpg", "status": "missing", "error": "gone"},
+        image("A/1/old.jpg", "fox", 0.5, captured_at="2000-01-01T00:00:00"),
+        image("C/1/far.jpg", "fox", 0.5),
+        image("A/1/two..dots.jpg", "fox", 0.5),
+        image("A/1/far.jpg", "fox", 0.5, captured_at="2021-05-31T08:25:38-08:00"),
+    ]
+    done = make(tmp_path, rows)
+    package = tmp_path / "package"
+    assert problems(package, standard) == []
+    media, seen = lines(package / "media.csv"), lines(package / "observations.csv")
+    assert len(media) == len(seen) == 8
+    assert len({row["mediaID"] for row in media}) == 8
+    fox = media[0]
+    assert (fox["deploymentID"], fox["timestamp"]) == ("d1", "2021-05-31T09:25:38+02:00")
+    assert (fox["filePath"], fox["fileName"]) == ("A/1/fox 1.jpg", "fox 1.jpg")
+    assert (fox["filePublic"], fox["captureMethod"]) == ("false", "activityDetection")
+    assert [row["fileMediatype"] for row in media[:3]] == ["image/jpeg", "image/jpeg", "image/png"]
+    assert media[3]["timestamp"] == "2021-05-31T08:25:38+03:00"
+    assert media[3]["mediaComments"] == "truncated: cut off"
+    assert [row["observationType"] for row in seen] == [
+        "animal", "unknown", "blank", "human", "vehicle", "animal", "unclassified", "animal",
+    ]  # fmt: skip
+    assert [row["scientificName"] for row in seen] == ["Vulpes vulpes", *[""] * 6, "Vulpes vulpes"]
+    assert seen[0]["mediaID"] == fox["mediaID"]
+    assert seen[0]["classificationMethod"] == "machine"
+    assert seen[0]["classifiedBy"] == f"MonkeyRay model {MODEL_ID}"
+    assert seen[0]["classificationTimestamp"] == "2026-03-04T05:06:07Z"
+    assert [float(row["classificationProbability"]) for row in seen[:3]] == [0.75, 0.25, 1.0]
+    assert seen[1]["observationTags"] == "label:fox | decision:below_threshold"
+    assert seen[5]["observationTags"] == "label:roe/deer"
+    assert seen[6]["classificationMethod"] == seen[6]["classificationProbability"] == ""
+    left = {row["uri"]: row["reason"] for row in lines(package / "left-out.csv")}
+    assert left == {
+        "/x/B/1/gone.jpg": "no_time",
+        "/x/A/1/old.jpg": "outside_deployment",
+        "/x/C/1/far.jpg": "no_deployment",
+        "/x/A/1/two..dots.jpg": "no_path",
+    }
+    places = lines(package / "deployments.csv")
+    assert [row["deploymentID"] for row in places] == ["d1", "d2"]
+    assert places[0]["habitat"] == "marsh, wet"
+    assert places[0]["deploymentEnd"] == "2021-06-30T23:59:59+02:00"
+    described = json.loads((package / "datapackage.json").read_text())
+    assert described["taxonomic"] == [{"scientificName": "Vulpes vulpes"}]
+    assert described["temporal"] == {"start": "2021-05-01", "end": "2021-06-30"}
+    assert described["spatial"]["coordinates"][0][0] == [4.774, -1.28]
+    assert described["project"]["observationLevel"] == ["media"]
+    text = str(done)
+    for words in ("8 images exported", "4 images without", "left-out.csv", "roe|deer", "1 images"):
+        assert words in text
+
+
+def test_the_standards_own_photographs(tmp_path: Path, standard: Path) -> None:
+    """Ten real photographs with the times of their EXIF, in a package that lies above them."""
+    shutil.copytree(standard / "example" / "media", tmp_path / "package" / "media" / "A" / "1")
+    rows = []
+    for path in sorted((tmp_path / "package" / "media").rglob("*.JPG")):
+        captured_at = decode(path.read_bytes(), 32).captured_at
+        rows.append(scored(str(path), ("fox", 0.75), captured_at=captured_at))
+    table = "id,lat,lon,start,end,tz,deployment\n1,51,4,2021-04-01,2021-05-01,+01:00,d\n"
+    images = str(tmp_path / "package" / "media")
+    make(tmp_path, rows, images=images, table=table, site_pattern=None)
+    package = tmp_path / "package"
+    assert problems(package, standard) == []
+    media = lines(package / "media.csv")
+    assert len(media) == 10
+    assert all((package / row["filePath"]).is_file() for row in media)
+    theirs = {
+        row["fileName"]: row["timestamp"] for row in lines(standard / "example" / "media.csv")
+    }
+    assert {row["fileName"]: row["timestamp"] for row in media}.items() <= theirs.items()
+
+
+def test_images_in_a_store_have_urls(tmp_path: Path, standard: Path) -> None:
+    uri = "s3://bucket/a b/A/1/x..y.jpg"
+    rows = [scored(uri, ("fox", 0.75), captured_at=TIME)]
+    make(tmp_path, rows, images="s3://bucket/a b")
+    assert problems(tmp_path / "package", standard) == []
+    (medium,) = lines(tmp_path / "package" / "media.csv")
+    assert medium["filePath"] == "s3://bucket/a%20b/A/1/x%2E%2Ey.jpg"
+    rows[0]["uri"] = "s3://bucket/a b/A/1/x.jpg"
+    make(tmp_path / "2", rows, images="s3://bucket/a b", relative_to="s3://bucket/a b")
+    (medium,) = lines(tmp_path / "2" / "package" / "media.csv")
+    assert medium["filePath"] == "A/1/x.jpg"
+
+
+@pytest.mark.parametrize("name", ["/y/a.jpg", "/x/.a/b.jpg", "/x/~a/b.jpg", "/x/a/../b", "/x/a\nb"])
+def test_paths_that_the_standard_does_not_take(name: str) -> None:
+    assert file_path(name, "/x") is None
+
+
+def test_taxa_of_the_project_file_and_of_a_table(tmp_path: Path, standard: Path) -> None:
+    (tmp_path / "taxa.csv").write_text(
+        "label,latin_name,taxonRank,family,vernacularNames.eng\n"
+        "n0,ardea_cinerea,species,Ardeidae,grey heron\n"
+    )
+    known = {"scientificName": "Vulpes vulpes", "taxonID": "https://x.org/5BSG3"}
+    project = {**PROJECT, "taxonomic": [known, {"scientificName": "Martes foina"}]}
+    rows = [
+        scored("/x/A/1/1.jpg", ("fox", 0.75), captured_at=TIME),
+        scored("/x/A/1/2.jpg", ("n0", 0.75), captured_at=TIME),
+    ]
+    make(tmp_path, rows, project=project, taxonomy=str(tmp_path / "taxa.csv"))
+    assert problems(tmp_path / "package", standard) == []
+    described = json.loads((tmp_path / "package" / "datapackage.json").read_text())
+    heron = {
+        "scientificName": "Ardea cinerea", "taxonRank": "species", "family": "Ardeidae",
+        "vernacularNames": {"eng": "grey heron"},
+    }  # fmt: skip
+    assert described["taxonomic"] == [heron, known]
+
+
+def test_nothing_that_can_be_dated_is_no_package(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no image can be put.*1 no time in its EXIF"):
+        make(tmp_path, [scored("/x/A/1/1.jpg", ("fox", 0.75))])
+    assert not list((tmp_path / "package").iterdir())
+
+
+def test_a_package_is_replaced_only_when_asked_for(tmp_path: Path) -> None:
+    rows = [scored("/x/A/1/1.jpg", ("fox", 0.75), captured_at=TIME)]
+    make(tmp_path, rows)
+    with pytest.raises(Exception, match=r"datapackage\.json is there already"):
+        make(tmp_path, rows)
+    make(tmp_path, rows, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"contributors": []}, "contributors is missing"),
+        ({"contributors": [{"role": "contact"}]}, "no title"),
+        ({"contributors": [{"title": "A", "role": "boss"}]}, "'boss' is none of contact"),
+        ({"licenses": [{"name": "CC0-1.0", "scope": "data"}]}, "the scope media"),
+        ({"project": None}, "project is missing"),
+        ({"project": {**PROJECT["project"], "samplingDesign": "odd"}}, "samplingDesign is 'odd'"),
+        ({"project": {**PROJECT["project"], "captureMethod": []}}, "captureMethod"),
+        ({"project": {**PROJECT["project"], "individualAnimals": "no"}}, "individualAnimals"),
+        ({"resources": []}, "resources is what the export writes"),
+        ({"filePublic": "yes"}, "filePublic must be true or false"),
+        ({"labels": {"fox": {"kind": "plant"}}}, "kind 'plant'"),
+        ({"title": 3}, "title is 3: it must be a text"),
+        ({"name": "A Name"}, "small letters"),
+        ({"contributors": [{"title": "A", "email": "none"}]}, "email 'none'"),
+        ({"licenses": [{"scope": "data"}, {"scope": "media"}]}, "neither a name"),
+        ({"sources": [{"path": "x"}]}, "one of sources has no title"),
+        ({"taxonomic": "foxes"}, "taxonomic must be a list of objects"),
+        ({"keywords": "foxes"}, "keywords must be a list of texts"),
+        ({"spatial": {"type": "Here"}}, "GeoJSON"),
+        ({"temporal": {"start": "2021"}}, "temporal must have start and end"),
+        ({"project": {**PROJECT["project"], "acronym": 3}}, "project.acronym is 3"),
+    ],
+)
+def test_mistakes_in_the_project_file(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    rows = [scored("/x/A/1/1.jpg", ("fox", 0.75), captured_at=TIME)]
+    with pytest.raises(InputError, match=message):
+        make(tmp_path, rows, project={**PROJECT, **change})
+    assert not (tmp_path / "package").exists()
+
+
+def test_a_project_file_in_toml(tmp_path: Path, standard: Path) -> None:
+    (tmp_path / "project.toml").write_text(
+        '[[contributors]]\ntitle = "A Person"\n[project]\ntitle = "P"\n'
+        'samplingDesign = "targeted"\ncaptureMethod = ["timeLapse", "activityDetection"]\n'
+        "individualAnimals = false\n"
+    )
+    rows = [scored("/x/A/1/1.jpg", ("fox", 0.75), captured_at=TIME)]
+    make(tmp_path, rows, file="project.toml")
+    assert problems(tmp_path / "package", standard) == []
+    assert lines(tmp_path / "package" / "media.csv")[0]["captureMethod"] == ""
+
+
+@pytest.mark.parametrize("column", ["latitude", "longitude", "start", "end"])
+def test_deployments_have_what_the_standard_requires(tmp_path: Path, column: str) -> None:
+    head, first, _ = TABLE.splitlines()
+    cells = first.split(",", 9)
+    cells[head.split(",").index(column)] = ""
+    rows = [scored("/x/A/1/1.jpg", ("fox", 0.75), captured_at=TIME)]
+    with pytest.raises(InputError, match=f"d1 has no {column}"):
+        make(tmp_path, rows, table=f"{head}\n{','.join(cells)}\n")
+
+
+def test_what_no_label_is_sure_of_is_rolled_up(tmp_path: Path, standard: Path) -> None:
+    pair = (("lion", 0.5), ("leopard", 0.375), ("empty", 0.125))
+    rows = [
+        scored("/x/A/1/a.JPG", *pair, decision="below_threshold", captured_at=TIME),
+        scored("/x/A/1/b.JPG", *pair, decision="accepted", captured_at=TIME),
+        scored("/x/A/1/c.JPG", ("lion", 0.5), ("empty", 0.5), captured_at=TIME),
+        scored("/x/A/1/d.JPG", ("empty", 0.875), ("lion", 0.125), captured_at=TIME),
+    ]
+    labels = {
+        "lion": {"scientificName": "Panthera leo", "family": "Felidae"},
+        "leopard": {"scientificName": "Panthera pardus", "family": "Felidae"},
+    }
+    done = make(tmp_path, rows, project={**PROJECT, "labels": labels}, rollup_threshold=0.8)
+    assert done.kinds == {"animal": 2, "unknown": 1, "blank": 1}
+    with open(tmp_path / "package" / "observations.csv", newline="") as file:
+        seen = list(csv.DictReader(file))
+    names = ("observationType", "scientificName", "classificationProbability")
+    assert [tuple(row[name] for name in names) for row in seen] == [
+        ("animal", "Panthera", "0.875"),
+        ("animal", "Panthera leo", "0.5"),
+        ("unknown", "", "0.5"),
+        ("blank", "", "0.875"),
+    ]
+    assert seen[0]["observationTags"] == "label:lion | decision:below_threshold"
+    package = json.loads((tmp_path / "package" / "datapackage.json").read_text())
+    assert package["taxonomic"] == [
+        {"scientificName": "Panthera", "kingdom": "Animalia", "family": "Felidae",
+         "taxonRank": "genus"},
+        {"scientificName": "Panthera leo", "family": "Felidae"},
+    ]  # fmt: skip
+    assert problems(tmp_path / "package", standard) == []

@@ -1,0 +1,431 @@
+"""The bundle: it comes back as it was, or says which file is damaged."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monkeyray.errors import BundleError, ConfigError
+from monkeyray.model.backbones import Weights
+from monkeyray.model.bundle import (
+    _IDENTITY,
+    Bundle,
+    describe,
+    int8_sha256,
+    load_bundle,
+    load_seen,
+    save_bundle,
+)
+from monkeyray.model.engine import Network
+from monkeyray.model.int8 import to_arrays
+from monkeyray.model.known_images import Seen
+from monkeyray.statistics.outliers import fit_outliers
+from monkeyray.statistics.thresholds import choose_thresholds
+from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.store import Storage
+
+STORAGE = Storage()
+
+
+#: Of MobileNet's features.
+WIDTH = 1024
+
+
+@functools.cache
+def outliers() -> Weights:
+    few = np.eye(4, WIDTH, dtype=np.float32)
+    return fit_outliers(few, np.arange(4) % 2, {1: few + 0.1, 2: few + 0.1}).to_arrays()
+
+
+def make(top: float = 0.5, changed: Mapping[str, Any] | None = None, **rest: Any) -> Bundle:
+    """A bundle; `changed` takes the place of its `base`, `top`, `outliers` or `labels`."""
+    base = {"0000/conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T}
+    weights = {
+        "0000/dense_0/kernel": np.full((WIDTH, 2), top, np.float32),
+        "0001/dense_0/bias": np.zeros(2, np.float32),
+    }
+    parts: dict[str, Any] = {"base": base, "top": weights, "outliers": outliers()} | dict(
+        changed or {}
+    )
+    network = Network(
+        "mobilenet", parts["base"], ("middle", "middle-mirrored"), parts["top"], (), 2
+    )
+    chosen = choose_thresholds(np.ones(80), np.zeros(80, int), np.zeros(80, int), ["n0", "n5"], 0.9)
+    model = describe(
+        network,
+        labels=[
+            {"index": 0, "label": "n0", "name": "mantled_howler"},
+            {"index": 1, "label": "n5", "name": None},
+        ],
+        outliers=parts["outliers"],
+        calibration={
+            "1": {"temperature": 1.5, "thresholds": None},
+            "2": {"temperature": 2.5, "thresholds": chosen.to_json()},
+        },
+        rest={"metrics": {"accuracy": 0.1 + 0.2, "counts": (1, 2), "by": {3: "x"}}, **rest},
+    )
+    return Bundle(model, parts["base"], parts["top"], parts["outliers"])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    save_bundle(str(tmp_path / "m"), STORAGE, make(), "<html>first</html>", "{}")
+    return tmp_path / "m"
+
+
+def load(place: Path, model_id: str | None = None) -> Bundle:
+    return load_bundle(str(place), STORAGE, model_id)
+
+
+def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
+    with pytest.raises(BundleError, match="no base in int8: train it again with --int8"):
+        load_bundle(str(place), STORAGE, int8=True)
+    arrays = to_arrays(b"<net/>", b"\0\1")
+    save_bundle(str(place), STORAGE, replace(make(), int8=arrays), "", "{}")
+    usual, loaded = load(place), load_bundle(str(place), STORAGE, int8=True)
+    assert usual.int8 is usual.network(usual.views).int8 is None
+    assert usual.model_id == loaded.model_id == make().model_id
+    network = loaded.network(loaded.views)
+    assert network.int8 is not None
+    assert {name: array.tobytes() for name, array in network.int8.items()} == {
+        "graph": b"<net/>",
+        "constants": b"\0\1",
+    }
+    (file,) = place.glob("int8-*")
+    assert int8_sha256(loaded) == hashlib.sha256(file.read_bytes()).hexdigest()
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    load(place)
+    with pytest.raises(BundleError, match=r"int8-\w+.safetensors is not what model.json says"):
+        load_bundle(str(place), STORAGE, int8=True)
+    floats = {"graph": np.zeros(2, np.float32)}
+    save_bundle(str(place), STORAGE, replace(make(), int8=floats), "", "{}")
+    with pytest.raises(BundleError, match="its base in int8 has the arrays"):
+        load_bundle(str(place), STORAGE, int8=True)
+    save_bundle(str(place), STORAGE, make(), "", "{}")
+    assert not [*place.glob("int8-*")]
+
+
+def edit(place: Path, change: Callable[[dict[str, Any]], Any], *, sign: bool) -> None:
+    """Change model.json; with `sign` as a stranger would who makes its hashes fit."""
+    path = place / "model.json"
+    model = json.loads(path.read_text())
+    change(model)
+    if sign:
+        identity = {key: model[key] for key in _IDENTITY if key in model}
+        if "model_id" in model:
+            model["model_id"] = fingerprint(identity)
+        content = {key: value for key, value in model.items() if key != "content_sha256"}
+        model["content_sha256"] = fingerprint(content)
+    path.write_text(json.dumps(model))
+
+
+def test_it_comes_back_as_it_was(place: Path) -> None:
+    saved, loaded = make(), load(place)
+    assert loaded.model_id == saved.model_id
+    assert loaded.labels == ["n0", "n5"]
+    assert loaded.names == {"n0": "mantled_howler", "n5": "n5"}
+    assert loaded.head == ()
+    for part in ("base", "top", "outliers"):
+        before, after = getattr(saved, part), getattr(loaded, part)
+        assert before.keys() == after.keys()
+        for key, array in before.items():
+            np.testing.assert_array_equal(array, after[key], strict=True)
+    files = loaded.model["files"]
+    assert {path.name for path in place.iterdir()} == {"model.json", *files}
+    for name, listed in files.items():
+        data = (place / name).read_bytes()
+        assert listed == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+
+
+def test_what_does_not_decide_a_score_does_not_change_the_id() -> None:
+    assert make(created_at="today").model_id == make(created_at="tomorrow").model_id
+    assert make(top=0.25).model_id != make().model_id
+
+
+def test_a_newer_one_takes_its_place_and_leaves_other_files(place: Path) -> None:
+    (place / "notes.html").write_text("mine")
+    (place / "base-mine.safetensors").write_text("mine")
+    # Even where the old model.json claims them.
+    edit(place, lambda m: m["files"].update({"notes.html": {}, "../other.html": {}}), sign=False)
+    (place.parent / "other.html").write_text("mine")
+    save_bundle(str(place), STORAGE, make(top=0.25), "<html>second</html>", "{}")
+    names = {path.name for path in place.iterdir()}
+    assert {"notes.html", "base-mine.safetensors"} < names
+    assert names == {
+        "notes.html",
+        "base-mine.safetensors",
+        "model.json",
+        *load(place).model["files"],
+    }
+    assert (place.parent / "other.html").exists()
+    assert load(place).top["0000/dense_0/kernel"][0, 0] == 0.25
+
+
+@pytest.mark.parametrize("part", ["base", "top", "outliers"])
+def test_damaged_weights_are_named(place: Path, part: str) -> None:
+    path = next(place.glob(f"{part}-*"))
+    data = path.read_bytes()
+    for damaged in (data[:-1], data[:-1] + b"x", data + b"x", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(BundleError, match=path.name):
+            load(place)
+    path.unlink()
+    with pytest.raises(BundleError, match=f"{path.name} is missing"):
+        load(place)
+
+
+def test_any_change_of_model_json_is_found(place: Path) -> None:
+    path = place / "model.json"
+    text = path.read_text()
+    for key in json.loads(text):
+        edit(place, operator.methodcaller("pop", key), sign=False)
+        with pytest.raises(BundleError, match=r"model\.json is damaged"):
+            load(place)
+        path.write_text(text)
+    for broken in (text.replace("0.3", "0.4"), text.replace("n5", "n6"), text[:-5], "[]", ""):
+        assert broken != text
+        path.write_text(broken)
+        with pytest.raises(BundleError, match=r"model\.json is damaged"):
+            load(place)
+    path.unlink()
+    with pytest.raises(BundleError, match="no model bundle"):
+        load(place)
+
+
+def test_the_report_is_not_needed(place: Path) -> None:
+    (place / "report.html").write_text("older")
+    load(place)
+    (place / "report.html").unlink()
+    (place / "metrics.json").unlink()
+    assert load(place).model_id == make().model_id
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("files", ["base"]),
+        ("files", {"base-0123456789abcdef.safetensors": "x"}),
+        ("files", None),
+        ("weights", []),
+        ("weights", {"base": 1, "top": 2}),
+        ("labels", "n0"),
+        ("labels", ["n0"]),
+        ("labels", [{"label": 1, "name": None}]),
+        ("labels", [{"label": "n0"}]),
+        ("calibration", {"1": {"temperature": 0.0, "thresholds": None}}),
+        ("calibration", {"1": {"temperature": "1", "thresholds": None}}),
+        ("calibration", {"0": {"temperature": 1.0, "thresholds": None}}),
+        ("calibration", {"2": {"temperature": 1.0, "thresholds": [0.5]}}),
+        ("preprocessing", "middle"),
+        ("head", 32),
+        ("head", ["32"]),
+        ("backbone", ["mobilenet"]),
+    ],
+)
+def test_wrong_types_are_damage(place: Path, key: str, value: object) -> None:
+    edit(place, lambda model: model.update({key: value}), sign=True)
+    with pytest.raises(BundleError, match=f"its '{key}' is of a wrong type"):
+        load(place)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../base-0123456789abcdef.safetensors", "base-/../../secret.safetensors", "/etc/passwd",
+     "base-..\\x.safetensors", "base-0123456789abcdef.safetensors/../x"],
+)  # fmt: skip
+def test_names_lead_nowhere_else(place: Path, name: str) -> None:
+    def change(model: dict[str, Any]) -> None:
+        base = next(x for x in model["files"] if x.startswith("base-"))
+        model["files"][name] = model["files"].pop(base)
+
+    edit(place, change, sign=True)
+    with pytest.raises(BundleError, match="names no file for the base"):
+        load(place)
+
+
+def test_versions(place: Path) -> None:
+    for version, words in (
+        (4, "newer MonkeyRay"),
+        (2, "train it again"),
+        (0, "no format version"),
+        ("1", "no format"),
+    ):
+        edit(place, operator.methodcaller("update", format_version=version), sign=True)
+        with pytest.raises(BundleError, match=words):
+            load(place)
+
+
+def test_another_preprocessing_or_backbone_is_refused(place: Path) -> None:
+    edit(place, lambda model: model["preprocessing"].update(decode_version=0), sign=True)
+    with pytest.raises(BundleError, match="another preprocessing"):
+        load(place)
+    for views in (["middle", "upside-down"], [], None, "middle"):
+        change = {"views": views}
+        edit(place, lambda model: model["preprocessing"].update(change), sign=True)  # noqa: B023
+        with pytest.raises(BundleError, match="another preprocessing"):
+            load(place)
+    edit(place, lambda model: model.update(backbone="resnet"), sign=True)
+    with pytest.raises(BundleError, match="'resnet', which this MonkeyRay does not know"):
+        load(place)
+
+
+def test_the_id_may_be_pinned(place: Path) -> None:
+    whole = make().model_id
+    for pinned in (whole, whole[:8], whole[:12].upper()):
+        assert load(place, pinned).model_id == whole
+    for pinned in (whole[:7], "0" * 12, whole + "0", ""):
+        with pytest.raises(BundleError, match="--model-id"):
+            load(place, pinned)
+
+
+def test_views_have_their_own_calibration(place: Path) -> None:
+    bundle = load(place)
+    assert bundle.choose_views(None) == ("middle", "middle-mirrored")
+    assert bundle.choose_views(1) == ("middle",)
+    with pytest.raises(ConfigError, match=r"--views 4: this model was made for 1 or 2; train it"):
+        bundle.choose_views(4)
+    one, two = (bundle.calibration(bundle.choose_views(count)) for count in (1, 2))
+    assert (one.temperature, two.temperature) == (1.5, 2.5)
+    assert one.thresholds is None
+    assert two.thresholds is not None
+    assert two.thresholds.per_label == {"n0": 1.0, "n5": None}
+    assert bundle.network(("middle",)).views == ("middle",)
+
+
+@pytest.mark.parametrize("thresholds", [{}, {"target": 0.9, "pooled": {}, "per_label": 3}])
+def test_damaged_thresholds_are_told(place: Path, thresholds: dict[str, Any]) -> None:
+    def change(model: dict[str, Any]) -> None:
+        model["calibration"]["2"]["thresholds"] = thresholds
+
+    edit(place, change, sign=True)
+    with pytest.raises(BundleError, match="thresholds are damaged"):
+        load(place)
+
+
+def _thresholds(model: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = model["calibration"]["2"]["thresholds"]["per_label"]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m["labels"].pop(), "it has 1 labels"),
+        (lambda m: m["labels"][1].update(label="n0"), "the label 'n0' more than once"),
+        (lambda m: m["labels"].reverse(), "not in the order of their index"),
+        (lambda m: _thresholds(m).pop(), "are of the labels n0, and the model's are n0, n5"),
+        (lambda m: _thresholds(m).reverse(), "are of the labels n5, n0, and"),
+        (lambda m: _thresholds(m).append(_thresholds(m)[0]), "are of the labels n0, n5, n0, and"),
+        (lambda m: _thresholds(m)[0].update(label="n7"), "are of the labels n7, n5, and"),
+        (lambda m: _thresholds(m)[0].update(threshold=1.5), "a threshold for 2 views is 1.5"),
+        (lambda m: _thresholds(m)[0].update(threshold=float("nan")), "is nan, and not from"),
+        (lambda m: m.update(feature_width=512), "feature_width is 512, and .* 1024"),
+        (lambda m: m.update(input_size=32), "input_size is 32, and .* 224"),
+        (lambda m: m.update(head=[0]), r"head is \[0\]"),
+        (lambda m: m.update(head=[16]), r"shapes \[\(1024, 2\).* ask for \[\(1024, 16\)"),
+        (lambda m: m["calibration"].update({"4": m["calibration"]["1"]}), "for 4 views, and has 2"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_refused(
+    place: Path, change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    edit(place, change, sign=True)
+    with pytest.raises(BundleError, match=words):
+        load(place)
+
+
+ARRAYS = {part: getattr(make(), part) for part in ("base", "top", "outliers")}
+KERNEL, BIAS = sorted(ARRAYS["top"])
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("top", {KERNEL: np.zeros((WIDTH, 3), np.float32)}, r"\(1024, 3\).* ask for"),
+        ("top", {KERNEL: np.zeros((WIDTH - 1, 2), np.float32)}, r"\(1023, 2\).* ask for"),
+        ("top", {BIAS: np.zeros(3, np.float32)}, r"\(3,\)\]; head and labels ask for"),
+        ("top", {"0002/x": np.zeros(2, np.float32)}, "ask for"),
+        ("top", {BIAS: np.zeros(2, np.int32)}, "its top has int32 in 0001/dense_0/bias"),
+        ("top", {BIAS: np.array([0, np.nan], np.float32)}, "its top has numbers .* not finite"),
+        ("base", {"0000/conv/kernel": np.zeros(3, np.int8)}, "its base has int8"),
+        ("base", {"0000/conv/kernel": np.array([np.inf])}, "its base has numbers .* not finite"),
+        ("outliers", {"bank": np.zeros((4, WIDTH), np.int32)}, "its bank are int32"),
+        ("outliers", {"means": np.zeros((2, 9), np.float32)}, "shapes .* do not fit"),
+        (
+            "outliers",
+            {
+                "bank": ARRAYS["outliers"]["bank"][:, :8],
+                "directions": ARRAYS["outliers"]["directions"][:8],
+            },
+            "features 8 wide, and they are 1024",
+        ),
+        ("outliers", {"weights-2": None}, "no scale for 2 views"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(
+    tmp_path: Path, part: str, change: dict[str, Any], words: str
+) -> None:
+    arrays = {name: array for name, array in (ARRAYS[part] | change).items() if array is not None}
+    uri = str(tmp_path / "m")
+    save_bundle(uri, STORAGE, make(changed={part: arrays}), "", "{}")
+    with pytest.raises(BundleError, match=words):
+        load_bundle(uri, STORAGE)
+
+
+@pytest.mark.parametrize("part", ["base", "top", "outliers"])
+def test_parts_without_arrays_are_refused(tmp_path: Path, part: str) -> None:
+    uri = str(tmp_path / "m")
+    save_bundle(uri, STORAGE, make(changed={part: {}}), "", "{}")
+    with pytest.raises(BundleError, match="has no array"):
+        load_bundle(uri, STORAGE)
+
+
+@pytest.mark.parametrize("name", ["base-*", "model.json"])
+def test_what_is_too_large_is_not_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    path = next(place.glob(name))
+    monkeypatch.setattr("monkeyray.model.bundle._MOST_BYTES", 100_000)
+    monkeypatch.setattr("monkeyray.model.bundle._MOST_MODEL_BYTES", 100_000)
+    load(place)
+    with path.open("r+b") as file:
+        file.truncate(2**40)
+    with pytest.raises(BundleError, match=f"{path.name} has {2**40} bytes, the limit is 100000"):
+        load(place)
+
+
+def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
+    uri = str(tmp_path / "m")
+    seen = Seen(np.ones((3, 16), np.uint8), np.ones((2, 32, 32), np.uint8))
+    for kept in (seen, Seen(seen.hashes[:1], seen.thumbnails), seen):
+        save_bundle(uri, STORAGE, make(), "", "{}", kept)
+        bundle = load_bundle(uri, STORAGE)
+        assert bundle.model_id == make().model_id
+        assert len(list((tmp_path / "m").glob("seen-*"))) == 1
+        found = load_seen(uri, STORAGE, bundle)
+        assert found is not None
+        np.testing.assert_array_equal(found.hashes, kept.hashes, strict=True)
+        np.testing.assert_array_equal(found.thumbnails, kept.thumbnails, strict=True)
+    path = next((tmp_path / "m").glob("seen-*"))
+    path.write_bytes(path.read_bytes()[:-1])
+    bundle = load_bundle(uri, STORAGE)  # which scoring needs no more of
+    with pytest.raises(BundleError, match=f"{path.name} is not what"):
+        load_seen(uri, STORAGE, bundle)
+    save_bundle(uri, STORAGE, make(), "", "{}")
+    assert not path.exists()
+    assert load_seen(uri, STORAGE, load_bundle(uri, STORAGE)) is None
+
+
+def test_what_is_no_number_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        save_bundle(str(tmp_path / "m"), STORAGE, make(loss=float("nan")), "", "{}")
+    assert not (tmp_path / "m").exists()

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from monkeyray.images.decode import decode
+from monkeyray.model.backbones import BACKBONES, Weights, build_base, load_weights, named_weights
+from monkeyray.model.engine import Network, TensorFlowEngine
+from monkeyray.model.openvino import OpenVinoEngine
+from monkeyray.storage.store import Storage
+
+VIEWS = ("middle", "middle-mirrored")
+
+# In a process of its own, where Keras is not on TensorFlow yet.
+ALONE = """
+import pickle, sys
+from monkeyray.openvino_engine import OpenVinoEngine
+network, pixels, out = pickle.load(open(sys.argv[1], "rb"))
+engine = OpenVinoEngine(network)
+import keras
+assert keras.backend.backend() == "openvino"
+from monkeyray import openvino_engine
+del openvino_engine._export
+engine = OpenVinoEngine(network)  # from the cache
+pickle.dump([engine(pixels), engine(pixels[1:2])], open(out, "wb"))
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def pixels(photos: Path) -> np.ndarray[Any, Any]:
+    paths = sorted((photos / "n5").iterdir())[:5]
+    return np.stack([decode(path.read_bytes(), 224, views=VIEWS).pixels for path in paths])
+
+
+def network_of(name: str) -> Network:
+    """A network with a small top."""
+    width = BACKBONES[name].width
+    weights: Weights
+    if BACKBONES[name].packaged:
+        weights = load_weights(name, "imagenet", Storage())
+    else:
+        weights = named_weights(build_base(name, seed=1))
+    random = np.random.default_rng(2)
+    top: Weights = {
+        "00/kernel": random.normal(size=(width, 16)).astype(np.float32) / 10,
+        "01/bias": random.normal(size=16).astype(np.float32),
+        "02/kernel": random.normal(size=(16, 4)).astype(np.float32),
+        "03/bias": random.normal(size=4).astype(np.float32),
+    }
+    return Network(name, weights, VIEWS, top, (16,), 4)
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype == np.float32
+        # 1e-4 of the largest, since random weights give features of any size.
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+@pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small", "efficientnet_v2_b0"])
+def test_both_engines_agree(name: str, pixels: np.ndarray[Any, Any], tmp_path: Path) -> None:
+    network = network_of(name)
+    expected = TensorFlowEngine(network)(pixels)
+    assert expected[0].std() > 1e-12
+    (tmp_path / "in").write_bytes(pickle.dumps((network, pixels, str(tmp_path / "out"))))
+    subprocess.run([sys.executable, "-c", ALONE, str(tmp_path / "in")], check=True)
+    together, single = pickle.loads((tmp_path / "out").read_bytes())
+    assert_equal(together, expected)
+    assert_equal(single, [array[1:2] for array in expected])
+
+
+def test_where_keras_runs_on_tensorflow_already_its_graph_is_converted(
+    pixels: np.ndarray[Any, Any],
+) -> None:
+    network = network_of("mobilenet")
+    expected = TensorFlowEngine(network)(pixels)
+    engine = OpenVinoEngine(network)
+    assert_equal(engine(pixels), expected)
+    first = engine(pixels[:2])
+    engine(pixels[3:])
+    assert_equal(first, [array[:2] for array in expected])
+
+
+def test_without_a_top_there_are_features_alone(pixels: np.ndarray[Any, Any]) -> None:
+    weights = load_weights("mobilenet", "imagenet", Storage())
+    engine = OpenVinoEngine(Network("mobilenet", weights, VIEWS))
+    features, logits = engine(pixels)
+    assert features.shape == (5, 2, 1024)
+    assert logits.shape == (5, 0)
+    features, logits = engine(pixels[:0])
+    assert features.shape == (0, 2, 1024)
+    assert logits.shape == (0, 0)
+
+
+def test_openvino_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it would, it keeps a name for this user in a file first."""
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    plain, ours = (
+        "import openvino",
+        "from monkeyray.openvino_engine import import_openvino as o; o()",
+    )
+    for code, told in ((ours, []), (plain, ["intel"])):
+        # Nor does this test: there is no way to the Internet through that proxy.
+        nowhere = {**os.environ, "https_proxy": "http://127.0.0.1:9"}
+        subprocess.run(
+            [sys.executable, "-c", f"{code}; import os; assert 'CI' not in os.environ"],
+            check=True,
+            env=nowhere,
+        )
+        assert [path.name for path in tmp_path.iterdir()] == told
+
+
+@pytest.mark.parametrize("kind", [TensorFlowEngine, OpenVinoEngine])
+def test_mixed_precision_points_the_same_way(kind: Any, pixels: np.ndarray[Any, Any]) -> None:
+    network = network_of("mobilenet")
+    exact, _ = TensorFlowEngine(network)(pixels)
+    mixed, logits = kind(network, "mixed")(pixels)
+    assert mixed.dtype == logits.dtype == np.float32
+    assert np.abs(mixed - exact).max() > 0
+    cosine = (
+        (mixed * exact).sum(-1) / np.linalg.norm(mixed, axis=-1) / np.linalg.norm(exact, axis=-1)
+    )
+    assert cosine.min() > 0.99

@@ -1,0 +1,105 @@
+"""What a review counts and shows, whatever the files are cut into."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import monkeyray.exports.rows
+from monkeyray.exports.deployments import read_deployments
+from monkeyray.exports.rows import open_predictions
+from monkeyray.exports.sites import SitePattern
+from monkeyray.pages.review_rows import Figures, Places, Shown, Wanted, survey
+from monkeyray.storage.store import Storage
+from tests.support.predicted import predict, scored
+
+
+def sha(text: str) -> str:
+    return text.encode().hex().ljust(64, "0")
+
+
+def scores(name: str, *listed: tuple[str, float], **rest: Any) -> dict[str, Any]:
+    return scored(f"/x/{name}", *listed, **{"sha256": sha(name), "ood_score": 0.5, **rest})
+
+
+#: Margins 0.5, 0.25, 0, 0.125 and, where one label is listed alone, at least 0.25.
+ROWS = [
+    scores("A/1/a.jpg", ("fox", 0.75), ("owl", 0.25), captured_at="2025-03-04T23:30:00"),
+    scores("A/1/b.jpg", ("fox", 0.5), ("owl", 0.25), captured_at="2025-03-04T05:00:00+02:00"),
+    {"uri": "/x/A/1/c.jpg", "status": "missing", "error": "gone"},
+    scores("B/1/d.jpg", ("owl", 0.5), ("fox", 0.5), ood_score=2.0, captured_at="no time"),
+    {"uri": "/x/B/1/e.jpg", "status": "missing", "error": "gone"},
+    {"uri": "/x/B/1/f.jpg", "status": "empty", "error": "no bytes", "sha256": sha("")},
+    scores("B/1/g.jpg", ("owl", 0.5), ("elk", 0.375), status="truncated", ood_score=1.5),
+    scores("g.jpg", ("fox", 0.625), decision="accepted"),
+]
+
+
+def look(place: Path, places: Places, wanted: Wanted) -> tuple[Figures, list[Shown]]:
+    predictions = open_predictions(str(place), Storage(), partial=False)
+    return survey(predictions, places, wanted, lambda total, rows: None)
+
+
+def section(rows: list[Shown], name: str) -> list[str]:
+    mine = sorted((row.sections[name], row.path) for row in rows if name in row.sections)
+    assert [place for place, _ in mine] == list(range(len(mine)))
+    return [path for _, path in mine]
+
+
+@pytest.fixture(params=[(8, [8]), (2, [3, 5]), (1, [8])], ids=["whole", "parts", "single"])
+def place(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    at_a_time, sizes = request.param
+    monkeypatch.setattr(monkeyray.exports.rows, "_ROWS", at_a_time)
+    predict(tmp_path / "p", ROWS, images="/x", sizes=sizes)
+    return tmp_path / "p"
+
+
+def test_sections(place: Path) -> None:
+    wanted = Wanted(per_label=1, per_section=2, next=3, labelled={"/x/B/1/d.jpg"})
+    figures, rows = look(place, Places("/x"), wanted)
+    # Of what can be trained on and has no label, the least sure first; of equal ones the earlier.
+    assert section(rows, "next") == ["A/1/b.jpg", "g.jpg", "A/1/a.jpg"]
+    assert section(rows, "uncertain") == ["B/1/d.jpg", "B/1/g.jpg"]
+    assert section(rows, "outliers") == ["B/1/d.jpg", "B/1/g.jpg"]
+    # One of each status before the second of any.
+    assert section(rows, "problems") == ["A/1/c.jpg", "B/1/f.jpg"]
+    # Drawn by content, one of each label that was found: no image has the elk as its first.
+    assert section(rows, "labels") == ["A/1/a.jpg", "B/1/d.jpg"]
+    assert len({row.uri for row in rows}) == len(rows)
+    assert figures.images == 8
+    assert figures.statuses == {"ok": 4, "missing": 2, "empty": 1, "truncated": 1}
+    assert figures.labels == {"fox": 3, "owl": 2}
+    assert figures.decisions == {"accepted": 1}
+    assert figures.known == {"fox", "owl", "elk"}
+    assert figures.sites == {}
+    # The camera's own clock, whatever offset it says.
+    assert {label: hours.nonzero()[0].tolist() for label, hours in figures.hours.items()} == {
+        "fox": [5, 23]
+    }
+
+
+def test_sites_and_times_by_deployments(place: Path, tmp_path: Path) -> None:
+    table = tmp_path / "deployments.csv"
+    table.write_text(
+        "deployment_id,site,camera,time_zone,clock_offset\nd1,A,1,+01:00,1:00:00\nd2,B,1,UTC,\n"
+    )
+    pattern = SitePattern("{site}/{camera}/*")
+    deployments = read_deployments(str(table), Storage(), pattern)
+    figures, rows = look(place, Places("/x", pattern, deployments), Wanted(9, 9))
+    assert figures.sites == {"A": 3, "B": 4}
+    assert figures.hours["fox"].nonzero()[0].tolist() == [0, 6]
+    first = next(row for row in rows if row.path == "A/1/a.jpg")
+    assert (first.site, first.taken) == ("A", datetime(2025, 3, 5, 0, 30))
+    assert first.listed == (("fox", 0.75), ("owl", 0.25))
+
+
+def test_the_same_bytes_are_shown_once(tmp_path: Path) -> None:
+    rows = [scores(f"{i}.jpg", ("fox", 0.5), ("owl", 0.25), sha256=sha("same")) for i in range(4)]
+    rows += [{"uri": f"/x/{i}.jpg", "status": "empty", "sha256": sha("")} for i in (7, 8)]
+    predict(tmp_path / "p", rows, images="/x", sizes=[2, 4])
+    _, shown = look(tmp_path / "p", Places("/x"), Wanted(3, 3, next=3))
+    # Broken files are none that anybody labels twice.
+    assert [row.path for row in shown] == ["0.jpg", "7.jpg", "8.jpg"]

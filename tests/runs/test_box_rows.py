@@ -1,0 +1,173 @@
+"""Which file of the detections is which image, and the rows that follow."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monkeyray.errors import InputError
+from monkeyray.images.boxes import BOX_COLUMNS, pass_through
+from monkeyray.images.decode import Limits
+from monkeyray.images.detections import parse_detections
+from monkeyray.images.listing import list_images
+from monkeyray.runs.box_rows import Rule, count_unused, find_rule, make_rows, match
+from monkeyray.runs.fetch import Refusals, batches
+from monkeyray.runs.plan import Listing, collect
+from monkeyray.storage.store import Blob, Storage
+from tests.images.test_detections import detection, results
+
+NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
+
+
+@given(st.sets(NAMES, min_size=1), st.sampled_from(["", "D:/cards/", "/a/b/", "c/"]), st.data())
+def test_files_below_another_folder_are_found_all(
+    names: set[str], there: str, data: st.DataObject
+) -> None:
+    files = sorted(f"{there}{name}/x.jpg" for name in names)
+    here = data.draw(st.sampled_from(["/mnt/season/", "s3://bucket/", "/a/"]))
+    uris = sorted(f"{here}{name}/x.jpg" for name in names)
+    rule = find_rule(files, uris)
+    assert rule is not None
+    assert sorted(filter(None, map(rule.uri, files))) == uris
+
+
+@pytest.mark.parametrize(
+    ("files", "uris", "rule"),
+    [
+        (["/p/A/1.jpg"], ["/p/A/1.jpg"], Rule("", "")),
+        (["A/1.jpg", "B/1.jpg", "1.jpg"], ["/p/1.jpg"], Rule("", "/p/")),
+        # A part of what the detector saw, and its folder is in the images' path.
+        (["s/A/1.jpg", "s/B/1.jpg"], ["/p/s/B/1.jpg"], Rule("", "/p/")),
+        # The same name in every folder: one beginning serves for all.
+        (["o/A/1.jpg", "o/B/1.jpg", "o/C/1.jpg"], ["/p/A/1.jpg", "/p/C/1.jpg"], Rule("o/", "/p/")),
+        (["A/2.jpg"], ["/p/A/1.jpg"], None),
+    ],
+)
+def test_the_rule(files: Sequence[str], uris: Sequence[str], rule: Rule | None) -> None:
+    assert find_rule(files, uris) == rule
+
+
+def test_two_rules_that_are_as_good_are_no_rule() -> None:
+    with pytest.raises(InputError, match=r"A/ or in B/"):
+        find_rule(["A/1.jpg", "A/2.jpg", "B/1.jpg", "B/2.jpg"], ["/p/1.jpg", "/p/2.jpg"])
+
+
+def listing(*names: str, **columns: Any) -> Listing:
+    uris = [f"/p/{name}" for name in names]
+    table = {"uri": pa.array(uris, pa.string()), "size_bytes": pa.nulls(len(uris), pa.int64())}
+    found = collect([pa.table({**table, "version": pa.nulls(len(uris), pa.string()), **columns})])
+    assert found is not None
+    return found
+
+
+def parsed(*images: dict[str, Any]) -> Any:
+    return parse_detections("/x.json", json.dumps(results(list(images))).encode())
+
+
+IMAGES = (
+    {"file": "two.jpg", "detections": [
+        detection(conf=0.1), detection(conf=0.2), detection("2", 0.9), detection(bbox=(0, 0, 1, 1)),
+    ]},
+    {"file": "blank.jpg", "detections": [detection(conf=0.19)]},
+    {"file": "elsewhere.jpg", "detections": [detection()]},
+    {"file": "broken.jpg", "failure": "no", "detections": None},
+    {"file": "car.jpg", "detections": [detection("3", 0.5)]},
+)  # fmt: skip
+
+
+def test_one_row_a_box_and_one_for_an_image_without() -> None:
+    images = listing("car.jpg", "two.jpg", "new.jpg", "blank.jpg", "broken.jpg", site=list("abcde"))
+    matched = match(parsed(*IMAGES), images, "/p")
+    rows = make_rows(matched, images, 0.2)
+    table = pa.concat_tables(rows.tables())
+    assert rows.rows == table.num_rows == 7
+    assert rows.repeated == 0
+    read = table.select(["uri", "site", *BOX_COLUMNS[:3]]).to_pylist()
+    assert [tuple(row.values()) for row in read] == [
+        ("/p/car.jpg", "a", 0, "vehicle", 0.5),
+        ("/p/two.jpg", "b", 1, "animal", pytest.approx(0.2)),
+        ("/p/two.jpg", "b", 2, "person", pytest.approx(0.9)),
+        ("/p/two.jpg", "b", 3, "animal", pytest.approx(0.9)),
+        ("/p/new.jpg", "c", None, None, None),
+        ("/p/blank.jpg", "d", None, "blank", None),
+        ("/p/broken.jpg", "e", None, "failure", None),
+    ]
+    assert table["detection_bbox"].null_count == 3
+    assert table["detection_bbox"][3].as_py() == [0, 0, 1, 1]
+    statuses = [pass_through(row["detection_category"])[0] for row in read]
+    assert statuses[4:] == ["undetected", "blank", "undetected"]
+    counts = list(count_unused(matched, 0.2).values())
+    assert counts == [4, 1, 1, 0, 2, 0]
+
+
+def test_no_password_of_the_detectors_names_is_repeated() -> None:
+    images = listing("A/a.jpg")
+    there = "https://me:hunter2@host/A/"
+    matched = match(parsed({"file": f"{there}a.jpg", "detections": []}), images, "/p")
+    assert "for https://***@host/" in str(count_unused(matched, 0.2))
+    wrong = ([{"file": f"{there}b.jpg", "detections": []}],
+             [{"file": there, "detections": x} for x in ([], [detection()])],
+             [{"file": there, "detections": [{}]}])  # fmt: skip
+    for entries in wrong:
+        with pytest.raises(InputError) as found:
+            match(parsed(*entries), images, "/p")
+        assert "***@host" in str(found.value)
+        assert "hunter2" not in str(found.value)
+
+
+def test_without_any_box_all_images_are_rows() -> None:
+    images = listing("a.jpg", "b.jpg")
+    matched = match(parsed({"file": "a.jpg", "detections": []}), images, "/p")
+    table = pa.concat_tables(make_rows(matched, images, 0.2).tables())
+    assert table["detection_category"].to_pylist() == ["blank", None]
+    assert table["detection"].null_count == 2
+
+
+class Counting(Storage):
+    """Counts what is asked for."""
+
+    asked: ClassVar[Counter[str]] = Counter()
+
+    def read(self, uri: str, limit: int | None = None) -> Blob:
+        self.asked[uri] += 1
+        return super().read(uri, limit)
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_an_image_of_many_boxes_is_fetched_once(tmp_path: Path, threads: int) -> None:
+    (tmp_path / "herd.jpg").write_bytes(b"bytes")
+    names = ["gone.jpg"] * 9 + ["herd.jpg"] * 7 + ["lost.jpg"] * 2
+    uris = [str(tmp_path / name) for name in names]
+    plan = pa.table({"uri": uris, "size_bytes": [5] * 18, "detection": list(range(18))})
+    Counting.asked.clear()
+    storage = Counting()
+    refusals = Refusals(storage, 3)  # of the images, not of their boxes
+    found = [
+        item.data
+        for batch in batches(
+            plan, storage, Limits(), batch_size=4, threads=threads, refusals=refusals
+        )
+        for item in batch.fetched
+    ]
+    assert found == [None] * 9 + [b"bytes"] * 7 + [None] * 2
+    # And once more the one that could be read, to prove that others can.
+    assert sorted(Counting.asked.values()) == [1, 1, 2]
+
+
+def test_a_manifests_columns_are_not_taken_for_boxes(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("uri,detection,detection_bbox,site\na.jpg,x,y,z\n")
+    (table,) = list_images(str(tmp_path / "m.csv"), Storage(), Counter())
+    assert table.column_names[3:] == ["input_detection", "input_detection_bbox", "site"]
+
+
+def test_images_that_are_not_in_the_detections_at_all_are_refused() -> None:
+    with pytest.raises(InputError, match=r"none of the 1 images.*car\.jpg|two\.jpg.*/p/x\.jpg"):
+        match(parsed(*IMAGES), listing("x.jpg"), "/p")

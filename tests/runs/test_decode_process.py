@@ -1,0 +1,253 @@
+"""Images that crash or hang their process cost their own row and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import ray.cloudpickle
+
+from monkeyray.errors import ClusterError, DecodeError, StorageError
+from monkeyray.images.decode import Decoded, Limits
+from monkeyray.runs.decode_process import OpenImage, Watched, Work, pack
+from monkeyray.runs.fetch import IMAGE_FIELDS, Batch
+from monkeyray.storage.store import Storage
+
+# The hooks below go to the child by value: it cannot import this file.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+SIZE = 4
+
+
+def hooked_decode(data: bytes, size: int, limits: Limits) -> Decoded:
+    """A decoder that does what the file says."""
+    if data.startswith(b"crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if data.startswith(b"hang"):
+        time.sleep(3600)
+    if data.startswith(b"once"):  # dies of it with others, never alone
+        marker = Path(data.decode().split()[1])
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGABRT)
+    if data.startswith(b"slow"):
+        time.sleep(0.2)
+    if data.startswith(b"broken"):
+        raise DecodeError("unreadable", "as it says")
+    return Decoded(np.full((size, size, 3), data[-1], np.uint8), 7, 5, None)
+
+
+def make_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        columns, pixels, good = decode(batch)
+        table = pa.table(columns, schema=pa.schema(IMAGE_FIELDS))
+        seen: list[int | None] = [None] * table.num_rows
+        for place, image in zip(good, pixels, strict=True):
+            seen[place] = int(image[0, 0, 0])
+        pid = pa.array([os.getpid()] * table.num_rows)
+        return table.append_column("seen", pa.array(seen, pa.int64())).append_column("pid", pid)
+
+    return mapper
+
+
+def dying_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        decode(batch)
+        os._exit(3)
+
+    return mapper
+
+
+def bug_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        raise ValueError("a bug of ours")
+
+    return mapper
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Watched]]:
+    running: list[Watched] = []
+
+    def start(mapper: Any = make_mapper, **limits: Any) -> Watched:
+        work = Work(mapper, Storage(), SIZE, Limits(**limits), 8, hooked_decode)
+        running.append(Watched(pack(work, ray.cloudpickle.dumps), {}))
+        return running[-1]
+
+    yield start
+    for watched in running:
+        watched.close()
+
+
+def plan_of(folder: Path, contents: dict[str, bytes]) -> pa.Table:
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    rows = len(contents)
+    return pa.table(
+        {
+            "uri": [str(folder / name) for name in contents],
+            "size_bytes": pa.nulls(rows, pa.int64()),
+            "version": pa.nulls(rows, pa.string()),
+        }
+    )
+
+
+def good(count: int) -> dict[str, bytes]:
+    return {f"{i:03d}.jpg": b"good" + bytes([i]) for i in range(count)}
+
+
+def test_a_poison_file_and_one_that_hangs_cost_a_row_each(
+    start: Callable[..., Watched], tmp_path: Path
+) -> None:
+    contents = good(30)
+    contents |= {"005.jpg": b"crash", "006.jpg": b"crash again", "017.jpg": b"hang"}
+    contents |= {"020.jpg": b"broken", "029.jpg": b"hang, the last one"}
+    plan = plan_of(tmp_path, contents)
+    table = pa.concat_tables(start(decode_seconds=1.5).run(plan))
+    assert table["uri"].to_pylist() == plan["uri"].to_pylist()
+    rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
+    statuses = Counter(row["status"] for row in rows.values())
+    assert statuses == {"ok": 25, "crashed": 2, "timeout": 2, "unreadable": 1}
+    assert rows["005.jpg"]["error"] == "the decoder died of it twice, by signal 11 (SIGSEGV)"
+    assert rows["029.jpg"]["error"] == "not decoded within 1.5 s, twice"
+    for name, data in contents.items():
+        if rows[name]["status"] == "ok":
+            assert rows[name]["seen"] == data[-1]
+        assert rows[name]["sha256"] is not None
+
+
+def test_a_broken_camera_writes_neighbours(start: Callable[..., Watched], tmp_path: Path) -> None:
+    # A whole batch of poison, more than the deaths that a process may die for no image's fault.
+    contents = good(24) | {f"{i:03d}.jpg": b"crash" for i in range(7, 16)}
+    table = pa.concat_tables(start().run(plan_of(tmp_path, contents)))
+    assert Counter(table["status"].to_pylist()) == {"ok": 15, "crashed": 9}
+
+
+def test_a_pipe_is_no_image(start: Callable[..., Watched], tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, good(3))
+    (tmp_path / "001.jpg").unlink()
+    os.mkfifo(tmp_path / "001.jpg")
+    table = pa.concat_tables(start().run(plan))
+    assert table["status"].to_pylist() == ["ok", "unsupported", "ok"]
+
+
+def test_a_file_is_not_read_beyond_the_limit(start: Callable[..., Watched], tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, good(2) | {"big.jpg": b"good" * 100})
+    table = pa.concat_tables(start(max_bytes=100).run(plan))
+    assert table["status"].to_pylist() == ["ok", "ok", "too_large"]
+    assert table["sha256"].to_pylist()[2] is None
+
+
+def test_a_file_that_kills_only_in_company_is_no_crash(
+    start: Callable[..., Watched], tmp_path: Path
+) -> None:
+    contents = good(10) | {"004.jpg": f"once {tmp_path / 'marker'} \7".encode()}
+    table = pa.concat_tables(start().run(plan_of(tmp_path, contents)))
+    assert (tmp_path / "marker").exists()
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert table["seen"].to_pylist()[4] == 7
+
+
+def test_a_child_killed_from_outside_makes_no_image_crashed(
+    start: Callable[..., Watched], tmp_path: Path
+) -> None:
+    plan = plan_of(tmp_path, {f"{i:03d}.jpg": b"slow" + bytes([i]) for i in range(40)})
+    watched = start()
+    killed: list[int] = []
+
+    def kill() -> None:
+        for _ in range(2):
+            time.sleep(2.5)
+            killed.append(watched._child.pid)
+            os.kill(killed[-1], signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    table = pa.concat_tables(watched.run(plan))
+    thread.join()
+    assert set(table["status"].to_pylist()) == {"ok"}
+    assert table["seen"].to_pylist() == list(range(40))
+    assert len(set(table["pid"].to_pylist()) | set(killed)) == 3
+
+
+WORKER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from tests.runs import test_decode_process as t
+folder = Path(sys.argv[2])
+work = t.Work(t.make_mapper, t.Storage(), t.SIZE, t.Limits(), 8, t.hooked_decode)
+watched = t.Watched(t.pack(work, t.ray.cloudpickle.dumps), {})
+print(watched._child.pid, flush=True)
+list(watched.run(t.plan_of(folder, {"hang.jpg": b"hang"})))
+"""
+
+
+def test_a_child_ends_with_its_worker(tmp_path: Path) -> None:
+    # The child hangs in the decoder and looks at nothing else while its worker is killed.
+    worker = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(Path(__file__).parents[2]), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout is not None
+    child = Path("/proc") / worker.stdout.readline().strip()
+    time.sleep(3)
+    assert child.exists()
+    worker.kill()
+    worker.wait()
+    deadline = time.monotonic() + 10
+    while child.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_process_that_keeps_dying_stops_the_job(
+    start: Callable[..., Watched], tmp_path: Path
+) -> None:
+    with pytest.raises(ClusterError, match=r"died 5 times .*exit code 3.*memory"):
+        list(start(dying_mapper).run(plan_of(tmp_path, good(20))))
+
+
+def test_a_bug_is_told_as_it_is(start: Callable[..., Watched], tmp_path: Path) -> None:
+    watched = start(bug_mapper)
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        list(watched.run(plan_of(tmp_path, good(3))))
+
+
+def test_a_long_run_of_missing_images_stops_the_job(
+    start: Callable[..., Watched], tmp_path: Path
+) -> None:
+    plan = plan_of(tmp_path, good(60))
+    watched = start(max_refused=20)
+    assert pa.concat_tables(watched.run(plan))["status"].to_pylist() == ["ok"] * 60
+    # The disk is gone: what could be read before is missing too.
+    tmp_path.rename(tmp_path.with_name("away"))
+    with pytest.raises(StorageError, match=r"could be read before, is missing now"):
+        list(watched.run(plan))
+
+
+def test_the_open_image_is_seen_from_both_sides() -> None:
+    ours = OpenImage.create()
+    theirs = OpenImage(os.dup(ours.descriptor))
+    assert ours.position() is None
+    assert not ours.longer_than(-1.0)
+    theirs.set(7)
+    assert ours.position() == 7
+    assert ours.longer_than(-1.0)
+    assert not ours.longer_than(60.0)
+    theirs.set(None)
+    assert ours.position() is None
+    ours.close()
+    theirs.close()

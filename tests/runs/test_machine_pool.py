@@ -1,0 +1,240 @@
+"""Workers without Ray: poison, a killed child, a fault, an interrupt; the same rows as Ray's."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray._common.utils
+
+from monkeyray.errors import ClusterError, StorageError
+from monkeyray.images.decode import Decoded, Limits
+from monkeyray.progress import Reporter
+from monkeyray.runs import cluster
+from monkeyray.runs.cluster import Crew, is_asked_for
+from monkeyray.runs.lease import hold
+from monkeyray.runs.machine_pool import MachinePool
+from monkeyray.runs.parts import SPENT, Job
+from monkeyray.runs.run import Run, read_finished
+from monkeyray.storage.store import Storage
+from monkeyray.training.trained import Trained
+from tests.runs.test_decode_process import hooked_decode, plan_of
+from tests.support.part_jobs import prepare, work
+
+SAY = Reporter(True).say
+
+
+def printing(data: bytes, size: int, limits: Limits) -> Decoded:
+    print("said while decoding")
+    return hooked_decode(data, size, limits)
+
+
+@contextlib.contextmanager
+def prepared(
+    folder: Path, contents: dict[str, bytes], limits: Limits
+) -> Iterator[tuple[Run, Job, pa.Table]]:
+    (folder / "images").mkdir()
+    plan = plan_of(folder / "images", contents)
+    with hold(str(folder / "out"), Storage(), print) as lease:
+        run = prepare(lease, plan, 16)
+        yield run, Job("scoring", run, lease, work(limits)), plan
+        if not run.pending():
+            run.finish(lease)
+
+
+def children() -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if (
+                b"monkeyray.runs.decode_process" in path.read_bytes()
+                and str(os.getpid())
+                in (path.parent / "stat").read_text().rpartition(")")[2].split()[:2]
+            ):
+                found.append(int(path.parent.name))
+    return found
+
+
+def test_poison_and_a_killed_child_in_one_run(tmp_path: Path) -> None:
+    contents = {f"{i:04d}.jpg": b"slow" + bytes([i % 250]) for i in range(40)}
+    contents |= {"0021.jpg": b"crash", "0037.jpg": b"hang"}
+
+    def kill() -> None:
+        while not list((tmp_path / "out").glob("*.parquet")):
+            time.sleep(0.1)
+        killed.append(children()[0])
+        os.kill(killed[0], signal.SIGKILL)
+
+    killed: list[int] = []
+    seen: list[dict[str, int]] = []
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with prepared(tmp_path, contents, Limits(decode_seconds=1)) as (run, job, plan):
+        spent = MachinePool().run(job, list(run.pending()), Crew(2), SAY, seen.append)
+    thread.join()
+    assert killed
+    assert all(spent[name] > 0 for name in SPENT)
+    assert sum(seen[-1].values()) >= 40
+    run = read_finished(str(tmp_path / "out"), Storage())
+    table = pa.concat_tables(table for _, table in run.read_parts())
+    assert table["uri"].to_pylist() == plan["uri"].to_pylist()
+    assert Counter(table["status"].to_pylist()) == Counter(ok=38, crashed=1, timeout=1)
+    for row in table.to_pylist():
+        if row["status"] == "ok":
+            assert row["seen"] == contents[Path(row["uri"]).name][-1]
+    assert not children()
+
+
+def test_a_fault_stops_the_job_with_its_own_error(tmp_path: Path) -> None:
+    contents = {f"{i:04d}.jpg": b"good" + bytes([i]) for i in range(64)}
+    with prepared(tmp_path, contents, Limits(max_refused=8)) as (run, job, _):
+        for path in sorted((tmp_path / "images").iterdir())[:-1]:
+            path.unlink()
+        with pytest.raises(StorageError, match=r"^\d+ images in sequence are missing, the last is"):
+            MachinePool().run(job, list(run.pending()), Crew(1), SAY, lambda rows: None)
+    assert not list((tmp_path / "out").glob("*.tmp"))
+    assert not children()
+
+
+def test_an_interrupt_ends_all_at_once(tmp_path: Path) -> None:
+    contents = {f"{i:04d}.jpg": b"hang" for i in range(64)}
+
+    def interrupt() -> None:
+        while len(children()) < 2:
+            time.sleep(0.1)
+        time.sleep(1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    # Where the tests run in the background, an interrupt is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Thread(target=interrupt).start()
+    with prepared(tmp_path, contents, Limits(decode_seconds=600)) as (run, job, _):
+        with pytest.raises(KeyboardInterrupt):
+            MachinePool().run(job, list(run.pending()), Crew(2), SAY, lambda rows: None)
+        assert len(run.pending()) == len(run.plan.sizes)
+    signal.signal(signal.SIGINT, before)
+    # Long before the decoder's time is over.
+    assert not children()
+
+
+def test_no_more_workers_than_cores() -> None:
+    pool = MachinePool()
+    cores = pool.crew("workers", None, False).workers
+    assert pool.crew("workers", 1, False) == Crew(1)
+    with pytest.raises(ClusterError, match=rf"--workers {cores + 1} needs {cores + 1} CPUs.*fewer"):
+        pool.crew("workers", cores + 1, False)
+    with pytest.raises(ClusterError, match="GPUs are shared out by Ray"):
+        pool.crew("workers", None, True)
+
+
+def test_scoring_needs_no_ray_and_gives_the_same_rows(
+    few: Path, trained: Trained, embedded: Path, tmp_path: Path
+) -> None:
+    options = {
+        "images": str(embedded.parent / "images"), "model": trained.uri,
+        "predictions": str(tmp_path / "out"), "embeddings": True, "rows_per_file": 16,
+    }  # fmt: skip
+    code = (
+        "import json, sys, monkeyray\n"
+        "options = json.loads(sys.argv[1])\n"
+        "print(monkeyray.score(**options))\n"
+        "place = options['predictions'] + '-evaluated'\n"
+        "from monkeyray.config import EvaluateConfig\n"
+        "from monkeyray.evaluate import evaluate\n"
+        "config = EvaluateConfig(output=place, images=sys.argv[2], model=options['model'])\n"
+        "print(evaluate(config))\n"
+        "assert 'ray' not in sys.modules and 'tensorflow' not in sys.modules\n"
+    )
+    environment = {name: v for name, v in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(options), str(few)],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "44 images, one row each" in done.stdout
+    # What the libraries of a child say stays off the terminal.
+    said = done.stderr.replace("\r", "\n").splitlines()
+    told = ("scoring: ", "embedding images: ")
+    assert all(line.startswith(told) for line in said if line.strip()), done.stderr
+
+    def rows(place: Path) -> list[dict[str, Any]]:
+        run = read_finished(str(place), Storage())
+        table = pa.concat_tables(table for _, table in run.read_parts())
+        kept: list[dict[str, Any]] = table.drop_columns(
+            ["predicted_at", "embedding", "top_k"]
+        ).to_pylist()
+        return kept
+
+    for mine, rays in zip(rows(tmp_path / "out"), rows(embedded), strict=True):
+        for name, value in mine.items():
+            near = isinstance(value, float)
+            assert value == (pytest.approx(rays[name], abs=1e-4) if near else rays[name]), name
+
+
+def test_a_child_says_nothing_where_the_result_is_told(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, test_machine_pool as t\n"
+        "from dataclasses import replace\n"
+        "from pathlib import Path\n"
+        "from monkeyray import child\n"
+        "with t.prepared(Path(sys.argv[1]), {'0.jpg': b'print'}, t.Limits()) as (run, job, _):\n"
+        "    job = replace(job, work=replace(job.work, decode=t.printing))\n"
+        "    t.MachinePool(debug=True).run(job, [0], t.Crew(1), t.SAY, lambda rows: None)\n"
+        # In a process that is forked afterwards it can be done again.
+        "os.fork() or os._exit(len(child._starter._threads))\n"
+        "assert os.waitstatus_to_exitcode(os.wait()[1]) == 0\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (done.stdout, "said while decoding" in done.stderr) == ("", True)
+
+
+def test_a_cluster_is_used_where_one_is_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert not is_asked_for(None)
+    assert is_asked_for("local")
+    file = cluster._address_file()
+    file.parent.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        file.write_text(f"127.0.0.1:{server.getsockname()[1]}\n")
+        assert is_asked_for(None)
+    # It has ended, and its address is still written down.
+    assert not is_asked_for(None)
+    monkeypatch.setenv("RAY_ADDRESS", "ray.example:6379")
+    assert is_asked_for(None)
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    assert is_asked_for(None)
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+@pytest.mark.parametrize("given", [{}, {"TMPDIR": "/a"}, {"TMPDIR": "/a", "RAY_TMPDIR": "/b"}])
+def test_a_clusters_address_is_where_ray_writes_it(
+    platform: str, given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "platform", platform)
+    assert str(cluster._address_file()) == ray._common.utils.get_ray_address_file(None)

@@ -1,0 +1,111 @@
+"""The actors: poison, a worker killed from outside, and a fault, under a real Ray."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+import ray.cloudpickle
+
+from monkeyray.errors import StorageError
+from monkeyray.images.decode import Limits
+from monkeyray.progress import Reporter
+from monkeyray.runs.cluster import Crew
+from monkeyray.runs.lease import hold
+from monkeyray.runs.parts import SPENT, Job
+from monkeyray.runs.ray_pool import RayPool
+from monkeyray.storage.store import Storage
+from tests.runs import test_decode_process as test_child
+from tests.runs.test_decode_process import plan_of
+from tests.support import part_jobs
+from tests.support.part_jobs import prepare, work
+
+# The actors and their children cannot import these files.
+for module in (test_child, part_jobs):
+    ray.cloudpickle.register_pickle_by_value(module)
+
+
+def workers() -> list[int]:
+    """The actors and their children on this machine that run this module's work."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes()
+        except OSError:
+            continue
+        if b"MapWorker" in line or b"monkeyray.runs.decode_process" in line:
+            found.append(int(path.parent.name))
+    return found
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+def test_poison_and_a_kill_from_outside_in_one_run(
+    ray_session: None, images: Path, tmp_path: Path
+) -> None:
+    contents = {f"{i:04d}.jpg": b"slow" + bytes([i % 250]) for i in range(80)}
+    contents |= {"0031.jpg": b"crash", "0071.jpg": b"hang"}
+    plan = plan_of(images, contents)
+    killed: list[int] = []
+
+    def kill() -> None:
+        # After the first file is there: an actor once, a child once.
+        while not list((tmp_path / "out").glob("*.parquet")):
+            time.sleep(0.1)
+        for word in (b"MapWorker", b"monkeyray.runs.decode_process"):
+            if killed:
+                time.sleep(2)  # in which another actor has taken its place
+            for pid in workers():
+                if word in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                    break
+
+    thread = threading.Thread(target=kill)
+    with hold(str(tmp_path / "out"), Storage(), print) as lease:
+        run = prepare(lease, plan, 16)
+        thread.start()
+        seen: list[dict[str, int]] = []
+        job = Job("scoring", run, lease, work(Limits(decode_seconds=2)))
+        say = Reporter(True).say
+        spent = RayPool().run(job, list(run.pending()), Crew(2), say, seen.append)
+        thread.join()
+        assert len(killed) == 2
+        assert run.finish(lease)["status"] == Counter(ok=78, crashed=1, timeout=1)
+    assert all(spent[name] > 0 for name in SPENT)
+    # Decoding is made slow here, and all else does next to nothing.
+    assert spent["decode"] > spent["fetch"] + spent["compute"]
+    table = pa.concat_tables(table for _, table in run.read_parts())
+    assert table["uri"].to_pylist() == plan["uri"].to_pylist()
+    rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
+    assert rows["0031.jpg"]["status"] == "crashed"
+    assert rows["0071.jpg"]["status"] == "timeout"
+    for name, data in contents.items():
+        if rows[name]["status"] == "ok":
+            assert rows[name]["seen"] == data[-1]
+
+
+def test_a_fault_stops_the_job_with_its_own_error(
+    ray_session: None, images: Path, tmp_path: Path
+) -> None:
+    plan = plan_of(images, {f"{i:04d}.jpg": b"good" + bytes([i]) for i in range(64)})
+    for path in list(images.iterdir())[:-1]:
+        path.unlink()
+    with hold(str(tmp_path / "out"), Storage(), print) as lease:
+        run = prepare(lease, plan, 16)
+        job = Job("scoring", run, lease, work(Limits(max_refused=8)))
+        say = Reporter(True).say
+        # Another part may have been begun before the first error arrives.
+        with pytest.raises(StorageError, match=r"^\d+ images in sequence are missing, the last is"):
+            RayPool().run(job, list(run.pending()), Crew(1), say, lambda rows: None)
+    assert not list((tmp_path / "out").glob("*.tmp"))

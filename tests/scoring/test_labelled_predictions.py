@@ -1,0 +1,133 @@
+"""Predictions and a table of labels are joined, and what is in one alone is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from monkeyray.errors import InputError
+from monkeyray.runs.lease import hold
+from monkeyray.runs.run import create_run_of_parts
+from monkeyray.scoring.labelled_predictions import join_labels
+from monkeyray.scoring.rows import SCHEMA_VERSION, prediction_schema
+from monkeyray.storage.store import Storage
+
+STORAGE = Storage()
+IDENTITY = {
+    "schema_version": SCHEMA_VERSION, "model_id": "0" * 64, "views": ["middle"],
+    "threshold": None, "top_k": 2, "images": "/photos",
+}  # fmt: skip
+
+#: URI, status, and the two best of the labels a, b and c; two files.
+ROWS: list[list[tuple[str, dict[str, float] | None]]] = [
+    [("/photos/1.jpg", {"a": 0.75, "b": 0.25}), ("/photos/2.jpg", {"b": 0.5, "c": 0.25})],
+    [("/photos/3.jpg", None), ("/photos/ä #4.jpg", {"c": 0.5, "a": 0.5})],
+    [("/photos/5.jpg", {"a": 1.0, "c": 0.0})],
+]
+
+Predictions = Callable[..., Path]
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Predictions:
+    def write(**changed: Any) -> Path:
+        place = tmp_path / "predictions"
+        plans = [pa.table({"uri": [uri for uri, _ in rows]}) for rows in ROWS]
+        with hold(str(place), STORAGE, print) as lease:
+            run = create_run_of_parts(
+                str(place), lease, IDENTITY | changed, plans, [len(rows) for rows in ROWS]
+            )
+            schema = prediction_schema(plans[0].schema)
+            threshold = run.identity["threshold"]
+            for part, rows in enumerate(ROWS):
+                run.publish(part, plans[part], table_of(rows, schema, threshold), lease)
+            run.finish(lease)
+        return place
+
+    return write
+
+
+def table_of(rows: list[Any], schema: pa.Schema, threshold: float | None) -> pa.Table:
+    filled = []
+    for uri, scores in rows:
+        row = dict.fromkeys(schema.names) | {"uri": uri, "status": "ok" if scores else "empty"}
+        if scores:
+            best = [{"label": label, "score": score} for label, score in scores.items()]
+            row |= {"label": best[0]["label"], "score": best[0]["score"], "top_k": best}
+            if threshold is not None:
+                accepted = best[0]["score"] >= threshold
+                row["decision"] = "accepted" if accepted else "below_threshold"
+            row |= {"ood_score": 0.5, "predicted_at": datetime.now(UTC)}
+        filled.append(row)
+    return pa.Table.from_pylist(filled, schema)
+
+
+def test_they_are_joined_on_the_uri(predictions: Predictions, tmp_path: Path) -> None:
+    place = predictions()
+    (tmp_path / "labels.csv").write_text(
+        "label,uri\nb,/photos/2.jpg\na,/photos/./1.jpg\na,/photos/3.jpg\n"
+        "c,file:///photos/%C3%A4%20%234.jpg\nb,/photos/6.jpg\nb,/photos/7.jpg\n"
+    )
+    found = join_labels(STORAGE, None, str(place), str(tmp_path / "labels.csv"))
+    assert found.data == {
+        "labelled": 4,
+        "scored": 3,
+        "failures": {"empty": 1},
+        "rows_without_label": 1,
+        "labels_without_row": 2,
+    }
+    answers = found.answers
+    assert answers.labels == ["a", "b", "c"]
+    assert answers.uris.tolist() == ["/photos/1.jpg", "/photos/2.jpg", "/photos/ä #4.jpg"]
+    assert answers.given.tolist() == ["a", "b", "c"]
+    assert answers.probabilities.tolist() == [[0.75, 0.25, 0], [0, 0.5, 0.25], [0.5, 0, 0.5]]
+    assert answers.decisions is None
+    assert answers.outliers.tolist() == [0.5] * 3
+    assert (found.root, found.views, answers.listed) == ("/photos", ("middle",), 2)
+
+
+def test_decisions_are_taken_as_they_are(predictions: Predictions, tmp_path: Path) -> None:
+    place = predictions(threshold=0.75)
+    (tmp_path / "labels.csv").write_text("uri,label\n/photos/1.jpg,a\n/photos/2.jpg,b\n")
+    found = join_labels(STORAGE, None, str(place), str(tmp_path / "labels.csv"))
+    assert found.answers.decisions is not None
+    assert found.answers.decisions.tolist() == ["accepted", "below_threshold"]
+    assert found.target is None
+
+
+def test_relative_uris_are_relative_to_the_table(predictions: Predictions, tmp_path: Path) -> None:
+    place = predictions()
+    (tmp_path / "labels.csv").write_text("uri,label\n../../../../../../photos/1.jpg,a\n")
+    found = join_labels(STORAGE, None, str(place), str(tmp_path / "labels.csv"))
+    assert found.answers.uris.tolist() == ["/photos/1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "labels", "words"),
+    [
+        ({}, "/photos/1.jpg,x\n", r"1 images have labels that no row .* has \(x\): give --model"),
+        ({}, "/photos/9.jpg,a\n", r"no image of --labels .* such as /photos/9.jpg, .*/photos/1.j"),
+        ({"schema_version": 1}, "/photos/1.jpg,a\n", "no predictions of this version"),
+        ({}, "/photos/1.jpg,a\n/photos/1.jpg,b\n", "two labels"),
+    ],
+)
+def test_what_cannot_be_joined(
+    changed: dict[str, Any],
+    labels: str,
+    words: str,
+    predictions: Predictions,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "labels.csv").write_text(f"uri,label\n{labels}")
+    with pytest.raises(InputError, match=words):
+        join_labels(STORAGE, None, str(predictions(**changed)), str(tmp_path / "labels.csv"))
+
+
+def test_labels_are_a_table(predictions: Predictions, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is no table: give a file that ends in \.csv"):
+        join_labels(STORAGE, None, str(predictions()), str(tmp_path))

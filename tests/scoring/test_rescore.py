@@ -1,0 +1,308 @@
+"""Rescoring: what it gives is what scoring the images with that model gives, and it goes on."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+import monkeyray.scoring.rescore
+from monkeyray.cli.parsing import parse
+from monkeyray.errors import ConfigError, InputError, RunError
+from monkeyray.images.decode import Limits, decode
+from monkeyray.model.bundle import Bundle, describe, load_bundle, save_bundle
+from monkeyray.model.engine import Network
+from monkeyray.options_shared import StoreConfig
+from monkeyray.runs.fetch import Batch, fetch
+from monkeyray.runs.run import read_finished
+from monkeyray.scoring.options import RescoreConfig
+from monkeyray.scoring.rescore import Rescorer, rescore
+from monkeyray.scoring.rows import JUDGED, OVERFLOW, Finite, Judge, ScoreOptions, Scorer
+from monkeyray.scoring.score import Summary
+from monkeyray.statistics.outliers import fit_outliers
+from monkeyray.statistics.thresholds import choose_thresholds
+from monkeyray.storage.store import Storage
+from monkeyray.training.trained import Trained
+from tests.conftest import upload
+from tests.support.predicted import assert_scored_alike
+
+QUIET = StoreConfig(quiet=True)
+
+
+def run(predictions: Path | str, model: str, output: Path | str, **options: Any) -> Summary:
+    return rescore(
+        RescoreConfig(
+            predictions=str(predictions),
+            model=model,
+            output=str(output),
+            **{"store": QUIET, **options},
+        )
+    )
+
+
+def parts(place: Path) -> dict[str, pa.Table]:
+    """Each part's rows by its number."""
+    return {path.name[:10]: pq.read_table(path) for path in sorted(place.glob("*.parquet"))}
+
+
+def assert_same_but_judged(new: dict[str, pa.Table], old: dict[str, pa.Table]) -> None:
+    """Same files, rows, order and types; all that follows from no top is what it was."""
+    assert list(new) == list(old)
+    for name, table in new.items():
+        assert table.schema.equals(old[name].schema, check_metadata=True)
+        for column in set(table.column_names) - {*JUDGED, "model_id", "predicted_at"}:
+            assert table[column].equals(old[name][column]), column
+
+
+def assert_same_judgement(new: dict[str, pa.Table], old: dict[str, pa.Table]) -> None:
+    for name, table in new.items():
+        for row, was in zip(table.to_pylist(), old[name].to_pylist(), strict=True):
+            assert [row["label"], row["decision"]] == [was["label"], was["decision"]]
+            assert_scored_alike(row, was)
+
+
+@pytest.fixture
+def images_away(embedded: Path) -> Iterator[None]:
+    """Rescoring opens no image, so that they need not be there."""
+    images, away = embedded.parent / "images", embedded.parent / "away"
+    images.rename(away)
+    yield
+    away.rename(images)
+
+
+@pytest.fixture(scope="module")
+def second(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another top on the same base, made for one view or two, with thresholds."""
+    first = load_bundle(trained.uri, Storage())
+    features = np.asarray(first.outliers["bank"], np.float64)
+    rng = np.random.default_rng(3)
+    top = {
+        name: rng.normal(0, 0.2, shape).astype(np.float32)
+        for name, shape in (
+            ("0000/kernel", (features.shape[1], 16)), ("0001/bias", (16,)),
+            ("0002/kernel", (16, 3)), ("0003/bias", (3,)),
+        )
+    }  # fmt: skip
+    truth = np.arange(len(features)) % 3
+    outliers = fit_outliers(features, truth, {1: features + 0.01, 2: features + 0.01}).to_arrays()
+    thresholds = choose_thresholds(
+        np.linspace(0.4, 1, 60), truth[:1].repeat(60), truth[:1].repeat(60), first.labels, 0.9
+    ).to_json()
+    network = Network("mobilenet", first.base, ("middle", "middle-mirrored"), top, (16,), 3)
+    calibration = {
+        "1": {"temperature": 2.5, "thresholds": thresholds},
+        "2": {"temperature": 1.0, "thresholds": None},
+    }
+    labels = [dict(label) for label in first.model["labels"]]
+    model = describe(network, labels=labels, outliers=outliers, calibration=calibration, rest={})
+    uri = str(tmp_path_factory.mktemp("model") / "second")
+    save_bundle(uri, Storage(), Bundle(model, first.base, top, outliers), "", "")
+    return uri
+
+
+@pytest.mark.usefixtures("images_away")
+def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    summary = run(embedded, trained.uri, out)
+    old, new = parts(embedded), parts(out)
+    assert len(old) == 22
+    assert_same_but_judged(new, old)
+    assert_same_judgement(new, old)
+    assert (summary.images, summary.scored, summary.already) == (44, 44, 0)
+    assert summary.to_json()["statuses"] == {"ok": 42, "empty": 1, "unsupported": 1}
+    again = parse("rescore", ["--config", str(out / "_config.toml")], "monkeyray").config
+    assert (again.predictions, again.output) == (str(embedded), str(out))
+    success = json.loads((out / "_SUCCESS").read_text())
+    assert success["status"] == {"ok": 42, "empty": 1, "unsupported": 1}
+    for name, table in new.items():
+        assert min(table["predicted_at"].to_pylist()) > max(old[name]["predicted_at"].to_pylist())
+    # And once more, from what was rescored, with a threshold of its own, in another run's place.
+    shutil.copytree(embedded, tmp_path / "again")
+    with pytest.raises(RunError, match=r"threshold is 0\.9, was None.*--overwrite"):
+        run(out, trained.uri, tmp_path / "again", threshold=0.9)
+    run(out, trained.uri, tmp_path / "again", threshold=0.9, top_k="1", overwrite=True)
+    assert len(list((tmp_path / "again").glob("*.parquet"))) == 22
+    again = pa.concat_tables(parts(tmp_path / "again").values())
+    assert_same_but_judged(parts(tmp_path / "again"), old)
+    expected = [
+        None if score is None else "accepted" if score >= np.float32(0.9) else "below_threshold"
+        for score in again["score"].to_pylist()
+    ]
+    assert again["decision"].to_pylist() == expected
+    assert {"accepted", "below_threshold"} <= set(expected)
+    assert {len(best) for best in again["top_k"].to_pylist() if best is not None} == {1}
+
+
+def test_another_top_gives_what_scoring_with_it_gives(
+    second: str, embedded: Path, tmp_path: Path
+) -> None:
+    run(embedded, second, tmp_path / "out", top_k="all")
+    old, new = parts(embedded), parts(tmp_path / "out")
+    bundle = load_bundle(second, Storage())
+    scorer = Scorer(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
+    middle = functools.partial(decode, views=("middle",))
+    scored = {}
+    for name, table in old.items():
+        nothing = pa.nulls(table.num_rows)
+        plan = pa.table({"uri": table["uri"], "size_bytes": nothing, "version": nothing})
+        fetched = [fetch(Storage(), uri, None, Limits()) for uri in table["uri"].to_pylist()]
+        scored[name] = scorer(
+            Batch(plan, fetched), lambda batch: batch.decode(224, Limits(), middle)
+        )
+    assert_same_judgement(new, scored)
+    together, before = pa.concat_tables(new.values()), pa.concat_tables(old.values())
+    assert set(together["model_id"].to_pylist()) == {bundle.model_id}
+    assert {"accepted", "no_threshold"} <= set(together["decision"].to_pylist())
+    differences = pc.abs(pc.subtract(together["score"], before["score"]))
+    assert pc.max(differences).as_py() > 0.1
+
+
+def test_it_goes_on_where_it_was(trained: Trained, embedded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [
+        sys.executable, "-m", "monkeyray", "rescore", "--predictions", str(embedded), "--model",
+        trained.uri, "--output", str(out), "--workers", "1", "--ray-address", "local",
+    ]  # fmt: skip
+    # A Ray of its own, not the session's, so that it ends with its driver.
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not list(out.glob("*.parquet")):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    time.sleep(1)  # its actor may be at its last file
+    assert not (out / "_SUCCESS").exists()
+    kept = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
+    assert 1 <= len(kept) < 22
+    summary = run(embedded, trained.uri, out)
+    assert summary.already == sum(pq.read_metadata(out / name).num_rows for name in kept)
+    assert summary.scored == 44 - summary.already > 0
+    for name, data in kept.items():
+        assert (out / name).read_bytes() == data
+    assert_same_judgement(parts(out), parts(embedded))
+    # Nothing is left to do, and Ray is not needed to see that.
+    assert run(embedded, trained.uri, out, store=StoreConfig(quiet=True)).scored == 0
+
+
+def test_on_s3(trained: Trained, embedded: Path, s3: Storage) -> None:
+    upload(s3, embedded, "s3://photos/embedded")
+    store = StoreConfig(quiet=True, s3_endpoint=s3.s3_endpoint)
+    out = "s3://photos/rescored"
+    assert run("s3://photos/embedded", trained.uri, out, store=store).images == 44
+    names = [entry.uri for entry in s3.list(out) if entry.uri.endswith(".parquet")]
+    assert len(names) == 22
+    new = {
+        name[len(out) + 1 :][:10]: pq.read_table(pa.BufferReader(s3.read(name).data))
+        for name in sorted(names)
+    }
+    assert_same_but_judged(new, parts(embedded))
+    assert_same_judgement(new, parts(embedded))
+
+
+def change(**values: Any) -> Callable[[Path], None]:
+    """What gives a run another identity."""
+
+    def apply(place: Path) -> None:
+        stored = json.loads((place / "_run.json").read_text())
+        stored["identity"] |= values
+        (place / "_run.json").write_text(json.dumps(stored))
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (change(embeddings=False), r"no embeddings.*`monkeyray score --embeddings`"),
+        (change(base="0" * 64), r"another base .* without --fine-tune, or score the images"),
+        (change(decode_version=0), "another base"),
+        (
+            change(views=["whole"]),
+            r"the view whole of each image.* the view middle: .* --crop whole --views 1",
+        ),
+        (change(schema_version=1), "no predictions of this version"),
+        (lambda place: (place / "_SUCCESS").unlink(), r"not finished \(no _SUCCESS\)"),
+        (lambda place: (place / "_run.json").unlink(), "no predictions in"),
+        (lambda place: (place / "_run.json").write_text("{"), "damaged.*score the images again"),
+    ],
+)
+def test_what_cannot_be_rescored(
+    harm: Callable[[Path], None],
+    words: str,
+    trained: Trained,
+    embedded: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def connected(*arguments: Any) -> None:
+        raise AssertionError("a mistake was not found before Ray")
+
+    monkeypatch.setattr(monkeyray.scoring.rescore, "connected", connected)
+    shutil.copytree(embedded, tmp_path / "in")
+    harm(tmp_path / "in")
+    with pytest.raises((InputError, RunError), match=words):
+        run(tmp_path / "in", trained.uri, tmp_path / "out")
+    assert not list(tmp_path.glob("out/*.parquet"))
+
+
+def test_a_part_that_is_gone_or_changed_is_told(
+    trained: Trained, embedded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(embedded, tmp_path / "in")
+    names = sorted((tmp_path / "in").glob("*.parquet"))
+    names[3].unlink()
+    shutil.copy(names[5], names[4])
+    old = read_finished(str(tmp_path / "in"), Storage())
+    bundle = load_bundle(trained.uri, Storage())
+    judge = Judge(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
+    rescorer = Rescorer(old, judge, Finite(bundle.model_id), bundle.top, bundle.model_id)
+    for part in (3, 4):
+        with pytest.raises(InputError, match=f"{names[part].name} is gone or was changed"):
+            list(rescorer(part, old.plan.read(part)))
+    (rows,) = rescorer(5, old.plan.read(5))
+    assert rows.num_rows == 2
+    top = {name: array.copy() for name, array in bundle.top.items()}
+    bias = next(name for name, array in top.items() if array.ndim == 1)
+    top[bias][0] = np.inf
+    (rows,) = replace(rescorer, top=top)(5, old.plan.read(5))
+    assert rows.select(["status", "error", "label"]).to_pylist() == 2 * [
+        {"status": OVERFLOW[0], "error": OVERFLOW[1], "label": None}
+    ]
+
+
+def test_predictions_updated_meanwhile_are_refused(
+    trained: Trained, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(embedded, tmp_path / "in")
+
+    def update(*arguments: Any, **options: Any) -> None:
+        stored = json.loads((tmp_path / "in" / "_run.json").read_text())
+        (tmp_path / "in" / "_run.json").write_text(json.dumps({**stored, "plan": "0123abcd"}))
+
+    monkeypatch.setattr("monkeyray.runs.ray_pool.RayPool.run", update)
+    with pytest.raises(InputError, match="updated meanwhile"):
+        run(tmp_path / "in", trained.uri, tmp_path / "out")
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize(
+    ("predictions", "model", "output"),
+    [("a", "m", "a"), ("a", "m", "a/b"), ("a/b", "m", "a"), ("a", "b/m", "b")],
+)
+def test_places_do_not_overlap(predictions: str, model: str, output: str) -> None:
+    with pytest.raises(ConfigError, match="one in the other"):
+        RescoreConfig(predictions=predictions, model=model, output=output)

@@ -1,0 +1,57 @@
+"""Images to rows, where the network's answers are odd."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from monkeyray.errors import BundleError
+from monkeyray.images.decode import Limits
+from monkeyray.model.engines import EngineChoice
+from monkeyray.runs.fetch import Batch, Fetched
+from monkeyray.scoring.rows import Finite, ScoreOptions, Scorer
+from tests.model.test_bundle import WIDTH, make
+
+
+def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
+    """The rows of images of which the network says each of these for its first label."""
+
+    def engine(pixels: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+        logits = np.array([[answer, 0] for answer in answers], np.float32)
+        return np.zeros((len(pixels), 1, WIDTH), np.float32), logits
+
+    monkeypatch.setattr(EngineChoice, "build", lambda choice, network: engine)
+    file = io.BytesIO()
+    Image.new("RGB", (300, 200), "green").save(file, "PNG")
+    uris = [f"/{number}.png" for number in range(len(answers))]
+    nothing = pa.nulls(len(uris))
+    plan = pa.table({"uri": uris, "size_bytes": nothing, "version": nothing})
+    batch = Batch(plan, [Fetched(file.getvalue(), "v")] * len(uris))
+    bundle = make()
+    scorer = Scorer(bundle, ScoreOptions(bundle.views, 2, None, embeddings=True, limits=Limits()))
+    return scorer(batch, lambda batch: batch.decode(224, Limits()))
+
+
+def test_an_image_that_overflows_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = rows([1, np.inf, -1, np.nan], monkeypatch).to_pylist()
+    assert [row["status"] for row in found] == ["ok", "overflow", "ok", "overflow"]
+    assert [row["label"] for row in found] == [make().labels[0], None, make().labels[1], None]
+    assert [row["embedding"] is None for row in found] == [False, True, False, True]
+    assert found[1]["error"] == "the network's answer to it is no finite number"
+    assert found[1]["width"] == 300
+    for few in (rows([np.nan], monkeypatch), rows([np.nan] * 63, monkeypatch)):
+        assert set(few["status"].to_pylist()) == {"overflow"}
+        assert few["score"].null_count == len(few)
+    late = Finite("0" * 64)
+    assert late(np.zeros((1, 2)), np.zeros((1, 2))).all()
+    assert not late(np.zeros((99, 2)), np.full((99, 2), np.nan)).any()
+
+
+def test_a_network_that_overflows_on_all_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BundleError, match="no finite numbers for any of the first 64 images"):
+        rows([np.nan, np.inf] * 32, monkeypatch)

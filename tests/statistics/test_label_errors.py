@@ -1,0 +1,104 @@
+"""Labels that were swapped on purpose are found, and a joint worked out by hand is met."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monkeyray.statistics.label_errors import (
+    LabelError,
+    confident_joint,
+    label_errors,
+    label_quality,
+)
+
+# Mean probability of the given label: 0.7 for 0, 0.65 for 1; nothing was given 2.
+PROBABILITIES = np.array(
+    [
+        [0.9, 0.1, 0.0],
+        [0.9, 0.1, 0.0],
+        [0.3, 0.7, 0.0],  # surely 1, given 0
+        [0.1, 0.9, 0.0],
+        [0.6, 0.4, 0.0],  # given 1; 0 is likelier, but not surely
+        [0.0, 0.65, 0.35],
+    ]
+)
+TRUTH = np.array([0, 0, 0, 1, 1, 1])
+
+
+def test_joint_by_hand() -> None:
+    assert confident_joint(PROBABILITIES, TRUTH).tolist() == [[2, 1, 0], [0, 2, 0], [0, 0, 0]]
+
+
+def test_list_by_hand() -> None:
+    assert label_quality(PROBABILITIES, TRUTH).tolist() == [0.9, 0.9, 0.3, 0.9, 0.4, 0.65]
+    assert label_errors(PROBABILITIES, TRUTH) == [
+        LabelError(index=2, given=0, suggested=1, quality=0.3, sure=True),
+        LabelError(index=4, given=1, suggested=0, quality=0.4, sure=False),
+    ]
+
+
+def test_what_is_much_for_a_label_counts() -> None:
+    # Label 1 was given to one image that has 0.3 for it: so little is sure for 1, and image 0 has
+    # more. For 0 it takes 0.75, which image 2 does not have, though 0 is its likelier label.
+    probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.7, 0.3]])
+    assert label_errors(probabilities, np.array([0, 0, 1])) == [
+        LabelError(index=2, given=1, suggested=0, quality=0.3, sure=False),
+        LabelError(index=0, given=0, suggested=1, quality=0.6, sure=True),
+    ]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_swapped_labels_come_first(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    images, labels, swapped = 1000, 8, 30
+    shown = rng.integers(0, labels, images)
+    logits = rng.normal(0, 1, (images, labels))
+    logits[np.arange(images), shown] += 5
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    wrong = rng.choice(images, swapped, replace=False)
+    truth = shown.copy()
+    truth[wrong] = (truth[wrong] + rng.integers(1, labels, swapped)) % labels
+    found = label_errors(probabilities, truth)
+    first = found[: images // 20]
+    hits = [error for error in first if error.index in set(wrong.tolist())]
+    assert len(hits) >= 0.95 * swapped
+    assert sum(error.suggested == shown[error.index] for error in hits) >= 0.95 * len(hits)
+    assert len(found) < images // 8
+
+
+def test_nothing_has_no_errors() -> None:
+    assert label_errors(np.zeros((0, 3)), np.zeros(0, int)) == []
+    assert label_errors(np.eye(3), np.arange(3)) == []
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2), st.lists(st.integers(1, 5), min_size=3, max_size=3)),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_list_and_joint_agree(rows: list[tuple[int, list[int]]]) -> None:
+    truth = np.array([label for label, _ in rows])
+    weights = np.array([row for _, row in rows], float)
+    probabilities = weights / weights.sum(axis=1, keepdims=True)
+    found = label_errors(probabilities, truth)
+    joint = confident_joint(probabilities, truth)
+    assert joint.sum() <= len(rows)
+    off = Counter((error.given, error.suggested) for error in found if error.sure)
+    assert {
+        (i, j): joint[i, j] for i in range(3) for j in range(3) if i != j and joint[i, j]
+    } == dict(off)
+    qualities = [error.quality for error in found]
+    assert qualities == sorted(qualities)
+    assert len({error.index for error in found}) == len(found)
+    for error in found:
+        assert error.given == truth[error.index] != error.suggested
+    # whatever the model takes for something else is on the list
+    doubted = weights.max(axis=1) > weights[np.arange(len(rows)), truth]
+    assert set(np.flatnonzero(doubted)) <= {error.index for error in found}

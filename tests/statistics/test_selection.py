@@ -1,0 +1,112 @@
+"""What to label next: the least of a stream, margins, and the farthest from what is there."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monkeyray.statistics.selection import Least, k_center, margins, squared_distances, unit
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, np.nan]), st.integers(0, 9)), max_size=40),
+    st.lists(st.integers(0, 40), max_size=4),
+    st.integers(0, 12),
+)
+def test_the_least_of_a_stream_are_those_of_the_whole(
+    rows: list[tuple[float, int]], cuts: list[int], limit: int
+) -> None:
+    # Equal names have equal keys but where the key says that the row is not meant.
+    rows = [(key if np.isnan(key) else float(name % 3), name) for key, name in rows]
+    least = Least[int](limit)
+    bounds = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
+    for start, end in itertools.pairwise(bounds):
+        keys = np.array([key for key, _ in rows[start:end]])
+        names = [str(name) for _, name in rows[start:end]]
+        least.add(keys, names, range(start, end).__getitem__)
+    first: dict[int, int] = {}
+    for place, (key, name) in enumerate(rows):
+        if not np.isnan(key):
+            first.setdefault(name, place)
+    expected = sorted(first.values(), key=lambda place: (rows[place][0], place))[:limit]
+    assert list(least) == expected
+
+
+def test_a_name_is_held_once_with_its_least_key() -> None:
+    least = Least[str](2)
+    least.add(np.array([3.0, 2.0, 1.0]), ["a", "b", "a"], lambda i: f"first {i}")
+    assert list(least) == ["first 2", "first 1"]
+    least.add(np.array([0.5, 4.0]), ["b", "c"], lambda i: f"second {i}")
+    assert list(least) == ["second 0", "first 2"]
+
+
+def test_what_is_made_is_what_is_kept() -> None:
+    made: list[int] = []
+    least = Least[None](3)
+    least.add(np.arange(1000.0), [str(i) for i in range(1000)], made.append)
+    assert made == [0, 1, 2]
+
+
+def test_margins_by_hand() -> None:
+    scores = np.array([[0.25, 0.5, 0.125], [0.5, 0.5, 0], [0.625, 0, 0], [0.25, 0, 0]])
+    assert margins(scores).tolist() == [0.25, 0.0, 0.25, -0.5]
+    assert margins(np.array([[0.75]])).tolist() == [0.5]
+
+
+points = st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1, max_size=9).map(
+    lambda rows: np.array(rows, np.float32)
+)
+
+
+@settings(deadline=None)
+@given(points, st.integers(0, 5), st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9))))
+def test_each_choice_is_the_farthest(
+    candidates: np.ndarray, count: int, given_centres: list[tuple[int, int]]
+) -> None:
+    centres = np.array(given_centres, np.float32).reshape(-1, 2)
+    nearest = squared_distances(candidates, centres)
+    chosen = k_center(candidates, count, nearest).tolist()
+    assert len(chosen) == len(set(chosen)) == min(count, len(candidates))
+    for i, choice in enumerate(chosen):
+        before = np.concatenate([centres, candidates[chosen[:i]]])
+        if not len(before):
+            continue
+        away = ((candidates[:, None] - before[None]) ** 2).sum(axis=2).min(axis=1)
+        rest = [j for j in range(len(candidates)) if j not in chosen[:i]]
+        assert away[choice] == max(away[rest])
+
+
+@settings(deadline=None)
+@given(points, st.integers(1, 4))
+def test_no_other_choice_covers_twice_as_well(candidates: np.ndarray, count: int) -> None:
+    def radius(chosen: tuple[int, ...]) -> float:
+        return float(np.sqrt(squared_distances(candidates, candidates[list(chosen)]).max()))
+
+    count = min(count, len(candidates))
+    best = min(map(radius, itertools.combinations(range(len(candidates)), count)))
+    assert radius(tuple(k_center(candidates, count).tolist())) <= 2 * best + 1e-4
+
+
+def test_the_first_choice_without_centres_is_in_the_middle() -> None:
+    candidates = np.array([[9, 9], [0, 0], [-9, -8], [1, 0]], np.float32)
+    assert k_center(candidates, 2).tolist() == [1, 0]
+    assert k_center(candidates[:0], 3).tolist() == []
+
+
+def test_distances_to_many_centres_and_to_none() -> None:
+    rng = np.random.default_rng(0)
+    candidates, centres = rng.normal(size=(7, 5)), rng.normal(size=(600, 5))
+    expected = ((candidates[:, None] - centres[None]) ** 2).sum(axis=2).min(axis=1)
+    assert squared_distances(candidates, centres) == pytest.approx(expected, rel=1e-5)
+    assert np.isinf(squared_distances(candidates, centres[:0])).all()
+
+
+def test_directions() -> None:
+    found = unit(np.array([[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]]))
+    assert found.tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0], [1, 0]]
+    assert found.dtype == np.float32

@@ -1,0 +1,40 @@
+"""Runs and work of the tests of both pools: files that say what the decoder does with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from monkeyray.images.decode import Limits
+from monkeyray.runs.decode_process import Work
+from monkeyray.runs.fetch import Batch
+from monkeyray.runs.lease import Lease
+from monkeyray.runs.plan import collect, cut
+from monkeyray.runs.run import Run, create_run
+from monkeyray.storage.store import Storage
+from tests.runs.test_decode_process import SIZE, hooked_decode, make_mapper
+
+
+def dated_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    inner = make_mapper()
+
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        table = inner(batch, decode)
+        now = pa.array([datetime.now(UTC)] * table.num_rows, pa.timestamp("us", "UTC"))
+        return table.append_column("predicted_at", now)
+
+    return mapper
+
+
+def prepare(lease: Lease, plan: pa.Table, rows_per_file: int) -> Run:
+    listing = collect([plan])
+    assert listing is not None
+    sizes = cut(listing.rows, 2, rows_per_file, smallest=8)
+    return create_run(lease.place, lease, {}, listing, sizes)
+
+
+def work(limits: Limits) -> Work:
+    return Work(dated_mapper, Storage(), SIZE, limits, 8, hooked_decode)

@@ -1,0 +1,121 @@
+"""The same command gives the same model, bit for bit: fine-tuned live and augmented, and killed,
+tracked or not.
+
+That a training of the top alone does is seen by tests/test_jobs.py and tests/test_tracking.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from monkeyray.options_shared import StoreConfig
+from monkeyray.storage.store import Storage
+from monkeyray.training.options import TrainConfig
+from monkeyray.training.train import train
+from monkeyray.training.trained import Trained
+from tests.system.test_jobs import train_workers
+from tests.training.test_event_files import curves
+from tests.training.test_mlflow_runs import runs_of
+
+EPOCHS = 2
+TUNING_EPOCHS = 4
+
+
+def both_checkpointed(model: Path) -> bool:
+    """Whether Ray Train has written down a checkpoint of the top and one of the fine-tuning."""
+    found = 0
+    for path in model.glob(".training/*/checkpoint_manager_snapshot.json"):
+        # It is being replaced now and then.
+        with contextlib.suppress(OSError, ValueError):
+            found += json.loads(path.read_text())["latest_checkpoint_result"] is not None
+    return found == 2
+
+
+def test_a_worker_killed_in_fine_tuning_changes_nothing(
+    trained: Trained, few: Path, tmp_path: Path
+) -> None:
+    """Two whole trainings, so that it also shows that they repeat, with augmentation."""
+
+    def run(name: str, **options: Any) -> dict[str, Any]:
+        return train(
+            TrainConfig(
+                images=str(few),
+                model=str(tmp_path / name),
+                limit=24,
+                features=str(Path(trained.uri) / "features"),
+                epochs=EPOCHS,
+                fine_tune="1-block",
+                fine_tune_epochs=TUNING_EPOCHS,
+                batch_size=8,
+                embed_workers=1,  # of 24 images
+                store=StoreConfig(quiet=True),
+                **options,
+            )
+        ).model
+
+    killed: list[int] = []
+
+    def kill() -> None:
+        deadline = time.monotonic() + 300
+        while not killed and time.monotonic() < deadline:
+            if both_checkpointed(tmp_path / "disturbed"):
+                for pid in train_workers():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    disturbed = run(
+        "disturbed",
+        checkpoint_seconds=0,
+        tensorboard=str(tmp_path / "curves"),
+        mlflow=str(tmp_path / "runs"),
+    )
+    thread.join()
+    assert killed
+    undisturbed = run("undisturbed", checkpoint_seconds=60)
+    metrics, others = dict(disturbed["metrics"]), dict(undisturbed["metrics"])
+    tuning, other = dict(metrics.pop("fine_tuning")), dict(others.pop("fine_tuning"))
+    (resumed_from,) = tuning.pop("resumed_from")
+    assert 0 < resumed_from < tuning["epochs_run"] == TUNING_EPOCHS
+    assert other.pop("resumed_from") == []
+    # What the tuned weights give after each epoch, to the last bit, whether they are kept or not.
+    losses = {epoch["validation_loss"] for epoch in tuning["history"]}
+    assert len(losses) >= TUNING_EPOCHS
+    assert metrics["history"] == others["history"]
+    assert tuning == other
+    assert metrics == others
+    # The hashes of all weights, the base's too, and all else that decides a score.
+    assert disturbed["model_id"] == undisturbed["model_id"]
+
+    # It was tracked and the other one was not. Where the figures went, every epoch is there once.
+    client, (run_there,) = runs_of(tmp_path / "runs", "monkeyray")
+    (folder,) = (tmp_path / "curves").iterdir()
+    assert run_there.info.run_name == folder.name
+    assert run_there.info.status == "FINISHED"
+    assert run_there.data.tags["monkeyray.model_id"] == disturbed["model_id"]
+    assert run_there.data.params["backbone"] == "mobilenet"
+    assert run_there.data.metrics["test/accuracy"] == disturbed["metrics"]["test"]["accuracy"]
+    seen = curves(Storage(), str(folder / "validation"))
+    for stage, history, count in (
+        ("top", metrics["history"], EPOCHS),
+        ("fine_tuning", tuning["history"], TUNING_EPOCHS + 1),
+    ):
+        assert len(history) == count
+        assert list(seen[f"{stage}/loss"]) == [each["epoch"] for each in history]
+        for name in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+            logged = client.get_metric_history(run_there.info.run_id, f"{stage}/{name}")
+            assert [(each.step, each.value) for each in logged] == [
+                (each["epoch"], each[name]) for each in history if each[name] is not None
+            ]
+    for name in ("report.html", "metrics.json"):
+        kept = Path(client.download_artifacts(run_there.info.run_id, name))
+        assert kept.read_bytes() == (tmp_path / "disturbed" / name).read_bytes()

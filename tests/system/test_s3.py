@@ -1,0 +1,84 @@
+"""A real S3 server: storage, and both jobs with everything in buckets."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+
+from monkeyray.errors import MissingError, StorageError
+from monkeyray.options_shared import StoreConfig
+from monkeyray.scoring.options import ScoreConfig
+from monkeyray.scoring.score import Summary, score
+from monkeyray.storage.store import Storage
+from monkeyray.training.options import TrainConfig
+from monkeyray.training.train import train
+from monkeyray.training.trained import Trained
+from tests.conftest import upload
+
+NAMES = ["a b.jpg", "100%.jpg", "x#1?.jpg", "plus+.jpg", "日本.jpg", "deep/er/'q\".jpg"]
+
+
+def test_awkward_keys_round_trip(s3: Storage) -> None:
+    for name in NAMES:
+        s3.write(f"s3://photos/odd/{name}", name.encode())
+    listed = {entry.uri: entry for entry in s3.list("s3://photos/odd")}
+    assert set(listed) == {f"s3://photos/odd/{name}" for name in NAMES}
+    for uri, entry in listed.items():
+        blob = s3.read(uri)
+        assert blob.data.decode() == uri.removeprefix("s3://photos/odd/")
+        assert blob.version == entry.version
+        assert entry.size_bytes == len(blob.data)
+        assert s3.stat(uri) == entry
+    s3.delete_tree("s3://photos/odd")
+    assert list(s3.list("s3://photos/odd")) == []
+
+
+def test_errors_say_what_is_wrong(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(MissingError):
+        s3.read("s3://photos/nothing.jpg")
+    with pytest.raises(StorageError, match="bucket 'nowhere-at-all' does not exist") as missing:
+        s3.read("s3://nowhere-at-all/x.jpg")
+    assert not isinstance(missing.value, MissingError)
+    with pytest.raises(StorageError, match=r"cannot reach http://127\.0\.0\.1:1"):
+        Storage(s3_endpoint="http://127.0.0.1:1", patience_seconds=3).read("s3://photos/x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a-planted-wrong-secret")
+    with pytest.raises(StorageError, match="credentials") as wrong:
+        Storage(s3_endpoint=s3.s3_endpoint).read("s3://photos/x")
+    assert "a-planted-wrong-secret" not in str(wrong.value)
+
+
+def test_both_jobs_in_buckets_agree_with_local_disk(
+    s3: Storage, few: Path, trained: Trained, embedded: Path
+) -> None:
+    upload(s3, few, "s3://photos/few")
+    store = StoreConfig(s3_endpoint=s3.s3_endpoint, quiet=True)
+    model, predictions = "s3://photos/models/first", "s3://photos/out/remote"
+    done = train(TrainConfig(images="s3://photos/few", model=model, store=store))
+    assert done.opened == 42
+    assert done.model["model_id"] == trained.model["model_id"]
+    assert not [e for e in s3.list(model) if "/.training/" in e.uri]
+    summary = score(
+        ScoreConfig(images="s3://photos/few", model=model, predictions=predictions, store=store)
+    )
+    assert isinstance(summary, Summary)
+    assert summary.statuses == Counter(ok=42)
+
+    def rows(table: pa.Table) -> dict[str, tuple[str, float]]:
+        table = table.filter(pc.equal(table["status"], "ok"))
+        names = ["/".join(uri.split("/")[-2:]) for uri in table["uri"].to_pylist()]
+        values = zip(table["label"].to_pylist(), table["score"].to_pylist(), strict=True)
+        return dict(zip(names, values, strict=True))
+
+    parts = [e.uri for e in s3.list(predictions) if e.uri.endswith(".parquet")]
+    tables = [pq.read_table(io.BytesIO(s3.read(uri).data)) for uri in parts]
+    remote, local = rows(pa.concat_tables(tables)), rows(pq.read_table(embedded))
+    assert set(remote) == set(local)
+    for name, (label, value) in remote.items():
+        assert local[name][0] == label
+        assert local[name][1] == pytest.approx(value, abs=1e-5)

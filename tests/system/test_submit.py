@@ -1,0 +1,188 @@
+"""`ray job submit` to a head node, from an environment where monkeyray is not installed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import venv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from monkeyray.training.trained import Trained
+from tests.support.weed import free_port
+
+ROOT = Path(__file__).parents[2]
+
+
+def clean_environment() -> dict[str, str]:
+    """Our environment without the path that a Ray in this process has set for its workers."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A Python that has our dependencies and not us: what .pth files add, it does not see."""
+    venv.create(tmp_path / "bare", symlinks=True)
+    site = next((tmp_path / "bare" / "lib").glob("python*/site-packages"))
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    python = tmp_path / "bare" / "bin" / "python"
+    probe = "import importlib.util as u; assert u.find_spec('monkeyray') is None"
+    subprocess.run([python, "-c", probe], check=True, cwd=tmp_path, env=clean_environment())
+    return python
+
+
+@pytest.fixture
+def head(bare: Path) -> Iterator[dict[str, str]]:
+    """A Ray head node of that Python; the environment to talk to it."""
+    dashboard, agent, port = free_port(), free_port(), free_port()
+    environment = clean_environment()
+    environment |= {
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        "HEAD_ADDRESS": f"127.0.0.1:{port}",  # for the second node
+    }
+    # A folder of its own (with a short name, for its sockets) and free ports, beside the session's
+    # Ray; and --block, because `ray stop` would end that one too.
+    folder = tempfile.mkdtemp(prefix="ray-")
+    command = [
+        str(bare), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
+        f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
+        f"--dashboard-agent-listen-port={agent}",
+    ]  # fmt: skip
+    with open(bare.parent / "head.log", "wb") as log:
+        node = subprocess.Popen(command, env=environment, cwd=bare.parent, stdout=log, stderr=log)
+    try:
+        for _ in range(120):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", dashboard)):
+                break
+            time.sleep(0.5)
+        yield environment
+    finally:
+        # At once, since a graceful end waits half a minute; each of its processes names the folder.
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if folder.encode() in path.read_bytes():
+                    os.kill(int(path.parent.name), signal.SIGKILL)
+        node.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def submit(python: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(python), "-m", "ray.scripts.scripts", "job", "submit", "--working-dir", str(ROOT),
+         "--", str(python), *arguments],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=python.parent,
+    )  # fmt: skip
+
+
+def end(job: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code and what it printed."""
+    out, _ = job.communicate(timeout=400)
+    return job.returncode, out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
+def test_both_jobs_are_submitted(
+    bare: Path, head: dict[str, str], few: Path, trained: Trained, tmp_path: Path
+) -> None:
+    model, out = str(tmp_path / "model"), str(tmp_path / "out")
+    train = ["jobs/train.py", "--images", str(few)]
+    # That images are opened where the code was sent to shows in scoring.
+    cached = ["--features", str(Path(trained.uri) / "features")]
+    job = submit(bare, head, *train, "--model", model, *cached)
+    refused = submit(bare, head, *train, "--model", "relative")  # beside the other one
+    code, printed = end(job)
+    assert code == 0, printed
+    assert "test accuracy" in printed
+    code, printed = end(refused)
+    assert code != 0
+    assert "--model relative is a relative path" in printed
+    code, printed = end(
+        submit(
+            bare, head, "jobs/score.py", "--images", str(few), "--model", model,
+            "--predictions", out, "--workers", "1",
+        )
+    )  # fmt: skip
+    assert code == 0, printed
+    assert pq.read_table(out).num_rows == 42
+
+
+def processes_below(root: int, word: bytes) -> list[int]:
+    """The processes below one whose command line has a word."""
+    parents, found = {}, []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            pid = int(path.parent.name)
+            parents[pid] = int(path.read_text().rpartition(")")[2].split()[1])
+            if word in (path.parent / "cmdline").read_bytes():
+                found.append(pid)
+
+    def below(pid: int) -> bool:
+        while pid in parents and pid != root:
+            pid = parents[pid]
+        return pid == root
+
+    return [pid for pid in found if below(pid)]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
+def test_a_node_that_is_lost_costs_no_row(
+    bare: Path, head: dict[str, str], few: Path, trained: Trained, tmp_path: Path
+) -> None:
+    photographs = sorted(path for path in few.rglob("*") if path.is_file())
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir()
+    for number in range(1800):
+        os.link(photographs[number % len(photographs)], images / f"{number:04d}.jpg")
+    (images / "0300.jpg").unlink()
+    (images / "0300.jpg").write_bytes(b"")
+    # A node of its own: another raylet with another object store, which actors are spread over.
+    log = open(tmp_path / "node.log", "wb")  # noqa: SIM115 - closed with the node
+    node = subprocess.Popen(
+        [str(bare), "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=2",
+         f"--address={head['HEAD_ADDRESS']}"],
+        env=head, cwd=bare.parent, stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while "will now block" not in Path(log.name).read_text():  # it has joined
+            assert time.monotonic() < deadline, Path(log.name).read_text()
+            time.sleep(0.2)
+        job = submit(
+            bare, head, "jobs/score.py", "--images", str(images), "--model", trained.uri,
+            "--predictions", str(out), "--rows-per-file", "16", "--workers", "4",
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        while not (
+            list(out.glob("*.parquet"))
+            and processes_below(node.pid, b"monkeyray.runs.decode_process")
+        ):
+            assert job.poll() is None, job.communicate()[0]
+            assert time.monotonic() < deadline, "no file, or no worker on the second node"
+            time.sleep(0.05)
+        made = len(list(out.glob("*.parquet")))
+        for pid in [*processes_below(node.pid, b""), node.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        code, printed = end(job)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(node.pid, signal.SIGKILL)
+        node.wait(20)
+        log.close()
+    assert code == 0, printed
+    assert made < len(list(out.glob("*.parquet")))
+    uris = pq.read_table(out)["uri"].to_pylist()
+    assert sorted(uris) == sorted(str(path) for path in images.iterdir())
+    assert (out / "_SUCCESS").exists()

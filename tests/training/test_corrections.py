@@ -1,0 +1,80 @@
+"""Corrected labels over the images of a training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monkeyray.errors import ConfigError, InputError
+from monkeyray.storage.store import Storage
+from monkeyray.training.corrections import correct
+from monkeyray.training.dataset import list_dataset
+from monkeyray.training.options import TrainConfig
+from monkeyray.training.train import _recorded
+
+labels = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["fox", "owl", "elk"]))
+
+
+@settings(deadline=None)
+@given(labels, labels)
+def test_the_later_label_counts(first: dict[str, str], later: dict[str, str]) -> None:
+    def table(rows: dict[str, str], part: str) -> pa.Table:
+        return pa.table(
+            {
+                "uri": pa.array(list(rows), pa.string()),
+                "label": pa.array(list(rows.values()), pa.string()),
+                "given": pa.array([part] * len(rows), pa.string()),
+            }
+        )
+
+    found = correct(table(first, "test"), table(later, "train")).to_pylist()
+    assert {row["uri"]: row["label"] for row in found} == first | later
+    assert [row["uri"] for row in found] == list(first | later)
+    assert [row["given"] for row in found] == [
+        "test" if row["uri"] in first else "train" for row in found
+    ]
+
+
+def test_corrections_of_a_training(tmp_path: Path) -> None:
+    for label in ("fox", "owl"):
+        for i in range(4):
+            path = tmp_path / "images" / label / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    (tmp_path / "test.csv").write_text("uri,label\nt.jpg,fox\nu.jpg,owl\n")
+    (tmp_path / "one.csv").write_text("uri,label\nimages/fox/0.jpg,owl\nn.jpg,fox\nt.jpg,owl\n")
+    (tmp_path / "two.csv").write_text("uri,label,predicted_label\nn.jpg,owl,fox\n")
+    config = TrainConfig(
+        images=str(tmp_path / "images"),
+        test=str(tmp_path / "test.csv"),
+        corrections=(str(tmp_path / "one.csv"), str(tmp_path / "two.csv")),
+        model=str(tmp_path / "model"),
+    )
+    table, _, _ = list_dataset(config, Storage())
+    rows = {str(Path(row["uri"]).relative_to(tmp_path)): row for row in table.to_pylist()}
+    assert len(rows) == table.num_rows == 11
+    assert rows["images/fox/0.jpg"]["label"] == "owl"
+    assert rows["images/fox/1.jpg"]["label"] == "fox"
+    # A label may change in the test part, and what is new is for training.
+    assert (rows["t.jpg"]["label"], rows["t.jpg"]["given"]) == ("owl", "test")
+    assert (rows["n.jpg"]["label"], rows["n.jpg"]["given"]) == ("owl", None)
+
+
+def test_corrections_that_are_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a URI is empty"):
+        TrainConfig(images="i", model="m", corrections=(" ",))
+    (tmp_path / "i.csv").write_text("uri,label\na.jpg,fox\nb.jpg,owl\n")
+    config = TrainConfig(
+        images=str(tmp_path / "i.csv"), model="m", corrections=(str(tmp_path / "no.csv"),)
+    )
+    with pytest.raises(InputError, match=r"no such manifest: .*no\.csv"):
+        list_dataset(config, Storage())
+
+
+def test_a_bundle_does_not_say_where_corrections_were() -> None:
+    config = TrainConfig(images="/secret/i", model="/secret/m", corrections=("/secret/c.csv",))
+    assert "secret" not in str(_recorded(config))

@@ -1,0 +1,159 @@
+"""The images of a training: which are in which part, how much each counts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monkeyray.errors import InputError
+from monkeyray.scoring.features import Features
+from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
+from monkeyray.storage.store import Storage
+from monkeyray.training.dataset import Dataset, choose_images, list_dataset, weigh
+from monkeyray.training.options import TrainConfig
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=100), st.sampled_from(["balanced", "sqrt"]))
+def test_weights_are_one_on_average_and_favour_the_rare(truth: list[int], kind: str) -> None:
+    labels = np.array(truth)
+    train = np.arange(len(labels))
+    weight = weigh(labels, train, kind)
+    assert weight is not None
+    assert weight.mean() == pytest.approx(1)
+    counts = np.bincount(labels, minlength=5)
+    each = {label: weight[labels == label][0] for label in set(truth)}
+    for one in each:
+        for other in each:
+            ratio = (counts[other] / counts[one]) ** (1 if kind == "balanced" else 0.5)
+            assert each[one] / each[other] == pytest.approx(ratio)
+
+
+def test_only_training_images_are_counted() -> None:
+    truth = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    assert weigh(truth, np.arange(8), "none") is None
+    for train, expected in (([0, 1, 3, 4], [1, 1]), ([0, 3, 4, 5], [2, 2 / 3])):
+        weight = weigh(truth, np.array(train), "balanced")
+        assert weight is not None
+        np.testing.assert_allclose(weight[[0, 7]], expected)
+
+
+# -- Parts -------------------------------------------------------------------------------------
+
+
+def write_manifest(
+    path: Path, rows: Sequence[tuple[str, ...]], columns: str = "uri,label,split"
+) -> str:
+    path.write_text("\n".join([columns, *(",".join(row) for row in rows)]))
+    return str(path)
+
+
+def config_of(tmp_path: Path, images: str, **options: Any) -> TrainConfig:
+    return TrainConfig(images=images, model=str(tmp_path / "model"), **options)
+
+
+def choose(config: TrainConfig, bad: str = "", copies: dict[str, str] | None = None) -> Dataset:
+    """The data of a training none of whose images is opened: those with `bad` in their names can
+    not be read, and `copies` have the bytes of another."""
+    images, _, skipped = list_dataset(config, Storage())
+    names = [Path(uri).name for uri in images["uri"].to_pylist()]
+    same = copies or {}
+    columns = {
+        "status": ["empty" if bad and bad in name else "ok" for name in names],
+        "sha256": [hashlib.sha256(same.get(name, name).encode()).hexdigest() for name in names],
+        # All black: of one that shows nothing no copy is known but by its bytes.
+        "thumbnail": pa.nulls(len(names), pa.binary(THUMBNAIL_BYTES)),
+    }
+    return choose_images(config, images, Features(pa.table(columns), None, 0), skipped)
+
+
+def in_parts(**counts: int) -> list[tuple[str, ...]]:
+    return [
+        (f"{part}-{label}{i}.jpg", label, part)
+        for part, count in counts.items()
+        for label in "ab"
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_given_part_that_cannot_be_read_is_told(tmp_path: Path, part: str) -> None:
+    images = write_manifest(tmp_path / "list.csv", in_parts(train=20, validation=4, test=4))
+    config = config_of(tmp_path, images)
+    assert choose(config).data["parts"] == {"train": 40, "validation": 8, "test": 8}
+    words = rf"none of the 8 images of the given {part} part can be read \(8 empty\)"
+    with pytest.raises(InputError, match=words):
+        choose(config, bad=part)
+
+
+def test_a_test_place_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    rows = [(name, label) for name, label, _ in in_parts(train=20)]
+    images = write_manifest(tmp_path / "images.csv", rows, "uri,label")
+    rows = [(name, label) for name, label, _ in in_parts(test=3)]
+    test = write_manifest(tmp_path / "test.csv", rows, "uri,label")
+    config = config_of(tmp_path, images, test=test, limit=30)
+    with pytest.raises(InputError, match=r"test part \(--test .*test.csv\).*\(with --limit 30\)"):
+        choose(config, bad="test")
+
+
+def test_a_limit_keeps_some_of_every_given_part(tmp_path: Path) -> None:
+    images = write_manifest(tmp_path / "list.csv", in_parts(train=200, validation=1, test=1))
+    for seed in range(5):
+        kept, _, _ = list_dataset(config_of(tmp_path, images, limit=20, seed=seed), Storage())
+        assert Counter(kept["given"].to_pylist()) == {"train": 16, "validation": 2, "test": 2}
+    with pytest.raises(InputError, match="--limit 2 leaves no image of the given"):
+        list_dataset(config_of(tmp_path, images, limit=2), Storage())
+
+
+def test_what_folds_need_is_told_before_an_image_is_opened(tmp_path: Path) -> None:
+    rows = [(f"{label}{i}.jpg", label) for label in "ab" for i in range(20 if label == "a" else 3)]
+    images = write_manifest(tmp_path / "list.csv", rows, "uri,label")
+    list_dataset(config_of(tmp_path, images), Storage())
+    with pytest.raises(InputError, match=r"'b' .*with --folds 5"):
+        list_dataset(config_of(tmp_path, images, folds=5), Storage())
+
+
+def test_labels_that_are_in_no_test_or_validation_part_are_named(tmp_path: Path) -> None:
+    rows = [*in_parts(train=30, validation=2, test=2)]
+    rows += [(f"c{i}.jpg", "c", "train") for i in range(30)]
+    rows += [(f"Z-{part}.jpg", "Z", part) for part in ("train", "validation", "test")]
+    data = choose(config_of(tmp_path, write_manifest(tmp_path / "list.csv", rows))).data
+    assert data["rare_labels"] == [
+        {"label": "c", "train": 30, "validation": 0, "test": 0},
+        {"label": "Z", "train": 1, "validation": 1, "test": 1},
+    ]
+
+
+def test_copies_in_given_parts_are_counted_by_part(tmp_path: Path) -> None:
+    images = write_manifest(tmp_path / "list.csv", in_parts(train=20, validation=4, test=4))
+    copies = {
+        "validation-a0.jpg": "train-a0.jpg",
+        "validation-a1.jpg": "train-a0.jpg",
+        "validation-b0.jpg": "test-b0.jpg",
+    }
+    data = choose(config_of(tmp_path, images), copies=copies).data
+    assert (data["leaks"], data["validation_leaks"]) == (1, 2)
+
+
+def test_a_new_validation_part_has_no_copy_of_a_test_image(tmp_path: Path) -> None:
+    rows = [(name, label) for name, label, _ in in_parts(train=20)]
+    images = write_manifest(tmp_path / "images.csv", rows, "uri,label")
+    rows = [(name, label) for name, label, _ in in_parts(test=15)]
+    test = write_manifest(tmp_path / "test.csv", rows, "uri,label")
+    copies = {f"test-{label}{i}.jpg": f"train-{label}{i}.jpg" for label in "ab" for i in range(15)}
+    for seed in range(5):
+        data = choose(config_of(tmp_path, images, test=test, seed=seed), copies=copies)
+        validation = data.images.filter(pa.array(data.names == "validation"))
+        numbers = [int(Path(uri).stem[7:]) for uri in validation["uri"].to_pylist()]
+        assert len(numbers) >= 2
+        assert min(numbers) >= 15
+        assert data.data["leaks"] == 30
+        assert data.data["validation_leaks"] == 0

@@ -1,0 +1,221 @@
+"""The training loop in this process: no Ray, and one replica."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monkeyray.errors import ConfigError
+from monkeyray.model.head import TopLearner, scale_logits, top_logits
+from monkeyray.training.loop import CachedSource, FitConfig, Parts, fit, share
+from monkeyray.training.state import State
+
+CONFIG = FitConfig(
+    epochs=7, patience=7, batch_size=10, learning_rate=0.01, l2=1e-4, seed=3, checkpoint_seconds=0
+)
+
+
+@pytest.fixture(scope="module")
+def strategy() -> Any:
+    from monkeyray.model.backbones import import_keras
+
+    import_keras()
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy()
+
+
+@pytest.fixture(scope="module")
+def parts() -> Parts:
+    truth = np.arange(60) % 3
+    order = np.random.default_rng(1).permutation(60)
+    return Parts(truth, order[:37], order[37:49], order[49:])
+
+
+@pytest.fixture(scope="module")
+def vectors(parts: Parts) -> Any:
+    noise = np.random.default_rng(2).normal(size=(60, 8))
+    return (noise + 2 * np.eye(8)[parts.truth]).astype(np.float32)
+
+
+def run(strategy: Any, parts: Parts, vectors: Any, config: FitConfig = CONFIG, **more: Any) -> Any:
+    learner = TopLearner(8, (6,), 3, config.seed)
+    return fit(config, learner, parts, CachedSource(vectors), strategy=strategy, **more)
+
+
+def assert_same(first: State, second: State) -> None:
+    for one, other in zip(first.best, second.best, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
+    assert first.history == second.history
+    assert first.best_epoch == second.best_epoch
+
+
+@pytest.mark.parametrize("kill_after", [1, 4, 6])
+def test_a_resumed_training_ends_where_an_undisturbed_one_does(
+    kill_after: int, strategy: Any, parts: Parts, vectors: Any, tmp_path: Path
+) -> None:
+    def keep(state: State) -> None:
+        if state.epoch == kill_after:
+            state.save(tmp_path)
+
+    whole = run(strategy, parts, vectors, checkpoint=keep)
+    loaded = State.load(tmp_path)
+    assert loaded.epoch == kill_after
+    resumed = run(strategy, parts, vectors, resume=loaded)
+    assert_same(resumed, whole)
+    assert whole.epoch == 7
+    assert (whole.resumed_from, resumed.resumed_from) == ([], [kill_after])
+
+
+def test_the_same_seed_gives_the_same_weights(strategy: Any, parts: Parts, vectors: Any) -> None:
+    first, again = run(strategy, parts, vectors), run(strategy, parts, vectors)
+    assert_same(first, again)
+    other = run(strategy, parts, vectors, replace(CONFIG, seed=4))
+    assert not np.array_equal(first.best[0], other.best[0])
+
+
+def test_a_state_comes_back_as_it_was(
+    strategy: Any, parts: Parts, vectors: Any, tmp_path: Path
+) -> None:
+    states: list[State] = []
+    fitted = run(strategy, parts, vectors, checkpoint=states.append)
+    state = replace(states[-1], resumed_from=[2, 5])
+    assert any(array.ndim == 0 for array in state.optimizer)  # Adam's count of steps
+    state.save(tmp_path)
+    loaded = State.load(tmp_path)
+    for name in ("variables", "optimizer", "best"):
+        for before, after in zip(getattr(state, name), getattr(loaded, name), strict=True):
+            assert before.dtype == after.dtype
+            np.testing.assert_array_equal(before, after, strict=True)
+    empty: dict[str, Any] = {"variables": [], "optimizer": [], "best": []}
+    assert replace(loaded, **empty) == replace(state, **empty)
+    # A training that had ended only answers again.
+    assert_same(run(strategy, parts, vectors, resume=fitted), fitted)
+
+
+def test_a_training_that_diverges_says_so(strategy: Any, parts: Parts, vectors: Any) -> None:
+    saved: list[State] = []
+    with pytest.raises(ConfigError, match=r"diverged in epoch 1: lower --learning-rate \(.*1e\+20"):
+        run(
+            strategy,
+            parts,
+            vectors,
+            replace(CONFIG, learning_rate=1e200),
+            checkpoint=saved.append,
+        )
+    assert not saved
+
+
+def test_features_may_come_as_they_are_needed(strategy: Any, parts: Parts, vectors: Any) -> None:
+    asked = set()
+
+    def stream(index: Any, epoch: int | None) -> Iterator[Any]:
+        asked.add(epoch)
+        for step in index:
+            yield vectors[step]
+
+    cached = run(strategy, parts, vectors)
+    learner = TopLearner(8, (6,), 3, CONFIG.seed)
+    streamed = fit(CONFIG, learner, parts, stream, strategy=strategy)
+    for one, other in zip(cached.best, streamed.best, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12, rtol=0)
+    assert asked == {None, *range(1, 8)}
+
+
+def test_it_learns_and_stops(strategy: Any, parts: Parts, vectors: Any) -> None:
+    state = run(strategy, parts, vectors, replace(CONFIG, epochs=200, patience=3))
+    assert state.history[state.best_epoch - 1]["validation_loss"] == state.best_loss
+    assert state.best_loss < state.history[0]["validation_loss"] / 2
+    assert state.epoch == min(200, state.best_epoch + 3)
+
+
+def test_weights_shift_what_the_top_cares_for(strategy: Any, parts: Parts, vectors: Any) -> None:
+    weight = np.where(parts.truth == 2, 2.8, 0.1)
+    more = replace(CONFIG, epochs=60, patience=60)
+    plain = run(strategy, parts, 0.3 * vectors, more)
+    tilted = run(strategy, replace(parts, weight=weight), 0.3 * vectors, more)
+    claimed = [
+        (top_logits(dict(zip("abcd", state.best, strict=True)), 0.3 * vectors).argmax(1) == 2).sum()
+        for state in (plain, tilted)
+    ]
+    assert claimed[1] > claimed[0]
+    # All weights 1 are no weights.
+    same = run(strategy, replace(parts, weight=np.ones(60)), vectors)
+    assert_same(same, run(strategy, parts, vectors))
+
+
+def test_what_is_trained_already_is_kept_unless_it_gets_better(
+    strategy: Any, parts: Parts, vectors: Any
+) -> None:
+    config = replace(CONFIG, keep_start=True, epochs=3)
+    learner = TopLearner(8, (6,), 3, 3)
+    good = run(strategy, parts, vectors, replace(CONFIG, epochs=80))
+    for variable, value in zip(learner.variables, good.best, strict=True):
+        variable.assign(value)
+    wild = replace(config, learning_rate=30.0)
+    told: list[int] = []
+    kept = fit(
+        wild,
+        learner,
+        parts,
+        CachedSource(vectors),
+        strategy=strategy,
+        on_epoch=lambda figures: told.append(figures["epoch"]),
+    )
+    assert told == [0, 1, 2, 3]
+    assert kept.best_epoch == 0
+    for before, after, now in zip(good.best, kept.best, learner.variables, strict=True):
+        np.testing.assert_array_equal(before, after)
+        np.testing.assert_array_equal(before, np.asarray(now))
+    assert kept.history[0]["epoch"] == 0
+    assert kept.history[0]["validation_loss"] == pytest.approx(good.best_loss)
+    # And where it diverges, which ends it.
+    mad = replace(config, learning_rate=1e200)
+    kept = fit(mad, learner, parts, CachedSource(vectors), strategy=strategy)
+    assert (kept.diverged, kept.done, kept.best_epoch, len(kept.history)) == (True, True, 0, 1)
+    # One that is not good yet does get better.
+    assert run(strategy, parts, vectors, config).best_epoch > 0
+
+
+def test_numpy_and_keras_agree_on_a_top(vectors: Any) -> None:
+    for head in ((), (6,), (7, 5)):
+        learner = TopLearner(8, head, 3, 1)
+        expected = np.asarray(learner.logits(vectors))
+        np.testing.assert_allclose(top_logits(learner.weights(), vectors), expected, atol=1e-6)
+
+
+@given(
+    images=st.integers(0, 70),
+    batch_size=st.integers(1, 40),
+    world=st.integers(1, 9),
+    seed=st.integers(0, 9),
+)
+def test_shares_hold_every_image_once(images: int, batch_size: int, world: int, seed: int) -> None:
+    order = np.random.default_rng(seed).permutation(images) + 100
+    shares = [share(order, batch_size, rank, world) for rank in range(world)]
+    steps = -(-images // batch_size)
+    assert {part.index.shape for part in shares} == {part.weight.shape for part in shares}
+    assert len({part.index.shape for part in shares}) == 1
+    for step in range(steps):
+        weight = np.concatenate([part.weight[step] for part in shares])
+        index = np.concatenate([part.index[step] for part in shares])
+        assert set(weight.tolist()) <= {0.0, 1.0}
+        wanted = order[step * batch_size : (step + 1) * batch_size]
+        assert sorted(index[weight > 0].tolist()) == sorted(wanted.tolist())
+        assert all(part.total[step] == len(wanted) for part in shares)
+    # No step is wider than its images need, but for what the workers cannot halve.
+    assert shares[0].index.shape[1] * world < min(batch_size, images) + world
+
+
+def test_scaled_logits_are_those_of_the_top_times_a_factor(vectors: Any) -> None:
+    for head in ((), (6,)):
+        weights = TopLearner(8, head, 3, 1).weights()
+        scaled = top_logits(scale_logits(weights, 2.5), vectors)
+        np.testing.assert_allclose(scaled, 2.5 * top_logits(weights, vectors), rtol=1e-5, atol=1e-6)

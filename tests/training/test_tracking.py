@@ -1,0 +1,233 @@
+"""Every epoch is written once, whatever becomes of the places, and no training is lost for them."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from monkeyray.errors import ConfigError
+from monkeyray.storage.store import Storage
+from monkeyray.training.options import TrainConfig
+from monkeyray.training.tracking import EpochLog, Stage, Tracking
+from monkeyray.training.train import train
+from monkeyray.training.trained import Trained
+from tests.support.weed import free_port
+
+
+def figures(epoch: int) -> dict[str, Any]:
+    if epoch == 0:
+        nothing = {"train_loss": None, "train_accuracy": None}
+        return {"epoch": 0, **nothing, "validation_loss": 2.0, "validation_accuracy": 0.5}
+    return {
+        "epoch": epoch,
+        "train_loss": 1 / epoch,
+        "train_accuracy": 0.5,
+        "validation_loss": 2 / (epoch + 1),
+        "validation_accuracy": 0.25,
+    }
+
+
+def epochs(first: int, last: int) -> list[dict[str, Any]]:
+    return [figures(epoch) for epoch in range(first, last + 1)]
+
+
+@dataclass
+class Flaky:
+    """A place that can be away, and that may have got what it says it has not."""
+
+    keeps: bool = True
+    away: bool = False
+    loses_answers: bool = False
+    there: list[int] = field(default_factory=list)
+    calls: int = 0
+
+    def forget(self, after: int) -> None:
+        self._call()
+        if not self.keeps:
+            self.there = [epoch for epoch in self.there if epoch <= after]
+
+    def last(self) -> int:
+        self._call()
+        return max(self.there, default=-1)
+
+    def write(self, epochs: Sequence[tuple[float, Any]]) -> None:
+        self._call()
+        self.there += [each["epoch"] for _, each in epochs]
+        if self.loses_answers:
+            raise TimeoutError("no answer")
+
+    def _call(self) -> None:
+        self.calls += 1
+        if self.away:
+            raise ConnectionError("http://me:hunter2@host is away")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """A clock that stands still but for what a test adds to its one number."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_every_epoch_is_written_once(clock: list[float]) -> None:
+    place, other = Flaky(), Flaky(away=True)
+    log = EpochLog([place, other])
+    for epoch in range(1, 7):
+        log.add(figures(epoch))
+        clock[0] += 2
+    # Not at every epoch, and the one that is away is not asked again and again.
+    assert place.there == [1, 2, 3, 4]
+    assert other.calls == 1
+    (problem,) = log.flush()
+    assert "ConnectionError" in problem
+    assert "hunter2" not in problem
+    assert place.there == [1, 2, 3, 4, 5, 6]
+    other.away = False
+    clock[0] += 61
+    log.add(figures(7))
+    assert log.flush() == []
+    assert place.there == other.there == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_a_place_that_stays_away_is_asked_less_and_less(clock: list[float]) -> None:
+    place = Flaky(away=True)
+    log = EpochLog([place])
+    for epoch in range(1, 3601):
+        log.add(figures(epoch))
+        clock[0] += 1
+    assert place.calls == 6  # at the start, and after 1, 3, 7, 15 and 31 minutes
+    place.away = False
+    clock[0] += 3600
+    assert log.flush() == []
+    assert place.there == list(range(1, 3601))
+
+
+def test_an_answer_that_is_lost_writes_nothing_twice(clock: list[float]) -> None:
+    place = Flaky(loses_answers=True)
+    log = EpochLog([place])
+    log.add(figures(1))
+    place.loses_answers = False
+    clock[0] += 61
+    log.add(figures(2))
+    assert place.there == [1, 2]
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_resumed_training_goes_on(keeps: bool, clock: list[float]) -> None:
+    place = Flaky(keeps=keeps)
+    first = EpochLog([place])
+    for epoch in range(1, 6):
+        first.add(figures(epoch))
+        clock[0] += 10
+    # The checkpoint is of epoch 3; what came after is trained once more.
+    second = EpochLog([place], epochs(1, 3))
+    for epoch in range(4, 8):
+        second.add(figures(epoch))
+    second.flush()
+    assert place.there == [1, 2, 3, 4, 5, 6, 7]
+    # What nobody could write before is completed from the history.
+    late = Flaky()
+    assert EpochLog([late], epochs(0, 7)).flush() == []
+    assert late.there == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert EpochLog([late], epochs(0, 7)).flush() == []
+    assert late.there == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_nothing_to_write_to() -> None:
+    log = Stage().open()
+    log.add(figures(1))
+    assert log.flush() == []
+
+
+def test_missing_mlflow_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name == "mlflow" else find(name)
+    )
+    (tmp_path / "images").mkdir()
+    config = TrainConfig(images="images", model=str(tmp_path / "m"), mlflow=str(tmp_path / "runs"))
+    with pytest.raises(ConfigError, match=r"pip install 'monkeyray\[mlflow\]'"):
+        Tracking(config, Storage(), print)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"mlflow": "http://me:hunter2@host"}, "MLFLOW_TRACKING_PASSWORD"),
+        ({"mlflow": "http:/me:hunter2@host"}, "malformed URI"),
+        ({"mlflow": " "}, "empty"),
+        ({"mlflow": "nonsense://host"}, "cannot be used"),
+        ({"mlflow": "local", "mlflow_experiment": " "}, "--mlflow-experiment"),
+        ({"tensorboard": "s3://me:hunter2@bucket/x"}, "credentials"),
+        ({"tensorboard": "s3:/bucket"}, "malformed URI"),
+    ],
+)
+def test_mistakes(options: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        Tracking(TrainConfig(images="images", model=str(tmp_path), **options), Storage(), print)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_database_needs_the_whole_of_mlflow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name == "sqlalchemy" else find(name)
+    )
+    config = TrainConfig(images="images", model=str(tmp_path), mlflow=f"sqlite:///{tmp_path}/x.db")
+    with pytest.raises(ConfigError, match="pip install mlflow"):
+        Tracking(config, Storage(), print)
+
+
+def test_local_is_refused_in_a_submitted_job(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import monkeyray.runs.cluster
+
+    monkeypatch.setattr(monkeyray.runs.cluster, "in_submitted_job", lambda: True)
+    for option, path in (("local", "mlruns"), ("my/runs", "my/runs")):
+        config = TrainConfig(images="images", model=str(tmp_path), mlflow=option)
+        with pytest.raises(ConfigError, match=f"--mlflow {path} is a relative path"):
+            Tracking(config, Storage(), print)
+
+
+def test_a_server_that_is_down_changes_and_loses_nothing(
+    trained: Trained, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What MLflow gets where it is there, tests/test_determinism.py sees."""
+    from tests.training.test_event_files import curves
+
+    done = train(
+        TrainConfig(
+            images=str(few),
+            model=str(tmp_path / "m"),
+            features=str(Path(trained.uri) / "features"),
+            tensorboard="model",
+            mlflow=f"http://127.0.0.1:{free_port()}",
+        )
+    )
+    assert done.model["model_id"] == trained.model["model_id"]
+    assert done.model["training"] == trained.model["training"] | {"int8": False}
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(said) == 2
+    assert "tried again when the training is done" in said[0]
+    assert said[1].startswith("warning: not all is tracked: MLflow at http://127.0.0.1:")
+    # The other place has all of it.
+    history = trained.model["metrics"]["history"]
+    (folder,) = (tmp_path / "m" / "tensorboard").iterdir()
+    for part in ("train", "validation"):
+        assert curves(Storage(), str(folder / part)) == {
+            f"top/{name}": {
+                each["epoch"]: pytest.approx(each[f"{part}_{name}"]) for each in history
+            }
+            for name in ("loss", "accuracy")
+        }
