@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from monkeyray.logs import LogFormat, to_json
-from monkeyray.terminal import harmless_line
+from monkeyray.terminal import escape_control_line
 
 _LINE_SECONDS = 30.0
 
@@ -23,7 +23,7 @@ Advance = Callable[[int, dict[str, int]], None]
 
 
 @contextlib.contextmanager
-def hushed() -> Iterator[None]:
+def silence_stderr() -> Iterator[None]:
     """Keep what C++ code writes to standard error away from it.
 
     TensorFlow and Ray print some lines while they start that no option of theirs turns off. Errors
@@ -74,7 +74,7 @@ class Reporter:
         """One line. `event` and `fields` are for programs."""
         if not self._quiet:
             is_text = self._format == "text"
-            line = harmless_line(message) if is_text else to_json(message, event, **fields)
+            line = escape_control_line(message) if is_text else to_json(message, event, **fields)
             print(line, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager

@@ -18,22 +18,22 @@ _HIDDEN = re.compile(rf"[{_CONTROL}\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _IN_A_NAME = re.compile(rf"[{_CONTROL}\t\n]")
 
 
-def harmless(text: str) -> str:
+def escape_control(text: str) -> str:
     """A text of one line or more, with an escape for each character that would command a terminal.
 
-    >>> harmless("a\\x1b[2J.jpg\\nb")
+    >>> escape_control("a\\x1b[2J.jpg\\nb")
     'a\\\\x1b[2J.jpg\\nb'
     """
     return _HIDDEN.sub(_escape, text)
 
 
-def harmless_line(text: str) -> str:
+def escape_control_line(text: str) -> str:
     """A text in one line.
 
-    >>> harmless_line("a\\nerror: b")
+    >>> escape_control_line("a\\nerror: b")
     'a\\\\nerror: b'
     """
-    return harmless(text).replace("\n", "\\n")
+    return escape_control(text).replace("\n", "\\n")
 
 
 def _escape(found: re.Match[str]) -> str:

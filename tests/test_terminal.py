@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from monkeyray.cli.main import main
 from monkeyray.progress import Reporter
-from monkeyray.terminal import harmless, harmless_line, has_control
+from monkeyray.terminal import escape_control, escape_control_line, has_control
 from tests.support.predicted import predict, scored
 
 #: Clears the screen, turns the direction of writing, ends a command of an older terminal.
@@ -23,10 +23,10 @@ EVIL = "a\x1b[2J\u202egpj\x9c.jpg"
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=20))
 def test_what_is_shown(text: str) -> None:
-    shown = harmless(text)
+    shown = escape_control(text)
     assert all(unicodedata.category(letter) != "Cs" for letter in shown)
     assert {letter for letter in shown if unicodedata.category(letter) == "Cc"} <= {"\t", "\n"}
-    assert "\n" not in harmless_line(text)
+    assert "\n" not in escape_control_line(text)
     if text.isprintable():
         assert shown == text
         assert not has_control(text)

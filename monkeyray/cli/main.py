@@ -14,8 +14,8 @@ import monkeyray
 from monkeyray.errors import MonkeyRayError
 from monkeyray.logs import log_as_json, to_json
 from monkeyray.redact import masked_anywhere
-from monkeyray.runs.cluster import Terminated, heed_sigterm
-from monkeyray.terminal import harmless, harmless_line, print_any_character
+from monkeyray.runs.cluster import Terminated, handle_sigterm
+from monkeyray.terminal import escape_control, escape_control_line, print_any_character
 
 if TYPE_CHECKING:
     from monkeyray.cli.parsing import Call
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     shown = _Shown(arguments)
-    heed_sigterm()
+    handle_sigterm()
     try:
         _run(arguments, command, shown)
     except MonkeyRayError as error:
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
 
 
 def _say(text: str) -> None:
-    print(harmless(masked_anywhere(text)), file=sys.stderr, end="")
+    print(escape_control(masked_anywhere(text)), file=sys.stderr, end="")
 
 
 class _Shown:
@@ -90,7 +90,7 @@ class _Shown:
                 fields["traceback"] = traceback.format_exc()
             print(to_json(message, event, **fields), file=sys.stderr, flush=True)
         else:
-            _say(traceback.format_exc() if with_traceback else f"{harmless_line(message)}\n")
+            _say(traceback.format_exc() if with_traceback else f"{escape_control_line(message)}\n")
 
 
 def _run(arguments: list[str], command: str | None, shown: _Shown) -> None:
@@ -137,6 +137,6 @@ def _do(call: Call) -> None:
             f"{call.command} is done", "done", command=call.command, result=result.to_json()
         )
     else:
-        line = harmless(masked_anywhere(str(result)))
+        line = escape_control(masked_anywhere(str(result)))
     print(line, file=summary.printed_to, flush=True)
     summary.write(result)

@@ -22,7 +22,7 @@ from monkeyray.exports.burst_groups import Groups, group_bursts
 from monkeyray.exports.burst_rows import Survey, numbered, survey
 from monkeyray.exports.deployments import read_deployments
 from monkeyray.exports.options import BurstsConfig, parse_gap
-from monkeyray.exports.pooling import Pool, spread
+from monkeyray.exports.pooling import Pool, distribute_residual
 from monkeyray.exports.rollup import RollUp
 from monkeyray.exports.rows import (
     Predictions,
@@ -204,7 +204,7 @@ def _pool(
                 found.ids[mine[first]] = seen.ids(part.start + first, uris)
             take = pc.is_valid(table["label"]).to_numpy() & (low <= mine) & (mine < high)
             listed = listed_scores(table["top_k"].filter(pa.array(take)), seen.labels)
-            scores, left = spread(listed)
+            scores, left = distribute_residual(listed)
             rest, scored = rest + float(left.sum()), scored + len(left)
             complete, means = pool.add(mine[take], scores)
             if not len(complete):

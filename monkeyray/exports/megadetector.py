@@ -39,7 +39,7 @@ _COLUMNS = ["uri", "status", "error", "label", "score", "top_k"]
 
 
 @dataclass(frozen=True)
-class Seen:
+class Surveyed:
     """What is in predictions: labels in order, models, and when the last row was made."""
 
     labels: list[str]
@@ -55,7 +55,7 @@ class Counts:
     videos: int = 0
 
 
-def survey(predictions: Predictions) -> Seen:
+def survey(predictions: Predictions) -> Surveyed:
     """One pass over the rows, so that the labels have the same numbers in every export of them."""
     labels: set[str] = set()
     models: set[str] = set()
@@ -67,7 +67,7 @@ def survey(predictions: Predictions) -> Seen:
         newest = pc.max(table["predicted_at"]).as_py()
         latest = max(filter(None, (latest, newest)), default=None)
     # None is no label: of rows that were not scored.
-    return Seen(sorted(x for x in labels if x), sorted(x for x in models if x), latest)
+    return Surveyed(sorted(x for x in labels if x), sorted(x for x in models if x), latest)
 
 
 def export_megadetector(
@@ -106,7 +106,7 @@ def export_megadetector(
     return counts
 
 
-def _info(predictions: Predictions, seen: Seen) -> dict[str, Any]:
+def _info(predictions: Predictions, seen: Surveyed) -> dict[str, Any]:
     from importlib.metadata import version
 
     boxes = predictions.run.identity.get("detections")

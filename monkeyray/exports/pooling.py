@@ -61,7 +61,7 @@ class Pool:
         return numbers[complete], sums[complete] / counts[complete, None]
 
 
-def spread(scores: Array) -> tuple[Array, Array]:
+def distribute_residual(scores: Array) -> tuple[Array, Array]:
     """Scores with what the labels that are not listed have together, in equal parts.
 
     `scores`: float64 (n, labels), 0 for what is not listed. No label gets as much as the least

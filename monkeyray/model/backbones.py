@@ -16,7 +16,7 @@ import numpy as np
 
 from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.model.keras_file import read_keras_file
-from monkeyray.progress import hushed
+from monkeyray.progress import silence_stderr
 from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 
@@ -91,7 +91,7 @@ def import_keras(backend: str = "tensorflow") -> Any:
     if "keras" in sys.modules:
         return sys.modules["keras"]
     os.environ["KERAS_BACKEND"] = backend
-    with hushed():
+    with silence_stderr():
         return importlib.import_module("keras")
 
 

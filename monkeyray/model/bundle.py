@@ -36,7 +36,7 @@ from monkeyray.model.backbones import BACKBONES, Weights
 from monkeyray.model.bundle_schema import PARTS, check_arrays, check_model, check_types
 from monkeyray.model.engine import Network
 from monkeyray.model.int8 import check_arrays as check_int8
-from monkeyray.model.known_images import Seen
+from monkeyray.model.known_images import KnownImages
 from monkeyray.statistics.thresholds import Thresholds
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
@@ -200,7 +200,7 @@ def save_bundle(
     bundle: Bundle,
     report: str,
     metrics: str,
-    seen: Seen | None = None,
+    seen: KnownImages | None = None,
 ) -> None:
     """Publish a bundle, whole or not at all, in the place of any older one.
 
@@ -317,7 +317,7 @@ def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
     return model
 
 
-def load_seen(uri: str, storage: Storage, bundle: Bundle) -> Seen | None:
+def load_known_images(uri: str, storage: Storage, bundle: Bundle) -> KnownImages | None:
     """The images that a bundle, loaded from there, was made with; None where it does not say.
 
     Raises BundleError where the list is damaged.
@@ -327,7 +327,7 @@ def load_seen(uri: str, storage: Storage, bundle: Bundle) -> Seen | None:
     if name is None:
         return None
     expected = bundle.model["files"][name]["sha256"]
-    return Seen.from_arrays(_read_arrays(uri, storage, name, expected))
+    return KnownImages.from_arrays(_read_arrays(uri, storage, name, expected))
 
 
 def int8_sha256(bundle: Bundle) -> str:

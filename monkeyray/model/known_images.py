@@ -30,12 +30,12 @@ MOST_THUMBNAILS = 20_000
 #: Pictures, kept ones included, that are compared; as many take some seconds.
 MOST_COMPARED = 200_000
 
-#: What `Seen.find` says of an image.
+#: What `KnownImages.find` says of an image.
 NEW, IDENTICAL, NEAR = "", "identical", "near"
 
 
 @dataclass(frozen=True)
-class Seen:
+class KnownImages:
     """`hashes`: uint8 (n, 16), of all images without repeats; `thumbnails`: uint8 (m, 32, 32), of
     at most 20,000 of them."""
 
@@ -47,7 +47,7 @@ class Seen:
         return {"sha256": self.hashes, "thumbnails": self.thumbnails}
 
     @classmethod
-    def from_arrays(cls, arrays: Weights) -> Seen:
+    def from_arrays(cls, arrays: Weights) -> KnownImages:
         """What `to_arrays` gave. Raises BundleError where the arrays cannot be that."""
         found = {name: (array.dtype.name, array.shape[1:]) for name, array in arrays.items()}
         wanted = {"sha256": ("uint8", (HASH_BYTES,)), "thumbnails": ("uint8", (SIDE, SIDE))}
@@ -86,7 +86,7 @@ class Seen:
         return images + len(self.thumbnails) <= MOST_COMPARED
 
 
-def remember(contents: Sequence[str], pictures: Array) -> Seen:
+def remember(contents: Sequence[str], pictures: Array) -> KnownImages:
     """What is kept of the images that a model is made with, from their SHA-256 and thumbnails.
 
     Where there are too many, the thumbnails are those of every so many-th image.
@@ -96,13 +96,15 @@ def remember(contents: Sequence[str], pictures: Array) -> Seen:
     first = np.array(sorted(distinct.values()), np.int64)
     count = min(len(first), MOST_THUMBNAILS)
     drawn = first[np.linspace(0, len(first) - 1, count).round().astype(np.int64)]
-    return Seen(hashes.reshape(-1, HASH_BYTES), np.ascontiguousarray(pictures[drawn]))
+    return KnownImages(hashes.reshape(-1, HASH_BYTES), np.ascontiguousarray(pictures[drawn]))
 
 
-def describe_seen(found: Array | None, uris: Sequence[str], compared: float) -> dict[str, Any]:
+def describe_known_images(
+    found: Array | None, uris: Sequence[str], compared: float
+) -> dict[str, Any]:
     """What is said of images that a model was made with, in JSON's types.
 
-    `found`: as of `Seen.find`, None where the model is not there to ask; `compared`: with what
+    `found`: what KnownImages.find returned, None without the model; `compared`: with what
     share of its pictures theirs were compared. `images`: how many of them there are, None where
     that is not known; `identical` and `near`: of which kind, the latter None where no pictures were
     compared; `uris`: each.

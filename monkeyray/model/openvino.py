@@ -21,7 +21,7 @@ from monkeyray.model.engine import Floats, Network, TensorFlowEngine
 from monkeyray.model.graph_cache import cached_graph
 from monkeyray.model.head import build_top
 from monkeyray.model.int8 import int8_model, refusal
-from monkeyray.progress import hushed
+from monkeyray.progress import silence_stderr
 
 #: Goes up when what is built below becomes another graph.
 _GRAPH_VERSION = 1
@@ -105,7 +105,7 @@ def unreported() -> Iterator[None]:
 def convert(network: Network) -> Any:
     """The openvino.Model of a network, converted from its graph in TensorFlow."""
     openvino = import_openvino()
-    with hushed(), unreported():
+    with silence_stderr(), unreported():
         return openvino.convert_model(TensorFlowEngine(network).graph())
 
 
@@ -127,7 +127,7 @@ def _model(network: Network, core: Any) -> Any:
     }
 
     def build() -> tuple[bytes, bytes]:
-        with tempfile.TemporaryDirectory() as folder, hushed():
+        with tempfile.TemporaryDirectory() as folder, silence_stderr():
             file = Path(folder) / "model.xml"
             if converted:
                 openvino.save_model(convert(network), file, compress_to_fp16=False)

@@ -21,7 +21,7 @@ from monkeyray.model.engine import Network
 from monkeyray.model.head import top_logits
 from monkeyray.model.int8 import to_arrays
 from monkeyray.model.openvino import OpenVinoEngine, convert, import_openvino, unreported
-from monkeyray.progress import hushed
+from monkeyray.progress import silence_stderr
 from monkeyray.statistics.metrics import softmax, wilson
 
 Array = np.ndarray[Any, Any]
@@ -105,7 +105,7 @@ def quantise_base(network: Network, pixels: Array) -> Weights:
 @contextlib.contextmanager
 def _silent() -> Any:
     """NNCF writes bars and lines to the terminal, whatever its level."""
-    with hushed(), unreported(), contextlib.redirect_stdout(io.StringIO()):
+    with silence_stderr(), unreported(), contextlib.redirect_stdout(io.StringIO()):
         yield
 
 

@@ -23,8 +23,8 @@ from monkeyray.exports.rows import Predictions, listed_labels, relative
 from monkeyray.exports.sites import SitePattern
 from monkeyray.images.boxes import PASSED
 from monkeyray.progress import Advance
+from monkeyray.scoring.best_boxes import one_row_per_image
 from monkeyray.scoring.rows import SCORED
-from monkeyray.scoring.surest import one_an_image
 from monkeyray.statistics.selection import Least, k_center, margins, squared_distances, unit
 
 Array = np.ndarray[Any, Any]
@@ -132,7 +132,7 @@ def _images(predictions: Predictions, columns: list[str], advance: Advance) -> I
     """A row an image, with the columns, of which status is one: of boxes the surest."""
     boxes = predictions.box_columns
     tables = predictions.tables([*columns, *boxes], advance)
-    return one_an_image(tables) if boxes else tables
+    return one_row_per_image(tables) if boxes else tables
 
 
 class _Survey:

@@ -18,7 +18,7 @@ from typing import Any
 
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.logs import Say, follow_root
-from monkeyray.progress import hushed
+from monkeyray.progress import silence_stderr
 from monkeyray.storage.location import is_local, join, local_path, scheme
 from monkeyray.storage.store import Storage
 
@@ -63,7 +63,7 @@ class Terminated(KeyboardInterrupt):
     """The process was asked to end: by SIGTERM, which is also what `ray job stop` sends."""
 
 
-def heed_sigterm() -> None:
+def handle_sigterm() -> None:
     """Let SIGTERM end this process as cleanly as an interrupt does."""
 
     def terminate(number: int, frame: Any) -> None:
@@ -115,9 +115,9 @@ def connected(address: str | None, debug: bool = False) -> Iterator[None]:
         "logging_level": "INFO" if debug else "ERROR",
     }
     try:
-        with contextlib.nullcontext() if debug else hushed():
+        with contextlib.nullcontext() if debug else silence_stderr():
             _connect(address or os.environ.get("RAY_ADDRESS"), options, _code(package))
-        heed_sigterm()  # Ray has set its own way
+        handle_sigterm()  # Ray has set its own way
         follow_root("ray", "ray.data")
         yield
     finally:
@@ -247,14 +247,14 @@ _ON_A_GPU = 8
 
 
 @dataclass(frozen=True)
-class Crew:
+class WorkerCount:
     """Workers that decode and run a network: how many, and the share of a GPU of each, 0 to 1."""
 
     workers: int
     gpu: float = 0.0
 
 
-def choose_crew(option: str, asked: int | None, gpu: bool) -> Crew:
+def choose_worker_count(option: str, asked: int | None, gpu: bool) -> WorkerCount:
     """The workers for images: as asked, or one per CPU core there is.
 
     With `gpu` they share the GPUs, several on each, because a core decodes far less than a GPU
@@ -263,7 +263,7 @@ def choose_crew(option: str, asked: int | None, gpu: bool) -> Crew:
     Raises ClusterError when the cluster can never have as many.
     """
     if not gpu:
-        return Crew(choose_workers(option, asked, gpu=False))
+        return WorkerCount(choose_workers(option, asked, gpu=False))
     has = capacity()
     now, most = max(1, has.gpus), has.max_gpus * _ON_A_GPU
     choose_workers(option, None, gpu=True)  # which tells that there are none
@@ -274,7 +274,7 @@ def choose_crew(option: str, asked: int | None, gpu: bool) -> Crew:
         )
     workers = asked or now * min(_ON_A_GPU, max(1, has.cpus // now))
     gpus = max(now, -(-workers // _ON_A_GPU))
-    return Crew(workers, 1 / -(-workers // gpus))
+    return WorkerCount(workers, 1 / -(-workers // gpus))
 
 
 def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
@@ -328,7 +328,7 @@ def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
         remove_placement_group(group)
 
 
-def apart(say: Say, function: Callable[..., Any], *arguments: Any) -> Any:
+def run_in_fresh_process(say: Say, function: Callable[..., Any], *arguments: Any) -> Any:
     """What a function returns, called somewhere on the cluster in a process that then ends. `say`
     is told where there is no room for it yet.
 

@@ -64,7 +64,7 @@ class Work:
     threads: int = FETCH_THREADS
 
 
-class ChildDiedError(Exception):
+class DecodeProcessDiedError(Exception):
     """The child is gone. `position`: the image that it had open, None when there was none.
     `hung`: it was ended because it did not come back from that image."""
 
@@ -122,7 +122,7 @@ class OpenImage:
         os.close(self.descriptor)
 
 
-class Child:
+class DecodeProcess:
     """A child process, seen from its worker."""
 
     def __init__(
@@ -189,7 +189,8 @@ class Child:
         """Tables of the plan's rows from position `start` on, a batch each.
 
         `readable` and `unproven`: see Refusals.recall.
-        Raises ChildDiedError, the MonkeyRayError that the child met, or RuntimeError for a bug.
+        Raises DecodeProcessDiedError, the MonkeyRayError that the process met, or RuntimeError
+        for a bug.
         """
         yield from self._ask(("run", plan, start, dict(outcomes or {}), readable, unproven))
 
@@ -225,7 +226,7 @@ class Child:
         except (EOFError, OSError):  # closed, or broken off within a message
             raise self._died(hung=False) from None
 
-    def _died(self, hung: bool) -> ChildDiedError:
+    def _died(self, hung: bool) -> DecodeProcessDiedError:
         if not hung:
             # Its pipe is closed, so it is ending: its own end is what is told.
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -236,7 +237,7 @@ class Child:
         if code < 0:
             names = {number.value: number.name for number in signal.Signals}
             how = f"signal {-code} ({names.get(-code, 'unknown')})"
-        return ChildDiedError(self._image.position(), hung, how)
+        return DecodeProcessDiedError(self._image.position(), hung, how)
 
     def kill(self) -> None:
         """Kill the process, from any thread."""
@@ -280,7 +281,7 @@ def pack(work: Work, pickle: Callable[[Any], bytes] = pickle.dumps) -> Packed:
     return Packed(pickle(work), pickle(bare), work.batch_size, work.limits.decode_seconds)
 
 
-class Watched:
+class SupervisedDecoder:
     """A child for work that is started again when it dies, and finds out which image it was.
 
     `environment` is added to the child's. `quiet` drops what it says on its terminal, such as the C
@@ -294,11 +295,11 @@ class Watched:
         self._readable: str | None = None
         self._before: Counter[str] = Counter()
         self._stopped = threading.Event()
-        self._alone: Child | None = None
+        self._alone: DecodeProcess | None = None
         self._child = self._start()
 
-    def _start(self) -> Child:
-        return Child(
+    def _start(self) -> DecodeProcess:
+        return DecodeProcess(
             self._packed.whole, self._packed.decode_seconds, self._environment, self._quiet
         )
 
@@ -321,7 +322,7 @@ class Watched:
                     deaths = 0
                     refused += self._note(table)
                     yield table
-            except ChildDiedError as death:
+            except DecodeProcessDiedError as death:
                 if self._stopped.is_set():
                     raise
                 deaths += 1
@@ -361,17 +362,17 @@ class Watched:
     def _try_alone(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
         """What comes of an image in a process of its own, tried twice; None where its bytes cannot
         be had. Raises ClusterError where such a process cannot even start."""
-        died: list[ChildDiedError] = []
+        died: list[DecodeProcessDiedError] = []
         failed = 0
         while len(died) < 2:
-            child = self._alone = Child(
+            child = self._alone = DecodeProcess(
                 self._packed.bare, self._packed.decode_seconds, quiet=self._quiet
             )
             try:
                 if self._stopped.is_set():
-                    raise ChildDiedError(None, False, "stopped")
+                    raise DecodeProcessDiedError(None, False, "stopped")
                 return child.open(uri, how)
-            except ChildDiedError as death:
+            except DecodeProcessDiedError as death:
                 if self._stopped.is_set():
                     raise
                 if death.position is not None:
@@ -396,7 +397,7 @@ class Watched:
         return DecodeError("crashed", f"the decoder died of it twice, by {died[-1].how}")
 
     def stop(self) -> None:
-        """Kill the child, from any thread: a run that is going on ends with ChildDiedError."""
+        """Kill the process, from any thread: a run in progress ends with DecodeProcessDiedError."""
         self._stopped.set()
         for child in (self._child, self._alone):
             if child is not None:

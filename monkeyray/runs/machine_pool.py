@@ -13,9 +13,9 @@ from collections import Counter
 
 from monkeyray.errors import ClusterError
 from monkeyray.logs import Say
-from monkeyray.runs.cluster import Crew
-from monkeyray.runs.decode_process import Watched, Work, pack
-from monkeyray.runs.parts import Job, PartMaker, Progress, Tally, every_second, worker_environment
+from monkeyray.runs.cluster import WorkerCount
+from monkeyray.runs.decode_process import SupervisedDecoder, Work, pack
+from monkeyray.runs.parts import Job, Progress, ShardWriter, Tally, every_second, worker_environment
 from monkeyray.storage.store import Storage
 
 #: For how long all threads together may take to notice that they are to stop.
@@ -29,7 +29,7 @@ class MachinePool:
     def __init__(self, debug: bool = False) -> None:
         self._debug = debug
 
-    def crew(self, option: str, asked: int | None, gpu: bool) -> Crew:
+    def crew(self, option: str, asked: int | None, gpu: bool) -> WorkerCount:
         """The workers: as asked, or one for each core that this process may use.
 
         Raises ClusterError when there are fewer cores, and for GPUs, which need Ray.
@@ -44,7 +44,7 @@ class MachinePool:
                 f"--{option} {asked} needs {asked} CPUs, this machine gives {cores}: ask for "
                 f"{cores} or fewer"
             )
-        return Crew(asked or cores)
+        return WorkerCount(asked or cores)
 
     def check_shared(
         self, storage: Storage, inputs: dict[str, str], outputs: dict[str, str]
@@ -55,7 +55,7 @@ class MachinePool:
         self,
         job: Job,
         parts: list[int],
-        crew: Crew,
+        crew: WorkerCount,
         say: Say,
         progress: Progress,
         images: int | None = None,
@@ -68,14 +68,14 @@ class MachinePool:
         for part in parts:
             todo.put(part)
         stop = threading.Event()
-        makers: list[PartMaker] = []
+        makers: list[ShardWriter] = []
 
         def work() -> None:
             maker = None
             try:
                 # Here, so that all start at the same time.
-                child = Watched(packed, worker_environment(), quiet=not self._debug)
-                maker = PartMaker(job, child, tally.add)
+                child = SupervisedDecoder(packed, worker_environment(), quiet=not self._debug)
+                maker = ShardWriter(job, child, tally.add)
                 makers.append(maker)
                 while not stop.is_set():
                     done.put(maker.make(todo.get_nowait()))

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.errors import ConflictError, MissingError
-from monkeyray.runs.decode_process import Watched, Work
+from monkeyray.runs.decode_process import SupervisedDecoder, Work
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.run import Run
 
@@ -47,7 +47,7 @@ class Job:
     place: str | None = None
 
 
-class PartMaker:
+class ShardWriter:
     """Makes parts of a job one after another. `images`: the child for the job's work with images,
     None where there is none. `tell` is called now and then with the rows by status and the bytes
     read since it was called last.
@@ -56,7 +56,10 @@ class PartMaker:
     """
 
     def __init__(
-        self, job: Job, images: Watched | None, tell: Callable[[dict[str, int], int], None]
+        self,
+        job: Job,
+        images: SupervisedDecoder | None,
+        tell: Callable[[dict[str, int], int], None],
     ) -> None:
         self._job = job
         self._images = images

@@ -121,7 +121,7 @@ class Listing:
         first[np.flatnonzero(first)[~rows]] = False
         return replace(self, rows=int(rows.sum()), keys=self.keys[rows], _first=first)
 
-    def cut(self, sizes: Iterable[int]) -> Iterator[pa.Table]:
+    def shards(self, sizes: Iterable[int]) -> Iterator[pa.Table]:
         """The rows in tables of the given sizes."""
         tables = self.tables()
         ahead: pa.Table = self.schema.empty_table()
@@ -187,13 +187,13 @@ def same_rows(table: pa.Table, plan: pa.Table) -> bool:
     )
 
 
-def cut(rows: int, workers: int, rows_per_file: int, smallest: int = 64) -> list[int]:
+def shard_sizes(rows: int, workers: int, rows_per_file: int, smallest: int = 64) -> list[int]:
     """The sizes of parts for a number of images: large first, small towards the end.
 
     Guided self-scheduling (Polychronopoulos and Kuck 1987): each part is half of a worker's share
     of what is left, so that all workers end together and files stay few.
 
-    >>> cut(1000, workers=2, rows_per_file=200)
+    >>> shard_sizes(1000, workers=2, rows_per_file=200)
     [200, 200, 150, 113, 85, 64, 64, 64, 60]
     """
     sizes = []

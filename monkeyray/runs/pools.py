@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from monkeyray.logs import Say
-from monkeyray.runs.cluster import Crew, connected, is_asked_for
+from monkeyray.runs.cluster import WorkerCount, connected, is_asked_for
 from monkeyray.runs.machine_pool import MachinePool
 from monkeyray.runs.parts import Job, Progress
 from monkeyray.runs.ray_pool import RayPool
@@ -18,7 +18,7 @@ from monkeyray.storage.store import Storage
 class Pool(Protocol):
     """Workers that make parts."""
 
-    def crew(self, option: str, asked: int | None, gpu: bool) -> Crew:
+    def crew(self, option: str, asked: int | None, gpu: bool) -> WorkerCount:
         """The workers: as asked with an option, or as many as there is room for.
 
         Raises ClusterError where there can never be as many.
@@ -33,7 +33,7 @@ class Pool(Protocol):
         self,
         job: Job,
         parts: list[int],
-        crew: Crew,
+        crew: WorkerCount,
         say: Say,
         progress: Progress,
         images: int | None = None,

@@ -18,13 +18,19 @@ import pyarrow as pa
 
 from monkeyray.errors import ClusterError, MonkeyRayError, StorageError
 from monkeyray.logs import Say
-from monkeyray.runs.cluster import Crew, check_shared, choose_crew, quiet_data, wait_for_workers
-from monkeyray.runs.decode_process import Watched, Work, pack
+from monkeyray.runs.cluster import (
+    WorkerCount,
+    check_shared,
+    choose_worker_count,
+    quiet_data,
+    wait_for_workers,
+)
+from monkeyray.runs.decode_process import SupervisedDecoder, Work, pack
 from monkeyray.runs.parts import (
     SPENT,
     Job,
-    PartMaker,
     Progress,
+    ShardWriter,
     Tally,
     every_second,
     worker_environment,
@@ -36,7 +42,7 @@ from monkeyray.storage.store import Storage
 _MAX_RESTARTS = 20
 
 
-class PartWorker:
+class ShardWorker:
     """The actor: numbers of parts in, files out. `job` is a reference to a Job."""
 
     def __init__(self, job: Any, tally: Any) -> None:
@@ -46,8 +52,8 @@ class PartWorker:
         job = ray.get(job)
         images = None
         if isinstance(job.work, Work):
-            images = Watched(pack(job.work, ray.cloudpickle.dumps), worker_environment())
-        self._maker = PartMaker(job, images, tally.add.remote)
+            images = SupervisedDecoder(pack(job.work, ray.cloudpickle.dumps), worker_environment())
+        self._maker = ShardWriter(job, images, tally.add.remote)
 
     def __call__(self, parts: dict[str, Any]) -> dict[str, Any]:
         """Make the parts. What went wrong comes back as a pickled MonkeyRayError, because Ray Data
@@ -72,9 +78,9 @@ class RayPool:
     def __init__(self) -> None:
         quiet_data()
 
-    def crew(self, option: str, asked: int | None, gpu: bool) -> Crew:
+    def crew(self, option: str, asked: int | None, gpu: bool) -> WorkerCount:
         """The workers: as asked, or as many as the cluster has cores or GPUs for."""
-        return choose_crew(option, asked, gpu)
+        return choose_worker_count(option, asked, gpu)
 
     def check_shared(
         self, storage: Storage, inputs: dict[str, str], outputs: dict[str, str]
@@ -86,7 +92,7 @@ class RayPool:
         self,
         job: Job,
         parts: list[int],
-        crew: Crew,
+        crew: WorkerCount,
         say: Say,
         progress: Progress,
         images: int | None = None,
@@ -98,14 +104,14 @@ class RayPool:
         wait_for_workers(workers, crew.gpu, say)
         meter = None if images is None else Meter(job.task, job.place or job.run.uri, images)
         try:
-            return _run(job, parts, Crew(workers, crew.gpu), progress, meter)
+            return _run(job, parts, WorkerCount(workers, crew.gpu), progress, meter)
         finally:
             if meter is not None:
                 meter.close()
 
 
 def _run(
-    job: Job, parts: list[int], crew: Crew, progress: Progress, meter: Meter | None
+    job: Job, parts: list[int], crew: WorkerCount, progress: Progress, meter: Meter | None
 ) -> Counter[str]:
     import ray
     import ray.data
@@ -117,7 +123,7 @@ def _run(
         # Ray 2.60 deprecates options such as max_restarts here, and has no other place for it.
         warnings.filterwarnings("ignore", message=".*ray_remote_args")
         done = data.map_batches(
-            PartWorker,
+            ShardWorker,
             fn_constructor_args=(ray.put(job), tally),
             # A part at a time; a number, because Ray wants one where there are GPUs.
             batch_size=1,

@@ -290,7 +290,7 @@ class Run:
                     again[part] = redo
                 yield changed
             if new is not None:
-                yield from new.cut(sizes or [])
+                yield from new.shards(sizes or [])
 
         all_sizes = (*self.plan.sizes, *(sizes or []))
         plan = Plan(_new_plan(self.uri), self.storage, all_sizes)
@@ -434,7 +434,7 @@ def create_run(
     if sum(sizes) != listing.rows:
         raise RunError(f"parts of {sum(sizes)} images for a plan of {listing.rows}")
     return create_run_of_parts(
-        uri, lease, identity, listing.cut(sizes), sizes, notes, ending=ending
+        uri, lease, identity, listing.shards(sizes), sizes, notes, ending=ending
     )
 
 

@@ -22,11 +22,11 @@ from monkeyray.config_files import write_options
 from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_labelled
-from monkeyray.model.bundle import Bundle, load_bundle, load_seen
+from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import choose_engine
 from monkeyray.model.head import top_logits
-from monkeyray.model.known_images import Seen, describe_seen
+from monkeyray.model.known_images import KnownImages, describe_known_images
 from monkeyray.progress import Reporter
 from monkeyray.runs.cluster import check_relative
 from monkeyray.runs.lease import hold
@@ -35,8 +35,8 @@ from monkeyray.scoring.evaluation_summary import some, summarise
 from monkeyray.scoring.features import FeatureCache, Features
 from monkeyray.scoring.labelled_predictions import join_labels
 from monkeyray.scoring.measure import (
-    Answers,
     Found,
+    LabelledPredictions,
     count_statuses,
     describe_unknown,
     find_label_errors,
@@ -140,7 +140,7 @@ def _content(config: EvaluateConfig, found: Found) -> dict[str, Any]:
         )
     known = answers.only(is_known)
     suspects = find_label_errors(known)
-    seen = describe_seen(known.seen, known.uris.tolist(), found.compared)
+    seen = describe_known_images(known.seen, known.uris.tolist(), found.compared)
     start = join(found.root, "")
     for each in (*suspects, *seen["uris"]):
         each["uri"] = each["uri"].removeprefix(start)
@@ -189,7 +189,7 @@ def _of_images(
         if seen.is_affordable(rows.num_rows):
             pictures, compared = thumbnails(rows["thumbnail"]), seen.share
         known = seen.find(rows["sha256"].to_pylist(), pictures)
-    answers = Answers(
+    answers = LabelledPredictions(
         labels=bundle.labels,
         uris=np.array(images["uri"].to_pylist(), dtype=object)[scored],
         given=np.array(images["label"].to_pylist(), dtype=object)[scored],
@@ -206,11 +206,13 @@ def _of_images(
     return Found(answers, target, bundle.model_id, views, normalise(place), data, compared)
 
 
-def _load_seen(config: EvaluateConfig, storage: Storage, bundle: Bundle | None) -> Seen | None:
+def _load_seen(
+    config: EvaluateConfig, storage: Storage, bundle: Bundle | None
+) -> KnownImages | None:
     if bundle is None:
         return None
     assert config.model is not None
-    return load_seen(config.model, storage, bundle)
+    return load_known_images(config.model, storage, bundle)
 
 
 def _embed(

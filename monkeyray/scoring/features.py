@@ -20,12 +20,12 @@ from monkeyray.logs import Say
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import TENSORFLOW, EngineChoice
-from monkeyray.runs.cluster import Crew
+from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.fetch import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import Job
-from monkeyray.runs.plan import collect, cut
+from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.pools import Pool
 from monkeyray.runs.run import MAY_PASS, create_run, read_parquet
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
@@ -134,7 +134,7 @@ class FeatureCache:
         *,
         limits: Limits,
         pool: Pool,
-        crew: Crew,
+        crew: WorkerCount,
         say: Say,
         progress: Callable[[int, dict[str, int]], None],
     ) -> Features:
@@ -194,7 +194,7 @@ class FeatureCache:
         todo: pa.Table,
         limits: Limits,
         pool: Pool,
-        crew: Crew,
+        crew: WorkerCount,
         say: Say,
         progress: Callable[[int, dict[str, int]], None],
     ) -> None:
@@ -218,7 +218,7 @@ class FeatureCache:
         listing = collect([todo])
         assert listing is not None
         with hold(place, self.storage, lambda line: None) as lease:
-            sizes = cut(todo.num_rows, crew.workers, _ROWS_PER_FILE)
+            sizes = shard_sizes(todo.num_rows, crew.workers, _ROWS_PER_FILE)
             run = create_run(place, lease, {"features": self.place}, listing, sizes)
             pool.run(
                 Job("embedding", run, lease, work, self.uri),

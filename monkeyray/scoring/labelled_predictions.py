@@ -13,12 +13,12 @@ import pyarrow.compute as pc
 from monkeyray.errors import InputError
 from monkeyray.images.listing import is_manifest, list_labelled
 from monkeyray.model.bundle import Bundle
-from monkeyray.model.known_images import Seen
+from monkeyray.model.known_images import KnownImages
 from monkeyray.runs.run import Run, read_finished
+from monkeyray.scoring.best_boxes import best_box_per_image
 from monkeyray.scoring.evaluation_summary import some
-from monkeyray.scoring.measure import Answers, Found, count_statuses
+from monkeyray.scoring.measure import Found, LabelledPredictions, count_statuses
 from monkeyray.scoring.rows import SCHEMA_VERSION, SCORED
-from monkeyray.scoring.surest import surest
 from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 
@@ -26,7 +26,11 @@ _COLUMNS = ["uri", "status", "decision", "ood_score", "top_k", "sha256"]
 
 
 def join_labels(
-    storage: Storage, bundle: Bundle | None, place: str, labels: str, images: Seen | None = None
+    storage: Storage,
+    bundle: Bundle | None,
+    place: str,
+    labels: str,
+    images: KnownImages | None = None,
 ) -> Found:
     """The answers in finished predictions for the images of a table with the columns uri and label.
 
@@ -63,13 +67,13 @@ def join_labels(
         )
     answered = matched.num_rows
     if was.get("detections"):
-        matched = matched.filter(pa.array(surest(matched)))
+        matched = matched.filter(pa.array(best_box_per_image(matched)))
     known = sorted(seen) if bundle is None else bundle.labels
     if bundle is None:
         _check_known(run, matched, seen)
     rows = matched.filter(pc.is_in(matched["status"], pa.array(SCORED)))
     decisions = rows["decision"]
-    answers = Answers(
+    answers = LabelledPredictions(
         labels=known,
         uris=np.array(rows["uri"].to_pylist(), dtype=object),
         given=np.array(rows["given"].to_pylist(), dtype=object),

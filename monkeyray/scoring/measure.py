@@ -28,14 +28,14 @@ Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Answers:
+class LabelledPredictions:
     """What a model said of n labelled images that could be scored; all arrays are in their order.
 
     `labels`: those that the model knows. `uris` and `given`: str (n,), where the given label may be
     one that it does not know. `probabilities`: float32 (n, labels), of which each image has the
     `listed` largest, and 0 for the rest. `decisions`: str (n,) of thresholds.decide, None without
     thresholds. `outliers`: float32 (n,), as OutlierModel.score has them. `seen`: str (n,), as
-    Seen.find has them, None where it is not known what the model was made with.
+    KnownImages.find has them, None where it is not known what the model was made with.
     """
 
     labels: list[str]
@@ -47,9 +47,9 @@ class Answers:
     outliers: Array
     seen: Array | None = None
 
-    def only(self, rows: Array) -> Answers:
+    def only(self, rows: Array) -> LabelledPredictions:
         """Some of the images, by a bool mask or by index."""
-        return Answers(
+        return LabelledPredictions(
             self.labels,
             self.uris[rows],
             self.given[rows],
@@ -76,7 +76,7 @@ class Found:
     known; `root`: below it, URIs are told relative to it; `data`: counts; `compared`: with what
     share of the pictures that the model was made with these were compared."""
 
-    answers: Answers
+    answers: LabelledPredictions
     target: float | None
     model_id: str
     views: tuple[str, ...]
@@ -85,7 +85,7 @@ class Found:
     compared: float = 0.0
 
 
-def measure(answers: Answers, target: float | None) -> dict[str, Any]:
+def measure(answers: LabelledPredictions, target: float | None) -> dict[str, Any]:
     """All figures of images with known labels, in JSON's types.
 
     Those of metrics.evaluate, `calibration`, `thresholds` (None without decisions; `target` is the
@@ -117,7 +117,7 @@ def measure(answers: Answers, target: float | None) -> dict[str, Any]:
     }
 
 
-def describe_unknown(answers: Answers) -> dict[str, Any] | None:
+def describe_unknown(answers: LabelledPredictions) -> dict[str, Any] | None:
     """What became of images whose label the model does not know, in JSON's types; None where there
     are none.
 
@@ -137,7 +137,7 @@ def describe_unknown(answers: Answers) -> dict[str, Any] | None:
     }
 
 
-def measure_new(answers: Answers, target: float | None) -> dict[str, Any] | None:
+def measure_new(answers: LabelledPredictions, target: float | None) -> dict[str, Any] | None:
     """The figures of `measure` without the images that the model was made with; None where there
     are none of those, or no others, or it is not known."""
     if answers.seen is None:
@@ -146,7 +146,7 @@ def measure_new(answers: Answers, target: float | None) -> dict[str, Any] | None
     return measure(answers.only(new), target) if new.any() and not new.all() else None
 
 
-def find_label_errors(answers: Answers) -> list[dict[str, Any]]:
+def find_label_errors(answers: LabelledPredictions) -> list[dict[str, Any]]:
     """Images with known labels whose label is likely wrong, the least believed first, in JSON's
     types."""
     found = label_errors(answers.probabilities, answers.truth()) if len(answers.given) else []
@@ -171,7 +171,7 @@ def count_statuses(statuses: Counter[str]) -> dict[str, Any]:
     }
 
 
-def _is_complete(answers: Answers) -> bool:
+def _is_complete(answers: LabelledPredictions) -> bool:
     # Labels that are known from the rows alone may not be all that the model has.
     sums = answers.probabilities.sum(axis=1, dtype=np.float64)
     return answers.listed >= len(answers.labels) and bool(np.all(np.abs(sums - 1) < 1e-3))

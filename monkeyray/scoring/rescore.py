@@ -32,7 +32,14 @@ from monkeyray.runs.plan import same_rows
 from monkeyray.runs.ray_pool import RayPool
 from monkeyray.runs.run import Run, clear, create_run_of_parts, open_run, read_finished
 from monkeyray.scoring.options import RescoreConfig, parse_top_k
-from monkeyray.scoring.rows import JUDGED, OVERFLOW, SCHEMA_VERSION, Finite, Judge, ScoreOptions
+from monkeyray.scoring.rows import (
+    JUDGED,
+    OVERFLOW,
+    SCHEMA_VERSION,
+    Finite,
+    PostProcessor,
+    ScoreOptions,
+)
 from monkeyray.scoring.score import Summary
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage
@@ -46,7 +53,7 @@ class Rescorer:
     """Makes the new rows of a part out of the old ones, in the same order."""
 
     old: Run
-    judge: Judge
+    judge: PostProcessor
     finite: Finite
     top: Weights
     model_id: str
@@ -111,7 +118,7 @@ def rescore(config: RescoreConfig) -> Summary:
     options = _options(config, old, bundle)
     identity = _identity(old, bundle, options)
     rescorer = Rescorer(
-        old, Judge(bundle, options), Finite(bundle.model_id), bundle.top, bundle.model_id
+        old, PostProcessor(bundle, options), Finite(bundle.model_id), bundle.top, bundle.model_id
     )
     storage.check_writable(uri)
     with hold(uri, storage, reporter.say) as lease:

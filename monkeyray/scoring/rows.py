@@ -100,7 +100,7 @@ def check_columns(plan: pa.Schema) -> None:
             )
 
 
-class Judge:
+class PostProcessor:
     """Features to labels, scores and decisions, in NumPy: what scoring and rescoring share."""
 
     def __init__(self, bundle: Bundle, options: ScoreOptions) -> None:
@@ -169,7 +169,7 @@ class Finite:
         return finite
 
 
-#: The columns that a Judge fills.
+#: The columns that a PostProcessor fills.
 JUDGED = ("label", "score", "decision", "ood_score", "top_k")
 
 
@@ -178,7 +178,7 @@ class Scorer:
 
     def __init__(self, bundle: Bundle, options: ScoreOptions) -> None:
         self._engine = options.engine.build(bundle.network(options.views))
-        self._judge = Judge(bundle, options)
+        self._judge = PostProcessor(bundle, options)
         self._model_id = bundle.model_id
         self._finite = Finite(bundle.model_id)
         self._options = options

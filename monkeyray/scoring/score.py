@@ -21,11 +21,11 @@ from monkeyray.model.engines import choose_engine
 from monkeyray.options_shared import takes_options
 from monkeyray.progress import Reporter
 from monkeyray.runs.box_rows import count_unused, make_rows, match
-from monkeyray.runs.cluster import Crew, check_relative
+from monkeyray.runs.cluster import WorkerCount, check_relative
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import Lease, hold
 from monkeyray.runs.parts import SPENT, Job
-from monkeyray.runs.plan import Listing, collect, cut
+from monkeyray.runs.plan import Listing, collect, shard_sizes
 from monkeyray.runs.pools import Pool, open_pool
 from monkeyray.runs.run import Run, clear, create_run, open_run
 from monkeyray.runs.update import COLUMNS, Changes, Listed, new_rows
@@ -201,7 +201,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     )
 
 
-def _crew(config: ScoreConfig, storage: Storage, uri: str, pool: Pool) -> Crew:
+def _crew(config: ScoreConfig, storage: Storage, uri: str, pool: Pool) -> WorkerCount:
     crew = pool.crew("workers", config.workers, config.gpu)
     pool.check_shared(storage, {"images": normalise(config.images)}, {"predictions": uri})
     return crew
@@ -222,7 +222,7 @@ def _open(
         listing, notes = listed
         if config.overwrite:
             clear(uri, lease)
-        sizes = cut(listing.rows, workers, config.rows_per_file)
+        sizes = shard_sizes(listing.rows, workers, config.rows_per_file)
         return create_run(uri, lease, identity, listing, sizes, notes)
     if not config.update and not config.retry_failed:
         return run
@@ -237,7 +237,7 @@ def _open(
                 f"{config.images} has other columns than when {uri} was begun: use another place "
                 "or --overwrite"
             )
-        sizes = cut(new.rows, workers, config.rows_per_file)
+        sizes = shard_sizes(new.rows, workers, config.rows_per_file)
         seen["images that are new"] = new.rows
     changes = Changes(now, config.retry_failed)
 
@@ -258,7 +258,7 @@ def _score_parts(
     run: Run,
     lease: Lease,
     pool: Pool,
-    crew: Crew,
+    crew: WorkerCount,
     reporter: Reporter,
 ) -> tuple[int, Counter[str]]:
     """Make the files and rows that are not there; returns how many images that took, and what the
@@ -374,7 +374,7 @@ def _try(
     options: ScoreOptions,
     listing: Listing,
     pool: Pool,
-    crew: Crew,
+    crew: WorkerCount,
 ) -> Estimate:
     """Score a sample into a place that is thrown away, and estimate the time for all."""
     chosen = np.zeros(listing.rows, bool)

@@ -17,7 +17,7 @@ START_PATIENCE_SECONDS = 10.0
 _LONGEST_WAIT_SECONDS = 15.0
 
 
-def patiently(operation: Callable[[], T], patience_seconds: float) -> T:
+def with_retries(operation: Callable[[], T], patience_seconds: float) -> T:
     """The result of an operation, called again while it raises FaultError.
 
     The waits are drawn at random up to a bound that doubles (full jitter), so that many workers do

@@ -23,7 +23,7 @@ from monkeyray.errors import (
 )
 from monkeyray.redact import masked
 from monkeyray.storage.location import bucket_and_key
-from monkeyray.storage.retries import patiently
+from monkeyray.storage.retries import with_retries
 from monkeyray.storage.s3_get import PlainGet
 
 #: Prefixes that are listed at once, and pages of 1,000 names that each may be ahead.
@@ -269,7 +269,7 @@ class S3:
         while True:
             request = {"Bucket": bucket, "Prefix": prefix, **options, **token}
             ask = functools.partial(self._page, uri, request)
-            page = patiently(ask, self._patience_seconds)
+            page = with_retries(ask, self._patience_seconds)
             yield page
             if not page.get("IsTruncated"):
                 return

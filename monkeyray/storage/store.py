@@ -30,7 +30,7 @@ from monkeyray.errors import (
 )
 from monkeyray.redact import masked_anywhere
 from monkeyray.storage.location import bucket_and_key, is_local, join, local_path, local_uri, scheme
-from monkeyray.storage.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, patiently
+from monkeyray.storage.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, with_retries
 from monkeyray.storage.s3 import S3, endpoint_of, region
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Storage:
         self.__dict__.update(state)
 
     def _patiently(self, operation: Callable[[], T]) -> T:
-        return patiently(operation, self.patience_seconds)
+        return with_retries(operation, self.patience_seconds)
 
     # -- whole files ---------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def correct(table: pa.Table, later: pa.Table) -> pa.Table:
+def apply_corrections(table: pa.Table, later: pa.Table) -> pa.Table:
     """The images of both tables, which have the same columns: an image in both has the label of
     `later`, and all else, such as a given part, as it was; what only `later` has comes last.
 

@@ -19,8 +19,8 @@ from monkeyray.statistics.fingerprints import thumbnails
 from monkeyray.statistics.splits import PARTS, Split, fold_images, split_images
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.store import Storage
-from monkeyray.training.corrections import correct
-from monkeyray.training.labelled_boxes import load_detections, surest_animals, with_surest
+from monkeyray.training.corrections import apply_corrections
+from monkeyray.training.labelled_boxes import best_animals, load_detections, with_best_box
 from monkeyray.training.loop import Parts
 from monkeyray.training.options import TrainConfig
 
@@ -73,7 +73,7 @@ def list_dataset(
         if boxes is None:
             return found
         listed.update(found["uri"].to_pylist())
-        return surest_animals(found, place, boxes, config.detection_threshold, skipped)
+        return best_animals(found, place, boxes, config.detection_threshold, skipped)
 
     def read_later(place: str, table: pa.Table) -> pa.Table:
         found = _tagged(list_labelled(place, storage, skipped), None)
@@ -82,7 +82,7 @@ def list_dataset(
         new = pa.array([uri not in listed for uri in found["uri"].to_pylist()], pa.bool_())
         listed.update(found["uri"].to_pylist())
         threshold = config.detection_threshold
-        return with_surest(table, found, new, place, boxes, threshold, skipped)
+        return with_best_box(table, found, new, place, boxes, threshold, skipped)
 
     table = read(config.images, None)
     if config.test is not None:
@@ -95,7 +95,7 @@ def list_dataset(
             )
         table = pa.concat_tables([table, test])
     for uri in config.corrections:
-        table = correct(table, read_later(uri, table))
+        table = apply_corrections(table, read_later(uri, table))
     labels = set(table["label"].to_pylist())
     if len(labels) < 2:
         raise InputError(

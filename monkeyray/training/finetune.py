@@ -14,7 +14,7 @@ from monkeyray.model.backbones import (
 )
 from monkeyray.model.engine import Network, embed
 from monkeyray.model.head import build_top, kernels
-from monkeyray.progress import hushed
+from monkeyray.progress import silence_stderr
 
 
 class FineTuneLearner:
@@ -62,6 +62,6 @@ class FineTuneLearner:
 
 def check_fine_tune(network: Network, layers: str) -> None:
     """Raise ConfigError for more layers than the base has, before anything is done."""
-    with hushed():  # TensorFlow's first operation looks for a GPU, and tells
+    with silence_stderr():  # TensorFlow's first operation looks for a GPU, and tells
         base = build_base(network.backbone)
     last_layers(base, network.backbone, layers)

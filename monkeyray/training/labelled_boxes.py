@@ -32,7 +32,7 @@ def load_detections(uri: str, storage: Storage) -> Detections:
     return parse_detections(normalise(uri), data)
 
 
-def surest_animals(
+def best_animals(
     images: pa.Table,
     place: str,
     detections: Detections,
@@ -69,7 +69,7 @@ def surest_animals(
     return chosen
 
 
-def with_surest(
+def with_best_box(
     table: pa.Table,
     later: pa.Table,
     new: pa.Array,
@@ -90,7 +90,7 @@ def with_surest(
     ]
     unseen = later.filter(new)
     if unseen.num_rows:
-        tables.append(surest_animals(unseen, place, detections, threshold, skipped, each=False))
+        tables.append(best_animals(unseen, place, detections, threshold, skipped, each=False))
     return pa.concat_tables(tables, promote_options="default")
 
 

@@ -19,7 +19,7 @@ from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.retries import START_PATIENCE_SECONDS
 from monkeyray.storage.store import Storage
-from monkeyray.terminal import harmless_line
+from monkeyray.terminal import escape_control_line
 from monkeyray.training.event_files import EventFiles
 from monkeyray.training.mlflow_runs import (
     LOCAL,
@@ -114,7 +114,7 @@ class EpochLog:
             pen.next_try = time.monotonic() + _AGAIN_SECONDS * 2**pen.failures
             pen.failures += 1
             if self._aloud:
-                print(harmless_line(f"warning: {pen.problem}"), file=sys.stderr, flush=True)
+                print(escape_control_line(f"warning: {pen.problem}"), file=sys.stderr, flush=True)
         else:
             pen.problem, pen.failures = None, 0
             pen.next_try = time.monotonic() + _EVERY_SECONDS

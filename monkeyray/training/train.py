@@ -26,12 +26,18 @@ from monkeyray.model.bundle import Bundle, describe, save_bundle
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice, choose_engine
 from monkeyray.model.head import TopLearner, scale_logits
-from monkeyray.model.known_images import Seen, remember
+from monkeyray.model.known_images import KnownImages, remember
 from monkeyray.model.quantise import IMAGES, Quantised, check_installed, compare, quantise
 from monkeyray.options_shared import takes_options
 from monkeyray.pages.report import render_report
 from monkeyray.progress import Reporter
-from monkeyray.runs.cluster import Crew, apart, check_relative, choose_workers, connected
+from monkeyray.runs.cluster import (
+    WorkerCount,
+    check_relative,
+    choose_workers,
+    connected,
+    run_in_fresh_process,
+)
 from monkeyray.runs.lease import Lease, hold
 from monkeyray.runs.pools import Pool
 from monkeyray.runs.ray_pool import RayPool
@@ -42,6 +48,7 @@ from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage
 from monkeyray.training.assess import Assessment, assess, judge_on_validation
 from monkeyray.training.dataset import Dataset, choose_images, list_dataset
+from monkeyray.training.display_names import display_names
 from monkeyray.training.distributed import TRAINING, Outcome, Task, below, run_training
 from monkeyray.training.findings import find, to_json, with_pictures
 from monkeyray.training.finetune import FineTuneLearner, check_fine_tune
@@ -49,7 +56,6 @@ from monkeyray.training.labelled_boxes import NO_BOX, NOT_LISTED
 from monkeyray.training.live import FeatureSource, PixelSource
 from monkeyray.training.loop import CachedSource, FitConfig, Source
 from monkeyray.training.options import TrainConfig, parse_head
-from monkeyray.training.short_names import short_names
 from monkeyray.training.tracking import Tracking
 from monkeyray.training.trained import Trained
 
@@ -71,7 +77,7 @@ class _Job:
     uri: str
     workers: int
     pool: Pool
-    embedders: Crew
+    embedders: WorkerCount
 
 
 @takes_options(TrainConfig)
@@ -313,7 +319,7 @@ def _quantise(
     count = max(1, IMAGES // len(network.views))
     some = np.random.default_rng(job.config.seed).permutation(data.parts.train)[:count]
     job.reporter.say(f"quantising {network.backbone} to int8 on {len(some)} training images")
-    made: Quantised = apart(
+    made: Quantised = run_in_fresh_process(
         job.reporter.say, quantise, network, _pixels(job, network, data).reader(np.sort(some))
     )
     network = replace(network, int8=made.arrays)
@@ -392,7 +398,7 @@ def _publish(
         },
     )
     test = None if config.test is None else normalise(config.test)
-    called = short_names(data.uris.tolist(), normalise(config.images), test)
+    called = display_names(data.uris.tolist(), normalise(config.images), test)
     findings = find(data, found, called)
     places = dict(zip(called, data.uris.tolist(), strict=True))
     page = render_report(model, with_pictures(findings, places, job.storage))
@@ -407,7 +413,7 @@ def _publish(
     return Trained(job.uri, model, data.data["opened"], seconds)
 
 
-def _remember(data: Dataset) -> Seen:
+def _remember(data: Dataset) -> KnownImages:
     rows = data.table.filter(pa.array(data.names != "test"))
     return remember(rows["sha256"].to_pylist(), thumbnails(rows["thumbnail"]))
 

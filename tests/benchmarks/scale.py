@@ -39,11 +39,11 @@ from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
 from monkeyray.model.engines import choose_engine
 from monkeyray.progress import Reporter
-from monkeyray.runs.cluster import Crew
+from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import Job, every_second
-from monkeyray.runs.plan import collect, cut
+from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.pools import open_pool
 from monkeyray.runs.run import create_run, open_run
 from monkeyray.scoring.rows import Finite, ScoreOptions, Scorer
@@ -165,11 +165,11 @@ def score_images(
             start = time.monotonic()
             listing = collect(list_images(str(root / "images"), storage, Counter()))
             assert listing is not None
-            sizes = cut(listing.rows, workers, 4096)
+            sizes = shard_sizes(listing.rows, workers, 4096)
             run = create_run(str(root / "out"), lease, {}, listing, sizes)
             planned = time.monotonic()
             pool.run(
-                Job("scoring", run, lease, work), list(range(len(sizes))), Crew(workers),
+                Job("scoring", run, lease, work), list(range(len(sizes))), WorkerCount(workers),
                 Reporter(True).say,
                 lambda rows: ticks.append((time.monotonic(), sum(rows.values()))),
             )  # fmt: skip
@@ -226,7 +226,7 @@ def drive(parts: int, rows_per_part: int, workers: int) -> dict[str, Any]:
             run = create_run(out, lease, {}, listing, [rows_per_part] * parts)
             planned, cpu = time.monotonic(), time.process_time()
             pool.run(
-                Job("rescoring", run, lease, no_images), list(range(parts)), Crew(workers),
+                Job("rescoring", run, lease, no_images), list(range(parts)), WorkerCount(workers),
                 Reporter(True).say,
                 lambda rows: None,
             )  # fmt: skip
@@ -261,7 +261,7 @@ def plan_many(rows: int, place: str | None) -> dict[str, Any]:
         start = time.monotonic()
         listing = collect(list_images(str(manifest), storage, Counter()))
         assert listing is not None
-        sizes = cut(listing.rows, 64, 4096)
+        sizes = shard_sizes(listing.rows, 64, 4096)
         with hold(out, storage, print) as lease:
             run = create_run(out, lease, {"a": 1}, listing, sizes)
         planned = time.monotonic()

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monkeyray.exports.pooling import Pool, spread
+from monkeyray.exports.pooling import Pool, distribute_residual
 
 
 @given(
@@ -46,7 +46,7 @@ def test_only_open_bursts_are_held() -> None:
 
 def test_the_rest_is_spread_evenly_and_never_above_what_is_listed() -> None:
     listed = np.array([[0.5, 0.25, 0, 0, 0], [0.2, 0.2, 0.2, 0.2, 0.2], [0, 0.1, 0, 0, 0]])
-    scores, rest = spread(listed)
+    scores, rest = distribute_residual(listed)
     np.testing.assert_allclose(scores[0], [0.5, 0.25, 0.25 / 3, 0.25 / 3, 0.25 / 3])
     np.testing.assert_array_equal(scores[1], listed[1])
     assert scores[2].argmax() == 1

@@ -22,12 +22,12 @@ from monkeyray.model.bundle import (
     describe,
     int8_sha256,
     load_bundle,
-    load_seen,
+    load_known_images,
     save_bundle,
 )
 from monkeyray.model.engine import Network
 from monkeyray.model.int8 import to_arrays
-from monkeyray.model.known_images import Seen
+from monkeyray.model.known_images import KnownImages
 from monkeyray.statistics.outliers import fit_outliers
 from monkeyray.statistics.thresholds import choose_thresholds
 from monkeyray.storage.keys import fingerprint
@@ -405,13 +405,13 @@ def test_what_is_too_large_is_not_read(
 
 def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
     uri = str(tmp_path / "m")
-    seen = Seen(np.ones((3, 16), np.uint8), np.ones((2, 32, 32), np.uint8))
-    for kept in (seen, Seen(seen.hashes[:1], seen.thumbnails), seen):
+    seen = KnownImages(np.ones((3, 16), np.uint8), np.ones((2, 32, 32), np.uint8))
+    for kept in (seen, KnownImages(seen.hashes[:1], seen.thumbnails), seen):
         save_bundle(uri, STORAGE, make(), "", "{}", kept)
         bundle = load_bundle(uri, STORAGE)
         assert bundle.model_id == make().model_id
         assert len(list((tmp_path / "m").glob("seen-*"))) == 1
-        found = load_seen(uri, STORAGE, bundle)
+        found = load_known_images(uri, STORAGE, bundle)
         assert found is not None
         np.testing.assert_array_equal(found.hashes, kept.hashes, strict=True)
         np.testing.assert_array_equal(found.thumbnails, kept.thumbnails, strict=True)
@@ -419,10 +419,10 @@ def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     bundle = load_bundle(uri, STORAGE)  # which scoring needs no more of
     with pytest.raises(BundleError, match=f"{path.name} is not what"):
-        load_seen(uri, STORAGE, bundle)
+        load_known_images(uri, STORAGE, bundle)
     save_bundle(uri, STORAGE, make(), "", "{}")
     assert not path.exists()
-    assert load_seen(uri, STORAGE, load_bundle(uri, STORAGE)) is None
+    assert load_known_images(uri, STORAGE, load_bundle(uri, STORAGE)) is None
 
 
 def test_what_is_no_number_is_not_published(tmp_path: Path) -> None:

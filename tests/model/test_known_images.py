@@ -13,7 +13,7 @@ from PIL import Image
 
 import monkeyray.model.known_images
 from monkeyray.errors import BundleError
-from monkeyray.model.known_images import Seen, describe_seen, remember
+from monkeyray.model.known_images import KnownImages, describe_known_images, remember
 from monkeyray.statistics.fingerprints import SIDE, thumbnail
 
 
@@ -43,7 +43,7 @@ def test_photographs_are_known_again(photos: Path) -> None:
     assert found.tolist() == ["identical"] * 6 + [""] * 6 + ["near", ""]
     assert seen.find(contents, None).tolist() == ["identical"] * 6 + [""] * 8
     assert seen.find([], None).tolist() == []
-    again = Seen.from_arrays(seen.to_arrays())
+    again = KnownImages.from_arrays(seen.to_arrays())
     assert again.find(contents, pictures).tolist() == found.tolist()
 
 
@@ -81,12 +81,12 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_damaged_arrays(change: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match="list of images seen is damaged"):
-        Seen.from_arrays(remember(*draw(3)).to_arrays() | change)
+        KnownImages.from_arrays(remember(*draw(3)).to_arrays() | change)
 
 
 def test_they_are_described() -> None:
     found = np.array(["", "near", "identical", "near"], dtype=object)
-    assert describe_seen(found, list("abcd"), 0.5) == {
+    assert describe_known_images(found, list("abcd"), 0.5) == {
         "images": 3, "identical": 1, "near": 2, "compared": 0.5,
         "uris": [
             {"uri": "b", "how": "near"},
@@ -94,5 +94,5 @@ def test_they_are_described() -> None:
             {"uri": "d", "how": "near"},
         ],
     }  # fmt: skip
-    assert describe_seen(found[:1], ["a"], 0.0)["near"] is None
-    assert describe_seen(None, ["a"], 0.0)["images"] is None
+    assert describe_known_images(found[:1], ["a"], 0.0)["near"] is None
+    assert describe_known_images(None, ["a"], 0.0)["images"] is None

@@ -9,7 +9,7 @@ import pytest
 
 from monkeyray.errors import ConfigError
 from monkeyray.model.quantise import check_installed, compare
-from monkeyray.runs.cluster import apart
+from monkeyray.runs.cluster import run_in_fresh_process
 from monkeyray.training.options import parse_head
 from monkeyray.training.trained import Trained
 
@@ -59,4 +59,4 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: 
         check_installed()
     # What a step says that another process makes comes as it was said there.
     with pytest.raises(ConfigError, match=r"^unknown head 'wide': write linear"):
-        apart(lambda *_, **__: None, parse_head, "wide")
+        run_in_fresh_process(lambda *_, **__: None, parse_head, "wide")

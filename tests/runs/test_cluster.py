@@ -11,9 +11,9 @@ from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.runs import cluster
 from monkeyray.runs.cluster import (
     Capacity,
-    Crew,
+    WorkerCount,
     check_shared,
-    choose_crew,
+    choose_worker_count,
     is_network_mount,
     wait_for_workers,
 )
@@ -89,24 +89,24 @@ def test_local_paths_are_refused_where_nodes_may_come(
 @pytest.mark.parametrize(
     ("has", "asked", "gpu", "crew"),
     [
-        (Capacity(4, 0, 4, 0, 1), None, False, Crew(4)),
-        (Capacity(4, 0, 4, 0, 1), 3, False, Crew(3)),
+        (Capacity(4, 0, 4, 0, 1), None, False, WorkerCount(4)),
+        (Capacity(4, 0, 4, 0, 1), 3, False, WorkerCount(3)),
         # As many as there are cores for, 8 a GPU at most.
-        (Capacity(16, 1, 16, 1, 1), None, True, Crew(8, 1 / 8)),
-        (Capacity(8, 2, 8, 2, 2), None, True, Crew(8, 1 / 4)),
-        (Capacity(2, 4, 2, 4, 1), None, True, Crew(4, 1.0)),
-        (Capacity(16, 2, 16, 2, 1), 2, True, Crew(2, 1.0)),
-        (Capacity(16, 2, 16, 2, 1), 3, True, Crew(3, 1 / 2)),
+        (Capacity(16, 1, 16, 1, 1), None, True, WorkerCount(8, 1 / 8)),
+        (Capacity(8, 2, 8, 2, 2), None, True, WorkerCount(8, 1 / 4)),
+        (Capacity(2, 4, 2, 4, 1), None, True, WorkerCount(4, 1.0)),
+        (Capacity(16, 2, 16, 2, 1), 2, True, WorkerCount(2, 1.0)),
+        (Capacity(16, 2, 16, 2, 1), 3, True, WorkerCount(3, 1 / 2)),
         # What an autoscaler may add counts for what was asked for.
-        (Capacity(8, 0, 64, 4, 1), 32, True, Crew(32, 1 / 8)),
-        (Capacity(8, 1, 64, 4, 1), 20, True, Crew(20, 1 / 7)),
+        (Capacity(8, 0, 64, 4, 1), 32, True, WorkerCount(32, 1 / 8)),
+        (Capacity(8, 1, 64, 4, 1), 20, True, WorkerCount(20, 1 / 7)),
     ],
 )
 def test_workers_share_the_gpus(
-    capacity: list[Capacity], has: Capacity, asked: int | None, gpu: bool, crew: Crew
+    capacity: list[Capacity], has: Capacity, asked: int | None, gpu: bool, crew: WorkerCount
 ) -> None:
     capacity[:] = [has]
-    found = choose_crew("workers", asked, gpu)
+    found = choose_worker_count("workers", asked, gpu)
     assert found == crew
     if gpu:
         # All of them find room, whole workers on each GPU.
@@ -117,10 +117,10 @@ def test_workers_share_the_gpus(
 def test_more_than_can_share_the_gpus_are_refused(capacity: list[Capacity]) -> None:
     capacity[:] = [Capacity(64, 1, 64, 2, 1)]
     with pytest.raises(ClusterError, match="ask for 16 or fewer"):
-        choose_crew("workers", 17, True)
+        choose_worker_count("workers", 17, True)
     capacity[:] = [Capacity(64, 0, 64, 0, 1)]
     with pytest.raises(ClusterError, match="no GPUs"):
-        choose_crew("workers", None, True)
+        choose_worker_count("workers", None, True)
 
 
 def test_what_is_not_there_yet_is_waited_for(

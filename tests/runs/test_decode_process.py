@@ -20,7 +20,7 @@ import ray.cloudpickle
 
 from monkeyray.errors import ClusterError, DecodeError, StorageError
 from monkeyray.images.decode import Decoded, Limits
-from monkeyray.runs.decode_process import OpenImage, Watched, Work, pack
+from monkeyray.runs.decode_process import OpenImage, SupervisedDecoder, Work, pack
 from monkeyray.runs.fetch import IMAGE_FIELDS, Batch
 from monkeyray.storage.store import Storage
 
@@ -77,12 +77,12 @@ def bug_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Watched]]:
-    running: list[Watched] = []
+def start() -> Iterator[Callable[..., SupervisedDecoder]]:
+    running: list[SupervisedDecoder] = []
 
-    def start(mapper: Any = make_mapper, **limits: Any) -> Watched:
+    def start(mapper: Any = make_mapper, **limits: Any) -> SupervisedDecoder:
         work = Work(mapper, Storage(), SIZE, Limits(**limits), 8, hooked_decode)
-        running.append(Watched(pack(work, ray.cloudpickle.dumps), {}))
+        running.append(SupervisedDecoder(pack(work, ray.cloudpickle.dumps), {}))
         return running[-1]
 
     yield start
@@ -108,7 +108,7 @@ def good(count: int) -> dict[str, bytes]:
 
 
 def test_a_poison_file_and_one_that_hangs_cost_a_row_each(
-    start: Callable[..., Watched], tmp_path: Path
+    start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
     contents = good(30)
     contents |= {"005.jpg": b"crash", "006.jpg": b"crash again", "017.jpg": b"hang"}
@@ -127,14 +127,16 @@ def test_a_poison_file_and_one_that_hangs_cost_a_row_each(
         assert rows[name]["sha256"] is not None
 
 
-def test_a_broken_camera_writes_neighbours(start: Callable[..., Watched], tmp_path: Path) -> None:
+def test_a_broken_camera_writes_neighbours(
+    start: Callable[..., SupervisedDecoder], tmp_path: Path
+) -> None:
     # A whole batch of poison, more than the deaths that a process may die for no image's fault.
     contents = good(24) | {f"{i:03d}.jpg": b"crash" for i in range(7, 16)}
     table = pa.concat_tables(start().run(plan_of(tmp_path, contents)))
     assert Counter(table["status"].to_pylist()) == {"ok": 15, "crashed": 9}
 
 
-def test_a_pipe_is_no_image(start: Callable[..., Watched], tmp_path: Path) -> None:
+def test_a_pipe_is_no_image(start: Callable[..., SupervisedDecoder], tmp_path: Path) -> None:
     plan = plan_of(tmp_path, good(3))
     (tmp_path / "001.jpg").unlink()
     os.mkfifo(tmp_path / "001.jpg")
@@ -142,7 +144,9 @@ def test_a_pipe_is_no_image(start: Callable[..., Watched], tmp_path: Path) -> No
     assert table["status"].to_pylist() == ["ok", "unsupported", "ok"]
 
 
-def test_a_file_is_not_read_beyond_the_limit(start: Callable[..., Watched], tmp_path: Path) -> None:
+def test_a_file_is_not_read_beyond_the_limit(
+    start: Callable[..., SupervisedDecoder], tmp_path: Path
+) -> None:
     plan = plan_of(tmp_path, good(2) | {"big.jpg": b"good" * 100})
     table = pa.concat_tables(start(max_bytes=100).run(plan))
     assert table["status"].to_pylist() == ["ok", "ok", "too_large"]
@@ -150,7 +154,7 @@ def test_a_file_is_not_read_beyond_the_limit(start: Callable[..., Watched], tmp_
 
 
 def test_a_file_that_kills_only_in_company_is_no_crash(
-    start: Callable[..., Watched], tmp_path: Path
+    start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
     contents = good(10) | {"004.jpg": f"once {tmp_path / 'marker'} \7".encode()}
     table = pa.concat_tables(start().run(plan_of(tmp_path, contents)))
@@ -160,7 +164,7 @@ def test_a_file_that_kills_only_in_company_is_no_crash(
 
 
 def test_a_child_killed_from_outside_makes_no_image_crashed(
-    start: Callable[..., Watched], tmp_path: Path
+    start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
     plan = plan_of(tmp_path, {f"{i:03d}.jpg": b"slow" + bytes([i]) for i in range(40)})
     watched = start()
@@ -188,7 +192,7 @@ sys.path.insert(0, sys.argv[1])
 from tests.runs import test_decode_process as t
 folder = Path(sys.argv[2])
 work = t.Work(t.make_mapper, t.Storage(), t.SIZE, t.Limits(), 8, t.hooked_decode)
-watched = t.Watched(t.pack(work, t.ray.cloudpickle.dumps), {})
+watched = t.SupervisedDecoder(t.pack(work, t.ray.cloudpickle.dumps), {})
 print(watched._child.pid, flush=True)
 list(watched.run(t.plan_of(folder, {"hang.jpg": b"hang"})))
 """
@@ -214,20 +218,20 @@ def test_a_child_ends_with_its_worker(tmp_path: Path) -> None:
 
 
 def test_a_process_that_keeps_dying_stops_the_job(
-    start: Callable[..., Watched], tmp_path: Path
+    start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
     with pytest.raises(ClusterError, match=r"died 5 times .*exit code 3.*memory"):
         list(start(dying_mapper).run(plan_of(tmp_path, good(20))))
 
 
-def test_a_bug_is_told_as_it_is(start: Callable[..., Watched], tmp_path: Path) -> None:
+def test_a_bug_is_told_as_it_is(start: Callable[..., SupervisedDecoder], tmp_path: Path) -> None:
     watched = start(bug_mapper)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         list(watched.run(plan_of(tmp_path, good(3))))
 
 
 def test_a_long_run_of_missing_images_stops_the_job(
-    start: Callable[..., Watched], tmp_path: Path
+    start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
     plan = plan_of(tmp_path, good(60))
     watched = start(max_refused=20)

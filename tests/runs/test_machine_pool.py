@@ -24,7 +24,7 @@ from monkeyray.errors import ClusterError, StorageError
 from monkeyray.images.decode import Decoded, Limits
 from monkeyray.progress import Reporter
 from monkeyray.runs import cluster
-from monkeyray.runs.cluster import Crew, is_asked_for
+from monkeyray.runs.cluster import WorkerCount, is_asked_for
 from monkeyray.runs.lease import hold
 from monkeyray.runs.machine_pool import MachinePool
 from monkeyray.runs.parts import SPENT, Job
@@ -83,7 +83,7 @@ def test_poison_and_a_killed_child_in_one_run(tmp_path: Path) -> None:
     thread = threading.Thread(target=kill)
     thread.start()
     with prepared(tmp_path, contents, Limits(decode_seconds=1)) as (run, job, plan):
-        spent = MachinePool().run(job, list(run.pending()), Crew(2), SAY, seen.append)
+        spent = MachinePool().run(job, list(run.pending()), WorkerCount(2), SAY, seen.append)
     thread.join()
     assert killed
     assert all(spent[name] > 0 for name in SPENT)
@@ -104,7 +104,7 @@ def test_a_fault_stops_the_job_with_its_own_error(tmp_path: Path) -> None:
         for path in sorted((tmp_path / "images").iterdir())[:-1]:
             path.unlink()
         with pytest.raises(StorageError, match=r"^\d+ images in sequence are missing, the last is"):
-            MachinePool().run(job, list(run.pending()), Crew(1), SAY, lambda rows: None)
+            MachinePool().run(job, list(run.pending()), WorkerCount(1), SAY, lambda rows: None)
     assert not list((tmp_path / "out").glob("*.tmp"))
     assert not children()
 
@@ -123,7 +123,7 @@ def test_an_interrupt_ends_all_at_once(tmp_path: Path) -> None:
     threading.Thread(target=interrupt).start()
     with prepared(tmp_path, contents, Limits(decode_seconds=600)) as (run, job, _):
         with pytest.raises(KeyboardInterrupt):
-            MachinePool().run(job, list(run.pending()), Crew(2), SAY, lambda rows: None)
+            MachinePool().run(job, list(run.pending()), WorkerCount(2), SAY, lambda rows: None)
         assert len(run.pending()) == len(run.plan.sizes)
     signal.signal(signal.SIGINT, before)
     # Long before the decoder's time is over.
@@ -133,7 +133,7 @@ def test_an_interrupt_ends_all_at_once(tmp_path: Path) -> None:
 def test_no_more_workers_than_cores() -> None:
     pool = MachinePool()
     cores = pool.crew("workers", None, False).workers
-    assert pool.crew("workers", 1, False) == Crew(1)
+    assert pool.crew("workers", 1, False) == WorkerCount(1)
     with pytest.raises(ClusterError, match=rf"--workers {cores + 1} needs {cores + 1} CPUs.*fewer"):
         pool.crew("workers", cores + 1, False)
     with pytest.raises(ClusterError, match="GPUs are shared out by Ray"):
@@ -192,7 +192,7 @@ def test_a_child_says_nothing_where_the_result_is_told(tmp_path: Path) -> None:
         "from monkeyray import child\n"
         "with t.prepared(Path(sys.argv[1]), {'0.jpg': b'print'}, t.Limits()) as (run, job, _):\n"
         "    job = replace(job, work=replace(job.work, decode=t.printing))\n"
-        "    t.MachinePool(debug=True).run(job, [0], t.Crew(1), t.SAY, lambda rows: None)\n"
+        "    t.MachinePool(debug=True).run(job, [0], t.WorkerCount(1), t.SAY, lambda rows: None)\n"
         # In a process that is forked afterwards it can be done again.
         "os.fork() or os._exit(len(child._starter._threads))\n"
         "assert os.waitstatus_to_exitcode(os.wait()[1]) == 0\n"

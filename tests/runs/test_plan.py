@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monkeyray.runs.plan import Plan, collect, cut
+from monkeyray.runs.plan import Plan, collect, shard_sizes
 from monkeyray.storage.keys import find, first_of_each, string_keys
 from monkeyray.storage.store import Storage
 
@@ -80,15 +80,15 @@ def test_a_listing_has_each_name_once_in_order(names: list[str], limit: int | No
     assert first == [names.index(name) for name in distinct]
     even = np.arange(listing.rows) % 2 == 0
     assert pa.concat_tables(listing.only(even).tables())["uri"].to_pylist() == distinct[::2]
-    sizes = cut(listing.rows, 2, 5, smallest=2)
-    parts = list(listing.cut(sizes))
+    sizes = shard_sizes(listing.rows, 2, 5, smallest=2)
+    parts = list(listing.shards(sizes))
     assert [part.num_rows for part in parts] == sizes
     assert pa.concat_tables(parts)["uri"].to_pylist() == distinct
 
 
 @given(st.integers(0, 10**6), st.integers(1, 64), st.integers(64, 10_000))
 def test_parts_cover_the_plan(rows: int, workers: int, most: int) -> None:
-    sizes = cut(rows, workers, most)
+    sizes = shard_sizes(rows, workers, most)
     assert sum(sizes) == rows
     assert all(0 < size <= most for size in sizes)
     assert sizes == sorted(sizes, reverse=True)
@@ -100,7 +100,7 @@ def test_a_plan_is_read_back(tmp_path: Path, parts: int) -> None:
     listing = collect(tables(names))
     assert listing is not None
     plan = Plan(str(tmp_path), STORAGE, (3,) * parts)
-    plan.write_all(listing.cut(plan.sizes))
+    plan.write_all(listing.shards(plan.sizes))
     assert plan.read(parts - 1)["uri"].to_pylist() == names[-3:]
     read = list(plan.read_all())
     assert [number for number, _ in read] == list(range(parts))

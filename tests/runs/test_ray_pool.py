@@ -16,7 +16,7 @@ import ray.cloudpickle
 from monkeyray.errors import StorageError
 from monkeyray.images.decode import Limits
 from monkeyray.progress import Reporter
-from monkeyray.runs.cluster import Crew
+from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import SPENT, Job
 from monkeyray.runs.ray_pool import RayPool
@@ -78,7 +78,7 @@ def test_poison_and_a_kill_from_outside_in_one_run(
         seen: list[dict[str, int]] = []
         job = Job("scoring", run, lease, work(Limits(decode_seconds=2)))
         say = Reporter(True).say
-        spent = RayPool().run(job, list(run.pending()), Crew(2), say, seen.append)
+        spent = RayPool().run(job, list(run.pending()), WorkerCount(2), say, seen.append)
         thread.join()
         assert len(killed) == 2
         assert run.finish(lease)["status"] == Counter(ok=78, crashed=1, timeout=1)
@@ -107,5 +107,5 @@ def test_a_fault_stops_the_job_with_its_own_error(
         say = Reporter(True).say
         # Another part may have been begun before the first error arrives.
         with pytest.raises(StorageError, match=r"^\d+ images in sequence are missing, the last is"):
-            RayPool().run(job, list(run.pending()), Crew(1), say, lambda rows: None)
+            RayPool().run(job, list(run.pending()), WorkerCount(1), say, lambda rows: None)
     assert not list((tmp_path / "out").glob("*.tmp"))

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monkeyray.model.known_images import describe_seen
+from monkeyray.model.known_images import describe_known_images
 from monkeyray.scoring.evaluation_summary import some, summarise
 from monkeyray.scoring.measure import (
-    Answers,
+    LabelledPredictions,
     count_statuses,
     describe_unknown,
     find_label_errors,
@@ -31,7 +31,7 @@ LABELS = ["a", "b", "c", "d"]
 
 def answers(
     seed: int = 0, images: int = 60, listed: int = 4, decisions: Any = None
-) -> tuple[Answers, np.ndarray[Any, Any]]:
+) -> tuple[LabelledPredictions, np.ndarray[Any, Any]]:
     """Scores of a model that is mostly right, and the logits that they came from."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 4, images)
@@ -39,7 +39,7 @@ def answers(
     probabilities = softmax(logits).astype(np.float32)
     smallest = np.argsort(-probabilities, axis=1)[:, listed:]
     np.put_along_axis(probabilities, smallest, 0, axis=1)
-    return Answers(
+    return LabelledPredictions(
         labels=LABELS,
         uris=np.array([f"s3://photos/{i}.jpg" for i in range(images)], dtype=object),
         given=np.array(LABELS, dtype=object)[truth],
@@ -84,7 +84,9 @@ def test_labels_that_only_seem_to_be_all() -> None:
     each, _ = answers(listed=2)
     # Two labels are all that the rows name, and their scores do not sum to 1.
     two = each.only(np.isin(each.given, ["a", "b"]))
-    rows = Answers(LABELS[:2], two.uris, two.given, two.probabilities[:, :2], 2, None, two.outliers)
+    rows = LabelledPredictions(
+        LABELS[:2], two.uris, two.given, two.probabilities[:, :2], 2, None, two.outliers
+    )
     assert measure(rows, None)["loss"] is None
 
 
@@ -153,7 +155,7 @@ def test_the_summary_names_what_a_person_wants_first() -> None:
             "skipped_files": {},
         },
         "unknown_labels": describe_unknown(each.only(~each.known())),
-        "seen": describe_seen(None, [], 0.0),
+        "seen": describe_known_images(None, [], 0.0),
         "metrics": measure(known, 0.9),
         "metrics_without_seen": measure_new(known, 0.9),
         "findings": {"label_errors": find_label_errors(known)},
@@ -194,7 +196,7 @@ def test_images_that_were_trained_on_are_left_out(
     content: dict[str, Any] = {
         "data": {"labelled": 60, "scored": 60, "failures": {}},
         "unknown_labels": None,
-        "seen": describe_seen(each.seen, each.uris.tolist(), compared),
+        "seen": describe_known_images(each.seen, each.uris.tolist(), compared),
         "metrics": measure(each, None),
         "metrics_without_seen": rest,
         "findings": {"label_errors": []},

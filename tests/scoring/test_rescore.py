@@ -31,7 +31,7 @@ from monkeyray.runs.fetch import Batch, fetch
 from monkeyray.runs.run import read_finished
 from monkeyray.scoring.options import RescoreConfig
 from monkeyray.scoring.rescore import Rescorer, rescore
-from monkeyray.scoring.rows import JUDGED, OVERFLOW, Finite, Judge, ScoreOptions, Scorer
+from monkeyray.scoring.rows import JUDGED, OVERFLOW, Finite, PostProcessor, ScoreOptions, Scorer
 from monkeyray.scoring.score import Summary
 from monkeyray.statistics.outliers import fit_outliers
 from monkeyray.statistics.thresholds import choose_thresholds
@@ -268,7 +268,7 @@ def test_a_part_that_is_gone_or_changed_is_told(
     shutil.copy(names[5], names[4])
     old = read_finished(str(tmp_path / "in"), Storage())
     bundle = load_bundle(trained.uri, Storage())
-    judge = Judge(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
+    judge = PostProcessor(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
     rescorer = Rescorer(old, judge, Finite(bundle.model_id), bundle.top, bundle.model_id)
     for part in (3, 4):
         with pytest.raises(InputError, match=f"{names[part].name} is gone or was changed"):

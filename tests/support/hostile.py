@@ -20,7 +20,7 @@ from PIL import Image, features
 #: Name, bytes, and the statuses that are right, separated by spaces.
 Files = Iterator[tuple[str, bytes, str]]
 
-#: Where damage falls by chance, it may be harmless or fatal.
+#: Where damage falls by chance, it may be escape_control or fatal.
 ANY_DAMAGE = "ok truncated unreadable"
 #: And it may hit the header, or the first bytes.
 ANY = ANY_DAMAGE + " unsupported too_large"

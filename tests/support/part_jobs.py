@@ -12,7 +12,7 @@ from monkeyray.images.decode import Limits
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.fetch import Batch
 from monkeyray.runs.lease import Lease
-from monkeyray.runs.plan import collect, cut
+from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.run import Run, create_run
 from monkeyray.storage.store import Storage
 from tests.runs.test_decode_process import SIZE, hooked_decode, make_mapper
@@ -32,7 +32,7 @@ def dated_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
 def prepare(lease: Lease, plan: pa.Table, rows_per_file: int) -> Run:
     listing = collect([plan])
     assert listing is not None
-    sizes = cut(listing.rows, 2, rows_per_file, smallest=8)
+    sizes = shard_sizes(listing.rows, 2, rows_per_file, smallest=8)
     return create_run(lease.place, lease, {}, listing, sizes)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.storage.store import Storage
-from monkeyray.training.corrections import correct
+from monkeyray.training.corrections import apply_corrections
 from monkeyray.training.dataset import list_dataset
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import _recorded
@@ -31,7 +31,7 @@ def test_the_later_label_counts(first: dict[str, str], later: dict[str, str]) ->
             }
         )
 
-    found = correct(table(first, "test"), table(later, "train")).to_pylist()
+    found = apply_corrections(table(first, "test"), table(later, "train")).to_pylist()
     assert {row["uri"]: row["label"] for row in found} == first | later
     assert [row["uri"] for row in found] == list(first | later)
     assert [row["given"] for row in found] == [

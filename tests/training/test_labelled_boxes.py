@@ -20,13 +20,13 @@ from monkeyray.model.backbones import load_weights
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.progress import Reporter
-from monkeyray.runs.cluster import Crew
+from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.machine_pool import MachinePool
 from monkeyray.scoring.features import FeatureCache, Features, _find
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import list_dataset
-from monkeyray.training.labelled_boxes import NO_BOX, NOT_LISTED, surest_animals
+from monkeyray.training.labelled_boxes import NO_BOX, NOT_LISTED, best_animals
 from monkeyray.training.live import Decoder
 from monkeyray.training.options import TrainConfig
 from tests.images.test_detections import detection, results
@@ -109,7 +109,7 @@ def test_a_given_part_that_is_lost_is_named() -> None:
     content = results([{"file": "1.jpg", "detections": [detection()]}])
     found = parse_detections("/x.json", json.dumps(content).encode())
     with pytest.raises(InputError, match="given part 'test'"):
-        surest_animals(images, "/p", found, None, Counter())
+        best_animals(images, "/p", found, None, Counter())
 
 
 def test_options_about_boxes_need_boxes() -> None:
@@ -183,7 +183,7 @@ def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Pat
 
     def get() -> Features:
         return cache.get(
-            images(LEFT), limits=Limits(), pool=MachinePool(), crew=Crew(1),
+            images(LEFT), limits=Limits(), pool=MachinePool(), crew=WorkerCount(1),
             say=Reporter(True).say, progress=lambda total, rows: None,
         )  # fmt: skip
 

@@ -15,7 +15,7 @@ from monkeyray.scoring.rows import SCORED
 from monkeyray.storage.keys import Flags, first_of_each, string_keys
 
 
-def surest(rows: pa.Table) -> Flags:
+def best_box_per_image(rows: pa.Table) -> Flags:
     """Which rows stand for their images, bool (n,): of each the scored one with the surest box, of
     equal ones the first, else its first row. `rows`: with uri, status and detection_conf."""
     scored = pc.is_in(rows["status"], pa.array(SCORED)).to_numpy()
@@ -27,7 +27,7 @@ def surest(rows: pa.Table) -> Flags:
     return chosen
 
 
-def one_an_image(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def one_row_per_image(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The rows that stand for their images, out of tables in which those of an image follow each
     other, be it in the next table."""
     held: pa.Table | None = None
@@ -44,4 +44,4 @@ def one_an_image(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _standing(rows: pa.Table) -> pa.Table:
-    return rows.filter(pa.array(surest(rows))).combine_chunks()
+    return rows.filter(pa.array(best_box_per_image(rows))).combine_chunks()

@@ -8,7 +8,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monkeyray.scoring.surest import one_an_image
+from monkeyray.scoring.best_boxes import one_row_per_image
 
 boxes = st.lists(
     st.tuples(st.sampled_from(["ok", "truncated", "person", "unreadable"]), st.integers(0, 4)),
@@ -34,7 +34,7 @@ def test_the_surest_that_was_scored(images: list[list[tuple[str, int]]], cuts: l
     table = pa.Table.from_pylist(rows, schema=schema)
     places = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
     tables = [table.slice(a, b - a) for a, b in itertools.pairwise(places)]
-    found = [row for each in one_an_image(tables) for row in each.to_pylist()]
+    found = [row for each in one_row_per_image(tables) for row in each.to_pylist()]
 
     def rank(number: int, its: list[tuple[str, int]]) -> tuple[bool, int, int]:
         status, conf = its[number]

@@ -11,16 +11,16 @@ from urllib.parse import quote
 from monkeyray.storage.location import is_local, join
 
 
-def short_names(uris: Sequence[str], images: str, test: str | None = None) -> list[str]:
+def display_names(uris: Sequence[str], images: str, test: str | None = None) -> list[str]:
     """A name for each image, all of them different.
 
     Below `images` it is the path from there; below `test`, that folder's own name and the path from
     there; the rest, as out of manifests, are named from the folder that they have in common, which
     for each kind of storage and each bucket is one. All places in the form of `uris.normalise`.
 
-    >>> short_names(["/d/all/n0/a.jpg", "/d/test/n0/a.jpg"], "/d/all", "/d/test")
+    >>> display_names(["/d/all/n0/a.jpg", "/d/test/n0/a.jpg"], "/d/all", "/d/test")
     ['n0/a.jpg', 'test/n0/a.jpg']
-    >>> short_names(["s3://b/x/1/a.jpg", "s3://b/x/2/a.jpg"], "/d/list.csv")
+    >>> display_names(["s3://b/x/1/a.jpg", "s3://b/x/2/a.jpg"], "/d/list.csv")
     ['1/a.jpg', '2/a.jpg']
     """
     names: list[str | None] = [_below(uri, images, "") for uri in uris]
