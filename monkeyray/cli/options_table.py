@@ -1,6 +1,6 @@
 """The options of all commands as a Markdown section of the README, between two markers.
 
-python -m monkeyray.options_table README.md
+python -m monkeyray.cli.options_table README.md
 
 writes the section anew; a test compares it with what the code says.
 """
@@ -15,7 +15,7 @@ from monkeyray.cli.commands import COMMANDS
 from monkeyray.cli.help import EXIT_CODES
 from monkeyray.options import EVERY_COMMAND, Option, options_of
 
-START = "<!-- options: made by python -m monkeyray.options_table README.md -->"
+START = "<!-- options: made by python -m monkeyray.cli.options_table README.md -->"
 END = "<!-- end of options -->"
 
 

@@ -109,7 +109,7 @@ def to_file(image: Image.Image | Array) -> bytes:
 
     Raises DecodeError with kind empty or unreadable.
 
-    >>> from monkeyray.decode import decode
+    >>> from monkeyray.images.decode import decode
     >>> image = Image.new("RGB", (40, 30), "white")
     >>> decoded = decode(to_file(image), 8)
     >>> decoded.width, decoded.height, decoded.pixels.shape, int(decoded.pixels.min())

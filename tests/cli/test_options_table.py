@@ -15,7 +15,7 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_the_readme_has_it() -> None:
     text = README.read_text()
-    assert text == replaced(text), "run: python -m monkeyray.options_table README.md"
+    assert text == replaced(text), "run: python -m monkeyray.cli.options_table README.md"
 
 
 def test_it_has_every_option_on_a_line() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import monkeyray
-from monkeyray.cli.commands import COMMANDS
+from monkeyray.cli.commands import COMMANDS, MODULES
 from monkeyray.cli.main import main
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
@@ -30,7 +30,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_result_can_be_told(command: str) -> None:
-    job = getattr(importlib.import_module(f"monkeyray.{command}"), command)
+    job = getattr(importlib.import_module(MODULES[command]), command)
     returned = typing.get_type_hints(job)["return"]
     for kind in typing.get_args(returned) or (returned,):
         assert "--summary-json" in (kind.to_json.__doc__ or ""), f"{kind} does not say its keys"

@@ -275,8 +275,9 @@ def test_the_command_line(place: Path, capsys: pytest.CaptureFixture[str]) -> No
 _PEAK = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
-from monkeyray.config import BurstsConfig, StoreConfig
-from monkeyray.bursts import bursts
+from monkeyray.exports.options import BurstsConfig
+from monkeyray.options_shared import StoreConfig
+from monkeyray.exports.bursts import bursts
 bursts(BurstsConfig(predictions=sys.argv[2], output=sys.argv[3], site_pattern="{site}/*",
                     store=StoreConfig(quiet=True)))
 # Not ru_maxrss, which a process takes over from the one that started it.

@@ -244,8 +244,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 _PEAK = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
-from monkeyray.config import ExportConfig, StoreConfig
-from monkeyray.export import export
+from monkeyray.exports.options import ExportConfig
+from monkeyray.options_shared import StoreConfig
+from monkeyray.exports.export import export
 export(ExportConfig(predictions=sys.argv[2], format=sys.argv[3], output=sys.argv[4],
                     store=StoreConfig(quiet=True)))
 # Not ru_maxrss, which a process takes over from the one that started it.

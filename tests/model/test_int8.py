@@ -32,7 +32,7 @@ VIEWS = ("middle", "middle-mirrored")
 ALONE = """
 import pickle, sys
 sys.modules |= dict.fromkeys(["nncf", "tensorflow", "keras", "torch"])
-from monkeyray.openvino_engine import OpenVinoEngine
+from monkeyray.model.openvino import OpenVinoEngine
 network, pixels, out = pickle.load(open(sys.argv[1], "rb"))
 engine = OpenVinoEngine(network, "int8")
 pickle.dump([engine(pixels), engine(pixels[1:2]), engine(pixels[:0])], open(out, "wb"))

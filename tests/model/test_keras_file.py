@@ -120,7 +120,7 @@ def test_the_state_of_an_optimiser_is_no_weight(tmp_path: Path) -> None:
 def test_numbers_in_names_of_another_process_do_not_matter(tmp_path: Path) -> None:
     # In a new process the layers are conv2d, conv2d_1 …; here they go on where others ended.
     code = (
-        "import sys; from pathlib import Path; from tests import test_keras_file as t\n"
+        "import sys; from pathlib import Path; from tests.model import test_keras_file as t\n"
         "model = t.network('inception_v3'); folder = Path(sys.argv[1])\n"
         "print(model.layers[1].name)\n"
         "t.legacy(model, folder / 'a_notop.h5'); model.save_weights(folder / 'a.weights.h5')\n"

@@ -21,12 +21,12 @@ VIEWS = ("middle", "middle-mirrored")
 # In a process of its own, where Keras is not on TensorFlow yet.
 ALONE = """
 import pickle, sys
-from monkeyray.openvino_engine import OpenVinoEngine
+from monkeyray.model.openvino import OpenVinoEngine
 network, pixels, out = pickle.load(open(sys.argv[1], "rb"))
 engine = OpenVinoEngine(network)
 import keras
 assert keras.backend.backend() == "openvino"
-from monkeyray import openvino_engine
+from monkeyray.model import openvino as openvino_engine
 del openvino_engine._export
 engine = OpenVinoEngine(network)  # from the cache
 pickle.dump([engine(pixels), engine(pixels[1:2])], open(out, "wb"))
@@ -110,7 +110,7 @@ def test_openvino_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     plain, ours = (
         "import openvino",
-        "from monkeyray.openvino_engine import import_openvino as o; o()",
+        "from monkeyray.model.openvino import import_openvino as o; o()",
     )
     for code, told in ((ours, []), (plain, ["intel"])):
         # Nor does this test: there is no way to the Internet through that proxy.

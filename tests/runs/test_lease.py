@@ -46,8 +46,8 @@ def test_a_second_run_is_refused(s3: Storage, tmp_path: Path) -> None:
 
 HOLDER = """
     import sys, time
-    from monkeyray.lease import hold
-    from monkeyray.storage import Storage
+    from monkeyray.runs.lease import hold
+    from monkeyray.storage.store import Storage
     with hold(sys.argv[1], Storage(), print) as lease:
         print("held", flush=True)
         sys.stdin.readline()

@@ -152,8 +152,8 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
         "options = json.loads(sys.argv[1])\n"
         "print(monkeyray.score(**options))\n"
         "place = options['predictions'] + '-evaluated'\n"
-        "from monkeyray.config import EvaluateConfig\n"
-        "from monkeyray.evaluate import evaluate\n"
+        "from monkeyray.scoring.options import EvaluateConfig\n"
+        "from monkeyray.scoring.evaluate import evaluate\n"
         "config = EvaluateConfig(output=place, images=sys.argv[2], model=options['model'])\n"
         "print(evaluate(config))\n"
         "assert 'ray' not in sys.modules and 'tensorflow' not in sys.modules\n"
@@ -186,15 +186,16 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
 
 def test_a_child_says_nothing_where_the_result_is_told(tmp_path: Path) -> None:
     code = (
-        "import os, sys, test_machine_pool as t\n"
+        "import os, sys\n"
+        "from tests.runs import test_machine_pool as t\n"
         "from dataclasses import replace\n"
         "from pathlib import Path\n"
-        "from monkeyray import child\n"
+        "from monkeyray.runs import decode_process\n"
         "with t.prepared(Path(sys.argv[1]), {'0.jpg': b'print'}, t.Limits()) as (run, job, _):\n"
         "    job = replace(job, work=replace(job.work, decode=t.printing))\n"
         "    t.MachinePool(debug=True).run(job, [0], t.WorkerCount(1), t.SAY, lambda rows: None)\n"
         # In a process that is forked afterwards it can be done again.
-        "os.fork() or os._exit(len(child._starter._threads))\n"
+        "os.fork() or os._exit(len(decode_process._starter._threads))\n"
         "assert os.waitstatus_to_exitcode(os.wait()[1]) == 0\n"
     )
     done = subprocess.run(

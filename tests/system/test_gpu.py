@@ -13,9 +13,11 @@ import pyarrow.parquet as pq
 JOBS = """
 import json, sys
 import ray
-from monkeyray.config import ScoreConfig, StoreConfig, TrainConfig
-from monkeyray.score import score
-from monkeyray.train import train
+from monkeyray.options_shared import StoreConfig
+from monkeyray.scoring.options import ScoreConfig
+from monkeyray.training.options import TrainConfig
+from monkeyray.scoring.score import score
+from monkeyray.training.train import train
 
 few, model, out = sys.argv[1:]
 ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)

@@ -128,8 +128,8 @@ def test_the_files_are_the_same_each_time(hostile: Hostile, photo: bytes) -> Non
 
 _CHILD = """
 import json, sys
-from hostile import hostile_files
-from test_hostile import peak_memory, status_of
+from tests.support.hostile import hostile_files
+from tests.system.test_hostile import peak_memory, status_of
 
 files = hostile_files(open(sys.argv[1], "rb").read())
 found = {name: status_of(data)[0] for name, (data, _) in files.items()}
