@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from frozen import differences, record
+from tests.system.frozen import differences, record
 
 
 def test_the_command_line_does_what_was_recorded(photos: Path) -> None:
