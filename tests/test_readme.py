@@ -10,9 +10,8 @@ import pytest
 
 from monkeyray.cli.commands import COMMANDS
 from monkeyray.cli.parsing import completion, parse
-from monkeyray.exports.deployments import read_deployments
-from monkeyray.exports.project_file import read_project
-from monkeyray.exports.sites import SitePattern
+from monkeyray.exports.camtrap_profile import read_project
+from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.taxonomy import Taxa
 from monkeyray.options import options_of
 from monkeyray.storage.store import Storage

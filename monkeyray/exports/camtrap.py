@@ -1,12 +1,12 @@
-"""Predictions as a Camtrap DP 1.0.2, the exchange format of the camera-trap community.
+"""Camtrap DP 1.0.2, the exchange format of the camera-trap community.
 
     place/datapackage.json    the project, and what the tables cover; written last
-    place/deployments.csv     all of the deployments table
-    place/media.csv           the images that could be dated
-    place/observations.csv    one for each of them, or of its boxes, of the medium, by a machine
-    place/left-out.csv        the images that are not in it, each with why (no part of the standard)
+    place/deployments.csv     the whole table of deployments
+    place/media.csv           the images whose time is known
+    place/observations.csv    one per image or box, at media level, by a machine
+    place/left-out.csv        the other images, each with a reason (not part of the standard)
 
-See https://camtrap-dp.tdwg.org and the schemas named below.
+See https://camtrap-dp.tdwg.org and the schemas in the folder `schemas`.
 """
 
 from __future__ import annotations
@@ -14,24 +14,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.csv
 
+from monkeyray import __version__
 from monkeyray.errors import InputError
-from monkeyray.exports.camtrap_deployments import deployments_csv
-from monkeyray.exports.camtrap_names import BBOX, MEDIA, OBSERVATIONS, file_path, mediatype
+from monkeyray.exports.camtrap_profile import Project, deployments_csv, table_fields
 from monkeyray.exports.deployments import REASONS, Deployment, Deployments
-from monkeyray.exports.export_rollup import roll_up_rows, taxon_of
-from monkeyray.exports.project_file import Project
-from monkeyray.exports.rollup import Group
 from monkeyray.exports.rows import Predictions, relative, tidy_box
-from monkeyray.exports.taxonomy import RANKS, Taxa, Taxon
+from monkeyray.exports.taxonomy import RANKS, Group, Taxa, Taxon, roll_up_rows, taxon_of
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED, PASSED
 from monkeyray.progress import Advance
@@ -41,6 +40,16 @@ from monkeyray.storage.store import Storage
 
 VERSION = "1.0.2"
 FILES = ("datapackage.json", "deployments.csv", "media.csv", "observations.csv", "left-out.csv")
+
+_TYPES = {"boolean": pa.bool_(), "number": pa.float64()}
+MEDIA, OBSERVATIONS = (
+    pa.schema(
+        [(each["name"], _TYPES.get(each["type"], pa.string())) for each in table_fields(name)]
+    )
+    for name in ("media", "observations")
+)
+#: Left, top, width and height.
+_BBOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
 
 _SCHEMAS = f"https://raw.githubusercontent.com/tdwg/camtrap-dp/{VERSION}"
 _COLUMNS = [
@@ -54,13 +63,26 @@ _LEFT_OUT = pa.schema(
 #: Why an image is left out, in words.
 WHY = {
     **REASONS,
-    _NO_PATH: "not below --relative-to, or with a name that the standard cannot hold",
+    _NO_PATH: "not below --relative-to, or the standard does not allow its file name",
 }
+
+#: The pattern of media.filePath.
+_PATH = re.compile(r"(?![./~])(?!.*\.\.).+")
+
+_MEDIATYPES = {
+    "jpg": "image/jpeg", "jpeg": "image/jpeg", "jpe": "image/jpeg", "jfif": "image/jpeg",
+    "mpo": "image/jpeg", "png": "image/png", "webp": "image/webp", "gif": "image/gif",
+    "tif": "image/tiff", "tiff": "image/tiff", "bmp": "image/bmp", "avif": "image/avif",
+    "heic": "image/heic", "heif": "image/heif", "mp4": "video/mp4", "m4v": "video/mp4",
+    "avi": "video/x-msvideo", "mov": "video/quicktime", "mkv": "video/matroska",
+    "webm": "video/webm", "mpg": "video/mpeg", "mpeg": "video/mpeg", "wmv": "video/x-ms-wmv",
+}  # fmt: skip
 
 
 @dataclass
 class Counts:
-    """Media by observationType, images left out by reason, and what people should look at."""
+    """Media by observationType, images left out by reason, images whose EXIF and deployment have
+    different UTC offsets, and labels of animals without a scientific name."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -71,11 +93,11 @@ class Counts:
 
 @dataclass(frozen=True)
 class Camtrap:
-    """What a package is made with.
+    """The inputs of a package besides the predictions.
 
-    `root`: the place below which site patterns look. `paths`: the place that file paths are
-    relative to, where they are below it; others have URLs, if they are in a store. `rollup`: the
-    score from which a taxon is sure enough, None for no roll-up.
+    `root`: the folder or prefix below which site patterns match. `paths`: the folder or prefix
+    that file paths are relative to; images outside it have URLs if they are in a store. `rollup`:
+    the roll-up threshold, None for no roll-up.
     """
 
     project: Project
@@ -89,39 +111,35 @@ class Camtrap:
 def export_camtrap(
     predictions: Predictions, uri: str, storage: Storage, *, camtrap: Camtrap, advance: Advance
 ) -> Counts:
-    """Write a package, its tables first and each of them whole.
+    """Write a package: each table whole, and datapackage.json last.
 
-    Raises InputError for a deployment without what the standard requires, and where no image at all
-    could be dated.
+    Raises InputError for a deployment that lacks a required value, and if no image has a known
+    time.
     """
     places = deployments_csv(camtrap.deployments.rows)
-    counts = Counts()
     with contextlib.ExitStack() as stack:
-        media, observations, left_out = (
-            _Sink(stack.enter_context(storage.writing(join(uri, name))), schema)
+        tables = {
+            name: _Table(stack.enter_context(storage.writing(join(uri, name))), schema)
             for name, schema in (
                 ("media.csv", MEDIA),
                 ("observations.csv", OBSERVATIONS),
                 ("left-out.csv", _LEFT_OUT),
             )
-        )
+        }
+        rows = _Rows(camtrap, *tables.values())
         columns = [*_COLUMNS, *predictions.box_columns]
-        before, number = None, 0
         for table in predictions.tables([*columns, "top_k"], advance):
-            rows = table.select(columns).to_pylist()
             rolled = roll_up_rows(table, camtrap.taxa, camtrap.rollup)
-            for row, found in zip(rows, rolled, strict=True):
-                # The boxes of an image follow each other.
-                number = number + 1 if row["uri"] == before else 1
-                before = row["uri"]
-                _add(row, number, found, camtrap, counts, media, observations, left_out)
-            for sink in (media, observations, left_out):
-                sink.flush()
+            for row, found in zip(table.select(columns).to_pylist(), rolled, strict=True):
+                rows.add(row, found)
+            for each in tables.values():
+                each.flush()
+        counts = rows.counts
         if not counts.kinds:
             reasons = "; ".join(f"{n} {WHY[reason]}" for reason, n in counts.left_out.most_common())
-            raise InputError(f"no image can be put into a Camtrap DP: {reasons}")
-        for sink in (media, observations, left_out):
-            sink.close()
+            raise InputError(f"no image fits into a Camtrap DP package: {reasons}")
+        for each in tables.values():
+            each.close()
         # An older package must not describe these tables.
         storage.delete(join(uri, "datapackage.json"))
     storage.write(join(uri, "deployments.csv"), places)
@@ -131,8 +149,8 @@ def export_camtrap(
     return counts
 
 
-class _Sink:
-    """Rows into a CSV, a table at a time."""
+class _Table:
+    """Writes rows to a CSV file in batches."""
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         self._writer = pyarrow.csv.CSVWriter(file, schema)
@@ -143,148 +161,140 @@ class _Sink:
         self._rows.append(row)
 
     def flush(self) -> None:
-        columns = [[row.get(name) for row in self._rows] for name in self._schema.names]
-        arrays = [pa.array(c, t) for c, t in zip(columns, self._schema.types, strict=True)]
-        self._writer.write_table(pa.table(arrays, schema=self._schema))
+        self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows = []
 
     def close(self) -> None:
         self._writer.close()
 
 
-def _add(
-    row: dict[str, Any],
-    number: int,
-    rolled: tuple[Group, float] | None,
-    camtrap: Camtrap,
-    counts: Counts,
-    media: _Sink,
-    observations: _Sink,
-    left_out: _Sink,
-) -> None:
-    uri: str = row["uri"]
-    dated = camtrap.deployments.date(relative(uri, camtrap.root) or "", row["captured_at"])
-    path = file_path(uri, camtrap.paths)
-    reason = dated.reason or (None if path else _NO_PATH)
-    if reason is not None or dated.time is None or dated.deployment is None or path is None:
-        if number > 1:
+class _Rows:
+    """Turns rows of predictions into media, observations and left-out images."""
+
+    def __init__(
+        self, camtrap: Camtrap, media: _Table, observations: _Table, left_out: _Table
+    ) -> None:
+        self.counts = Counts()
+        self._camtrap = camtrap
+        self._media, self._observations, self._left_out = media, observations, left_out
+        self._uri: str | None = None
+        self._number = 0
+
+    def add(self, row: dict[str, Any], rolled: tuple[Group, float] | None) -> None:
+        """Add a row and its roll-up. The rows of an image's boxes follow each other."""
+        uri: str = row["uri"]
+        self._number = self._number + 1 if uri == self._uri else 1
+        self._uri = uri
+        first = self._number == 1
+        camtrap = self._camtrap
+        dated = camtrap.deployments.date(relative(uri, camtrap.root) or "", row["captured_at"])
+        path = file_path(uri, camtrap.paths)
+        if dated.time is None or dated.deployment is None or path is None:
+            if first:
+                self._leave_out(row, dated.deployment, dated.reason or _NO_PATH)
             return
-        reason = str(reason)
-        counts.left_out[reason] += 1
-        left_out.add(
-            uri=uri,
+        observed = self._observe(row, rolled)
+        if observed is None and not first:
+            return
+        observed = observed or {"observationType": "unclassified"}
+        self.counts.kinds[observed["observationType"]] += 1
+        if row.get("detection_bbox") is not None:
+            x, y, width, height = tidy_box(row["detection_bbox"])
+            # The standard's boxes have a width and a height.
+            sides = (x, y, max(width, 1e-6), max(height, 1e-6))
+            observed |= dict(zip(_BBOX, sides, strict=True))
+        # An image has the same ID in every export.
+        media_id = hashlib.sha256(uri.encode()).hexdigest()[:32]
+        time = stamp(dated.time)
+        if first:
+            self.counts.contradicted += dated.contradicted
+            self._media.add(
+                mediaID=media_id,
+                deploymentID=dated.deployment.id,
+                captureMethod=camtrap.project.method,
+                timestamp=time,
+                filePath=path,
+                filePublic=camtrap.project.public,
+                fileName=path.rpartition("/")[2],
+                fileMediatype=mediatype(uri),
+                mediaComments=None
+                if row["status"] in ("ok", *PASSED)
+                else f"{row['status']}: {row['error'] or ''}",
+            )
+        self._observations.add(
+            observationID=f"{media_id}-{self._number}",
+            deploymentID=dated.deployment.id,
+            mediaID=media_id,
+            eventStart=time,
+            eventEnd=time,
+            observationLevel="media",
+            **observed,
+        )
+
+    def _leave_out(self, row: dict[str, Any], deployment: Deployment | None, reason: str) -> None:
+        self.counts.left_out[reason] += 1
+        self._left_out.add(
+            uri=row["uri"],
             captured_at=row["captured_at"],
-            deploymentID=dated.deployment.id if dated.deployment else None,
+            deploymentID=deployment.id if deployment else None,
             reason=reason,
             why=WHY[reason],
         )
-        return
-    if number == 1:
-        counts.contradicted += dated.contradicted
-    # An image has the same name in every export.
-    media_id = hashlib.sha256(uri.encode()).hexdigest()[:32]
-    time = stamp(dated.time)
-    if row["label"] is not None:
-        observed = _classification(row, rolled, camtrap, counts)
-    elif row["status"] in PASSED:
-        observed = _passed(row, counts)
-    elif number == 1:
-        observed = _unclassified(counts)
-    else:
-        return
-    if row.get("detection_bbox") is not None:
-        x, y, width, height = tidy_box(row["detection_bbox"])
-        # The standard has no box without a width.
-        sides = (x, y, max(width, 1e-6), max(height, 1e-6))
-        observed |= dict(zip(BBOX, sides, strict=True))
-    if number == 1:
-        media.add(
-            mediaID=media_id,
-            deploymentID=dated.deployment.id,
-            captureMethod=camtrap.project.method,
-            timestamp=time,
-            filePath=path,
-            filePublic=camtrap.project.public,
-            fileName=path.rpartition("/")[2],
-            fileMediatype=mediatype(uri),
-            mediaComments=None
-            if row["status"] in ("ok", *PASSED)
-            else f"{row['status']}: {row['error'] or ''}",
-        )
-    observations.add(
-        observationID=f"{media_id}-{number}",
-        deploymentID=dated.deployment.id,
-        mediaID=media_id,
-        eventStart=time,
-        eventEnd=time,
-        observationLevel="media",
-        **observed,
-    )
 
+    def _observe(
+        self, row: dict[str, Any], rolled: tuple[Group, float] | None
+    ) -> dict[str, Any] | None:
+        """The classification by the model, or by the detector for people, vehicles and images
+        without boxes; None if the row was not scored."""
+        if row["label"] is not None:
+            return self._classify(row, rolled)
+        if row["status"] not in PASSED:
+            return None
+        conf = row["detection_conf"]
+        return {
+            "observationType": OBSERVED[row["status"]],
+            "classificationMethod": "machine",
+            "classifiedBy": "the detector whose boxes MonkeyRay was given",
+            "classificationProbability": None if conf is None else min(round(conf, 6), 1.0),
+        }
 
-def _unclassified(counts: Counts) -> dict[str, Any]:
-    """An image that could be dated but not scored."""
-    counts.kinds["unclassified"] += 1
-    return {"observationType": "unclassified"}
-
-
-def _passed(row: dict[str, Any], counts: Counts) -> dict[str, Any]:
-    """What the detector says of a person, a vehicle, or an image without any box."""
-    kind = OBSERVED[row["status"]]
-    counts.kinds[kind] += 1
-    conf = row["detection_conf"]
-    return {
-        "observationType": kind,
-        "classificationMethod": "machine",
-        "classifiedBy": "the detector whose boxes MonkeyRay was given",
-        "classificationProbability": None if conf is None else min(round(conf, 6), 1.0),
-    }
-
-
-def _classification(
-    row: dict[str, Any], rolled: tuple[Group, float] | None, camtrap: Camtrap, counts: Counts
-) -> dict[str, Any]:
-    """What the machine says. Below its threshold, the standard calls that unknown."""
-    label, decision, score = row["label"], row["decision"], row["score"]
-    taxon, sure = camtrap.taxa.of(label), decision != BELOW
-    if camtrap.rollup is not None:
-        sure = rolled is not None
-        if rolled is not None:
-            taxon, score = taxon_of(rolled[0], camtrap.taxa), rolled[1]
-    kind = taxon.kind if sure else "unknown"
-    counts.kinds[kind] += 1
-    name = taxon.scientific_name if sure else None
-    if name is not None:
-        counts.names.setdefault(name, taxon)
-    elif kind == "animal":
-        counts.unnamed.add(taxon.label)
-    # A pipe divides tags.
-    tags = [
-        f"label:{label.replace('|', '/')}",
-        *([f"decision:{decision}"] if decision else []),
-    ]
-    return {
-        "observationType": kind,
-        "scientificName": name,
-        "classificationMethod": "machine",
-        "classifiedBy": f"MonkeyRay model {row['model_id']}",
-        "classificationTimestamp": row["predicted_at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
-        # A softmax may give a hair above 1.
-        "classificationProbability": min(round(score, 6), 1.0),
-        "observationTags": " | ".join(tags),
-    }
+    def _classify(self, row: dict[str, Any], rolled: tuple[Group, float] | None) -> dict[str, Any]:
+        label, decision, score = row["label"], row["decision"], row["score"]
+        # Below the threshold, the standard's type is unknown.
+        taxon, sure = self._camtrap.taxa.of(label), decision != BELOW
+        if self._camtrap.rollup is not None:
+            sure = rolled is not None
+            if rolled is not None:
+                taxon, score = taxon_of(rolled[0], self._camtrap.taxa), rolled[1]
+        kind = taxon.kind if sure else "unknown"
+        name = taxon.scientific_name if sure else None
+        if name is not None:
+            self.counts.names.setdefault(name, taxon)
+        elif kind == "animal":
+            self.counts.unnamed.add(taxon.label)
+        # A pipe separates tags.
+        tags = [f"label:{label.replace('|', '/')}"]
+        tags += [f"decision:{decision}"] if decision else []
+        return {
+            "observationType": kind,
+            "scientificName": name,
+            "classificationMethod": "machine",
+            "classifiedBy": f"MonkeyRay model {row['model_id']}",
+            "classificationTimestamp": row["predicted_at"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+            # Rounding may take a softmax slightly above 1.
+            "classificationProbability": min(round(score, 6), 1.0),
+            "observationTags": " | ".join(tags),
+        }
 
 
 def _package(camtrap: Camtrap, counts: Counts) -> dict[str, Any]:
-    from importlib.metadata import version
-
     given = dict(camtrap.project.package)
     known = {
         taxon.get("scientificName"): taxon
         for taxon in given.pop("taxonomic", [])
         if isinstance(taxon, dict)
     }
-    sources = [*given.pop("sources", []), {"title": "MonkeyRay", "version": version("monkeyray")}]
+    sources = [*given.pop("sources", []), {"title": "MonkeyRay", "version": __version__}]
     resources = [
         {
             "name": name,
@@ -302,26 +312,26 @@ def _package(camtrap: Camtrap, counts: Counts) -> dict[str, Any]:
         "profile": f"{_SCHEMAS}/camtrap-dp-profile.json",
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "sources": sources,
-        # What the project file says of these is better known than computed.
+        # Values in the project file take precedence.
         "spatial": _spatial(camtrap.deployments.rows),
         "temporal": _temporal(camtrap.deployments.rows),
         **given,
         "taxonomic": [
-            known.get(name) or {"scientificName": name, **_as_the_standard_has(taxon)}
+            known.get(name) or {"scientificName": name, **_taxon_properties(taxon)}
             for name, taxon in sorted(counts.names.items())
         ],
     }
 
 
-def _as_the_standard_has(taxon: Taxon) -> dict[str, Any]:
-    """What is known of a taxon, without a rank that the standard has not, as a tribe."""
+def _taxon_properties(taxon: Taxon) -> dict[str, Any]:
+    """A taxon's properties, without a rank that the standard lacks, such as a tribe."""
     rest = dict(taxon.rest)
     rank = str(rest.pop("taxonRank", "")).lower()
     return rest | ({"taxonRank": rank} if rank in (*RANKS, "species", "subspecies") else {})
 
 
 def _spatial(rows: list[Deployment]) -> dict[str, Any]:
-    """GeoJSON: the rectangle around the deployments, or the point where they all are."""
+    """GeoJSON: the rectangle around the deployments, or the point of all of them."""
     longitudes = [row.longitude for row in rows if row.longitude is not None]
     latitudes = [row.latitude for row in rows if row.latitude is not None]
     west, east, south, north = min(longitudes), max(longitudes), min(latitudes), max(latitudes)
@@ -332,19 +342,46 @@ def _spatial(rows: list[Deployment]) -> dict[str, Any]:
 
 
 def _temporal(rows: list[Deployment]) -> dict[str, str]:
-    """The first and last day, each where the camera was."""
+    """The first and the last day, in each deployment's local time."""
     starts = [row.start.date() for row in rows if row.start is not None]
     ends = [row.end.date() for row in rows if row.end is not None]
     return {"start": min(starts).isoformat(), "end": max(ends).isoformat()}
 
 
 def default_paths(predictions: Predictions, uri: str) -> str | None:
-    """What file paths are relative to where nobody says.
+    """What file paths are relative to by default.
 
-    A package that is above its images is relative to itself, so that its paths lead to them. Other
-    images have URLs, or if they are on a disk paths relative to the images' folder.
+    Paths are relative to the package if the images are below it. Otherwise images on a disk have
+    paths relative to their own folder, and images in a store have URLs (None).
     """
     root = predictions.root
     if root is not None and join(root, "").startswith(join(uri, "")):
         return uri
     return root if root is not None and is_local(root) else None
+
+
+def mediatype(uri: str) -> str:
+    """The IANA media type by the suffix of a file's name; JPEG, the type of nearly all cameras,
+    for an unknown suffix.
+
+    >>> mediatype("/a/IMG_1.JPG"), mediatype("/a/n9151jpg"), mediatype("/a/b.png")
+    ('image/jpeg', 'image/jpeg', 'image/png')
+    """
+    return _MEDIATYPES.get(uri.rpartition("/")[2].rpartition(".")[2].lower(), "image/jpeg")
+
+
+def file_path(uri: str, root: str | None) -> str | None:
+    """`media.filePath`: the path below `root`, else the URL of an image in a store.
+
+    None if the standard does not allow it: an absolute path, or one that begins with `.` or `~`
+    or contains `..`.
+
+    >>> file_path("/x/a/b c.jpg", "/x"), file_path("s3://bucket/a/b c.jpg", None)
+    ('a/b c.jpg', 's3://bucket/a/b%20c.jpg')
+    """
+    path = relative(uri, root) if root is not None else None
+    if path is None and not is_local(uri):
+        head, _, rest = uri.partition("://")
+        # A URL can encode the dots that the standard does not allow.
+        path = f"{head}://{quote(rest, safe='/')}".replace("..", "%2E%2E")
+    return path if path is not None and _PATH.fullmatch(path) else None

@@ -11,10 +11,8 @@ import pyarrow as pa
 import pyarrow.csv
 
 from monkeyray.exports.deployments import Deployments
-from monkeyray.exports.export_rollup import roll_up_rows
-from monkeyray.exports.rollup import Group
 from monkeyray.exports.rows import Predictions, relative, tidy_box
-from monkeyray.exports.taxonomy import Taxa
+from monkeyray.exports.taxonomy import Group, Taxa, roll_up_rows
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED
 from monkeyray.progress import Advance

@@ -1,24 +1,73 @@
-"""Where and when cameras hung: a table of deployments, and the images that each of them took.
-
-    deployment_id, site, camera, latitude, longitude, start, end, time_zone, clock_offset
-
-An image belongs to the deployment that its path names (`SitePattern`) and whose time it was taken
-in. The table's columns may have the names of Camtrap DP as well, and all that Camtrap DP knows of
-deployments is kept.
-"""
+"""Which site and camera an image is from, by its path."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from functools import cached_property
 
 from monkeyray.errors import ConfigError, InputError
-from monkeyray.exports.sites import SitePattern
 from monkeyray.exports.times import localise, parse_bound, parse_clock_offset, parse_zone
 from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import read_rows
+
+#: What a pattern may ask for.
+FIELDS = ("site", "camera", "deployment")
+
+_TOKEN = re.compile(r"\{([^{}]*)\}|(\*)|(\?)|([{}])|([^{}*?]+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class SitePattern:
+    """A rule such as `{site}/{camera}/*` for the path of an image below the images' folder.
+
+    A name in braces stands for a folder's name or a part of it, `*` for anything, folders too, and
+    `?` for one character of a name. Raises ConfigError for a pattern that cannot be read.
+
+    >>> SitePattern("{site}/cam{camera}/*").match("A1/cam7/100MEDIA/IMG_1.JPG")
+    {'site': 'A1', 'camera': '7'}
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        names = re.findall(r"\{([^{}]*)\}", self.text)
+        strange = [name for name in names if name not in FIELDS]
+        braces = re.sub(r"\{[^{}]*\}", "", self.text)
+        if strange or "{" in braces or "}" in braces:
+            what = f"{{{strange[0]}}}" if strange else "a brace without its other one"
+            raise ConfigError(
+                f"--site-pattern {self.text} has {what}: it knows {{site}}, {{camera}} and "
+                "{deployment}"
+            )
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(
+                f"--site-pattern {self.text} must have {{site}}, {{camera}} or {{deployment}}, "
+                "each once at most, as in {site}/{camera}/*"
+            )
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What the pattern finds, in the order of FIELDS."""
+        return tuple(name for name in FIELDS if f"{{{name}}}" in self.text)
+
+    @cached_property
+    def _regex(self) -> re.Pattern[str]:
+        parts = []
+        for name, star, question, _, literal in _TOKEN.findall(self.text):
+            if name:
+                parts.append(f"(?P<{name}>[^/]+?)")
+            else:
+                parts.append(".*" if star else "[^/]" if question else re.escape(literal))
+        return re.compile("".join(parts), re.DOTALL)
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """What the pattern finds in a path; None where it does not fit the whole of it."""
+        match = self._regex.fullmatch(path)
+        return match.groupdict() if match else None
+
 
 #: Why an image has no time, or no deployment.
 REASONS = {
@@ -251,3 +300,53 @@ def _degrees(text: str, name: str, limit: int) -> float | None:
             "point"
         )
     return value
+
+
+_NO_OFFSET = timedelta(0)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The deployment that claims an image, or else what a pattern finds in its path, or neither."""
+
+    deployment: Deployment | None = None
+    found: dict[str, str] | None = None
+
+    @property
+    def clock_offset(self) -> timedelta:
+        """What is added to the camera's time to make it right."""
+        return _NO_OFFSET if self.deployment is None else self.deployment.clock_offset
+
+    @property
+    def camera(self) -> tuple[str, ...]:
+        """A name that the images of one camera share, empty where none is known."""
+        if self.deployment is not None:
+            return ("deployment", self.deployment.id)
+        return () if self.found is None else ("camera", *self.found.values())
+
+    @property
+    def site(self) -> str | None:
+        """Its site's name; where it has none, that of the deployment or camera."""
+        if self.deployment is not None:
+            return self.deployment.site or self.deployment.id
+        found = self.found or {}
+        return next(
+            (found[name] for name in ("site", "deployment", "camera") if name in found), None
+        )
+
+
+def origin(
+    path: str,
+    captured_at: str | None,
+    pattern: SitePattern | None,
+    deployments: Deployments | None,
+) -> Origin:
+    """The origin of an image by its path below the images' folder and EXIF's local time.
+
+    Images that no deployment, or no single one, claims are of the camera that the pattern finds.
+    """
+    if deployments is not None:
+        deployment = deployments.date(path, captured_at).deployment
+        if deployment is not None:
+            return Origin(deployment)
+    return Origin(found=pattern.match(path) if pattern is not None else None)

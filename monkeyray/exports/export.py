@@ -8,11 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from monkeyray.config_files import write_options_beside
-from monkeyray.exports.deployments import Deployments, read_deployments
+from monkeyray.exports.camtrap_profile import Project, read_project
+from monkeyray.exports.deployments import Deployments, SitePattern, read_deployments
 from monkeyray.exports.options import ExportConfig
-from monkeyray.exports.project_file import Project, read_project
 from monkeyray.exports.rows import Predictions, check_output, open_predictions, root_of
-from monkeyray.exports.sites import SitePattern
 from monkeyray.exports.taxonomy import Taxa, read_taxa
 from monkeyray.progress import Advance
 from monkeyray.storage.location import join, normalise

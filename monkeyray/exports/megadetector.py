@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from monkeyray import __version__
 from monkeyray.errors import InputError
 from monkeyray.exports.rows import Predictions, relative, tidy_box
 from monkeyray.exports.taxonomy import RANKS, Taxa, Taxon
@@ -107,8 +108,6 @@ def export_megadetector(
 
 
 def _info(predictions: Predictions, seen: Surveyed) -> dict[str, Any]:
-    from importlib.metadata import version
-
     boxes = predictions.run.identity.get("detections")
     info: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -116,7 +115,7 @@ def _info(predictions: Predictions, seen: Surveyed) -> dict[str, Any]:
         "detector": "that of the boxes given" if boxes else "none, whole images",
         "classifier": f"MonkeyRay {', '.join(seen.models)}",
         "summary_report": f"{'Boxes' if boxes else 'Whole images'}, scored by MonkeyRay "
-        + version("monkeyray"),
+        + __version__,
     }
     if seen.latest is not None:
         info["classification_completion_time"] = f"{seen.latest:%Y-%m-%d %H:%M:%S}"

@@ -111,7 +111,7 @@ class ExportConfig(_Kinds):
         if self.format == "megadetector" and self.rollup_threshold is not None:
             raise ConfigError("--format megadetector has no taxa: drop --rollup-threshold")
         if self.site_pattern is not None:
-            from monkeyray.exports.sites import SitePattern
+            from monkeyray.exports.deployments import SitePattern
 
             SitePattern(self.site_pattern)
             if self.deployments is None:
@@ -192,7 +192,7 @@ class BurstsConfig(_Kinds):
             if getattr(self, name) is not None:
                 normalise(getattr(self, name))
         if self.site_pattern is not None:
-            from monkeyray.exports.sites import SitePattern
+            from monkeyray.exports.deployments import SitePattern
 
             SitePattern(self.site_pattern)
         elif self.deployments is None:

@@ -99,6 +99,6 @@ class ReviewConfig:
         if self.labelled and self.select is None:
             raise ConfigError("--labelled says what --select leaves out: give --select too")
         if self.site_pattern is not None:
-            from monkeyray.exports.sites import SitePattern
+            from monkeyray.exports.deployments import SitePattern
 
             SitePattern(self.site_pattern)

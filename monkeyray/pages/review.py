@@ -8,9 +8,8 @@ from typing import Any
 
 from monkeyray.config_files import write_options_beside
 from monkeyray.errors import InputError
-from monkeyray.exports.deployments import read_deployments
+from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.rows import Predictions, check_output, open_predictions, root_of
-from monkeyray.exports.sites import SitePattern
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_labelled, read_label_names
 from monkeyray.pages.options import ReviewConfig

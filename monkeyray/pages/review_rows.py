@@ -16,11 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from monkeyray.exports.burst_rows import wall_times
-from monkeyray.exports.deployments import Deployments
-from monkeyray.exports.origins import Origin, origin
+from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin
+from monkeyray.exports.event_groups import wall_times
 from monkeyray.exports.rows import Predictions, listed_labels, relative
-from monkeyray.exports.sites import SitePattern
 from monkeyray.images.boxes import PASSED
 from monkeyray.progress import Advance
 from monkeyray.scoring.best_boxes import one_row_per_image

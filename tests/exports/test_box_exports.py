@@ -8,18 +8,16 @@ from typing import Any
 import pytest
 
 from monkeyray.errors import InputError
-from monkeyray.exports.bursts import bursts
+from monkeyray.exports.events import bursts
 from monkeyray.exports.export import export
 from monkeyray.exports.options import BurstsConfig, ExportConfig
 from monkeyray.options_shared import StoreConfig
 from monkeyray.scoring.labelled_predictions import join_labels
 from monkeyray.scoring.rows import SCHEMA_VERSION
 from monkeyray.storage.store import Storage
-from tests.exports.test_camtrap import TIME, lines, make, problems, standard
 from tests.exports.test_megadetector import check
+from tests.support.camtrap import TIME, make_package, problems, read_csv
 from tests.support.predicted import box, predict, scored
-
-__all__ = ["standard"]
 
 QUIET = StoreConfig(quiet=True)
 
@@ -87,10 +85,12 @@ def test_megadetectors_form_has_the_boxes_back(place: Path) -> None:
     assert "9 boxes, and images without one, exported" in str(done)
 
 
-def test_camtrap_dp_has_an_observation_a_box(place: Path, standard: Path) -> None:
-    done = make(place, [])
-    assert problems(place / "package", standard) == []
-    media, seen = (lines(place / "package" / f"{name}.csv") for name in ("media", "observations"))
+def test_camtrap_dp_has_an_observation_a_box(place: Path) -> None:
+    done = make_package(place, [])
+    assert problems(place / "package") == []
+    media, seen = (
+        read_csv(place / "package" / f"{name}.csv") for name in ("media", "observations")
+    )
     assert [row["fileName"] for row in media] == [
         "herd.jpg", "blank.jpg", "car.jpg", "new.jpg", "bad.jpg", "lone.jpg",
     ]  # fmt: skip
@@ -110,7 +110,7 @@ def test_camtrap_dp_has_an_observation_a_box(place: Path, standard: Path) -> Non
 
 def test_the_csv_has_columns_for_boxes(place: Path) -> None:
     run(place, format="csv", output=str(place / "out.csv"))
-    rows = lines(place / "out.csv")
+    rows = read_csv(place / "out.csv")
     kinds = [row["observation_type"] for row in rows]
     assert kinds == ["animal", "human", "blank", "blank", "vehicle", "", "", "", "", "animal"]
     columns = [name for name in rows[0] if name.startswith("detection")]

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError, InputError
-from monkeyray.exports.deployments import REASONS, Deployments, read_deployments
-from monkeyray.exports.sites import SitePattern
+from monkeyray.exports.deployments import (
+    REASONS,
+    Deployments,
+    SitePattern,
+    origin,
+    read_deployments,
+)
 from monkeyray.exports.times import stamp
 from monkeyray.storage.store import Storage
 
@@ -116,3 +124,61 @@ def test_a_pattern_needs_its_columns(tmp_path: Path) -> None:
 def test_mistakes_in_the_table(tmp_path: Path, row: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         table(tmp_path, HEAD + row + "\n")
+
+
+NAMES = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(NAMES, NAMES, st.lists(NAMES, min_size=1))
+def test_any_names_are_found(site: str, camera: str, rest: list[str]) -> None:
+    pattern = SitePattern("{site}/{camera}/*")
+    assert pattern.match("/".join([site, camera, *rest])) == {"site": site, "camera": camera}
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "found"),
+    [
+        ("{site}/*", "A/b/c.jpg", {"site": "A"}),
+        ("*/{site}/DCIM/*", "2021/may/A/DCIM/1.jpg", {"site": "A"}),
+        ("{site}_{camera}_*", "A1_2_0001.jpg", {"site": "A1", "camera": "2"}),
+        ("{site}/{camera}/*", "A/c.jpg", None),
+        ("{deployment}/IMG_????.JPG", "x/IMG_0001.JPG", {"deployment": "x"}),
+        ("{deployment}/IMG_????.JPG", "x/IMG_00/1.JPG", None),
+        ("{site}.(x)/*", "A.(x)/1", {"site": "A"}),
+        ("{site}.(x)/*", "Abx/1", None),
+        ("{site}/*", "A/line\nbreak.jpg", {"site": "A"}),
+    ],
+)
+def test_patterns(text: str, path: str, found: dict[str, str] | None) -> None:
+    assert SitePattern(text).match(path) == found
+
+
+@pytest.mark.parametrize("text", ["", "*", "{place}/*", "{site/*", "{site}/{site}/*", "site}/*"])
+def test_no_patterns(text: str) -> None:
+    with pytest.raises(ConfigError, match="site-pattern"):
+        SitePattern(text)
+
+
+def test_the_deployment_counts_before_the_pattern(tmp_path: Path) -> None:
+    table = tmp_path / "deployments.csv"
+    table.write_text(
+        "deployment_id,site,camera,time_zone,clock_offset,start,end\n"
+        "d1,A,1,UTC,1:00:00,2025-01-01,2025-04-30\n"
+        "d2,A,1,UTC,,2025-05-01,2025-12-31\n"
+    )
+    pattern = SitePattern("{site}/{camera}/*")
+    deployments = read_deployments(str(table), Storage(), pattern)
+    found = origin("A/1/x.jpg", "2025-03-04T05:06:07", pattern, deployments)
+    assert (found.site, found.camera) == ("A", ("deployment", "d1"))
+    assert found.clock_offset == timedelta(hours=1)
+    # After both it is of no deployment, and what its path says is all that is known.
+    later = origin("A/1/x.jpg", "2026-03-04T05:06:07", pattern, deployments)
+    assert (later.site, later.camera) == ("A", ("camera", "A", "1"))
+    assert later.clock_offset == timedelta(0)
+
+
+def test_what_a_pattern_finds() -> None:
+    camera = origin("7/x.jpg", None, SitePattern("{camera}/*"), None)
+    assert (camera.site, camera.camera) == ("7", ("camera", "7"))
+    nowhere = origin("x.jpg", None, SitePattern("{camera}/*"), None)
+    assert (nowhere.site, nowhere.camera) == (None, ())

@@ -245,8 +245,8 @@ _PEAK = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
 from monkeyray.exports.options import ExportConfig
-from monkeyray.options_shared import StoreConfig
 from monkeyray.exports.export import export
+from monkeyray.options_shared import StoreConfig
 export(ExportConfig(predictions=sys.argv[2], format=sys.argv[3], output=sys.argv[4],
                     store=StoreConfig(quiet=True)))
 # Not ru_maxrss, which a process takes over from the one that started it.

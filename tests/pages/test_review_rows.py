@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 import monkeyray.exports.rows
-from monkeyray.exports.deployments import read_deployments
+from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.rows import open_predictions
-from monkeyray.exports.sites import SitePattern
 from monkeyray.pages.review_rows import Figures, Places, Shown, Wanted, survey
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored

@@ -18,12 +18,17 @@ import pyarrow.parquet as pq
 
 from monkeyray.config_files import write_options_beside
 from monkeyray.errors import InputError
-from monkeyray.exports.burst_groups import Groups, group_bursts
-from monkeyray.exports.burst_rows import Survey, numbered, survey
-from monkeyray.exports.deployments import read_deployments
+from monkeyray.exports.deployments import SitePattern, read_deployments
+from monkeyray.exports.event_groups import (
+    BurstMeans,
+    Groups,
+    Survey,
+    distribute_residual,
+    group_bursts,
+    numbered,
+    survey,
+)
 from monkeyray.exports.options import BurstsConfig, parse_gap
-from monkeyray.exports.pooling import Pool, distribute_residual
-from monkeyray.exports.rollup import RollUp
 from monkeyray.exports.rows import (
     Predictions,
     check_output,
@@ -31,8 +36,7 @@ from monkeyray.exports.rows import (
     open_predictions,
     root_of,
 )
-from monkeyray.exports.sites import SitePattern
-from monkeyray.exports.taxonomy import Taxa, read_taxa
+from monkeyray.exports.taxonomy import RollUp, Taxa, read_taxa
 from monkeyray.progress import Advance
 from monkeyray.storage.location import normalise
 
@@ -195,7 +199,7 @@ def _pool(
     rounds = _rounds(groups, len(seen.labels))
     rest = scored = 0.0
     for number, (low, high) in enumerate(rounds):
-        pool = Pool(groups.sizes)
+        pool = BurstMeans(groups.sizes)
         for part, table in numbered(predictions, ["uri", "label", "top_k"], advance):
             mine = groups.burst[part]
             if not number:

@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import monkeyray.exports.bursts
+import monkeyray.exports.events
 from monkeyray.cli.main import main
 from monkeyray.errors import ConfigError, RunError, StorageError
-from monkeyray.exports.bursts import SCHEMA, Bursts, bursts
+from monkeyray.exports.event_groups import BurstMeans
+from monkeyray.exports.events import SCHEMA, Bursts, bursts
 from monkeyray.exports.options import BurstsConfig, parse_gap
-from monkeyray.exports.pooling import Pool
 from monkeyray.options_shared import StoreConfig
 from tests.support.predicted import predict, scored
 
@@ -184,12 +184,12 @@ def test_in_rounds_the_result_is_the_same(tmp_path: Path, monkeypatch: pytest.Mo
     assert {row["burst_images"] for row in rows} == {2, 3}
     pools = []
 
-    def counted(sizes: Any) -> Pool:
-        pools.append(Pool(sizes))
+    def counted(sizes: Any) -> BurstMeans:
+        pools.append(BurstMeans(sizes))
         return pools[-1]
 
-    monkeypatch.setattr(monkeyray.exports.bursts, "_OPEN", 10_000)
-    monkeypatch.setattr(monkeyray.exports.bursts, "Pool", counted)
+    monkeypatch.setattr(monkeyray.exports.events, "_OPEN", 10_000)
+    monkeypatch.setattr(monkeyray.exports.events, "BurstMeans", counted)
     again, same = run(tmp_path, **options, output=str(tmp_path / "again.parquet"))
     assert same == rows
     assert len(pools) > 2
@@ -276,8 +276,8 @@ _PEAK = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
 from monkeyray.exports.options import BurstsConfig
+from monkeyray.exports.events import bursts
 from monkeyray.options_shared import StoreConfig
-from monkeyray.exports.bursts import bursts
 bursts(BurstsConfig(predictions=sys.argv[2], output=sys.argv[3], site_pattern="{site}/*",
                     store=StoreConfig(quiet=True)))
 # Not ru_maxrss, which a process takes over from the one that started it.

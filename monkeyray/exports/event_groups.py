@@ -1,0 +1,245 @@
+"""Bursts, images of one camera that follow each other within a gap, and their mean scores."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monkeyray.errors import RunError
+from monkeyray.exports.deployments import Deployments, SitePattern, origin
+from monkeyray.exports.rows import Predictions, listed_labels, relative
+from monkeyray.progress import Advance
+
+Ints = np.ndarray[Any, np.dtype[np.int64]]
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Images as bursts, which are numbered by camera and time.
+
+    `burst`: the number of each image's. By burst: `sizes`, its images; `first`, the image that was
+    taken first; `begin` and `end`, the first and the last of its images as they are listed.
+    """
+
+    burst: Ints
+    sizes: Ints
+    first: Ints
+    begin: Ints
+    end: Ints
+
+    def most_open(self) -> int:
+        """How many bursts there are at most of which, as the images are read in the order in which
+        they are listed, some have been read and some have not."""
+        change = np.zeros(len(self.burst) + 1, np.int32)
+        np.add.at(change, self.begin, 1)
+        np.add.at(change, self.end, -1)
+        return int(change.cumsum().max(initial=0))
+
+
+def group_bursts(cameras: Ints, times: Ints, alone: Flags, gap: int) -> Groups:
+    """Images to bursts, some 60 bytes an image.
+
+    `cameras`: numbers (n,); `times` (n,) and `gap` in one unit. The next image of a camera is of
+    the same burst where it was taken within the gap, both ends included, however long the burst is
+    by then; of two at the same time, the first listed is the first. Those that are `alone` are
+    bursts of one whatever their camera and time.
+
+    >>> nobody = np.zeros(4, bool)
+    >>> group_bursts(np.array([0, 1, 0, 0]), np.array([9, 5, 4, 14]), nobody, 5).burst.tolist()
+    [0, 1, 0, 0]
+    """
+    order = np.lexsort((times, cameras, alone))
+    apart = np.ones(len(order), np.bool_)
+    apart[1:] = np.diff(cameras[order]) != 0
+    apart[1:] |= np.diff(times[order]) > gap
+    apart |= alone[order]
+    # Those that are alone come last, in whatever order their cameras and times give; the first of
+    # them is set apart by itself.
+    starts = np.flatnonzero(apart)
+    burst = np.empty(len(order), np.int64)
+    burst[order] = np.cumsum(apart) - 1
+    sizes = np.diff(starts, append=len(order))
+    if not len(order):
+        return Groups(burst, sizes, order, order, order)
+    begin, end = np.minimum.reduceat(order, starts), np.maximum.reduceat(order, starts)
+    return Groups(burst, sizes, order[starts], begin, end)
+
+
+Array = np.ndarray[Any, Any]
+
+#: Why an image can be in no burst with others; the first that holds.
+_NOT_SCORED, _NO_CAMERA, _NO_TIME = "not scored", "no camera in their path", "no time in their EXIF"
+
+_NO_NAME = ("",)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All rows in order.
+
+    `cameras`: numbers of `names`, int64 (n,). `times`: microseconds since 1970 by the camera's own
+    clock, made right by its deployment's clock offset, int64 (n,); 0 where not `timed`. `alone`: a
+    burst of its own. `labels`: all that are listed, sorted. `counts`: those alone, by why.
+    """
+
+    cameras: Array
+    times: Array
+    timed: Array
+    alone: Array
+    names: list[tuple[str, ...]]
+    labels: list[str]
+    counts: dict[str, int]
+
+    def ids(self, rows: Array, uris: pa.ChunkedArray) -> Array:
+        """64-bit names of the bursts that begin with these images."""
+        cameras = self.cameras[rows].tolist()
+        return np.array(
+            [
+                int.from_bytes(_digest((*self.names[camera], uri)), "big")
+                for camera, uri in zip(cameras, uris.to_pylist(), strict=True)
+            ],
+            np.uint64,
+        )
+
+
+def _digest(parts: tuple[str, ...]) -> bytes:
+    # Names of files may hold anything but a zero byte.
+    return hashlib.sha256("\0".join(parts).encode()).digest()[:8]
+
+
+def survey(
+    predictions: Predictions,
+    root: str,
+    pattern: SitePattern | None,
+    deployments: Deployments | None,
+    advance: Advance,
+) -> Survey:
+    """One pass over the rows.
+
+    Images of a camera are compared by the clock of that camera alone, so no time zone is needed. Of
+    images that no deployment, or no single one, claims, those that the pattern finds the same in
+    are of one camera.
+    """
+    rows = predictions.rows
+    cameras = np.zeros(rows, np.int64)
+    times = np.zeros(rows, np.int64)
+    timed, scored = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
+    numbers: dict[tuple[str, ...], int] = {_NO_NAME: 0}
+    labels: set[str] = set()
+    columns = ["uri", "label", "captured_at", "top_k"]
+    for part, table in numbered(predictions, columns, advance):
+        labels |= listed_labels(table["top_k"])
+        scored[part] = pc.is_valid(table["label"]).to_numpy()
+        times[part], timed[part] = wall_times(table["captured_at"])
+        found = [
+            origin(relative(uri, root) or "", captured_at, pattern, deployments)
+            for uri, captured_at in zip(
+                table["uri"].to_pylist(), table["captured_at"].to_pylist(), strict=True
+            )
+        ]
+        names = [each.camera or _NO_NAME for each in found]
+        cameras[part] = [numbers.setdefault(name, len(numbers)) for name in names]
+        offsets = [each.clock_offset // _MICROSECOND for each in found]
+        times[part] += np.where(timed[part], offsets, 0)
+    alone = np.zeros(rows, np.bool_)
+    counts = {}
+    for why, those in ((_NOT_SCORED, ~scored), (_NO_CAMERA, cameras == 0), (_NO_TIME, ~timed)):
+        counts[why] = int((those & ~alone).sum())
+        alone |= those
+    return Survey(cameras, times, timed, alone, list(numbers), sorted(labels), counts)
+
+
+def numbered(
+    predictions: Predictions, columns: list[str], advance: Advance
+) -> Iterator[tuple[slice, pa.Table]]:
+    """All rows, some thousand at a time, each time with their numbers.
+
+    Raises RunError where they are more or fewer than the plan has.
+    """
+    row = 0
+    for table in predictions.tables(columns, advance):
+        part = slice(row, row + table.num_rows)
+        row = part.stop
+        if row <= predictions.rows:
+            yield part, table
+    if row != predictions.rows:
+        raise RunError(
+            f"{predictions.run.uri} has {row} rows for {predictions.rows} planned images: it was "
+            "changed by another program; run the scoring command again"
+        )
+
+
+def wall_times(captured_at: pa.ChunkedArray) -> tuple[Array, Array]:
+    """Local times in ISO 8601 as microseconds since 1970, int64, and which of them are there."""
+    wall = pc.utf8_slice_codeunits(captured_at, 0, 19)
+    found = pc.strptime(wall, format="%Y-%m-%dT%H:%M:%S", unit="us", error_is_null=True)
+    there = pc.is_valid(found).to_numpy()
+    return pc.fill_null(found.cast(pa.int64()), 0).to_numpy(), there
+
+
+class BurstMeans:
+    """The mean scores of bursts whose images come in any order.
+
+    It holds one vector for each burst of which some images have come and some have not.
+
+    >>> pool = BurstMeans(np.array([2, 1]))
+    >>> pool.add(np.array([0, 1]), np.array([[0.5, 0.5], [1.0, 0.0]]))
+    (array([1]), array([[1., 0.]]))
+    >>> pool.add(np.array([0]), np.array([[0.25, 0.75]]))
+    (array([0]), array([[0.375, 0.625]]))
+    """
+
+    def __init__(self, sizes: Array) -> None:
+        """`sizes`: by number of burst, its images."""
+        self._sizes = sizes
+        self._open: dict[int, tuple[int, Array]] = {}
+
+    def __len__(self) -> int:
+        """Bursts that are not complete."""
+        return len(self._open)
+
+    def add(self, bursts: Array, scores: Array) -> tuple[Array, Array]:
+        """The bursts that are complete with these images: numbers (m,) and scores (m, labels).
+
+        `bursts`: the number of each image's (n,); `scores`: probabilities, float64 (n, labels).
+        """
+        if not len(bursts):
+            return bursts, scores
+        order = np.argsort(bursts, kind="stable")
+        numbers, starts, counts = np.unique(bursts[order], return_index=True, return_counts=True)
+        sums = np.add.reduceat(scores[order], starts, axis=0)
+        complete = counts == self._sizes[numbers]
+        for i in np.flatnonzero(~complete):
+            number = int(numbers[i])
+            seen, total = self._open.pop(number, (0, 0.0))
+            counts[i] += seen
+            sums[i] += total
+            complete[i] = counts[i] == self._sizes[number]
+            if not complete[i]:
+                # A copy: a row of `sums` would keep all of it in memory.
+                self._open[number] = int(counts[i]), sums[i].copy()
+        return numbers[complete], sums[complete] / counts[complete, None]
+
+
+def distribute_residual(scores: Array) -> tuple[Array, Array]:
+    """Scores with what the labels that are not listed have together, in equal parts.
+
+    `scores`: float64 (n, labels), 0 for what is not listed. No label gets as much as the least
+    that is listed. Returns the scores, and what was to be spread of each row, (n,), which is 0
+    where all labels are listed.
+    """
+    listed = scores > 0
+    missing = scores.shape[1] - listed.sum(axis=1)
+    rest = np.where(missing > 0, np.clip(1 - scores.sum(axis=1), 0, 1), 0.0)
+    least = np.where(listed, scores, np.inf).min(axis=1, initial=np.inf)
+    each = np.minimum(rest / np.maximum(missing, 1), least * (1 - 1e-9))
+    return np.where(listed, scores, each[:, None]), rest
