@@ -14,9 +14,8 @@ from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_labelled, read_label_names
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review_page import Place, page_name, render_page
-from monkeyray.pages.review_rows import NEXT, Places, Shown, Wanted, choose_diverse, survey
+from monkeyray.pages.review_rows import NEXT, Places, Shown, Wanted, read_review
 from monkeyray.pages.thumbnails import thumbnails
-from monkeyray.progress import Reporter
 from monkeyray.scoring.rows import SCORED
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
@@ -77,9 +76,8 @@ def review(config: ReviewConfig) -> Review:
     check_output([first], inputs, storage, overwrite=config.overwrite)
     names = read_label_names(config.label_names, storage) if config.label_names else {}
     places = _places(config, predictions, storage)
-    wanted = _wanted(config, predictions, storage, reporter)
-    with reporter.bar("reading predictions") as bar:
-        figures, rows = survey(predictions, places, wanted, bar)
+    wanted = _wanted(config, predictions, storage)
+    figures, rows = read_review(predictions, places, wanted, reporter.bar)
     pages = -(-len(rows) // config.images_per_page) or 1
     if pages > 1 and _is_file(config.output):
         raise InputError(
@@ -135,23 +133,16 @@ def _places(config: ReviewConfig, predictions: Predictions, storage: Storage) ->
     return Places(root, pattern, deployments)
 
 
-def _wanted(
-    config: ReviewConfig, predictions: Predictions, storage: Storage, reporter: Reporter
-) -> Wanted:
-    if config.select is None:
-        return Wanted(config.per_label, config.per_section)
+def _wanted(config: ReviewConfig, predictions: Predictions, storage: Storage) -> Wanted:
+    if config.select == "diverse" and not predictions.run.identity.get("embeddings"):
+        raise InputError(
+            f"--select diverse compares embeddings, and {predictions.run.uri} has none: score "
+            "the images with --embeddings, or use --select uncertain"
+        )
     labelled: set[str] = set()
     for uri in config.labelled:
         labelled.update(list_labelled(uri, storage, Counter())["uri"].to_pylist())
-    chosen = None
-    if config.select == "diverse":
-        if not predictions.run.identity.get("embeddings"):
-            raise InputError(
-                f"--select diverse compares embeddings, and {predictions.run.uri} has none: score "
-                "the images with --embeddings, or give --select uncertain"
-            )
-        chosen = choose_diverse(predictions, config.count, labelled, reporter.bar)
-    return Wanted(config.per_label, config.per_section, config.count, chosen, labelled)
+    return Wanted(config.per_label, config.per_section, config.select, config.count, labelled)
 
 
 def _pictures(

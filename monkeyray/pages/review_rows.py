@@ -1,55 +1,83 @@
-"""What a review shows: counts over all rows of predictions, and some of the rows themselves.
+"""The contents of a review: counts over all predictions, and the images to show.
 
-One pass, some thousand rows at a time, and one before it where images are to be unlike each other.
-Memory holds the counts and the rows that are shown; they do not grow with the predictions.
+The predictions are read once into a DuckDB table in a temporary folder, one row per image, which
+queries then count and choose from. Its memory is limited and does not grow with the predictions.
 """
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
+import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin
 from monkeyray.exports.event_groups import wall_times
 from monkeyray.exports.rows import Predictions, listed_labels, relative
 from monkeyray.images.boxes import PASSED
-from monkeyray.progress import Advance
-from monkeyray.scoring.best_boxes import one_row_per_image
 from monkeyray.scoring.rows import SCORED
-from monkeyray.statistics.selection import Least, k_center, margins, squared_distances, unit
+from monkeyray.statistics.selection import k_center, squared_distances, unit
 
 Array = np.ndarray[Any, Any]
 
 #: The sections, in the order in which they are shown.
 NEXT, UNCERTAIN, OUTLIERS, LABELS, PROBLEMS = "next", "uncertain", "outliers", "labels", "problems"
 
-#: Images of which diverse ones are chosen: some 80 MB of features. More are drawn from at random.
+#: Images that diverse ones are chosen from: some 80 MB of features. Of more, a random sample.
 CANDIDATES = 20_000
 
+#: Labels listed of an image that is shown.
+LISTED = 5
+
 _COLUMNS = [
-    "uri", "status", "error", "label", "score", "decision", "ood_score", "top_k", "captured_at",
-    "sha256",
+    "uri", "status", "error", "label", "decision", "ood_score", "top_k", "captured_at", "sha256",
 ]  # fmt: skip
-_EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
-_HOUR = 3_600_000_000
+
+_SETTINGS = {"memory_limit": "512MB", "threads": 2, "autoinstall_known_extensions": False}
+
+#: `number`: the row's place in the predictions.
+_TABLE = """
+CREATE TABLE predictions (
+    number BIGINT, uri VARCHAR, status VARCHAR, error VARCHAR, label VARCHAR, decision VARCHAR,
+    ood_score FLOAT, listed STRUCT(label VARCHAR, score FLOAT)[], taken TIMESTAMP, site VARCHAR,
+    sha256 VARCHAR, detection_conf FLOAT, detection_bbox FLOAT[])
+"""
+#: An image's rows are its boxes, and the most confident scored one stands for it.
+_BEST_BOXES = f"""
+CREATE TABLE best AS SELECT * FROM predictions QUALIFY row_number() OVER (
+    PARTITION BY uri ORDER BY if(status IN {SCORED}, coalesce(detection_conf, 0), -1) DESC, number
+) = 1
+"""
+#: `content`: the identity of the image's bytes. `margin`: how far the best label is ahead of the
+#: second; without a listed second, the smallest possible difference, which keeps the order of the
+#: scores.
+_VIEW = """
+CREATE VIEW images AS SELECT *,
+    coalesce(sha256, uri) AS content,
+    coalesce(listed[1].score, 0)::DOUBLE AS first,
+    coalesce(listed[2].score, 0)::DOUBLE AS second,
+    first - if(second > 0, second, 1 - first) AS margin
+FROM {table}
+"""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A row that is shown.
+    """An image on a page.
 
-    `path`: below the images' folder, the URI where it is not below it. `listed`: the best labels
-    with their scores, the best first, none where the image was not scored. `taken`: local time by
-    the camera's clock, made right by its deployment's clock offset. `bbox`: the box that was
-    scored, where boxes were. `sections`: those that it is in, each with its place there.
+    `path`: below the images' folder, or the URI if it is not below it. `listed`: the best labels
+    with their scores, best first; empty if the image was not scored. `taken`: the camera's local
+    time, corrected by its deployment's clock offset. `bbox`: the box that was scored, in runs with
+    detections. `sections`: its rank in each section that it is in, from 0.
     """
 
     uri: str
@@ -67,8 +95,8 @@ class Shown:
 
 @dataclass
 class Figures:
-    """Counts of images: all `images` by status and site, and those that were scored by decision,
-    label, and label and hour of day (int64 (24,)). `known`: the labels that any row lists."""
+    """Counts of all `images`, by status and by site; of scored images by decision, by label, and by
+    label and hour of day (int64 (24,)). `known`: the labels that any row lists."""
 
     images: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
@@ -81,14 +109,15 @@ class Figures:
 
 @dataclass(frozen=True)
 class Places:
-    """What tells an image's site and time: `root`, below which paths are; the rest perhaps not."""
+    """How sites and clock offsets are found: paths are relative to `root`; the site pattern and the
+    table of deployments are optional."""
 
     root: str | None = None
     pattern: SitePattern | None = None
     deployments: Deployments | None = None
 
     def origins(self, uris: list[str], captured_at: list[str | None]) -> list[Origin] | None:
-        """The origins of images, None where nothing tells any."""
+        """The origins of images, None without a pattern or deployments."""
         if self.pattern is None and self.deployments is None:
             return None
         return [
@@ -97,212 +126,207 @@ class Places:
         ]
 
     def path(self, uri: str) -> str | None:
-        """The path of an image below the root, None where it is not below it."""
+        """The path of an image below the root, None if it is not below it."""
         return None if self.root is None else relative(uri, self.root)
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How many rows are shown: of each label, of each other section, and to be labelled `next`.
+    """How many images to show: of each label, and of each other section.
 
-    `chosen`: for what is next, the URIs in order; where None, the least certain that have no label
-    yet. `labelled`: the URIs of images that have one.
+    `select`: how to choose the `count` images to label next, of which none is in `labelled` (URIs).
     """
 
     per_label: int
     per_section: int
-    next: int = 0
-    chosen: dict[str, int] | None = None
+    select: Literal["uncertain", "diverse"] | None = None
+    count: int = 0
     labelled: Collection[str] = ()
 
 
-def survey(
-    predictions: Predictions, places: Places, wanted: Wanted, advance: Advance
+def read_review(
+    predictions: Predictions, places: Places, wanted: Wanted, bar: Callable[[str], Any]
 ) -> tuple[Figures, list[Shown]]:
-    """The counts, and the rows that are shown, each once, in the order of the sections."""
-    seen = _Survey(places, wanted)
-    for table in _images(predictions, _COLUMNS, advance):
-        seen.add(table)
-    return seen.figures, seen.shown()
+    """The counts, and the images to show, each once, in the order of the sections.
+
+    `bar` makes a progress bar from its title. Raises InputError for predictions that cannot be
+    read.
+    """
+    with tempfile.TemporaryDirectory(prefix="monkeyray-") as folder, _database(folder) as db:
+        with bar("reading predictions") as advance:
+            known = _load(db, predictions, places, advance)
+        figures = _figures(db, known)
+        numbers = _sections(db, predictions, wanted, bar)
+        return figures, _shown(db, places, numbers)
 
 
-def _images(predictions: Predictions, columns: list[str], advance: Advance) -> Iterator[pa.Table]:
-    """A row an image, with the columns, of which status is one: of boxes the surest."""
-    boxes = predictions.box_columns
-    tables = predictions.tables([*columns, *boxes], advance)
-    return one_row_per_image(tables) if boxes else tables
+@contextlib.contextmanager
+def _database(folder: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    settings = {**_SETTINGS, "temp_directory": str(Path(folder) / "spill")}
+    with duckdb.connect(str(Path(folder) / "review.duckdb"), config=settings) as db:
+        yield db
 
 
-class _Survey:
-    def __init__(self, places: Places, wanted: Wanted) -> None:
-        self.figures = Figures()
-        self._places, self._wanted = places, wanted
-        self._least = {
-            NEXT: Least[Shown](wanted.next),
-            UNCERTAIN: Least[Shown](wanted.per_section),
-            OUTLIERS: Least[Shown](wanted.per_section),
-            PROBLEMS: Least[Shown](wanted.per_section),
-        }
-        self._by_label: dict[str, Least[Shown]] = {}
-        self._labelled = pa.array(sorted(wanted.labelled), pa.string())
-
-    def add(self, table: pa.Table) -> None:
-        uris, labels = table["uri"].to_pylist(), table["label"].to_pylist()
+def _load(
+    db: duckdb.DuckDBPyConnection, predictions: Predictions, places: Places, advance: Any
+) -> set[str]:
+    """Fill the table; returns all labels that rows list."""
+    boxes = ["detection_conf", "detection_bbox"] if predictions.box_columns else []
+    db.execute(_TABLE)
+    known: set[str] = set()
+    first = 0
+    db.begin()
+    for table in predictions.tables([*_COLUMNS, *boxes], advance):
+        known |= listed_labels(table["top_k"])
         times, timed = wall_times(table["captured_at"])
-        origins = self._places.origins(uris, table["captured_at"].to_pylist())
+        origins = places.origins(table["uri"].to_pylist(), table["captured_at"].to_pylist())
         if origins is not None:
             times = times + [each.clock_offset // _MICROSECOND for each in origins]
-        self._count(table, labels, times, timed, origins)
-        scored = pc.is_in(table["status"], pa.array(SCORED)).to_numpy()
-        contents = pc.fill_null(pc.coalesce(table["sha256"], table["uri"]), "").to_pylist()
-
-        def make(i: int) -> Shown:
-            moment = _EPOCH + int(times[i]) * _MICROSECOND if timed[i] else None
-            row = {name: table[name][i].as_py() for name in table.column_names}
-            bbox = row.get("detection_bbox")
-            return Shown(
-                uri=row["uri"],
-                path=self._places.path(row["uri"]) or row["uri"],
-                status=row["status"],
-                error=row["error"],
-                listed=tuple((each["label"], each["score"]) for each in row["top_k"] or ()),
-                decision=row["decision"],
-                ood_score=row["ood_score"],
-                site=None if origins is None else origins[i].site,
-                taken=moment,
-                bbox=None if bbox is None else tuple(bbox),
-            )
-
-        margin = margins(_listed(table))
-        keys = {
-            NEXT: self._next(table, margin),
-            UNCERTAIN: np.where(scored, margin, np.nan),
-            OUTLIERS: -pc.fill_null(table["ood_score"], np.nan).to_numpy(),
-            PROBLEMS: self._problems(table["status"].to_pylist(), scored),
-        }
-        for section, least in self._least.items():
-            # Broken files are told apart by their names alone: many are empty, all alike.
-            least.add(keys[section], uris if section == PROBLEMS else contents, make)
-        draw = _draw(table["sha256"])
-        for label in {label for label in labels if label is not None}:
-            mine = np.where(
-                pc.equal(table["label"], label).to_numpy(zero_copy_only=False), draw, np.nan
-            )
-            least = self._by_label.setdefault(label, Least[Shown](self._wanted.per_label))
-            least.add(mine, contents, make)
-
-    def _count(
-        self,
-        table: pa.Table,
-        labels: list[str | None],
-        times: Array,
-        timed: Array,
-        origins: list[Origin] | None,
-    ) -> None:
-        figures = self.figures
-        self._before = Counter(figures.statuses)
-        figures.images += table.num_rows
-        figures.statuses.update(table["status"].to_pylist())
-        figures.decisions.update(filter(None, table["decision"].to_pylist()))
-        figures.labels.update(label for label in labels if label is not None)
-        figures.known |= listed_labels(table["top_k"])
-        if origins is not None:
-            figures.sites.update(each.site for each in origins if each.site is not None)
-        hours = (times // _HOUR % 24).tolist()
-        for label, hour, there in zip(labels, hours, timed.tolist(), strict=True):
-            if there and label is not None:
-                figures.hours.setdefault(label, np.zeros(24, np.int64))[hour] += 1
-
-    def _next(self, table: pa.Table, margin: Array) -> Array:
-        wanted = self._wanted
-        if not wanted.next:
-            return np.full(table.num_rows, np.nan)
-        if wanted.chosen is not None:
-            return np.array([wanted.chosen.get(uri, np.nan) for uri in table["uri"].to_pylist()])
-        return np.where(_free(table, self._labelled), margin, np.nan)
-
-    def _problems(self, statuses: list[str], scored: Array) -> Array:
-        """What should have been scored and was not: the first of each status, then the second of
-        each, and so on."""
-        counts = self._before
-        keys = np.full(len(statuses), np.nan)
-        for i in np.flatnonzero(~scored).tolist():
-            if statuses[i] in PASSED:
-                continue
-            keys[i] = counts[statuses[i]]
-            counts[statuses[i]] += 1
-        return keys
-
-    def shown(self) -> list[Shown]:
-        """All that is kept; what is in several sections comes with the first."""
-        lists = {section: list(least) for section, least in self._least.items()}
-        lists[LABELS] = [row for label in sorted(self._by_label) for row in self._by_label[label]]
-        rows: dict[str, Shown] = {}
-        for section in (NEXT, UNCERTAIN, OUTLIERS, LABELS, PROBLEMS):
-            for place, row in enumerate(lists[section]):
-                rows.setdefault(row.uri, row).sections[section] = place
-        return list(rows.values())
+            sites = pa.array([each.site for each in origins], pa.string())
+            table = table.append_column("site", sites)
+        following = first + table.num_rows
+        table = table.append_column("number", pa.array(range(first, following)))
+        table = table.append_column("taken", pa.array(times, pa.timestamp("us"), mask=~timed))
+        table = table.append_column("listed", table["top_k"]).drop_columns(["top_k", "captured_at"])
+        db.register("batch", table)
+        db.execute(
+            f"INSERT INTO predictions BY NAME SELECT * REPLACE (listed[1:{LISTED}] AS listed) "
+            "FROM batch"
+        )
+        first = following
+    db.commit()
+    if boxes:
+        db.execute(_BEST_BOXES)
+    db.execute(_VIEW.format(table="best" if boxes else "predictions"))
+    return known
 
 
-def _listed(table: pa.Table) -> Array:
-    """The two best scores of each row, 0 where there is none, float64 (n, 2)."""
-    scores = np.zeros((table.num_rows, 2))
-    for place in range(2):
-        long = pc.greater(pc.fill_null(pc.list_value_length(table["top_k"]), 0), place)
-        rows = np.flatnonzero(long.to_numpy())
-        kept = table["top_k"].filter(long)
-        if len(kept):
-            scores[rows, place] = pc.struct_field(pc.list_element(kept, place), "score").to_numpy()
-    return scores
+def _figures(db: duckdb.DuckDBPyConnection, known: set[str]) -> Figures:
+    def counts(column: str) -> Counter[str]:
+        # Equal counts stay in the order of the images.
+        rows = db.execute(f"""SELECT {column}, count(*) FROM images WHERE {column} IS NOT NULL
+            GROUP BY {column} ORDER BY min(number)""").fetchall()
+        return Counter(dict(rows))
 
-
-def _free(table: pa.Table, labelled: pa.Array) -> Array:
-    """Which images can be labelled and used for training, and are not yet, bool (n,)."""
-    whole = pc.equal(table["status"], "ok")
-    return np.asarray(pc.and_not(whole, pc.is_in(table["uri"], labelled)).to_numpy())
-
-
-def _draw(contents: pa.ChunkedArray) -> Array:
-    """A number for each content hash that is as good as drawn at random, float64; NaN for none."""
-    return np.array(
-        [np.nan if hash_ is None else int(hash_[:13], 16) for hash_ in contents.to_pylist()]
+    hours: dict[str, Array] = {}
+    for label, hour, count in db.execute("""SELECT label, hour(taken), count(*) FROM images
+            WHERE label IS NOT NULL AND taken IS NOT NULL GROUP BY ALL ORDER BY ALL""").fetchall():
+        hours.setdefault(label, np.zeros(24, np.int64))[hour] = count
+    statuses = counts("status")
+    return Figures(
+        images=statuses.total(),
+        statuses=statuses,
+        decisions=counts("decision"),
+        labels=counts("label"),
+        sites=counts("site"),
+        hours=hours,
+        known=known,
     )
 
 
-def choose_diverse(
+def _sections(
+    db: duckdb.DuckDBPyConnection, predictions: Predictions, wanted: Wanted, bar: Any
+) -> dict[str, list[int]]:
+    """By section, the numbers of its images in order; no section shows the same bytes twice."""
+    db.register("labelled", pa.table({"uri": pa.array(sorted(wanted.labelled), pa.string())}))
+    unlabelled = "status = 'ok' AND uri NOT IN (FROM labelled)"
+    following: list[int] = []
+    if wanted.select == "uncertain":
+        following = _least(db, "margin", unlabelled, wanted.count)
+    elif wanted.select == "diverse":
+        # Hashes are as good as random numbers.
+        candidates = _least(db, "left(sha256, 13)", unlabelled, CANDIDATES)
+        following = _diverse(db, predictions, candidates, wanted.count, bar)
+    scored = f"status IN {SCORED}"
+    by_label = db.execute(f"""
+        SELECT number FROM (
+            SELECT label, number, sha256 FROM images WHERE label IS NOT NULL AND sha256 IS NOT NULL
+            QUALIFY row_number() OVER (PARTITION BY label, sha256 ORDER BY number) = 1)
+        QUALIFY row_number() OVER (
+            PARTITION BY label ORDER BY left(sha256, 13), number) <= {wanted.per_label}
+        ORDER BY label, left(sha256, 13), number""").fetchall()
+    # One of each status, then the second of each. Many broken files are alike: empty.
+    problems = db.execute(f"""
+        SELECT number FROM images WHERE status NOT IN {(*SCORED, *PASSED)}
+        ORDER BY row_number() OVER (PARTITION BY status ORDER BY number), number
+        LIMIT {wanted.per_section}""").fetchall()
+    return {
+        NEXT: following,
+        UNCERTAIN: _least(db, "margin", scored, wanted.per_section),
+        OUTLIERS: _least(db, "-ood_score", "NOT isnan(ood_score)", wanted.per_section),
+        LABELS: [number for (number,) in by_label],
+        PROBLEMS: [number for (number,) in problems],
+    }
+
+
+def _least(db: duckdb.DuckDBPyConnection, key: str, where: str, limit: int) -> list[int]:
+    """The numbers of the images with the smallest keys, in order, of each content the first."""
+    return [
+        number
+        for (number,) in db.execute(f"""
+            SELECT number FROM images WHERE {where} AND {key} IS NOT NULL
+            QUALIFY row_number() OVER (PARTITION BY content ORDER BY {key}, number) = 1
+            ORDER BY {key}, number LIMIT {limit}""").fetchall()
+    ]
+
+
+def _shown(
+    db: duckdb.DuckDBPyConnection, places: Places, numbers: dict[str, list[int]]
+) -> list[Shown]:
+    sections: dict[int, dict[str, int]] = {}
+    for section, members in numbers.items():
+        for rank, number in enumerate(members):
+            sections.setdefault(number, {})[section] = rank
+    names = "uri, status, error, decision, ood_score, site, taken"
+    rows = db.execute(
+        f"SELECT number, listed, detection_bbox, {names} FROM images "
+        "WHERE number IN (SELECT unnest(?))",
+        [list(sections)],
+    ).fetchall()
+    shown = {
+        number: Shown(
+            path=places.path(values[0]) or values[0],
+            listed=tuple((each["label"], each["score"]) for each in listed or ()),
+            bbox=None if bbox is None else tuple(bbox),
+            sections=sections[number],
+            **dict(zip(names.split(", "), values, strict=True)),
+        )
+        for number, listed, bbox, *values in rows
+    }
+    return [shown[number] for number in sections]
+
+
+def _diverse(
+    db: duckdb.DuckDBPyConnection,
     predictions: Predictions,
+    candidates: list[int],
     count: int,
-    labelled: Collection[str],
     bar: Callable[[str], Any],
-) -> dict[str, int]:
-    """The URIs of images that are unlike each other and unlike the labelled ones, in order, by the
-    directions of their embeddings.
-
-    They are chosen from CANDIDATES images at most. `bar` gives a progress bar by its title. Raises
-    InputError for predictions without embeddings.
-    """
-    columns = ["uri", "status", "sha256", "embedding"]
-    known = pa.array(sorted(labelled), pa.string())
-    drawn = Least[tuple[str, Array]](CANDIDATES)
+) -> list[int]:
+    """Of the candidates those that are unlike each other and unlike the labelled images, by the
+    directions of their embeddings; their numbers in order."""
+    if not candidates:
+        return []
     with bar("reading embeddings") as advance:
-        for table in _images(predictions, columns, advance):
-            uris, vectors = table["uri"], table["embedding"]
-
-            def make(i: int, uris: Any = uris, vectors: Any = vectors) -> tuple[str, Array]:
-                return uris[i].as_py(), vectors[i].values.to_numpy().copy()
-
-            keys = np.where(_free(table, known), _draw(table["sha256"]), np.nan)
-            drawn.add(keys, pc.fill_null(table["sha256"], "").to_pylist(), make)
-    found = list(drawn)
-    if not found:
-        return {}
-    candidates = unit(np.stack([vector for _, vector in found]))
-    nearest = np.full(len(candidates), np.inf, np.float32)
-    if len(known):
+        found = list(_vectors(predictions, candidates, advance))
+    vectors = dict(zip(sorted(candidates), np.concatenate(found), strict=True))
+    features = unit(np.stack([vectors[number] for number in candidates]))
+    nearest = np.full(len(features), np.inf, np.float32)
+    labelled = db.execute("SELECT number FROM images WHERE uri IN (FROM labelled)").fetchall()
+    if labelled:
         with bar("comparing with --labelled") as advance:
-            for table in _images(predictions, ["uri", "status", "embedding"], advance):
-                mine = table.filter(pc.is_in(table["uri"], known))["embedding"].drop_null()
-                for chunk in mine.chunks:
-                    centres = unit(chunk.flatten().to_numpy().reshape(len(chunk), -1))
-                    nearest = np.minimum(nearest, squared_distances(candidates, centres))
-    return {found[i][0]: place for place, i in enumerate(k_center(candidates, count, nearest))}
+            for centres in _vectors(predictions, [number for (number,) in labelled], advance):
+                nearest = np.minimum(nearest, squared_distances(features, unit(centres)))
+    return [candidates[i] for i in k_center(features, count, nearest)]
+
+
+def _vectors(predictions: Predictions, numbers: list[int], advance: Any) -> Iterator[Array]:
+    """The embeddings of rows with these numbers that have one, float32 (n, d), in order."""
+    wanted = np.sort(numbers)
+    first = 0
+    for table in predictions.tables(["embedding"], advance):
+        low, high = np.searchsorted(wanted, (first, first + table.num_rows))
+        chosen = table["embedding"].take(pa.array(wanted[low:high] - first)).drop_null()
+        first += table.num_rows
+        if len(chosen):
+            yield chosen.combine_chunks().flatten().to_numpy().reshape(len(chosen), -1)

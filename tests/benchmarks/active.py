@@ -21,7 +21,7 @@ from scipy.stats import t
 
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import SIDE
-from monkeyray.statistics.selection import k_center, margins, squared_distances, unit
+from monkeyray.statistics.selection import k_center, squared_distances, unit
 from monkeyray.statistics.splits import split_images
 from monkeyray.storage.keys import sha256
 from tests.benchmarks.bursts import Embedder
@@ -47,6 +47,12 @@ def train(features: Array, labels: Array) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=500 / len(features), max_iter=500).fit(features, labels)
+
+
+def margins(scores: Array) -> Array:
+    """How far the best label is ahead of the second, (n,), from scores (n, labels)."""
+    best = np.sort(scores, axis=1)
+    return np.asarray(best[:, -1] - best[:, -2])
 
 
 def start_of(labels: Array, each: int, random: np.random.Generator) -> Array:

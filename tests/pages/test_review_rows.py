@@ -11,7 +11,8 @@ import pytest
 import monkeyray.exports.rows
 from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.rows import open_predictions
-from monkeyray.pages.review_rows import Figures, Places, Shown, Wanted, survey
+from monkeyray.pages.review_rows import Figures, Places, Shown, Wanted, read_review
+from monkeyray.progress import Reporter
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
 
@@ -39,7 +40,7 @@ ROWS = [
 
 def look(place: Path, places: Places, wanted: Wanted) -> tuple[Figures, list[Shown]]:
     predictions = open_predictions(str(place), Storage(), partial=False)
-    return survey(predictions, places, wanted, lambda total, rows: None)
+    return read_review(predictions, places, wanted, Reporter(quiet=True).bar)
 
 
 def section(rows: list[Shown], name: str) -> list[str]:
@@ -57,7 +58,7 @@ def place(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 def test_sections(place: Path) -> None:
-    wanted = Wanted(per_label=1, per_section=2, next=3, labelled={"/x/B/1/d.jpg"})
+    wanted = Wanted(1, 2, "uncertain", 3, labelled={"/x/B/1/d.jpg"})
     figures, rows = look(place, Places("/x"), wanted)
     # Of what can be trained on and has no label, the least sure first; of equal ones the earlier.
     assert section(rows, "next") == ["A/1/b.jpg", "g.jpg", "A/1/a.jpg"]
@@ -99,6 +100,6 @@ def test_the_same_bytes_are_shown_once(tmp_path: Path) -> None:
     rows = [scores(f"{i}.jpg", ("fox", 0.5), ("owl", 0.25), sha256=sha("same")) for i in range(4)]
     rows += [{"uri": f"/x/{i}.jpg", "status": "empty", "sha256": sha("")} for i in (7, 8)]
     predict(tmp_path / "p", rows, images="/x", sizes=[2, 4])
-    _, shown = look(tmp_path / "p", Places("/x"), Wanted(3, 3, next=3))
+    _, shown = look(tmp_path / "p", Places("/x"), Wanted(3, 3, "uncertain", 3))
     # Broken files are none that anybody labels twice.
     assert [row.path for row in shown] == ["0.jpg", "7.jpg", "8.jpg"]

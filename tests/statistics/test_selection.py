@@ -1,4 +1,4 @@
-"""What to label next: the least of a stream, margins, and the farthest from what is there."""
+"""Diverse images: each choice is the farthest from those before."""
 
 from __future__ import annotations
 
@@ -9,54 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from monkeyray.statistics.selection import Least, k_center, margins, squared_distances, unit
-
-
-@settings(deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from([0.0, 0.5, 1.0, np.nan]), st.integers(0, 9)), max_size=40),
-    st.lists(st.integers(0, 40), max_size=4),
-    st.integers(0, 12),
-)
-def test_the_least_of_a_stream_are_those_of_the_whole(
-    rows: list[tuple[float, int]], cuts: list[int], limit: int
-) -> None:
-    # Equal names have equal keys but where the key says that the row is not meant.
-    rows = [(key if np.isnan(key) else float(name % 3), name) for key, name in rows]
-    least = Least[int](limit)
-    bounds = [0, *sorted(min(cut, len(rows)) for cut in cuts), len(rows)]
-    for start, end in itertools.pairwise(bounds):
-        keys = np.array([key for key, _ in rows[start:end]])
-        names = [str(name) for _, name in rows[start:end]]
-        least.add(keys, names, range(start, end).__getitem__)
-    first: dict[int, int] = {}
-    for place, (key, name) in enumerate(rows):
-        if not np.isnan(key):
-            first.setdefault(name, place)
-    expected = sorted(first.values(), key=lambda place: (rows[place][0], place))[:limit]
-    assert list(least) == expected
-
-
-def test_a_name_is_held_once_with_its_least_key() -> None:
-    least = Least[str](2)
-    least.add(np.array([3.0, 2.0, 1.0]), ["a", "b", "a"], lambda i: f"first {i}")
-    assert list(least) == ["first 2", "first 1"]
-    least.add(np.array([0.5, 4.0]), ["b", "c"], lambda i: f"second {i}")
-    assert list(least) == ["second 0", "first 2"]
-
-
-def test_what_is_made_is_what_is_kept() -> None:
-    made: list[int] = []
-    least = Least[None](3)
-    least.add(np.arange(1000.0), [str(i) for i in range(1000)], made.append)
-    assert made == [0, 1, 2]
-
-
-def test_margins_by_hand() -> None:
-    scores = np.array([[0.25, 0.5, 0.125], [0.5, 0.5, 0], [0.625, 0, 0], [0.25, 0, 0]])
-    assert margins(scores).tolist() == [0.25, 0.0, 0.25, -0.5]
-    assert margins(np.array([[0.75]])).tolist() == [0.5]
-
+from monkeyray.statistics.selection import k_center, squared_distances, unit
 
 points = st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1, max_size=9).map(
     lambda rows: np.array(rows, np.float32)
