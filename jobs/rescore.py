@@ -1,4 +1,4 @@
-"""Score predictions that have embeddings again, with another top, temperature or threshold.
+"""Score predictions that have embeddings again, with another head, temperature or threshold.
 
     python jobs/rescore.py --predictions out/ --model models/second --output rescored/
     ray job submit --working-dir . -- python jobs/rescore.py --predictions s3://… --model s3://… \

@@ -65,7 +65,7 @@ def ray_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Trained:
-    """A model of the three species, trained once for all tests that need one, with its base in
+    """A model of the three species, trained once for all tests that need one, with its backbone in
     int8 where that can be made."""
     import monkeyray
 
@@ -77,10 +77,10 @@ def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: No
 
 @pytest.fixture(scope="session")
 def quantised(trained: Trained) -> Trained:
-    """The same model, or a skip where it has no base in int8; in CI that is a failure."""
+    """The same model, or a skip where it has no backbone in int8; in CI that is a failure."""
     if trained.model["metrics"]["int8"] is not None:
         return trained
-    message = "pip install 'monkeyray[int8]': there is no NNCF to make a base in int8 with"
+    message = "pip install 'monkeyray[int8]': there is no NNCF to make a backbone in int8 with"
     if os.environ.get("MONKEYRAY_CI"):
         pytest.fail(message)
     pytest.skip(message)

@@ -522,11 +522,11 @@ def _check_label_folders(root: str, labels: list[str]) -> None:
                 f"the label {label!r} in {root!r} is no UTF-8: rename the folder, or give a "
                 "manifest with the columns uri and label"
             )
-    parts = {_SPLITS.get(label.lower()): label for label in labels}
-    if None not in parts:
-        train, test = parts.get("train", "train"), parts.get("test", "test")
+    splits = {_SPLITS.get(label.lower()): label for label in labels}
+    if None not in splits:
+        train, test = splits.get("train", "train"), splits.get("test", "test")
         raise InputError(
-            f"the sub-folders {', '.join(labels)} of {root} look like parts, not labels: give "
+            f"the sub-folders {', '.join(labels)} of {root} look like splits, not labels: give "
             f"--images {join(root, train)} --test {join(root, test)}"
         )
 

@@ -17,7 +17,7 @@ class View:
     mirrored: bool = False
 
     def box(self, width: float, height: float) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of the crop in pixels of an image of that size.
+        """Left, head, right and bottom of the crop in pixels of an image of that size.
 
         >>> View(0.5).box(400, 100)
         (100.0, 0.0, 300.0, 100.0)
@@ -28,7 +28,7 @@ class View:
         return 0.0, height * cut, float(width), height * (1 - cut)
 
 
-#: Measured with a linear top on MobileNet's features of the 10 Monkey Species, four times five
+#: Measured with a linear head on MobileNet's features of the 10 Monkey Species, four times five
 #: grouped folds: accuracy 0.985 on `middle` alone, 0.982 on `whole` and 0.980 on `square`; 0.988
 #: with `middle` and its mirror image. Training on several views added nothing to that.
 _CROPS = {"middle": 0.5, "whole": 0.0, "square": 1.0}

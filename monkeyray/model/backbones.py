@@ -23,13 +23,13 @@ from monkeyray.storage.store import Storage
 #: Weights in the order of keras.Model.get_weights(), each under "index/path of the variable".
 Weights = Mapping[str, np.ndarray[Any, Any]]
 
-#: No file of weights is larger; the largest base has 100 MB, thrice that with its optimiser.
+#: No file of weights is larger; the largest backbone has 100 MB, thrice that with its optimiser.
 _MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One network without its top, global average pooling at its end.
+    """One network without its head, global average pooling at its end.
 
     `builder`: its name in keras.applications, a string so that nothing loads Keras early.
     `size`: side of its square input in pixels. `width`: length of its feature vector. `scale`,
@@ -95,7 +95,7 @@ def import_keras(backend: str = "tensorflow") -> Any:
         return importlib.import_module("keras")
 
 
-def build_base(
+def build_backbone(
     name: str, weights: Weights | None = None, seed: int = 0, policy: str = "float32"
 ) -> Any:
     """The keras.Model of a backbone: float32 (n, size, size, 3), preprocessed, to (n, width).
@@ -104,13 +104,13 @@ def build_base(
     precision that its layers compute in, as mixed_bfloat16.
     """
     keras = import_keras()
-    backbone = BACKBONES[name]
+    spec = BACKBONES[name]
     if weights is None:
         keras.utils.set_random_seed(seed)
-    builder = getattr(keras.applications, backbone.builder)
-    shape: tuple[int, ...] = (backbone.size, backbone.size, 3)
+    builder = getattr(keras.applications, spec.builder)
+    shape: tuple[int, ...] = (spec.size, spec.size, 3)
     if keras.config.image_data_format() == "channels_first":
-        shape = (3, backbone.size, backbone.size)
+        shape = (3, spec.size, spec.size)
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -128,13 +128,13 @@ def load_weights(name: str, source: str, storage: Storage, seed: int = 0) -> Wei
 
     Raises ConfigError when they cannot be had or do not fit the network.
     """
-    backbone = BACKBONES[name]
+    spec = BACKBONES[name]
     if source == "none":
-        return named_weights(build_base(name, seed=seed))
-    if source == "imagenet" and backbone.packaged:
+        return named_weights(build_backbone(name, seed=seed))
+    if source == "imagenet" and spec.packaged:
         from safetensors.numpy import load
 
-        packaged = resources.files("monkeyray.model") / "data" / backbone.packaged
+        packaged = resources.files("monkeyray.model") / "data" / spec.packaged
         return load(packaged.read_bytes())  # type: ignore[no-any-return]
     if source == "imagenet":
         return _download(name)
@@ -180,9 +180,9 @@ def parse_fine_tune(spec: str) -> FineTune:
 
 
 def last_layers(model: Any, name: str, spec: str) -> list[Any]:
-    """The layers of a base that `--fine-tune` names, in the order of the model.
+    """The layers of a backbone that `--fine-tune` names, in the order of the model.
 
-    `model`: of build_base(`name`). Layers without weights are not counted, nor is
+    `model`: of build_backbone(`name`). Layers without weights are not counted, nor is
     BatchNormalization, which is never trained: its statistics are of far more images than a
     training has, and of batches far larger. Raises ConfigError when there are fewer.
     """
@@ -198,7 +198,7 @@ def last_layers(model: Any, name: str, spec: str) -> list[Any]:
 
 
 def unfreeze(model: Any, layers: list[Any]) -> None:
-    """Let these layers of a base be trained, and no other.
+    """Let these layers of a backbone be trained, and no other.
 
     Call the model with training=False while it is trained too: EfficientNetV2 has Dropout.
     """
@@ -239,9 +239,9 @@ def _in_order(weights: Weights) -> list[np.ndarray[Any, Any]]:
 
 def _download(name: str) -> Weights:
     keras = import_keras()
-    backbone = BACKBONES[name]
-    builder = getattr(keras.applications, backbone.builder)
-    shape = (backbone.size, backbone.size, 3)
+    spec = BACKBONES[name]
+    builder = getattr(keras.applications, spec.builder)
+    shape = (spec.size, spec.size, 3)
     try:
         model = builder(include_top=False, weights="imagenet", input_shape=shape, pooling="avg")
     except Exception as error:  # Keras wraps any network error in a bare Exception
@@ -256,7 +256,10 @@ def _from_keras_file(name: str, uri: str, storage: Storage) -> Weights:
     if not uri.endswith((".h5", ".hdf5")):
         hint = ""
         if uri.endswith(".keras"):
-            hint = "; of a whole .keras file, write its base with base.save_weights('x.weights.h5')"
+            hint = (
+                "; from a whole .keras file, save the backbone with "
+                "backbone.save_weights('x.weights.h5')"
+            )
         raise ConfigError(
             f"--weights {uri}: give imagenet, none, or a Keras file that ends in .h5 "
             f"(….weights.h5, …_notop.h5 or …_no_top.h5){hint}"
@@ -268,6 +271,6 @@ def _from_keras_file(name: str, uri: str, storage: Storage) -> Weights:
             f"--weights {uri} cannot be read: {error}: correct the path, or leave --weights out "
             "for the ImageNet weights"
         ) from error
-    model = build_base(name)
+    model = build_backbone(name)
     read_keras_file(data, model, f"--weights {uri}", name)
     return named_weights(model)

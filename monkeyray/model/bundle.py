@@ -1,10 +1,10 @@
 """The model bundle: all that scoring needs, as files that cannot carry code.
 
-    place/base-….safetensors    weights of the base
-    place/top-….safetensors     weights of the new top
+    place/backbone-….safetensors  weights of the backbone
+    place/head-….safetensors    weights of the head
     place/outliers-….safetensors  what tells images that show none of the labels
-    place/seen-….safetensors    what tells the images again that it was made with
-    place/int8-….safetensors    the base once more in int8, where that was asked for
+    place/known_images-….safetensors  what recognises the images that it was trained on
+    place/int8-….safetensors    the backbone quantised to int8, if asked for
     place/model.json            what the model is, with the SHA-256 of every file and of itself
     place/report.html           for people
     place/metrics.json          the report's figures, for programs
@@ -14,7 +14,7 @@ They are written in this order, and the weights' names hold their hash, so a bun
 is at every moment the old one or the new one. Scoring needs neither report nor metrics: where a
 training was killed before it had written them, or somebody has edited them, the model is as good as
 ever, so that loading does not look at them. Their hashes in model.json are for whoever wants to
-know. Nor does it need the images seen, which only an evaluation asks for, or the base in int8,
+know. Nor does it need the images seen, which only an evaluation asks for, or the backbone in int8,
 which is for the precision of that name; a model has the same id with it and without.
 """
 
@@ -33,7 +33,7 @@ from monkeyray.errors import BundleError, ConfigError, MissingError, TooLargeErr
 from monkeyray.images.decode import DECODE_VERSION
 from monkeyray.images.views import VIEWS
 from monkeyray.model.backbones import BACKBONES, Weights
-from monkeyray.model.bundle_schema import PARTS, check_arrays, check_model, check_types
+from monkeyray.model.bundle_schema import COMPONENTS, check_arrays, check_model, check_types
 from monkeyray.model.engine import Network
 from monkeyray.model.int8 import check_arrays as check_int8
 from monkeyray.model.known_images import KnownImages
@@ -42,9 +42,9 @@ from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
-#: The parts of model.json that decide a score. The model id is their hash.
+#: The keys of model.json that decide a score. The model id is their hash.
 _IDENTITY = (
     "format_version", "labels", "backbone", "input_size", "feature_width", "preprocessing", "head",
     "weights", "calibration",
@@ -52,9 +52,9 @@ _IDENTITY = (
 
 #: The arrays that decide no score of the usual precisions, which are loaded by those who ask for
 #: them.
-_SEEN, _INT8 = "seen", "int8"
+_KNOWN, _INT8 = "known_images", "int8"
 
-#: No file of a bundle is larger; the largest base has 100 MB.
+#: No file of a bundle is larger; the largest backbone has 100 MB.
 _MOST_BYTES = 2**30
 #: Nor is model.json, whose matrices of confusion take 64 MB for 2,000 labels; parsed it is many
 #: times as large.
@@ -73,13 +73,13 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A model: `model` is what model.json says; `base` and `top` are weights, and `outliers` the
-    arrays of an outlier model, by name. `int8`: the base in int8, where it has one and that was
+    """A model: the content of model.json, the weights of the backbone and the head, and the arrays
+    of the outlier model, by name. `int8`: the quantised backbone, if the bundle has one and it was
     asked for."""
 
     model: Mapping[str, Any]
-    base: Weights
-    top: Weights
+    backbone_weights: Weights
+    head_weights: Weights
     outliers: Weights
     int8: Weights | None = None
 
@@ -99,7 +99,7 @@ class Bundle:
         return {item["label"]: item["name"] or item["label"] for item in self.model["labels"]}
 
     @property
-    def head(self) -> tuple[int, ...]:
+    def head_widths(self) -> tuple[int, ...]:
         """Widths of the Dense layers before the softmax."""
         return tuple(self.model["head"])
 
@@ -137,10 +137,10 @@ class Bundle:
         return self.views[: count or len(self.views)]
 
     def network(self, views: tuple[str, ...]) -> Network:
-        """The network with its top, on some of the views."""
+        """The network with its head, on some of the views."""
         return Network(
-            self.model["backbone"], self.base, views, self.top, self.head, len(self.labels),
-            self.int8,
+            self.model["backbone"], self.backbone_weights, views, self.head_weights,
+            self.head_widths, len(self.labels), self.int8,
         )  # fmt: skip
 
     def calibration(self, views: tuple[str, ...]) -> Calibration:
@@ -154,13 +154,13 @@ class Bundle:
 
 def preprocessing(backbone: str, views: Sequence[str]) -> dict[str, Any]:
     """How bytes become the network's input, as a bundle records it."""
-    entry = BACKBONES[backbone]
+    spec = BACKBONES[backbone]
     return {
         "decode_version": DECODE_VERSION,
         "views": list(views),
         "filter": "bilinear",
-        "scale": entry.scale,
-        "offset": entry.offset,
+        "scale": spec.scale,
+        "offset": spec.offset,
     }
 
 
@@ -177,18 +177,21 @@ def describe(
     `calibration`: by the number of views, as text, the `temperature` and the `thresholds` (or
     None) in JSON's types.
     """
-    assert network.top is not None
-    entry = BACKBONES[network.backbone]
-    arrays = {"base": network.base, "top": network.top, "outliers": outliers}
+    assert network.head_weights is not None
+    spec = BACKBONES[network.backbone]
+    arrays = (network.backbone_weights, network.head_weights, outliers)
     identity = {
         "format_version": FORMAT_VERSION,
         "labels": labels,
         "backbone": network.backbone,
-        "input_size": entry.size,
-        "feature_width": entry.width,
+        "input_size": spec.size,
+        "feature_width": spec.width,
         "preprocessing": preprocessing(network.backbone, network.views),
-        "head": list(network.head),
-        "weights": {part: _sha256(_pack(arrays[part])) for part in PARTS},
+        "head": list(network.head_widths),
+        "weights": {
+            component: _sha256(_pack(weights))
+            for component, weights in zip(COMPONENTS, arrays, strict=True)
+        },
         "calibration": dict(calibration),
     }
     return {**identity, "model_id": fingerprint(identity), **rest}
@@ -200,17 +203,20 @@ def save_bundle(
     bundle: Bundle,
     report: str,
     metrics: str,
-    seen: KnownImages | None = None,
+    known: KnownImages | None = None,
 ) -> None:
     """Publish a bundle, whole or not at all, in the place of any older one.
 
-    `report`: the page for people; `metrics`: the JSON for programs; `seen`: the images that the
-    model was made with, if they are to be known again.
+    `report`: the page for people; `metrics`: the JSON for programs; `known`: the images that the
+    model was trained on, so that an evaluation recognises them.
     """
     uri = normalise(uri)
-    packed = {part: _pack(getattr(bundle, part)) for part in PARTS}
-    if seen is not None:
-        packed[_SEEN] = _pack(seen.to_arrays())
+    arrays = (bundle.backbone_weights, bundle.head_weights, bundle.outliers)
+    packed = {
+        component: _pack(weights) for component, weights in zip(COMPONENTS, arrays, strict=True)
+    }
+    if known is not None:
+        packed[_KNOWN] = _pack(known.to_arrays())
     if bundle.int8 is not None:
         packed[_INT8] = _pack(bundle.int8)
     files = {f"{name}-{_sha256(data)[:16]}.safetensors": data for name, data in packed.items()}
@@ -239,11 +245,12 @@ def load_bundle(
     uri: str, storage: Storage, model_id: str | None = None, *, int8: bool = False
 ) -> Bundle:
     """Read a bundle and check every hash but those of the report and the metrics, and that its
-    parts fit each other.
+    components fit each other.
 
-    `model_id`: the id that is meant, or its first 8 digits or more. `int8`: with the base in int8.
+    `model_id`: the id that is meant, or its first 8 digits or more. `int8`: load
+    the quantised backbone too.
     Raises BundleError when there is no bundle, it is damaged (and which file), of a newer format,
-    not the one that is meant, or without a base in int8 where that is needed.
+    not the one that is meant, or without a backbone in int8 where that is needed.
     """
     uri = normalise(uri)
     model = _read_model(uri, storage)
@@ -295,12 +302,15 @@ def load_bundle(
         check_model(model)
     except BundleError as error:
         raise BundleError(f"{uri}/model.json is damaged: {error}") from error
-    arrays = {part: _load_weights(uri, storage, model, part) for part in PARTS}
+    backbone, head, outliers = (
+        _load_weights(uri, storage, model, component) for component in COMPONENTS
+    )
     try:
-        check_arrays(model, **arrays)
+        check_arrays(model, backbone, head, outliers)
     except BundleError as error:
         raise BundleError(f"{uri} is damaged: {error}") from error
-    return Bundle(model, **arrays, int8=_load_int8(uri, storage, model) if int8 else None)
+    quantised = _load_int8(uri, storage, model) if int8 else None
+    return Bundle(model, backbone, head, outliers, quantised)
 
 
 def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
@@ -323,7 +333,7 @@ def load_known_images(uri: str, storage: Storage, bundle: Bundle) -> KnownImages
     Raises BundleError where the list is damaged.
     """
     uri = normalise(uri)
-    name = _file(bundle.model, _SEEN)
+    name = _file(bundle.model, _KNOWN)
     if name is None:
         return None
     expected = bundle.model["files"][name]["sha256"]
@@ -331,7 +341,7 @@ def load_known_images(uri: str, storage: Storage, bundle: Bundle) -> KnownImages
 
 
 def int8_sha256(bundle: Bundle) -> str:
-    """The SHA-256 of the base in int8, which a bundle that was loaded with it has."""
+    """The SHA-256 of the backbone in int8, which a bundle that was loaded with it has."""
     name = _file(bundle.model, _INT8)
     assert name is not None
     return str(bundle.model["files"][name]["sha256"])
@@ -341,7 +351,7 @@ def _load_int8(uri: str, storage: Storage, model: Mapping[str, Any]) -> Weights:
     name = _file(model, _INT8)
     if name is None:
         raise BundleError(
-            f"the model in {uri} has no base in int8: train it again with --int8, which takes "
+            f"the model in {uri} has no backbone in int8: train it again with --int8, which takes "
             "its features from where they are kept, or drop --precision int8"
         )
     arrays = _read_arrays(uri, storage, name, model["files"][name]["sha256"])
@@ -352,16 +362,16 @@ def _load_int8(uri: str, storage: Storage, model: Mapping[str, Any]) -> Weights:
     return arrays
 
 
-def _file(model: Mapping[str, Any], part: str) -> str | None:
-    """The name of the file of a part that a bundle need not have."""
-    return next((name for name in model["files"] if _is_ours(name, part)), None)
+def _file(model: Mapping[str, Any], component: str) -> str | None:
+    """The name of the file of a component that a bundle need not have."""
+    return next((name for name in model["files"] if _is_ours(name, component)), None)
 
 
-def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], part: str) -> Weights:
-    names = [x for x in model["files"] if _is_ours(x, part)]
+def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], component: str) -> Weights:
+    names = [x for x in model["files"] if _is_ours(x, component)]
     if len(names) != 1:
-        raise BundleError(f"{uri}/model.json is damaged: it names no file for the {part}")
-    return _read_arrays(uri, storage, names[0], model["weights"][part])
+        raise BundleError(f"{uri}/model.json is damaged: it names no file for the {component}")
+    return _read_arrays(uri, storage, names[0], model["weights"][component])
 
 
 def _read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weights:
@@ -383,9 +393,9 @@ def _read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weight
     return weights
 
 
-def _is_ours(name: object, *parts: str) -> bool:
+def _is_ours(name: object, *components: str) -> bool:
     # A name out of a stranger's model.json must not lead elsewhere, nor delete what is not ours.
-    either = "|".join(parts or (*PARTS, _SEEN, _INT8))
+    either = "|".join(components or (*COMPONENTS, _KNOWN, _INT8))
     return isinstance(name, str) and bool(
         re.fullmatch(rf"({either})-[0-9a-f]{{16}}\.safetensors", name)
     )

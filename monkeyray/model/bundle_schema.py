@@ -1,4 +1,4 @@
-"""What the parts of a bundle have to be to each other, so that it fails where it is loaded, in
+"""What the components of a bundle have to be to each other, so that it fails where it is loaded, in
 words, and not on a worker.
 
 Its hashes tell that a bundle is what somebody wrote. They do not tell that it makes a model: a
@@ -23,7 +23,7 @@ from monkeyray.statistics.thresholds import Thresholds
 from monkeyray.terminal import has_control
 
 #: The arrays that decide a score, a file each.
-PARTS = ("base", "top", "outliers")
+COMPONENTS = ("backbone", "head", "outliers")
 
 
 def _is_label(item: Any) -> bool:
@@ -60,7 +60,7 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "labels": lambda value: isinstance(value, list) and all(map(_is_label, value)),
     "head": lambda value: isinstance(value, list) and all(type(x) is int for x in value),
     "weights": lambda value: (
-        isinstance(value, dict) and all(isinstance(value.get(x), str) for x in PARTS)
+        isinstance(value, dict) and all(isinstance(value.get(x), str) for x in COMPONENTS)
     ),
     "calibration": lambda value: (
         isinstance(value, dict) and all(map(_is_calibration, value.items()))
@@ -83,7 +83,7 @@ def check_types(model: Mapping[str, Any], keys: Iterable[str]) -> None:
 
 
 def check_model(model: Mapping[str, Any]) -> None:
-    """Raise BundleError for a model.json, of right types, whose parts contradict each other."""
+    """Raise BundleError for a model.json of the right types whose values contradict each other."""
     labels = [item["label"] for item in model["labels"]]
     if len(labels) < 2:
         raise BundleError(f"it has {len(labels)} labels, and a classifier has two or more")
@@ -94,8 +94,8 @@ def check_model(model: Mapping[str, Any]) -> None:
         *range(len(labels))
     ]:
         raise BundleError("its labels are not in the order of their index")
-    backbone = BACKBONES[model["backbone"]]
-    for key, value in (("input_size", backbone.size), ("feature_width", backbone.width)):
+    spec = BACKBONES[model["backbone"]]
+    for key, value in (("input_size", spec.size), ("feature_width", spec.width)):
         if model[key] != value:
             raise BundleError(f"its {key} is {model[key]}, and that of its backbone is {value}")
     if min(model["head"], default=1) < 1:
@@ -122,28 +122,30 @@ def _check_thresholds(value: Mapping[str, Any], labels: list[str], count: str) -
             raise BundleError(f"a threshold for {count} views is {threshold}, and not from 0 to 1")
 
 
-def check_arrays(model: Mapping[str, Any], base: Weights, top: Weights, outliers: Weights) -> None:
+def check_arrays(
+    model: Mapping[str, Any], backbone: Weights, head: Weights, outliers: Weights
+) -> None:
     """Raise BundleError for arrays that do not fit each other and a model that has been checked.
 
-    Whether the base is one of its backbone is told where it is built, with Keras.
+    Whether the weights fit the backbone shows only when Keras builds it.
     """
-    for part, arrays in (("base", base), ("top", top)):
+    for component, arrays in (("backbone", backbone), ("head", head)):
         if not arrays:
-            raise BundleError(f"its {part} has no arrays")
+            raise BundleError(f"its {component} has no arrays")
         for name, array in arrays.items():
             if not np.issubdtype(array.dtype, np.floating):
-                raise BundleError(f"its {part} has {array.dtype} in {name}, and no floats")
+                raise BundleError(f"its {component} has {array.dtype} in {name}, and no floats")
             with np.errstate(over="ignore"):
                 # As which the network takes them.
                 finite = np.isfinite(array.astype(np.float32, copy=False)).all()
             if not finite:
-                raise BundleError(f"its {part} has numbers in {name} that are not finite")
+                raise BundleError(f"its {component} has numbers in {name} that are not finite")
     width = model["feature_width"]
     widths = [width, *model["head"], len(model["labels"])]
     wanted = [shape for a, b in itertools.pairwise(widths) for shape in ((a, b), (b,))]
-    shapes = [top[name].shape for name in sorted(top)]
+    shapes = [head[name].shape for name in sorted(head)]
     if shapes != wanted:
-        raise BundleError(f"its top has the shapes {shapes}; head and labels ask for {wanted}")
+        raise BundleError(f"its head has the shapes {shapes}; head and labels ask for {wanted}")
     found = OutlierModel.from_arrays(outliers)
     if found.bank.shape[1] != width:
         raise BundleError(

@@ -7,27 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from monkeyray.model.backbones import BACKBONES, Backbone, Weights, build_base, import_keras
-from monkeyray.model.head import build_top
+from monkeyray.model.backbones import BACKBONES, Backbone, Weights, build_backbone, import_keras
+from monkeyray.model.head import build_head
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
 class Network:
-    """A base, what it sees of an image, and the top on it if there is one: all that an engine is
-    built from.
+    """A backbone, the views it takes of an image, and its head if it has one: everything an engine
+    is built from.
 
-    `views`: names of views.VIEWS; the top gets the mean of their features. `head`: widths of the
-    Dense layers before the softmax; `labels`: number of labels. `int8`: the base once more, as
-    int8.to_arrays has it, for the precision of that name.
+    `backbone`: a key of BACKBONES. `views`: names of views.VIEWS; the head gets the mean of their
+    features. `head_widths`: widths of the Dense layers before the softmax; `labels`: number of
+    labels. `int8`: the backbone quantised, as int8.to_arrays has it, for `--precision int8`.
     """
 
     backbone: str
-    base: Weights
+    backbone_weights: Weights
     views: tuple[str, ...]
-    top: Weights | None = None
-    head: tuple[int, ...] = ()
+    head_weights: Weights | None = None
+    head_widths: tuple[int, ...] = ()
     labels: int = 0
     int8: Weights | None = None
 
@@ -38,36 +38,36 @@ class Network:
 
 
 class TensorFlowEngine:
-    """Runs a network with preprocessing, base and top fused into one graph.
+    """Runs a network with preprocessing, backbone and head fused into one graph.
 
-    `precision`: float32, or mixed: the base computes in float16 on a GPU and in bfloat16 on a CPU,
-    with weights in float32; preprocessing, the mean over views and the top are in float32 always.
+    `precision`: float32, or mixed: the backbone computes in float16 on a GPU and bfloat16 on a CPU,
+    with float32 weights. Preprocessing, the mean over views and the head always use float32.
     """
 
     def __init__(self, network: Network, precision: str = "float32") -> None:
         import_keras()
         import tensorflow as tf
 
-        backbone = BACKBONES[network.backbone]
+        spec = BACKBONES[network.backbone]
         policy = "float32"
         if precision == "mixed":
             policy = "mixed_float16" if tf.config.list_physical_devices("GPU") else "mixed_bfloat16"
-        base = build_base(network.backbone, network.base, policy=policy)
-        top = None
-        if network.top is not None:
-            top = build_top(backbone.width, network.head, network.labels, network.top)
-        shape, width = (None, None, network.size, network.size, 3), backbone.width
+        backbone = build_backbone(network.backbone, network.backbone_weights, policy=policy)
+        head = None
+        if network.head_weights is not None:
+            head = build_head(spec.width, network.head_widths, network.labels, network.head_weights)
+        shape, width = (None, None, network.size, network.size, 3), spec.width
 
         def run(pixels: Any) -> tuple[Any, Any]:
-            features = embed(base, backbone, pixels)
-            if top is None:
+            features = embed(backbone, spec, pixels)
+            if head is None:
                 return features, tf.zeros((tf.shape(features)[0], 0))
-            return features, top(tf.reduce_mean(features, axis=1), training=False)
+            return features, head(tf.reduce_mean(features, axis=1), training=False)
 
         self._run = tf.function(run, input_signature=[tf.TensorSpec(shape, tf.uint8)])
         self._empty = (
             np.empty((0, len(network.views), width), np.float32),
-            np.empty((0, network.labels if top is not None else 0), np.float32),
+            np.empty((0, network.labels if head is not None else 0), np.float32),
         )
 
     def graph(self) -> Any:
@@ -78,7 +78,7 @@ class TensorFlowEngine:
         """uint8 pixels (n, views, size, size, 3) to features (n, views, width) and logits
         (n, labels).
 
-        Without a top there are no labels, so the second is of shape (n, 0).
+        Without a head there are no labels, so the second is of shape (n, 0).
         """
         if not len(pixels):
             return self._empty
@@ -86,12 +86,12 @@ class TensorFlowEngine:
         return features.numpy(), logits.numpy()
 
 
-def embed(base: Any, backbone: Backbone, pixels: Any) -> Any:
+def embed(backbone: Any, spec: Backbone, pixels: Any) -> Any:
     """The tensor of features (n, views, width) of a tensor of uint8 pixels (n, views, size, size,
-    3), with the base in inference mode: its BatchNorm uses the statistics that it came with."""
+    3), with the backbone in inference mode: its BatchNorm uses the statistics that it came with."""
     import tensorflow as tf
 
     flat = tf.reshape(pixels, (-1, *pixels.shape[2:]))
-    scaled = tf.cast(flat, tf.float32) * backbone.scale + backbone.offset
-    features = tf.cast(base(scaled, training=False), tf.float32)
-    return tf.reshape(features, (-1, tf.shape(pixels)[1], backbone.width))
+    scaled = tf.cast(flat, tf.float32) * spec.scale + spec.offset
+    features = tf.cast(backbone(scaled, training=False), tf.float32)
+    return tf.reshape(features, (-1, tf.shape(pixels)[1], spec.width))

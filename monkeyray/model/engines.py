@@ -26,7 +26,7 @@ class EngineChoice:
     """An engine by its name, tensorflow or openvino, and its precision, float32, mixed or int8.
 
     mixed computes in float16 on a GPU and in bfloat16 on a CPU, and adds up in float32. int8 is
-    OpenVINO's, and needs a network that has its base in int8.
+    OpenVINO's, and needs a network that has its backbone in int8.
 
     >>> str(EngineChoice("tensorflow"))
     'tensorflow-float32'

@@ -1,4 +1,4 @@
-"""The new top: Dense relu layers on the features of the base, then one logit for each label."""
+"""The head: Dense relu layers on the features of the backbone, then one logit per label."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from monkeyray.model.backbones import Weights, import_keras, named_weights
 Array = np.ndarray[Any, Any]
 
 
-def build_top(
+def build_head(
     features: int,
-    head: tuple[int, ...],
+    widths: tuple[int, ...],
     labels: int,
     weights: Weights | None = None,
     *,
     seed: int = 0,
     dtype: str = "float32",
 ) -> Any:
-    """The keras.Model of a top: (n, features) to logits (n, labels).
+    """The keras.Model of a head: (n, features) to logits (n, labels).
+
+    `widths`: of the Dense layers before the logits.
 
     Without `weights` it is initialised from `seed` (Glorot uniform), the same on every worker.
     """
     keras = import_keras()
     layers = [keras.Input((features,), dtype=dtype)]
-    for index, width in enumerate([*head, labels]):
+    for index, width in enumerate([*widths, labels]):
         layers.append(
             keras.layers.Dense(
                 width,
-                activation="relu" if index < len(head) else None,
+                activation="relu" if index < len(widths) else None,
                 kernel_initializer=keras.initializers.GlorotUniform(seed=seed * 1000 + index),
                 dtype=dtype,
                 name=f"dense_{index}",
             )
         )
-    model = keras.Sequential(layers, name="top")
+    model = keras.Sequential(layers, name="head")
     if weights is not None:
         model.set_weights([np.asarray(weights[key], dtype) for key in sorted(weights)])
     return model
 
 
-def top_logits(weights: Weights, features: Array) -> Array:
-    """Logits, float64 of shape (n, labels), of a top on features of shape (n, width).
+def head_logits(weights: Weights, features: Array) -> Array:
+    """Logits, float64 of shape (n, labels), of a head on features of shape (n, width).
 
     What the network computes, in NumPy: for features that are there, no TensorFlow is needed.
     """
@@ -55,7 +57,7 @@ def top_logits(weights: Weights, features: Array) -> Array:
 
 
 def scale_logits(weights: Weights, factor: float) -> Weights:
-    """The weights of a top whose logits are `factor` times those of the given one."""
+    """The weights of a head whose logits are `factor` times those of the given one."""
     last = sorted(weights)[-2:]
     return {
         key: np.asarray(array * np.float32(factor), array.dtype) if key in last else array
@@ -63,13 +65,13 @@ def scale_logits(weights: Weights, factor: float) -> Weights:
     }
 
 
-def kernels(top: Any) -> list[Any]:
-    """The variables of a top that an L2 penalty is on: not its biases."""
-    return [variable for variable in top.trainable_variables if len(variable.shape) > 1]
+def kernels(head: Any) -> list[Any]:
+    """The variables of a head that an L2 penalty is on: not its biases."""
+    return [variable for variable in head.trainable_variables if len(variable.shape) > 1]
 
 
-class TopLearner:
-    """The top alone as what is trained, on features of a frozen base.
+class HeadLearner:
+    """The head alone as what is trained, on features of a frozen backbone.
 
     In float64: the order of sums then changes nothing that a float32 could show, so that any
     number of workers ends with the same weights.
@@ -80,17 +82,17 @@ class TopLearner:
     #: XLA makes one kernel of Adam's dozens of small ones.
     compiled = True
 
-    def __init__(self, features: int, head: tuple[int, ...], labels: int, seed: int) -> None:
-        self._top = build_top(features, head, labels, seed=seed, dtype=self.dtype)
-        self.variables = list(self._top.trainable_variables)
-        self.penalised = kernels(self._top)
+    def __init__(self, features: int, widths: tuple[int, ...], labels: int, seed: int) -> None:
+        self._head = build_head(features, widths, labels, seed=seed, dtype=self.dtype)
+        self.variables = list(self._head.trainable_variables)
+        self.penalised = kernels(self._head)
 
     def logits(self, x: Any) -> Any:
         """Features (b, width) to logits (b, labels)."""
         import tensorflow as tf
 
-        return self._top(tf.cast(x, tf.float64))
+        return self._head(tf.cast(x, tf.float64))
 
     def weights(self) -> Weights:
         """The variables as float32 by name."""
-        return {key: value.astype(np.float32) for key, value in named_weights(self._top).items()}
+        return {key: value.astype(np.float32) for key, value in named_weights(self._head).items()}

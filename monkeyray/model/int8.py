@@ -1,4 +1,4 @@
-"""A base in int8 as a bundle keeps it: OpenVINO's graph, which computes and can do nothing else."""
+"""An int8 backbone as a bundle stores it: an OpenVINO graph, which holds no code."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ def check_arrays(arrays: Weights) -> None:
     found = {name: (array.dtype.name, array.ndim) for name, array in arrays.items()}
     if found != dict.fromkeys(_ARRAYS, ("uint8", 1)):
         raise BundleError(
-            f"its base in int8 has the arrays {found}, and not the bytes of {' and '.join(_ARRAYS)}"
+            f"its backbone in int8 has the arrays {found}, expected the bytes of "
+            f"{' and '.join(_ARRAYS)}"
         )
 
 
 def int8_model(network: Network, core: Any) -> Any:
-    """The openvino.Model of a network on its base in int8, with the mean over views and the top in
-    float32: pixels to features, and logits where there is a top.
+    """The openvino.Model of a network on its int8 backbone, with the mean over views and the head
+    in float32: pixels to features, plus logits if the network has a head.
 
-    Raises BundleError where that base is no graph of such a network.
+    Raises BundleError if the int8 graph does not have the network's input and output.
     """
     import openvino
 
@@ -49,24 +50,26 @@ def int8_model(network: Network, core: Any) -> Any:
     features = ("f32", [-1, -1, BACKBONES[network.backbone].width])
     if found != [[pixels], [features]]:
         raise BundleError(
-            f"the model's base in int8 is damaged: it makes {found[1]} of {found[0]}, and "
+            f"the model's backbone in int8 is damaged: it makes {found[1]} of {found[0]}, and "
             f"{network.backbone} makes {[features]} of {[pixels]}"
         )
     source = graph.get_results()[0].input_value(0)
-    outputs = [source] if network.top is None else [source, _top(source, network)]
+    outputs = [source] if network.head_weights is None else [source, _head(source, network)]
     return openvino.Model(outputs, graph.get_parameters(), "network")
 
 
-def _top(features: Any, network: Network) -> Any:
-    """The logits (n, labels) of features (n, views, width), by head.build_top's layers."""
+def _head(features: Any, network: Network) -> Any:
+    """The logits (n, labels) of features (n, views, width), by head.build_head's layers."""
     from openvino import opset13 as ops
 
-    assert network.top is not None
-    layers = [np.asarray(network.top[name], np.float32) for name in sorted(network.top)]
+    assert network.head_weights is not None
+    layers = [
+        np.asarray(network.head_weights[name], np.float32) for name in sorted(network.head_weights)
+    ]
     values = ops.reduce_mean(features, np.array([1]), keep_dims=False)
     for place, (kernel, bias) in enumerate(zip(layers[::2], layers[1::2], strict=True)):
         values = ops.add(ops.matmul(values, kernel, False, False), bias)
-        if place < len(network.head):
+        if place < len(network.head_widths):
             values = ops.relu(values)
     return values.output(0)
 
@@ -81,13 +84,13 @@ def _shape(port: Any) -> tuple[str, list[int]]:
 
 
 def refusal(error: RuntimeError) -> BundleError:
-    """What to tell where OpenVINO cannot read or compile a base in int8: what it says of it itself
-    comes last, after the places in its code."""
+    """The error for an int8 backbone that OpenVINO cannot read or compile. OpenVINO's own reason is
+    the last line of its message, after source locations."""
     import openvino
 
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return BundleError(
-        f"OpenVINO {openvino.__version__} cannot run the model's base in int8 "
+        f"OpenVINO {openvino.__version__} cannot run the model's backbone in int8 "
         f"({lines[-1][:200] if lines else type(error).__name__}): install a newer one, or train "
         "without --int8 and score without --precision int8"
     )

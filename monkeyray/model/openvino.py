@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from monkeyray.errors import ConfigError
-from monkeyray.model.backbones import BACKBONES, build_base, import_keras, weights_hash
+from monkeyray.model.backbones import BACKBONES, build_backbone, import_keras, weights_hash
 from monkeyray.model.engine import Floats, Network, TensorFlowEngine
 from monkeyray.model.graph_cache import cached_graph
-from monkeyray.model.head import build_top
+from monkeyray.model.head import build_head
 from monkeyray.model.int8 import int8_model, refusal
 from monkeyray.progress import silence_stderr
 
@@ -32,14 +32,14 @@ _PRECISIONS = {"float32": "f32", "mixed": "bf16", "int8": "f32"}
 
 
 class OpenVinoEngine:
-    """Runs a network with preprocessing, base and top in one graph, in one stream.
+    """Runs a network with preprocessing, backbone and head in one graph, in one stream.
 
     It computes in as many threads as OMP_NUM_THREADS says, else in one.
     """
 
     def __init__(self, network: Network, precision: str = "float32") -> None:
-        """Raises ConfigError where OpenVINO is not installed, and BundleError for a base in int8
-        that is none or that it cannot run."""
+        """Raises ConfigError if OpenVINO is not installed, BundleError for an int8 backbone that is
+        damaged or that OpenVINO cannot run."""
         core = import_openvino().Core()
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
@@ -57,7 +57,7 @@ class OpenVinoEngine:
             raise refusal(error) from error
         self._request = self._compiled.create_infer_request()
         width = BACKBONES[network.backbone].width
-        self._labels = network.labels if network.top is not None else 0
+        self._labels = network.labels if network.head_weights is not None else 0
         self._empty = (
             np.empty((0, len(network.views), width), np.float32),
             np.empty((0, self._labels), np.float32),
@@ -122,8 +122,9 @@ def _model(network: Network, core: Any) -> Any:
         "converted": converted,
         "backbone": network.backbone,
         "views": len(network.views),
-        "base": weights_hash(network.base),
-        "top": network.top and [network.head, network.labels, weights_hash(network.top)],
+        "backbone_weights": weights_hash(network.backbone_weights),
+        "head": network.head_weights
+        and [network.head_widths, network.labels, weights_hash(network.head_weights)],
     }
 
     def build() -> tuple[bytes, bytes]:
@@ -141,24 +142,24 @@ def _model(network: Network, core: Any) -> Any:
 def _export(network: Network, file: Path) -> None:
     """Write a network as OpenVINO's files, by Keras on OpenVINO, which needs no TensorFlow."""
     keras = import_keras("openvino")
-    backbone = BACKBONES[network.backbone]
+    spec = BACKBONES[network.backbone]
     # As OpenVINO computes: else every layer comes with two transpositions, at a third of the speed.
     keras.config.set_image_data_format("channels_first")
-    base = _reshaped(build_base(network.backbone, network.base))
+    backbone = _reshaped(build_backbone(network.backbone, network.backbone_weights))
     ops, views, size = keras.ops, len(network.views), network.size
     pixels = keras.Input((views, size, size, 3), dtype="uint8")
     flat = ops.cast(ops.reshape(pixels, (-1, size, size, 3)), "float32")
-    scaled = ops.transpose(flat, (0, 3, 1, 2)) * backbone.scale + backbone.offset
-    features = base(scaled, training=False)
-    outputs = [ops.reshape(features, (-1, views, backbone.width))]
-    if network.top is not None:
-        top = build_top(backbone.width, network.head, network.labels, network.top)
-        outputs.append(top(ops.mean(outputs[0], axis=1), training=False))
+    scaled = ops.transpose(flat, (0, 3, 1, 2)) * spec.scale + spec.offset
+    features = backbone(scaled, training=False)
+    outputs = [ops.reshape(features, (-1, views, spec.width))]
+    if network.head_weights is not None:
+        head = build_head(spec.width, network.head_widths, network.labels, network.head_weights)
+        outputs.append(head(ops.mean(outputs[0], axis=1), training=False))
     keras.Model(pixels, outputs).export(str(file), format="openvino", verbose=False)
 
 
-def _reshaped(base: Any) -> Any:
-    """The base with Reshape layers that leave the number of images open.
+def _reshaped(backbone: Any) -> Any:
+    """The backbone with Reshape layers that leave the number of images open.
 
     Keras's own asks for it at run time, and its OpenVINO backend answers wrongly in EfficientNetV2.
     """
@@ -173,8 +174,8 @@ def _reshaped(base: Any) -> Any:
             return OpenReshape(layer.target_shape, name=layer.name)
         return layer.__class__.from_config(layer.get_config())
 
-    if not any(isinstance(layer, keras.layers.Reshape) for layer in base.layers):
-        return base
-    copy = keras.models.clone_model(base, clone_function=clone)
-    copy.set_weights(base.get_weights())
+    if not any(isinstance(layer, keras.layers.Reshape) for layer in backbone.layers):
+        return backbone
+    copy = keras.models.clone_model(backbone, clone_function=clone)
+    copy.set_weights(backbone.get_weights())
     return copy

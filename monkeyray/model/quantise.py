@@ -1,4 +1,4 @@
-"""A base to int8 by NNCF: post-training quantisation, calibrated on images of the training."""
+"""A backbone to int8 by NNCF: post-training quantisation, calibrated on images of the training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import numpy as np
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import Weights, import_keras
 from monkeyray.model.engine import Network
-from monkeyray.model.head import top_logits
+from monkeyray.model.head import head_logits
 from monkeyray.model.int8 import to_arrays
 from monkeyray.model.openvino import OpenVinoEngine, convert, import_openvino, unreported
 from monkeyray.progress import silence_stderr
@@ -36,8 +36,8 @@ _BATCH, _ROUNDS = 32, 7
 
 @dataclass(frozen=True)
 class Quantised:
-    """A base in int8 as `arrays`, for a Network's `int8`; `speed`, images/s in one thread of `cpu`
-    by precision, and the `seconds` that the quantisation took."""
+    """`arrays`: the int8 backbone, for Network.int8. `speed`: images/s by precision in one thread
+    of `cpu`. `seconds`: how long the quantisation took."""
 
     arrays: Weights
     speed: dict[str, float]
@@ -60,7 +60,7 @@ def check_installed() -> None:
 
 
 def quantise(network: Network, source: Callable[[], Array]) -> Quantised:
-    """The base of a network in int8, and how fast it is.
+    """The backbone of a network in int8, and how fast it is.
 
     `source`: gives some training images, uint8 (n, views, size, size, 3). To be called in a process
     of its own, since NNCF and TensorFlow change what is around them. Raises ConfigError where NNCF
@@ -70,25 +70,25 @@ def quantise(network: Network, source: Callable[[], Array]) -> Quantised:
     os.environ["OMP_NUM_THREADS"] = "1"  # what the speed is said to be of
     import_keras()
     pixels, start = source(), time.monotonic()
-    arrays = quantise_base(network, pixels)
+    arrays = quantise_backbone(network, pixels)
     seconds = time.monotonic() - start
     cpu = import_openvino().Core().get_property("CPU", "FULL_DEVICE_NAME").strip()
     return Quantised(arrays, _speed(replace(network, int8=arrays), pixels), cpu, seconds)
 
 
-def quantise_base(network: Network, pixels: Array) -> Weights:
-    """The base of a network in int8, calibrated on uint8 pixels (n, views, size, size, 3)."""
+def quantise_backbone(network: Network, pixels: Array) -> Weights:
+    """The backbone of a network in int8, calibrated on uint8 pixels (n, views, size, size, 3)."""
     openvino = import_openvino()
     # Views one by one, as images are: statistics are taken image by image.
     each = pixels.reshape(-1, 1, 1, *pixels.shape[2:])
-    whole = convert(replace(network, top=None))
-    base = openvino.Model([whole.output(0)], whole.get_parameters(), "base")
+    whole = convert(replace(network, head_weights=None))
+    backbone = openvino.Model([whole.output(0)], whole.get_parameters(), "backbone")
     with _silent(), tempfile.TemporaryDirectory() as folder:
         import nncf
 
         nncf.set_log_level(40)
         quantised = nncf.quantize(
-            base,
+            backbone,
             nncf.Dataset(each),
             # Signed where values are signed, and not where a relu was: half as coarse.
             preset=nncf.QuantizationPreset.MIXED,
@@ -97,7 +97,7 @@ def quantise_base(network: Network, pixels: Array) -> Weights:
             # a cosine of 0.998 with those in float32, where the fast way leaves 0.987.
             fast_bias_correction=False,
         )
-        file = Path(folder) / "base.xml"
+        file = Path(folder) / "backbone.xml"
         openvino.save_model(quantised, file, compress_to_fp16=False)
         return to_arrays(file.read_bytes(), file.with_suffix(".bin").read_bytes())
 
@@ -123,9 +123,9 @@ def _speed(network: Network, pixels: Array) -> dict[str, float]:
 
 
 def compare(
-    top: Weights, temperature: float, features: Array, quantised: Array, truth: Array
+    head: Weights, temperature: float, features: Array, quantised: Array, truth: Array
 ) -> dict[str, Any]:
-    """What int8 does to the labels of images that are no others than those of the test part.
+    """What int8 does to the labels of images that are no others than those of the test split.
 
     `features`, `quantised`: float32 (n, views, width) in float32 and in int8; `truth`: label
     indices (n,). Returns how many `images` there are; the `accuracy` in float32 and in int8; the
@@ -135,7 +135,7 @@ def compare(
     """
     names = ("float32", "int8")
     scores = {
-        name: softmax(top_logits(top, vectors.mean(axis=1)) / temperature)
+        name: softmax(head_logits(head, vectors.mean(axis=1)) / temperature)
         for name, vectors in zip(names, (features, quantised), strict=True)
     }
     labels = {name: each.argmax(axis=1) for name, each in scores.items()}

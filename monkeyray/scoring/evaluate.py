@@ -25,7 +25,7 @@ from monkeyray.images.listing import list_labelled
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import choose_engine
-from monkeyray.model.head import top_logits
+from monkeyray.model.head import head_logits
 from monkeyray.model.known_images import KnownImages, describe_known_images
 from monkeyray.progress import Reporter
 from monkeyray.runs.cluster import check_relative
@@ -175,7 +175,7 @@ def _of_images(
     calibration = bundle.calibration(views)
     vectors = features.vectors[scored, : len(views)].mean(axis=1)
     # As scoring computes them, so that a score on a threshold is decided alike.
-    logits = top_logits(bundle.top, vectors) / calibration.temperature
+    logits = head_logits(bundle.head_weights, vectors) / calibration.temperature
     probabilities = softmax(logits).astype(np.float32)
     decisions, target = None, None
     if calibration.thresholds is not None:
@@ -221,7 +221,7 @@ def _embed(
     assert config.images is not None
     place = normalise(config.features or join(normalise(config.output), "features"))
     # With all views, whatever is asked for now: then another number of them opens no image.
-    network = Network(bundle.model["backbone"], bundle.base, bundle.views)
+    network = Network(bundle.model["backbone"], bundle.backbone_weights, bundle.views)
     engine = choose_engine(config.engine, "float32", config.gpu)
     with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
         crew = pool.crew("workers", config.workers, config.gpu)

@@ -1,4 +1,4 @@
-"""Features of the frozen base: computed once, kept as Parquet, found again by URI and version."""
+"""Features of the frozen backbone: computed once, cached as Parquet by URI and version."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _BATCH = 32
 class Embedder:
     """Maps batches of images to their content hash, thumbnail and features.
 
-    Without weights it does not run the base: hash and thumbnail tell duplicates.
+    Without weights it does not run the backbone: hash and thumbnail tell duplicates.
     """
 
     def __init__(self, network: Network, embed: bool, engine: EngineChoice) -> None:
@@ -81,7 +81,7 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The features of one base and preprocessing, in a folder of their own below `uri`.
+    """The features of one backbone and preprocessing, in a folder of their own below `uri`.
 
     Each pass over images that were not there is a run of its own in a sub-folder; a pass that was
     killed leaves its finished files, and they count.
@@ -98,7 +98,7 @@ class FeatureCache:
     @property
     def place(self) -> str:
         """The folder; its name is a hash of all that a feature depends on but the image."""
-        weights = self.network.base
+        weights = self.network.backbone_weights
         if self.engine.precision == "int8":
             assert self.network.int8 is not None
             weights = self.network.int8

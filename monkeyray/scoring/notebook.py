@@ -72,7 +72,7 @@ class Model:
 
         `images`: a path or URI, the bytes of a file, a PIL image, an array of uint8 RGB of shape
         (h, w, 3), or a list, tuple, generator, pandas Series or Arrow column of any of them.
-        `embeddings`: with the features of the base, as a list of float32. `batch_size`: images
+        `embeddings`: with the features of the backbone, as a list of float32. `batch_size`: images
         that are in memory at a time, beside those that were given.
 
         The table has the columns of `score`'s predictions that do not tell of a file: uri (null

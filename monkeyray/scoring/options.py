@@ -84,7 +84,7 @@ class ScoreConfig:
     the thresholds that the model was given by --target-precision."""
 
     embeddings: bool = False
-    """Write the base's features of each image too, as a list of float32."""
+    """Write the backbone's features of each image too, as a list of float32."""
 
     batch_size: int = 32
     """Images that go through the network at a time."""
@@ -174,14 +174,14 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RescoreConfig:
-    """Score predictions that were written with --embeddings again, by another top, temperature or
-    threshold on the same base, without opening an image."""
+    """Score predictions that were written with --embeddings again, by another head, temperature or
+    threshold on the same backbone, without opening an image."""
 
     predictions: Place
     """The finished predictions to score again; they are only read."""
 
     model: Place
-    """The model bundle to score with: the one that made them, or one with the same base, --crop and
+    """The model bundle to score with: the original one, or one with the same backbone, --crop and
     as many --views."""
 
     output: Place
@@ -245,7 +245,7 @@ class EvaluateConfig:
     """CSV or Parquet table with the columns uri and label, for --predictions."""
 
     features: Place | None = None
-    """Where the features of the base are kept, so that a second call opens no image. Default:
+    """Where the features of the backbone are kept, so that a second call opens no image. Default:
     features/ below --output."""
 
     views: int | None = None

@@ -1,6 +1,6 @@
-"""The rescoring job: predictions with embeddings in, the same with another top's scores out.
+"""The rescoring job: predictions with embeddings in, the same with another head's scores out.
 
-All that a top, a temperature or a threshold decides follows from the features of the base, which
+All that a head, a temperature or a threshold decides follows from the backbone's features, which
 `score --embeddings` keeps. So no image is opened. The result is a run as scoring writes it, with a
 part for each part that there was.
 
@@ -24,7 +24,7 @@ from monkeyray.errors import InputError, MissingError
 from monkeyray.images.decode import Limits
 from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import Bundle, load_bundle
-from monkeyray.model.head import top_logits
+from monkeyray.model.head import head_logits
 from monkeyray.runs.cluster import check_relative, connected
 from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import Job
@@ -44,7 +44,7 @@ from monkeyray.scoring.score import Summary
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage
 
-#: Rows that are judged at a time: the distances to what a top was trained on need room.
+#: Rows that are judged at a time: the distances to what a head was trained on need room.
 _ROWS = 2048
 
 
@@ -55,7 +55,7 @@ class Rescorer:
     old: Run
     judge: PostProcessor
     finite: Finite
-    top: Weights
+    head_weights: Weights
     model_id: str
 
     def __call__(self, part: int, plan: pa.Table) -> Iterator[pa.Table]:
@@ -82,7 +82,7 @@ class Rescorer:
         width = embedding.type.list_size
         flat = embedding.drop_null().combine_chunks().flatten()
         features = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
-        logits = top_logits(self.top, features)
+        logits = head_logits(self.head_weights, features)
         finite = self.finite(features, logits)
         judged = self.judge(features[finite], logits[finite])
         columns: dict[str, Any] = {name: table[name] for name in table.column_names}
@@ -118,7 +118,11 @@ def rescore(config: RescoreConfig) -> Summary:
     options = _options(config, old, bundle)
     identity = _identity(old, bundle, options)
     rescorer = Rescorer(
-        old, PostProcessor(bundle, options), Finite(bundle.model_id), bundle.top, bundle.model_id
+        old,
+        PostProcessor(bundle, options),
+        Finite(bundle.model_id),
+        bundle.head_weights,
+        bundle.model_id,
     )
     storage.check_writable(uri)
     with hold(uri, storage, reporter.say) as lease:
@@ -164,7 +168,7 @@ def rescore(config: RescoreConfig) -> Summary:
 
 
 def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:
-    """How to judge. Raises InputError where the features are not those of the model's base."""
+    """How to judge. Raises InputError where the features are not those of the model's backbone."""
     was, model = old.identity, f"the model {bundle.model_id[:12]} in {config.model}"
     if was.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
@@ -175,11 +179,14 @@ def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:
             f"the predictions in {old.uri} have no embeddings, so that the images are needed: "
             "score them once more with `monkeyray score --embeddings`"
         )
-    base, decoding = bundle.model["weights"]["base"], bundle.model["preprocessing"]
-    if was.get("base") != base or was.get("decode_version") != decoding["decode_version"]:
+    backbone, decoding = bundle.model["weights"]["backbone"], bundle.model["preprocessing"]
+    if (
+        was.get("backbone_weights") != backbone
+        or was.get("decode_version") != decoding["decode_version"]
+    ):
         raise InputError(
-            f"the embeddings in {old.uri} are those of another base than {model} has: train the "
-            "new top on the same --backbone and --weights, without --fine-tune, or score the "
+            f"the embeddings in {old.uri} are from another backbone than {model} has: train the "
+            "new head on the same --backbone and --weights, without --fine-tune, or score the "
             "images with it"
         )
     views = tuple(was["views"])
@@ -187,7 +194,7 @@ def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:
     if views != bundle.views[:count] or str(count) not in bundle.model["calibration"]:
         raise InputError(
             f"the embeddings in {old.uri} are of {_views(views)} of each image, and {model} was "
-            f"made for {_views(bundle.views)}: train the new top with --crop "
+            f"made for {_views(bundle.views)}: train the new head with --crop "
             f"{views[0]} --views {count}, or score the images with it"
         )
     top_k = parse_top_k(config.top_k, len(bundle.labels))

@@ -317,7 +317,7 @@ def _identity(
         "detections": boxes,
         "schema_version": SCHEMA_VERSION,
         "model_id": bundle.model_id,
-        "base": bundle.model["weights"]["base"],
+        "backbone_weights": bundle.model["weights"]["backbone"],
         "decode_version": bundle.model["preprocessing"]["decode_version"],
         "views": list(options.views),
         "engine": str(options.engine),

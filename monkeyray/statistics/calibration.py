@@ -118,7 +118,7 @@ def calibrate(
     """The temperature, and what it changes on these images, in JSON's types.
 
     `logits`: float (n, labels); `truth`: int label indices (n,). The temperature is fitted on these
-    images unless one is given, as for a test part that must not choose it. `before` and `after`
+    images unless one is given, as for a test split that must not choose it. `before` and `after`
     have `loss` in nats, `ece`, `ece_interval` and `reliability`; `seed` is the bootstrap's.
     """
     chosen = fit_temperature(logits, truth) if temperature is None else float(temperature)

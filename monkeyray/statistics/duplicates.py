@@ -57,20 +57,20 @@ def group_images(
 
 def leaks(
     uris: Sequence[str],
-    parts: Sequence[str],
+    splits: Sequence[str],
     contents: Sequence[str],
     pictures: Ints,
     groups: Ints,
     most: int = 5,
 ) -> list[dict[str, Any]]:
-    """Each test image that shares a group with an image of another part, then each validation
+    """Each test image that shares a group with an image of another split, then each validation
     image that shares one with a training image, ready for JSON.
 
     `pictures`: group numbers by picture alone; `groups`: with given groups too. A row has the
-    image's `uri` and `part`; `how` it is repeated, at its worst: "identical" (the same bytes),
-    "near" (the same picture) or "group" (only the given group); how many `images` of other parts
+    image's `uri` and `split`; `how` it is repeated, at its worst: "identical" (the same bytes),
+    "near" (the same picture) or "group" (only the given group); how many `images` of other splits
     (of train, for a validation image) it repeats; and of these the `most` worst as `repeats`, each
-    with `uri`, `part` and `how`.
+    with `uri`, `split` and `how`.
     """
     its_groups = groups.tolist()
     # From near to far; what is the same in one is the same in the next.
@@ -80,10 +80,10 @@ def leaks(
         its_groups,
     ]
     rows = []
-    for part, others in (("test", ("train", "validation")), ("validation", ("train",))):
-        elsewhere = _elsewhere(uris, parts, others, keys)
+    for split, others in (("test", ("train", "validation")), ("validation", ("train",))):
+        elsewhere = _elsewhere(uris, splits, others, keys)
         for i in range(len(uris)):
-            if parts[i] != part or its_groups[i] not in elsewhere[-1]:
+            if splits[i] != split or its_groups[i] not in elsewhere[-1]:
                 continue
             ranks: dict[int, int] = {}
             for rank, (found, key) in enumerate(zip(elsewhere, keys, strict=True)):
@@ -91,12 +91,12 @@ def leaks(
                 for j in found.get(key[i], ())[:most]:
                     ranks.setdefault(j, rank)
             repeats = [
-                {"uri": uris[j], "part": parts[j], "how": _HOW[rank]} for j, rank in ranks.items()
+                {"uri": uris[j], "split": splits[j], "how": _HOW[rank]} for j, rank in ranks.items()
             ]
             rows.append(
                 {
                     "uri": uris[i],
-                    "part": part,
+                    "split": split,
                     "how": repeats[0]["how"],
                     "images": len(elsewhere[-1][its_groups[i]]),
                     "repeats": repeats[:most],
@@ -106,11 +106,11 @@ def leaks(
 
 
 def _elsewhere(
-    uris: Sequence[str], parts: Sequence[str], others: Sequence[str], keys: list[list[Any]]
+    uris: Sequence[str], splits: Sequence[str], others: Sequence[str], keys: list[list[Any]]
 ) -> list[dict[Any, list[int]]]:
-    """For each list of keys the images of other parts by their key, ordered by URI."""
-    images = [i for i, part in enumerate(parts) if part in others]
-    images.sort(key=lambda i: (uris[i], parts[i]))
+    """For each list of keys the images of other splits by their key, ordered by URI."""
+    images = [i for i, split in enumerate(splits) if split in others]
+    images.sort(key=lambda i: (uris[i], splits[i]))
     found: list[dict[Any, list[int]]] = [{} for _ in keys]
     for i in images:
         for by_key, key in zip(found, keys, strict=True):

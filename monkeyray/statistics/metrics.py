@@ -78,7 +78,7 @@ def summarise(logits: Array, truth: Array) -> dict[str, Any]:
 
 
 def evaluate(logits: Array, truth: Array, labels: list[str]) -> dict[str, Any]:
-    """All figures of a part: `summarise`, the confusion matrix, and precision, recall and F1.
+    """All figures of a split: `summarise`, the confusion matrix, and precision, recall and F1.
 
     `logits`: float (n, labels); `truth`: int label indices (n,). A ratio whose denominator is 0 is
     None; the macro means, in which every label weighs the same, leave such labels out.

@@ -1,4 +1,4 @@
-"""The three parts: train, validation and test never share a group of images."""
+"""The three splits: train, validation and test never share a group of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from monkeyray.errors import InputError
 from monkeyray.statistics.cuts import cut_groups
 
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -22,12 +22,12 @@ _ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
-class Split:
-    """`parts`: a name of PARTS per image. `leaked`: test images (bool) whose group is in another
-    part too; `validation_leaked`: validation images (bool) whose group is in train too. Both happen
-    only where the parts were given."""
+class Assignment:
+    """`names`: a name of SPLITS per image. `leaked`: test images (bool) whose group is in another
+    split too; `validation_leaked`: validation images (bool) whose group is in train too. Only given
+    splits can leak."""
 
-    parts: np.ndarray[Any, Any]
+    names: np.ndarray[Any, Any]
     leaked: np.ndarray[Any, np.dtype[np.bool_]]
     validation_leaked: np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -40,35 +40,35 @@ def split_images(
     test_share: float,
     seed: int,
     pictures: Ints | None = None,
-) -> Split:
-    """Each image's part, by label, whole groups at a time, seeded.
+) -> Assignment:
+    """Each image's split, by label, whole groups at a time, seeded.
 
-    `given` holds the parts that are fixed, None where free. Where some are given but no validation
-    (or no test), that share is taken out of train, of groups that no given validation or test image
-    is in; what was given stays as it is, and what it shares with another part is named in `leaked`
-    and `validation_leaked`. A label can be absent from such a part only where its groups hold other
-    labels too, or an image of a given part.
+    `given`: the fixed splits, None where free. If some are given but no validation (or no test),
+    that share is taken from train, in groups that have no given validation or test image; given
+    images keep their split, and `leaked` and `validation_leaked` mark those that share a group with
+    another split. A label is missing from a new split only if its groups hold other labels too, or
+    an image of a given split.
 
     `pictures`: group numbers by picture alone, for the words of an error; `groups` where None.
-    Raises InputError for a label in too few groups to be in every part.
+    Raises InputError for a label in too few groups to be in every split.
     """
-    parts: list[str | None] = list(given)
-    fixed = {part for part in parts if part is not None}
+    splits: list[str | None] = list(given)
+    fixed = {split for split in splits if split is not None}
     wanted = {
-        part: share
-        for part, share in (("test", test_share), ("validation", validation_share))
-        if share and part not in fixed
+        split: share
+        for split, share in (("test", test_share), ("validation", validation_share))
+        if share and split not in fixed
     }
     # What was given as train is free to be split further.
-    free = np.array([part in (None, "train") for part in parts])
+    free = np.array([split in (None, "train") for split in splits])
     if wanted and free.any():
         _check_groups(
             labels, groups, free, len(wanted) + 1, groups if pictures is None else pictures
         )
-        _assign(parts, labels, groups, free, wanted, seed)
-    final = np.array([part or "train" for part in parts])
+        _assign(splits, labels, groups, free, wanted, seed)
+    final = np.array([split or "train" for split in splits])
     _check_present(labels, final)
-    return Split(
+    return Assignment(
         final,
         (final == "test") & np.isin(groups, groups[final != "test"]),
         (final == "validation") & np.isin(groups, groups[final == "train"]),
@@ -103,18 +103,18 @@ def _check_groups(
 
 
 def _assign(
-    parts: list[str | None],
+    splits: list[str | None],
     labels: Sequence[str],
     groups: Ints,
     free: np.ndarray[Any, np.dtype[np.bool_]],
     wanted: dict[str, float],
     seed: int,
 ) -> None:
-    """Fill in the part of each free image."""
+    """Fill in the split of each free image."""
     members: dict[int, list[int]] = {}
     for i in np.flatnonzero(free).tolist():
         members.setdefault(int(groups[i]), []).append(i)
-    # What is in a given part already is in no new one: it stays in train.
+    # What is in a given split already is in no new one: it stays in train.
     touched = set(groups[~free].tolist())
     held = {labels[i] for group in members if group in touched for i in members[group]}
     loose = {
@@ -124,24 +124,24 @@ def _assign(
     }
     totals = Counter(labels[i] for its in members.values() for i in its)
     chosen = cut_groups(loose, totals, held, wanted, seed)
-    for part in wanted:
-        if part not in chosen.values():
+    for split in wanted:
+        if split not in chosen.values():
             raise InputError(
-                f"no image can be in the {part} part: each shares a group with an image of a "
-                f"given part; give {part} images too, or take such copies out"
+                f"no image can be in the {split} split: each shares a group with an image of a "
+                f"given split; give {split} images too, or take such copies out"
             )
     for group, its in members.items():
         for image in its:
-            parts[image] = chosen.get(group, "train")
+            splits[image] = chosen.get(group, "train")
 
 
-def _check_present(labels: Sequence[str], parts: np.ndarray[Any, Any]) -> None:
-    counts = Counter(zip(labels, parts.tolist(), strict=True))
+def _check_present(labels: Sequence[str], splits: np.ndarray[Any, Any]) -> None:
+    counts = Counter(zip(labels, splits.tolist(), strict=True))
     for label in sorted(set(labels)):
         if not counts[label, "train"]:
             raise InputError(
                 f"label {label!r} has no image to train on: add photographs, or drop it from the "
-                "test and validation parts"
+                "test and validation splits"
             )
 
 
@@ -154,11 +154,11 @@ def fold_images(
     seed: int,
     pictures: Ints | None = None,
 ) -> list[np.ndarray[Any, Any]]:
-    """The parts of each of some folds, whole groups at a time, seeded: names of PARTS, and "" for
+    """The splits of each of some folds, whole groups at a time, seeded: names of SPLITS, and "" for
     an image that is in none.
 
-    Every eligible image is in the test part of one fold; of the others of that fold a share is its
-    validation part. There are no more folds than groups, or images of the commonest label.
+    Every eligible image is in the test split of one fold; of the others of that fold a share is its
+    validation split. There are no more folds than groups, or images of the commonest label.
     `pictures`: as in split_images. Raises InputError for a label in too few groups.
     """
     where = np.flatnonzero(eligible)
@@ -185,9 +185,9 @@ def fold_images(
                 raise InputError(f"{error} (with --folds {folds})") from error
     found = []
     for each in cut:
-        parts = np.full(len(labels), "", dtype="<U10")
-        parts[where] = each
-        found.append(parts)
+        splits = np.full(len(labels), "", dtype="<U10")
+        splits[where] = each
+        found.append(splits)
     return found
 
 
@@ -206,7 +206,7 @@ def _cut_folds(
     state = seed if not attempt else int(np.random.default_rng([seed, attempt]).integers(2**32))
     cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=state)
     with warnings.catch_warnings():
-        # A label with fewer pictures than folds is not in the test part of each; that is fine.
+        # A label with fewer pictures than folds is not in the test split of each; that is fine.
         warnings.simplefilter("ignore", UserWarning)
         cuts = list(cutter.split(labels, labels, groups))
     found = []
@@ -214,6 +214,8 @@ def _cut_folds(
         given: list[str | None] = [None] * len(labels)
         for i in test:
             given[i] = "test"
-        split = split_images(labels, groups, given, validation_share, 0.0, seed + number, pictures)
-        found.append(split.parts)
+        assigned = split_images(
+            labels, groups, given, validation_share, 0.0, seed + number, pictures
+        )
+        found.append(assigned.names)
     return found

@@ -1,7 +1,7 @@
-"""A trained top on the features that are there: its calibration, its thresholds and its figures.
+"""A trained head on the features that are there: its calibration, its thresholds and its figures.
 
 Choices are made on images that it was not trained on, out of fold where there are folds, else of
-the validation part; the test part is looked at once, for the figures alone.
+the validation split; the test split is looked at once, for the figures alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from monkeyray.images.views import COUNTS
 from monkeyray.model.backbones import Weights
-from monkeyray.model.head import top_logits
+from monkeyray.model.head import head_logits
 from monkeyray.statistics.calibration import calibrate, fit_temperature
 from monkeyray.statistics.label_errors import LabelError, label_errors
 from monkeyray.statistics.metrics import evaluate, softmax, summarise, wilson
@@ -58,19 +58,19 @@ class Assessment:
 def assess(
     data: Dataset,
     vectors: Array,
-    top: Weights,
-    fold_tops: Sequence[Weights],
+    head: Weights,
+    fold_heads: Sequence[Weights],
     target_precision: float | None,
 ) -> Assessment:
-    """All figures of a top on features (n, views, width) of the data's images.
+    """All figures of a head on features (n, views, width) of the data's images.
 
-    `fold_tops`: of the data's folds, trained in the same way on the same features; or none, and
-    then the validation part decides.
+    `fold_heads`: of the data's folds, trained in the same way on the same features; or none, and
+    then the validation split decides.
     """
-    parts, truth, labels, most = data.parts, data.parts.truth, data.labels, vectors.shape[1]
+    splits, truth, labels, most = data.splits, data.splits.truth, data.labels, vectors.shape[1]
     features = {count: vectors[:, :count].mean(axis=1) for count in COUNTS if count <= most}
-    logits = {count: top_logits(top, each) for count, each in features.items()}
-    held = _held_out(data, features, logits, fold_tops)
+    logits = {count: head_logits(head, each) for count, each in features.items()}
+    held = _held_out(data, features, logits, fold_heads)
     calibration = {
         str(count): _calibrate(each, truth[held.images], labels, target_precision)
         for count, each in held.logits.items()
@@ -79,16 +79,16 @@ def assess(
     scaled = logits[most] / chosen["temperature"]
     probabilities = softmax(scaled)
     outliers = fit_outliers(
-        features[most][parts.train],
-        truth[parts.train],
-        {count: each[parts.validation] for count, each in features.items()},
+        features[most][splits.train],
+        truth[splits.train],
+        {count: each[splits.validation] for count, each in features.items()},
     )
     unseen = np.ones(len(truth), bool)
-    unseen[parts.train] = False
+    unseen[splits.train] = False
     if data.folds:
         probabilities[held.images] = softmax(held.logits[most] / chosen["temperature"])
         unseen[held.images] = True
-    its, its_truth = parts.test, truth[parts.test]
+    its, its_truth = splits.test, truth[splits.test]
     test = evaluate(scaled[its], its_truth, labels)
     clean = its[~data.leaked[its]]
     test["without_leaks"] = None
@@ -98,7 +98,7 @@ def assess(
     scores = probabilities[its].max(axis=1).astype(np.float32)
     predicted = scaled[its].argmax(axis=1)
     metrics = {
-        "validation": summarise(scaled[parts.validation], truth[parts.validation]),
+        "validation": summarise(scaled[splits.validation], truth[splits.validation]),
         "test": test,
         "calibration": {
             "source": held.source, **calibrate(held.logits[most], truth[held.images])
@@ -109,7 +109,7 @@ def assess(
         "views": [
             {
                 "views": count,
-                "validation": _accuracy(each, truth, parts.validation),
+                "validation": _accuracy(each, truth, splits.validation),
                 "test": _accuracy(each, truth, its),
             }
             for count, each in logits.items()
@@ -128,12 +128,12 @@ def _accuracy(logits: Array, truth: Array, images: Array) -> float | None:
     return accuracy
 
 
-def judge_on_validation(data: Dataset, vectors: Array, top: Weights) -> dict[str, Any]:
-    """Accuracy and log loss on the validation part as they are after calibration, and the
-    `temperature` of it: so that being surer alone makes no top better than another."""
-    images = data.parts.validation
-    truth = data.parts.truth[images]
-    logits = top_logits(top, vectors[images].mean(axis=1))
+def judge_on_validation(data: Dataset, vectors: Array, head: Weights) -> dict[str, Any]:
+    """Accuracy and log loss on the validation split as they are after calibration, and the
+    `temperature` of it: so that being surer alone makes no head better than another."""
+    images = data.splits.validation
+    truth = data.splits.truth[images]
+    logits = head_logits(head, vectors[images].mean(axis=1))
     temperature = fit_temperature(logits, truth)
     return summarise(logits / temperature, truth) | {"temperature": temperature}
 
@@ -152,10 +152,10 @@ def _held_out(
     data: Dataset,
     features: Mapping[int, Array],
     logits: Mapping[int, Array],
-    fold_tops: Sequence[Weights],
+    fold_heads: Sequence[Weights],
 ) -> HeldOut:
-    if not fold_tops:
-        images = data.parts.validation
+    if not fold_heads:
+        images = data.splits.validation
         return HeldOut(
             images, {count: each[images] for count, each in logits.items()}, "validation"
         )
@@ -165,8 +165,8 @@ def _held_out(
         {
             count: np.concatenate(
                 [
-                    top_logits(top, each[fold.test])
-                    for fold, top in zip(data.folds, fold_tops, strict=True)
+                    head_logits(head, each[fold.test])
+                    for fold, head in zip(data.folds, fold_heads, strict=True)
                 ]
             )
             for count, each in features.items()
@@ -191,7 +191,7 @@ def _calibrate(
 def _thresholds(
     chosen: dict[str, Any] | None, scores: Array, predicted: Array, truth: Array
 ) -> dict[str, Any] | None:
-    """The thresholds and what they give on the test part."""
+    """The thresholds and what they give on the test split."""
     if chosen is None:
         return None
     accepted = decide(scores, predicted, Thresholds.from_json(chosen)) == ACCEPTED
@@ -214,10 +214,10 @@ def _folds(data: Dataset, held: HeldOut, most: int, labels: list[str]) -> dict[s
     """The accuracy of each fold, and their mean with Student's 95% interval."""
     from scipy.stats import t
 
-    truth = data.parts.truth[held.images]
+    truth = data.splits.truth[held.images]
     hits = held.logits[most].argmax(axis=1) == truth
     ends = np.cumsum([len(fold.test) for fold in data.folds])
-    accuracies = [float(part.mean()) for part in np.split(hits, ends[:-1])]
+    accuracies = [float(split.mean()) for split in np.split(hits, ends[:-1])]
     mean, count = float(np.mean(accuracies)), len(accuracies)
     half = float(t.ppf(0.975, count - 1) * np.std(accuracies, ddof=1) / math.sqrt(count))
     return {

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 def apply_corrections(table: pa.Table, later: pa.Table) -> pa.Table:
     """The images of both tables, which have the same columns: an image in both has the label of
-    `later`, and all else, such as a given part, as it was; what only `later` has comes last.
+    `later`, and all else, such as a given split, as it was; what only `later` has comes last.
 
     They are the same where their URIs are.
     """

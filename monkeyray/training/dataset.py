@@ -1,4 +1,4 @@
-"""The labelled images of a training: listed, cut into parts that share no picture, counted."""
+"""The labelled images of a training: listed, cut into splits that share no picture, counted."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from monkeyray.images.listing import list_labelled, read_label_names
 from monkeyray.scoring.features import Features, unusable
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import thumbnails
-from monkeyray.statistics.splits import PARTS, Split, fold_images, split_images
+from monkeyray.statistics.splits import SPLITS, Assignment, fold_images, split_images
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.store import Storage
 from monkeyray.training.corrections import apply_corrections
 from monkeyray.training.labelled_boxes import best_animals, load_detections, with_best_box
-from monkeyray.training.loop import Parts
+from monkeyray.training.loop import Splits
 from monkeyray.training.options import TrainConfig
 
 Array = np.ndarray[Any, Any]
@@ -36,10 +36,10 @@ class Dataset:
     """The images of a training that can be read; all arrays are in their order.
 
     `images`: as they were listed. `table`: what the feature cache knows of them but the vectors,
-    which are float32 (n, views, width), None where none are kept. `labels`: sorted; `parts.truth`
-    are indices into them. `names`: each image's part; `pictures`: the same number for files of one
+    which are float32 (n, views, width), None where none are kept. `labels`: sorted; `splits.truth`
+    are indices into them. `names`: each image's split; `pictures`: the same number for files of one
     picture, `groups`: for what must not be divided; `leaked`: test images whose group is in
-    another part too. `data`: counts for the bundle.
+    another split too. `data`: counts for the bundle.
     """
 
     images: pa.Table
@@ -47,8 +47,8 @@ class Dataset:
     table: pa.Table
     vectors: Array | None
     labels: list[str]
-    parts: Parts
-    folds: tuple[Parts, ...]
+    splits: Splits
+    folds: tuple[Splits, ...]
     names: Array
     pictures: Array
     groups: Array
@@ -59,17 +59,17 @@ class Dataset:
 def list_dataset(
     config: TrainConfig, storage: Storage
 ) -> tuple[pa.Table, dict[str, str], Counter[str]]:
-    """All images with `label`, `given` part and `group`, and the labels' names; with detections
+    """All images with `label`, `given` split and `group`, and the labels' names; with detections
     those that show an animal, each with its box.
 
-    Raises InputError for what can not be cut into parts whatever the images show.
+    Raises InputError for what can not be cut into splits whatever the images show.
     """
     skipped: Counter[str] = Counter()
     boxes = load_detections(config.detections, storage) if config.detections else None
     listed: set[str] = set()
 
-    def read(place: str, part: str | None) -> pa.Table:
-        found = _tagged(list_labelled(place, storage, skipped), part)
+    def read(place: str, split: str | None) -> pa.Table:
+        found = _tagged(list_labelled(place, storage, skipped), split)
         if boxes is None:
             return found
         listed.update(found["uri"].to_pylist())
@@ -111,9 +111,9 @@ def list_dataset(
     if config.limit is not None:
         listed = table
         table = _limit(table, config.limit, config.seed)
-        for part in sorted(_given(listed) - _given(table)):
+        for split in sorted(_given(listed) - _given(table)):
             raise InputError(
-                f"--limit {config.limit} leaves no image of the given {part} part: raise it"
+                f"--limit {config.limit} leaves no image of the given {split} split: raise it"
             )
     _check_split(config, table)
     return table, names, skipped
@@ -132,7 +132,7 @@ def _check_split(config: TrainConfig, images: pa.Table) -> None:
         raise InputError(f"{error} (with --limit {config.limit})") from error
 
 
-def _split(config: TrainConfig, images: pa.Table, groups: Array, pictures: Array) -> Split:
+def _split(config: TrainConfig, images: pa.Table, groups: Array, pictures: Array) -> Assignment:
     return split_images(
         images["label"].to_pylist(),
         groups,
@@ -145,14 +145,14 @@ def _split(config: TrainConfig, images: pa.Table, groups: Array, pictures: Array
 
 
 def _fold(
-    config: TrainConfig, images: pa.Table, groups: Array, pictures: Array, split: Split
+    config: TrainConfig, images: pa.Table, groups: Array, pictures: Array, assigned: Assignment
 ) -> list[Array]:
     if not config.folds:
         return []
     return fold_images(
         images["label"].to_pylist(),
         groups,
-        split.parts != "test",
+        assigned.names != "test",
         config.folds,
         config.validation_share,
         config.seed,
@@ -161,15 +161,15 @@ def _fold(
 
 
 def _given(images: pa.Table) -> set[str]:
-    """The parts that were given."""
+    """The splits that were given."""
     return set(images["given"].to_pylist()) - {None}
 
 
-def _tagged(table: pa.Table, part: str | None) -> pa.Table:
+def _tagged(table: pa.Table, split: str | None) -> pa.Table:
     columns = {name: table[name] for name in ("uri", "size_bytes", "version", "label")}
     empty = pa.nulls(table.num_rows, pa.string())
-    if part is not None:
-        columns["given"] = pa.array([part] * table.num_rows, pa.string())
+    if split is not None:
+        columns["given"] = pa.array([split] * table.num_rows, pa.string())
     else:
         columns["given"] = table["split"] if "split" in table.column_names else empty
     columns["group"] = table["group"] if "group" in table.column_names else empty
@@ -178,9 +178,9 @@ def _tagged(table: pa.Table, part: str | None) -> pa.Table:
 
 def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
     """Some images, label by label in turn, so that a short trial has them all; of each label first
-    one of every given part."""
+    one of every given split."""
     labels = np.array(table["label"].to_pylist(), dtype=object)
-    given = np.array([part or "" for part in table["given"].to_pylist()])
+    given = np.array([split or "" for split in table["given"].to_pylist()])
     turn = np.empty(len(labels), np.int64)
     for number, label in enumerate(sorted(set(labels))):
         its = np.random.default_rng([seed, number]).permutation(np.flatnonzero(labels == label))
@@ -193,9 +193,9 @@ def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
 def choose_images(
     config: TrainConfig, images: pa.Table, features: Features, skipped: Counter[str]
 ) -> Dataset:
-    """The usable images, cut into parts, and the counts for the bundle.
+    """The usable images, cut into splits, and the counts for the bundle.
 
-    Raises InputError for a label or a given part of which no image can be read, and for a label
+    Raises InputError for a label or a given split of which no image can be read, and for a label
     with too few different pictures.
     """
     bad = unusable(features)
@@ -207,12 +207,12 @@ def choose_images(
     # A group is never divided, whatever its pictures show.
     groups = group_images([str(number) for number in pictures], None, kept["group"].to_pylist())
     its_labels = kept["label"].to_pylist()
-    split = _split(config, kept, groups, pictures)
-    names = split.parts.tolist()
+    assigned = _split(config, kept, groups, pictures)
+    names = assigned.names.tolist()
     labels = sorted(set(its_labels))
     truth = np.searchsorted(labels, its_labels)
-    parts = _parts(truth, split.parts, config.class_weights)
-    folds = _fold(config, kept, groups, pictures, split)
+    splits = _splits(truth, assigned.names, config.class_weights)
+    folds = _fold(config, kept, groups, pictures, assigned)
     counts = Counter(zip(its_labels, names, strict=True))
     boxes = [kept["detection_bbox"].to_pylist()] if has_boxes(kept.column_names) else []
     sizes = Counter(pictures.tolist())
@@ -222,13 +222,13 @@ def choose_images(
         "opened": images.num_rows - features.found,
         "unusable": dict(bad),
         "skipped_files": {why: number for why, number in skipped.items() if number},
-        "parts": {part: names.count(part) for part in PARTS},
-        "by_label": {label: {part: counts[label, part] for part in PARTS} for label in labels},
+        "splits": {split: names.count(split) for split in SPLITS},
+        "by_label": {label: {split: counts[label, split] for split in SPLITS} for label in labels},
         "rare_labels": _rare(labels, counts),
         "duplicate_groups": sum(size > 1 for size in sizes.values()),
         "duplicate_images": sum(size - 1 for size in sizes.values()),
-        "leaks": int(split.leaked.sum()),
-        "validation_leaks": int(split.validation_leaked.sum()),
+        "leaks": int(assigned.leaked.sum()),
+        "validation_leaks": int(assigned.validation_leaked.sum()),
         "boxes": {"padding": config.box_padding} if config.detections else None,
         "fingerprint": fingerprint(sorted(zip(contents, its_labels, names, *boxes, strict=True))),
     }
@@ -238,10 +238,10 @@ def choose_images(
         table=rows,
         vectors=vectors,
         labels=labels,
-        parts=parts,
-        folds=tuple(_parts(truth, fold, config.class_weights) for fold in folds),
-        names=split.parts,
-        leaked=split.leaked,
+        splits=splits,
+        folds=tuple(_splits(truth, fold, config.class_weights) for fold in folds),
+        names=assigned.names,
+        leaked=assigned.leaked,
         pictures=pictures,
         groups=groups,
         data=data,
@@ -249,18 +249,18 @@ def choose_images(
 
 
 def _rare(labels: Sequence[str], counts: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The labels with few images to train on or with none in a part, which come first."""
+    """The labels with few images to train on or with none in a split, which come first."""
     rows: list[dict[str, Any]] = [
-        {"label": label, **{part: counts[label, part] for part in PARTS}} for label in labels
+        {"label": label, **{split: counts[label, split] for split in SPLITS}} for label in labels
     ]
-    rows.sort(key=lambda row: all(row[part] for part in PARTS))
+    rows.sort(key=lambda row: all(row[split] for split in SPLITS))
     return [
-        row for row in rows if row["train"] < RARE_IMAGES or not all(row[part] for part in PARTS)
+        row for row in rows if row["train"] < RARE_IMAGES or not all(row[split] for split in SPLITS)
     ]
 
 
 def _usable(config: TrainConfig, images: pa.Table, features: Features) -> Array:
-    """Which images can be read, bool (n,). Raises InputError for a label or a given part that has
+    """Which images can be read, bool (n,). Raises InputError for a label or a given split that has
     none."""
     statuses = features.table["status"].to_pylist()
     usable = np.array([status == "ok" for status in statuses])
@@ -274,12 +274,12 @@ def _usable(config: TrainConfig, images: pa.Table, features: Features) -> Array:
             f"none of the {count} images of label {label!r} can be read ({reasons}): replace them "
             f"or drop it{limit}"
         )
-    # A part that is lost must not be cut out of the others in silence, and be taken for this one.
-    for part, count, reasons in _unreadable(images["given"].to_pylist(), statuses):
-        place = f" (--test {config.test})" if part == "test" and config.test is not None else ""
+    # A split that is lost must not be cut out of the others in silence, and be taken for this one.
+    for split, count, reasons in _unreadable(images["given"].to_pylist(), statuses):
+        place = f" (--test {config.test})" if split == "test" and config.test is not None else ""
         raise InputError(
-            f"none of the {count} images of the given {part} part{place} can be read ({reasons}): "
-            f"replace them, or give no such part{limit}"
+            f"none of the {count} images of the given {split} split{place} can be read "
+            f"({reasons}): replace them, or drop that split{limit}"
         )
     return usable
 
@@ -298,9 +298,9 @@ def _unreadable(
             yield name, its.total(), reasons
 
 
-def _parts(truth: Array, names: Array, class_weights: str) -> Parts:
-    train, validation, test = (np.flatnonzero(names == name) for name in PARTS)
-    return Parts(truth, train, validation, test, weigh(truth, train, class_weights))
+def _splits(truth: Array, names: Array, class_weights: str) -> Splits:
+    train, validation, test = (np.flatnonzero(names == name) for name in SPLITS)
+    return Splits(truth, train, validation, test, weigh(truth, train, class_weights))
 
 
 def weigh(truth: Array, train: Array, class_weights: str) -> Array | None:

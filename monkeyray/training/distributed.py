@@ -20,7 +20,7 @@ from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import is_local, join
 from monkeyray.storage.store import Storage
 from monkeyray.training.epochs import Follower
-from monkeyray.training.loop import FitConfig, Learner, Parts, Source, fit
+from monkeyray.training.loop import FitConfig, Learner, Source, Splits, fit
 from monkeyray.training.state import State
 from monkeyray.training.tracking import Stage
 
@@ -54,10 +54,10 @@ class Task:
     """
 
     fit: FitConfig
-    parts: Parts
+    splits: Splits
     make_learner: Callable[[], Weighty]
     source: Source
-    folds: tuple[Parts, ...] = ()
+    folds: tuple[Splits, ...] = ()
     tracked: Stage = field(default_factory=Stage)
     name: str = "training"
 
@@ -163,7 +163,7 @@ def training_place(uri: str, storage: Storage) -> tuple[Any, str]:
 def below(weights: Weights, prefix: str) -> Weights:
     """The weights whose names begin with `prefix` and a slash, without it.
 
-    >>> below({"top/0000": 1, "base/0000": 2}, "top")
+    >>> below({"head/0000": 1, "backbone/0000": 2}, "head")
     {'0000': 1}
     """
     start = f"{prefix}/"
@@ -246,7 +246,7 @@ def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
         fitted = fit(
             task.fit,
             learner,
-            task.parts,
+            task.splits,
             task.source,
             resume=resume,
             checkpoint=report,
@@ -254,9 +254,9 @@ def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
             **common,
         )
         found = _under("weights", learner.weights())
-        for number, parts in enumerate(task.folds):
+        for number, splits in enumerate(task.folds):
             learner = task.make_learner()
-            fit(task.fit, learner, parts, task.source, **common)
+            fit(task.fit, learner, splits, task.source, **common)
             found |= _under(f"fold-{number}", learner.weights())
     except ConfigError as error:
         return error

@@ -27,7 +27,7 @@ from monkeyray.storage.location import join
 from monkeyray.storage.store import Entry, Storage
 
 #: The one written last says what is there.
-_PARTS = ("train", "validation")
+_SPLITS = ("train", "validation")
 
 _NAME = re.compile(r"events\.out\.tfevents\.\d+-(?P<stage>[a-z_]+)-(?P<last>\d+)")
 
@@ -47,28 +47,28 @@ class EventFiles:
 
     def forget(self, after: int) -> None:
         """Delete the files with epochs after this one. Raises StorageError."""
-        for part in _PARTS:
-            for entry, last in self._files(part):
+        for split in _SPLITS:
+            for entry, last in self._files(split):
                 if last > after:
                     self.storage.delete(entry.uri)
 
     def last(self) -> int:
         """The last epoch that is there, -1 for none. Raises StorageError."""
-        return max((last for _, last in self._files(_PARTS[-1])), default=-1)
+        return max((last for _, last in self._files(_SPLITS[-1])), default=-1)
 
     def write(self, epochs: Sequence[tuple[float, Mapping[str, Any]]]) -> None:
         """Publish epochs, each with its time in seconds since 1970. Raises StorageError."""
         name = f"events.out.tfevents.{self.order}-{self.stage}-{epochs[-1][1]['epoch']:06d}"
-        for part in _PARTS:
-            self.storage.write(join(self.place, part, name), self._encode(part, epochs))
+        for split in _SPLITS:
+            self.storage.write(join(self.place, split, name), self._encode(split, epochs))
 
-    def _files(self, part: str) -> Iterator[tuple[Entry, int]]:
-        for entry in list(self.storage.list(join(self.place, part))):
+    def _files(self, split: str) -> Iterator[tuple[Entry, int]]:
+        for entry in list(self.storage.list(join(self.place, split))):
             found = _NAME.fullmatch(entry.uri.rsplit("/", 1)[-1])
             if found and found["stage"] == self.stage:
                 yield entry, int(found["last"])
 
-    def _encode(self, part: str, epochs: Sequence[tuple[float, Mapping[str, Any]]]) -> bytes:
+    def _encode(self, split: str, epochs: Sequence[tuple[float, Mapping[str, Any]]]) -> bytes:
         import tensorflow as tf
 
         messages = tf.compat.v1
@@ -77,7 +77,7 @@ class EventFiles:
             values = [
                 messages.Summary.Value(tag=f"{self.stage}/{name}", simple_value=value)
                 for name in ("loss", "accuracy")
-                if (value := figures[f"{part}_{name}"]) is not None
+                if (value := figures[f"{split}_{name}"]) is not None
             ]
             events.append(
                 messages.Event(

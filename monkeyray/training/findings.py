@@ -22,7 +22,7 @@ _SHOWN = 48
 
 def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, Any]:
     """The findings in JSON's types, in which images have these names for URIs, all different."""
-    truth, unseen = data.parts.truth, np.flatnonzero(found.unseen)
+    truth, unseen = data.splits.truth, np.flatnonzero(found.unseen)
     contents = data.table["sha256"].to_pylist()
 
     def answer(image: int) -> dict[str, Any]:
@@ -39,14 +39,14 @@ def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, An
         "leaks": leaks(names, data.names.tolist(), contents, data.pictures, data.groups),
         "duplicates": _duplicates(names, contents, data.pictures),
         "label_errors_of": (
-            "the images of the test part and of all folds, each judged by a model without it"
+            "the images of the test split and of all folds, each judged by a model without it"
             if data.folds
-            else "the images of the validation and test parts; --folds 5 looks at all"
+            else "the images of the validation and test splits; --folds 5 looks at all"
         ),
         "label_errors": [
             {
                 "uri": names[each.index],
-                "part": str(data.names[each.index]),
+                "split": str(data.names[each.index]),
                 "given": data.labels[each.given],
                 "suggested": data.labels[each.suggested],
                 "quality": each.quality,

@@ -1,4 +1,4 @@
-"""Fine-tuning: the last layers of the base are trained together with the top that is on it."""
+"""Fine-tuning: the last layers of the backbone are trained together with the head that is on it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any
 from monkeyray.model.backbones import (
     BACKBONES,
     Weights,
-    build_base,
+    build_backbone,
     last_layers,
     named_weights,
     unfreeze,
 )
 from monkeyray.model.engine import Network, embed
-from monkeyray.model.head import build_top, kernels
+from monkeyray.model.head import build_head, kernels
 from monkeyray.progress import silence_stderr
 
 
 class FineTuneLearner:
-    """A network from pixels to logits, of which the last layers and the top are trained.
+    """A network from pixels to logits, of which the last layers and the head are trained.
 
-    In float32, as the base is, so that sums in another order give other last digits: the same
+    In float32, as the backbone is, so that sums in another order give other last digits: the same
     number of workers gives the same weights, another one almost the same. BatchNorm stays in
     inference mode: its statistics come from a million images and not from a batch.
     """
@@ -31,37 +31,39 @@ class FineTuneLearner:
     compiled = False
 
     def __init__(self, network: Network, layers: str) -> None:
-        """`layers`: as --fine-tune says them; `network` has the top that was trained before."""
-        self._backbone = BACKBONES[network.backbone]
-        self._base = build_base(network.backbone, network.base)
-        self._top = build_top(self._backbone.width, network.head, network.labels, network.top)
-        chosen = last_layers(self._base, network.backbone, layers)
-        unfreeze(self._base, chosen)
+        """`layers`: as --fine-tune says them; `network` has the head that was trained before."""
+        self._spec = BACKBONES[network.backbone]
+        self._backbone = build_backbone(network.backbone, network.backbone_weights)
+        self._head = build_head(
+            self._spec.width, network.head_widths, network.labels, network.head_weights
+        )
+        chosen = last_layers(self._backbone, network.backbone, layers)
+        unfreeze(self._backbone, chosen)
         self.variables = [
             *(variable for layer in chosen for variable in layer.trainable_variables),
-            *self._top.trainable_variables,
+            *self._head.trainable_variables,
         ]
 
-        # The base's kernels are good as they are: nothing should pull them to zero.
-        self.penalised = kernels(self._top)
+        # The backbone's kernels are good as they are: nothing should pull them to zero.
+        self.penalised = kernels(self._head)
 
     def logits(self, x: Any) -> Any:
         """uint8 pixels (b, views, size, size, 3) to logits (b, labels)."""
         import tensorflow as tf
 
-        features = tf.reduce_mean(embed(self._base, self._backbone, x), axis=1)
-        return self._top(features, training=False)
+        features = tf.reduce_mean(embed(self._backbone, self._spec, x), axis=1)
+        return self._head(features, training=False)
 
     def weights(self) -> Weights:
-        """All weights of the network, under base/ and top/."""
+        """All weights of the network, under backbone/ and head/."""
         return {
-            **{f"base/{key}": value for key, value in named_weights(self._base).items()},
-            **{f"top/{key}": value for key, value in named_weights(self._top).items()},
+            **{f"backbone/{key}": value for key, value in named_weights(self._backbone).items()},
+            **{f"head/{key}": value for key, value in named_weights(self._head).items()},
         }
 
 
 def check_fine_tune(network: Network, layers: str) -> None:
-    """Raise ConfigError for more layers than the base has, before anything is done."""
+    """Raise ConfigError for more layers than the backbone has, before anything is done."""
     with silence_stderr():  # TensorFlow's first operation looks for a GPU, and tells
-        base = build_base(network.backbone)
-    last_layers(base, network.backbone, layers)
+        backbone = build_backbone(network.backbone)
+    last_layers(backbone, network.backbone, layers)

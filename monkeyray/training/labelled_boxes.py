@@ -44,7 +44,7 @@ def best_animals(
     """The labelled images that have the box of an animal from the threshold on (the file's own,
     where it is None), in order, with boxes.BOX_FIELDS of the surest; counts the others.
 
-    Raises InputError for a label, or a given part, that has no such image, if `each` has to have
+    Raises InputError for a label, or a given split, that has no such image, if `each` has to have
     one.
     """
     listing = collect([images])
@@ -58,7 +58,7 @@ def best_animals(
     chosen = animals.take(pa.array(np.sort(order[first])))
     skipped[NOT_LISTED] += int((matched.where < 0).sum())
     skipped[NO_BOX] += images.num_rows - chosen.num_rows - int((matched.where < 0).sum())
-    for column, what in (("label", "label"), ("given", "given part")) if each else ():
+    for column, what in (("label", "label"), ("given", "given split")) if each else ():
         for name in sorted(_names(images, column) - _names(chosen, column)):
             raise InputError(
                 f"no image of the {what} {name!r} in {place} has the box of an animal in "

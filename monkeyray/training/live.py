@@ -125,7 +125,7 @@ def _read(decoder: Decoder, rows: pa.Table) -> Array:
 
 
 class FeatureSource:
-    """Features of images by index: pixels through the frozen base at every call."""
+    """Features of images by index: pixels through the frozen backbone at every call."""
 
     def __init__(self, pixels: PixelSource, network: Network) -> None:
         self._pixels = pixels

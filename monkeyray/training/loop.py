@@ -44,7 +44,7 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Splits:
     """The data by index: `truth` int label indices of all images, and which image is where.
 
     `weight`: how much an image counts in the loss, None for all alike. The validation loss that
@@ -111,7 +111,7 @@ def share(order: Array, batch_size: int, rank: int, world: int) -> Share:
 def fit(
     config: FitConfig,
     learner: Learner,
-    parts: Parts,
+    splits: Splits,
     source: Source,
     *,
     strategy: Any,
@@ -130,7 +130,7 @@ def fit(
     epoch 0. Raises ConfigError on every worker alike when a loss is not finite and there is no
     start to keep.
     """
-    loop = _Loop(config, learner, parts, source, strategy, rank, world)
+    loop = _Loop(config, learner, splits, source, strategy, rank, world)
     if resume is None:
         state = _begin(loop, config)
         for figures in state.history:
@@ -143,9 +143,9 @@ def fit(
     last = time.monotonic()
     while not state.done:
         epoch = state.epoch + 1
-        order = np.random.default_rng([config.seed, epoch]).permutation(parts.train)
+        order = np.random.default_rng([config.seed, epoch]).permutation(splits.train)
         train = loop.train(share(order, config.batch_size, rank, world), epoch)
-        validation = loop.measure(parts.validation)
+        validation = loop.measure(splits.validation)
         due = rank == 0 and time.monotonic() - last >= config.checkpoint_seconds
         # The sums of all workers, and the first one's word on whether it is time to save.
         sums = loop.sum(np.array([*train, *validation, float(due)]))
@@ -159,9 +159,9 @@ def fit(
             )
         figures = {
             "epoch": epoch,
-            "train_loss": sums[0] / len(parts.train),
-            "train_accuracy": sums[1] / len(parts.train),
-            **_validation_figures(sums[2:5], parts),
+            "train_loss": sums[0] / len(splits.train),
+            "train_accuracy": sums[1] / len(splits.train),
+            **_validation_figures(sums[2:5], splits),
         }
         on_epoch(figures)
         state = _advance(loop, state, figures, config)
@@ -172,10 +172,10 @@ def fit(
     return state
 
 
-def _validation_figures(sums: Array, parts: Parts) -> dict[str, float]:
+def _validation_figures(sums: Array, splits: Splits) -> dict[str, float]:
     return {
         "validation_loss": float(sums[0] / sums[2]),
-        "validation_accuracy": float(sums[1] / len(parts.validation)),
+        "validation_accuracy": float(sums[1] / len(splits.validation)),
     }
 
 
@@ -183,8 +183,8 @@ def _begin(loop: _Loop, config: FitConfig) -> State:
     state = loop.state(0, None)
     if not config.keep_start:
         return state
-    sums = loop.sum(loop.measure(loop.parts.validation))
-    found = _validation_figures(sums, loop.parts)
+    sums = loop.sum(loop.measure(loop.splits.validation))
+    found = _validation_figures(sums, loop.splits)
     figures = {"epoch": 0, "train_loss": None, "train_accuracy": None, **found}
     return replace(state, best_loss=found["validation_loss"], history=[figures])
 
@@ -222,7 +222,7 @@ class _Loop:
         self,
         config: FitConfig,
         learner: Learner,
-        parts: Parts,
+        splits: Splits,
         source: Source,
         strategy: Any,
         rank: int,
@@ -231,10 +231,10 @@ class _Loop:
         keras = import_keras()
         import tensorflow as tf
 
-        self.parts = parts
+        self.splits = splits
         self._tf, self._config, self._source, self._strategy = tf, config, source, strategy
         self._rank, self._world = rank, world
-        self._weight = np.ones(len(parts.truth)) if parts.weight is None else parts.weight
+        self._weight = np.ones(len(splits.truth)) if splits.weight is None else splits.weight
         # Plain variables, the same on all workers by their seed: the strategy only sums gradients.
         self._learner = learner
         self._optimizer = keras.optimizers.Adam(self._rate(keras))
@@ -259,7 +259,7 @@ class _Loop:
         config = self._config
         if not config.keep_start:
             return config.learning_rate
-        steps = -(-len(self.parts.train) // config.batch_size)
+        steps = -(-len(self.splits.train) // config.batch_size)
         # Adam's first steps know no scale yet, and would throw good weights out of their valley.
         return keras.optimizers.schedules.CosineDecay(
             0.0,
@@ -320,7 +320,7 @@ class _Loop:
     def train(self, mine: Share, epoch: int) -> Array:
         """Run an epoch; returns this worker's sum of losses and of hits."""
         tf = self._tf
-        y = tf.constant(self.parts.truth[mine.index])
+        y = tf.constant(self.splits.truth[mine.index])
         real, weight, total = (
             tf.constant(array, self._dtype)
             for array in (mine.weight, self._weight[mine.index], mine.total)
@@ -343,7 +343,7 @@ class _Loop:
             index, real, logits = mine.index[step], mine.weight[step], self._forward(x).numpy()
             peak = logits.max(axis=1)
             total = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
-            y = self.parts.truth[index]
+            y = self.splits.truth[index]
             losses = total - logits[np.arange(len(y)), y]
             weight = real * self._weight[index]
             sums += [weight @ losses, real @ (logits.argmax(axis=1) == y), weight.sum()]

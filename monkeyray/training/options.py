@@ -26,7 +26,7 @@ from monkeyray.storage.location import normalise
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Train a new top on a frozen, ImageNet-pretrained base, and write a model bundle."""
+    """Train a new head on a frozen, ImageNet-pretrained backbone, and write a model bundle."""
 
     GROUPS: ClassVar = {
         "Images and model": (
@@ -41,7 +41,7 @@ class TrainConfig:
         "Watching": ("tensorboard", "mlflow"),
         SELDOM: (
             "detection_threshold", "box_padding", "weights", "l2", "batch_size", "patience",
-            "validation_share", "test_share", "top_seed", "engine", "checkpoint_seconds",
+            "validation_share", "test_share", "head_seed", "engine", "checkpoint_seconds",
             "mlflow_experiment",
         ),
     }  # fmt: skip
@@ -76,16 +76,16 @@ class TrainConfig:
     (else the first) and name or common name (else the second)."""
 
     features: Place | None = None
-    """Where the features of the frozen base are kept. Default: features/ below --model."""
+    """Where the features of the frozen backbone are kept. Default: features/ below --model."""
 
     backbone: str = "mobilenet"
     """The frozen network: mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large,
     efficientnet_v2_b0, resnet50_v2 (all 224 px) or inception_v3 (299 px)."""
 
     weights: Annotated[str, IsPlace(("imagenet", "none"))] = "imagenet"
-    """Weights of the base: imagenet (downloaded once by Keras, mobilenet's come with the package),
-    none (random, for tests), or the URI of a Keras file without the top, as ….weights.h5,
-    …_notop.h5 or …_no_top.h5."""
+    """Weights of the backbone: imagenet (downloaded once by Keras; those of mobilenet come with the
+    package), none (random, for tests), or the URI of a Keras file without its top, such as
+    ….weights.h5, …_notop.h5 or …_no_top.h5."""
 
     crop: str = "middle"
     """What is seen of an image: middle (its long side shortened half-way to a square), whole, or
@@ -96,7 +96,7 @@ class TrainConfig:
     2 with its mirror image, 4 and 6 with other crops too. More cost as many times the time."""
 
     head: str = "linear"
-    """The new top before its softmax: linear, or widths of Dense relu layers, as 1024,1024,512."""
+    """The new head before its softmax: linear, or widths of Dense relu layers, as 1024,1024,512."""
 
     epochs: int = 200
     """Passes over the training images at most; training stops early."""
@@ -112,7 +112,7 @@ class TrainConfig:
     """Step size of Adam. Default: 0.003 for the linear head, 0.0003 for one with Dense layers."""
 
     l2: float | None = None
-    """L2 penalty on the kernels of the new top. Default: 0.001 for the linear head, else 0."""
+    """L2 penalty on the kernels of the new head. Default: 0.001 for the linear head, else 0."""
 
     class_weights: str = "none"
     """How much the images of a label count: none (all alike), balanced (each label in all the
@@ -128,8 +128,8 @@ class TrainConfig:
     temperature, the thresholds and the list of likely label errors. 0 for none, else 2 or more."""
 
     fine_tune: str | None = None
-    """After the new top, train the last layers of the base too: so many layers with weights, as
-    20, or so many blocks, as 2-blocks. The result is kept only where it is better on validation."""
+    """After the head, train the last layers of the backbone too: a number of layers with weights,
+    such as 20, or of blocks, such as 2-blocks. Kept only if it improves validation."""
 
     fine_tune_rate: float = 1e-5
     """Step size of Adam in fine-tuning."""
@@ -150,32 +150,32 @@ class TrainConfig:
     seed: int = 0
     """Seed of the split, of the first weights and of the order of images."""
 
-    top_seed: int | None = None
-    """Seed of the new top alone: of its first weights and its order of images. Default: --seed."""
+    head_seed: int | None = None
+    """Seed of the new head alone: of its first weights and its order of images. Default: --seed."""
 
     workers: int = 1
-    """Data-parallel Ray Train workers for the new top, which is small: one is enough below some
-    100,000 images. With --live they run the base too, so give one a GPU or CPU core."""
+    """Data-parallel Ray Train workers for the new head, which is small: one is enough below some
+    100,000 images. With --live they run the backbone too, so give one a GPU or CPU core."""
 
     embed_workers: int | None = None
-    """Processes that run the base over the images. Default: one per CPU core. With --gpu they share
-    the GPUs, up to 8 on each, as far as there are cores."""
+    """Processes that run the backbone over the images. Default: one per CPU core. With --gpu they
+    share the GPUs, up to 8 on each, as far as there are cores."""
 
     gpu: bool = False
-    """Run the base and the training on GPUs, one for each of --workers."""
+    """Run the backbone and the training on GPUs, one for each of --workers."""
 
     engine: str = "auto"
-    """What runs the frozen base over the images: tensorflow, openvino (on CPUs, the fastest there),
-    or auto: openvino where it is installed and no GPU is used, else tensorflow. What is trained
-    runs on TensorFlow always."""
+    """What runs the frozen backbone over the images: tensorflow, openvino (the fastest on CPUs), or
+    auto: openvino if it is installed and no GPU is used, else tensorflow. Training itself always
+    runs on TensorFlow."""
 
     int8: bool = False
-    """Add the base in int8 to the model, quantised on some of the training images, for `score
+    """Add the backbone in int8 to the model, quantised on some of the training images, for `score
     --precision int8`. The report says what it does to the test images. Needs pip install
     'monkeyray[int8]'."""
 
     live: bool = False
-    """Keep no features: every step decodes its images and runs the base."""
+    """Keep no features: every step decodes its images and runs the backbone."""
 
     limit: int | None = None
     """Use this many images at most, spread evenly over the labels."""
@@ -223,8 +223,8 @@ class TrainConfig:
         l2 = self.l2
         require(l2 is None or 0 <= l2 < math.inf, "l2", l2, "0 or more and finite")
         check_seed(self.seed)
-        if self.top_seed is not None:
-            check_seed(self.top_seed, "top-seed")
+        if self.head_seed is not None:
+            check_seed(self.head_seed, "head-seed")
         self._check_choices()
         require(
             self.checkpoint_seconds >= 0, "checkpoint-seconds", self.checkpoint_seconds, "0 or more"
@@ -259,8 +259,8 @@ class TrainConfig:
             )
         if self.folds and self.fine_tune is not None:
             raise ConfigError(
-                "--folds judges the top on the frozen base, and --fine-tune changes the base: "
-                "train twice, once with each"
+                "--folds evaluates the head on the frozen backbone, and --fine-tune changes the "
+                "backbone: train twice, once with each"
             )
         if self.fine_tune is not None:
             from monkeyray.model.backbones import parse_fine_tune
@@ -295,12 +295,14 @@ class TrainConfig:
                     f"--{other}: give that too, or drop it"
                 )
         if self.test is not None and self.test_share != defaults["test_share"]:
-            raise ConfigError("--test-share is not used where --test gives the test part: drop one")
+            raise ConfigError(
+                "--test-share is not used where --test gives the test split: drop one"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(TrainConfig):
-    """Search for the best new top: layers, learning rate, L2 penalty. The best on validation is
+    """Search for the best new head: layers, learning rate, L2 penalty. The best on validation is
     written as a model bundle, as by `train`."""
 
     GROUPS: ClassVar = {
@@ -309,10 +311,10 @@ class TuneConfig(TrainConfig):
     }
 
     trials: int = 30
-    """Tops to try, the first one as `train` makes it by default; most are stopped early."""
+    """Heads to try, the first one as `train` makes it by default; most are stopped early."""
 
     heads: tuple[str, ...] = ("linear", "256", "512", "1024,512")
-    """The tops to try in turn, each as --head of `train` has it."""
+    """The heads to try in turn, each as --head of `train` has it."""
 
     learning_rate_range: tuple[float, float] = (1e-4, 2e-2)
     """Smallest and largest step size of Adam to try, evenly by their logarithm."""
@@ -324,7 +326,7 @@ class TuneConfig(TrainConfig):
     head: str = field(default="linear", init=False)
     learning_rate: float | None = field(default=None, init=False)
     l2: float | None = field(default=None, init=False)
-    top_seed: int | None = field(default=None, init=False)
+    head_seed: int | None = field(default=None, init=False)
     live: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
@@ -342,11 +344,11 @@ class TuneConfig(TrainConfig):
             )  # fmt: skip
 
     def choose(
-        self, head: str, learning_rate: float | None, l2: float | None, top_seed: int
+        self, head: str, learning_rate: float | None, l2: float | None, head_seed: int
     ) -> TrainConfig:
-        """The training of one of the tops."""
+        """The training of one of the heads."""
         shared = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
-        chosen = {"head": head, "learning_rate": learning_rate, "l2": l2, "top_seed": top_seed}
+        chosen = {"head": head, "learning_rate": learning_rate, "l2": l2, "head_seed": head_seed}
         return TrainConfig(**(shared | chosen))
 
 

@@ -34,7 +34,7 @@ from monkeyray.training.options import TrainConfig
 Figures = Mapping[str, Any]
 
 #: The stages of a training in their order.
-STAGES = ("top", "fine_tuning")
+STAGES = ("head", "fine_tuning")
 
 #: Epochs of cached features take milliseconds: they are sent together, so often at most.
 _EVERY_SECONDS = 5.0
@@ -180,20 +180,20 @@ class Tracking:
         return Stage(tuple(sinks))
 
     def finish(self, model: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        """Complete what is there, add the test part's figures, and end the run.
+        """Complete what is there, add the test split's figures, and end the run.
 
         `model`: the content of model.json; `files`: texts by name to keep with the run.
         """
         metrics = model["metrics"]
-        histories = {"top": metrics["history"]}
+        histories = {"head": metrics["history"]}
         if metrics["fine_tuning"] is not None:
             histories["fine_tuning"] = metrics["fine_tuning"]["history"]
         problems = self._open_run()
         for name, history in histories.items():
             problems += self.stage(name).open(history, aloud=False).flush()
         if self._run is not None:
-            parts = {part: metrics[part] for part in ("test", "validation")}
-            run, figures = self._run, dict(_numbers(parts))
+            splits = {split: metrics[split] for split in ("test", "validation")}
+            run, figures = self._run, dict(_numbers(splits))
             problems += self._mlflow(lambda: run.finish(figures, model["model_id"], files))
         for problem in problems:
             self._say(f"warning: not all is tracked: {problem}; the model has all figures")

@@ -25,7 +25,7 @@ from monkeyray.model.backbones import BACKBONES, load_weights, weights_hash
 from monkeyray.model.bundle import Bundle, describe, save_bundle
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice, choose_engine
-from monkeyray.model.head import TopLearner, scale_logits
+from monkeyray.model.head import HeadLearner, scale_logits
 from monkeyray.model.known_images import KnownImages, remember
 from monkeyray.model.quantise import IMAGES, Quantised, check_installed, compare, quantise
 from monkeyray.options_shared import takes_options
@@ -59,7 +59,7 @@ from monkeyray.training.options import TrainConfig, parse_head
 from monkeyray.training.tracking import Tracking
 from monkeyray.training.trained import Trained
 
-#: Chooses how the top is trained by the images, and says what it did, for the bundle's metrics.
+#: Chooses how the head is trained by the images, and says what it did, for the bundle's metrics.
 Search = Callable[[Dataset], tuple[TrainConfig, dict[str, Any]]]
 
 Array = np.ndarray[Any, Any]
@@ -68,7 +68,7 @@ Array = np.ndarray[Any, Any]
 @dataclass(frozen=True)
 class _Job:
     """What all steps need. `uri`: the model's place; `workers`: how many that train; `embedders`:
-    those of the pool that run the frozen base."""
+    those of the pool that run the frozen backbone."""
 
     config: TrainConfig
     storage: Storage
@@ -82,15 +82,15 @@ class _Job:
 
 @takes_options(TrainConfig)
 def train(config: TrainConfig) -> Trained:
-    """Train a new top on a frozen base, and publish the bundle: `train_with` without a search."""
+    """Train a new head on a frozen backbone and publish the bundle."""
     return train_with(config)
 
 
 def train_with(config: TrainConfig, search: Search | None = None) -> Trained:
-    """Train a new top on a frozen base, fine-tune it where that is asked for, and publish the
+    """Train a new head on a frozen backbone, fine-tune it where that is asked for, and publish the
     bundle.
 
-    `search`: called once the features are there, for the options to train the top with.
+    `search`: called once the features are there, for the options to train the head with.
 
     Raises a MonkeyRayError that says what to change, before heavy work where that can be known.
     """
@@ -112,8 +112,8 @@ def train_with(config: TrainConfig, search: Search | None = None) -> Trained:
     for place in (uri, *filter(None, [config.features])):
         storage.check_writable(normalise(place))
     tracking = Tracking(config, storage, reporter.say)
-    base = load_weights(config.backbone, config.weights, storage, config.seed)
-    network = Network(config.backbone, base, choose_views(config.crop, config.views))
+    backbone = load_weights(config.backbone, config.weights, storage, config.seed)
+    network = Network(config.backbone, backbone, choose_views(config.crop, config.views))
     if config.fine_tune is not None:
         check_fine_tune(network, config.fine_tune)
     reporter.say(f"{images.num_rows} images of {len(set(images['label'].to_pylist()))} labels")
@@ -190,13 +190,16 @@ def _embed(
 def _learn(
     job: _Job, network: Network, data: Dataset, seconds: dict[str, float]
 ) -> tuple[Network, Assessment, dict[str, Any]]:
-    """The network with its top, perhaps tuned, its assessment, and the figures of its epochs."""
+    """The network with its head, perhaps tuned, its assessment, and the figures of its epochs."""
     start = time.monotonic()
     config = job.config
-    head = _train_top(job, network, data)
+    head = _train_head(job, network, data)
     seconds["head"] = head.seconds
     network = replace(
-        network, top=head.weights, head=parse_head(config.head), labels=len(data.labels)
+        network,
+        head_weights=head.weights,
+        head_widths=parse_head(config.head),
+        labels=len(data.labels),
     )
     figures = head.figures | {"fine_tuning": None}
     vectors = _embed_all(job, network, data.images) if data.vectors is None else data.vectors
@@ -205,8 +208,8 @@ def _learn(
             job, network, data, vectors, config.fine_tune
         )
         seconds["head"] += tuning_seconds
-    assert network.top is not None
-    found = assess(data, vectors, network.top, head.folds, config.target_precision)
+    assert network.head_weights is not None
+    found = assess(data, vectors, network.head_weights, head.folds, config.target_precision)
     seconds["training"] = time.monotonic() - start
     figures["int8"] = None
     if config.int8:
@@ -216,21 +219,23 @@ def _learn(
     return network, found, figures
 
 
-def _train_top(job: _Job, network: Network, data: Dataset) -> Outcome:
+def _train_head(job: _Job, network: Network, data: Dataset) -> Outcome:
     config = job.config
     if data.vectors is not None:
         source: Source = CachedSource(data.vectors.mean(axis=1))
     else:
         source = FeatureSource(_pixels(job, network, data), network)
-    fit_config, make_learner = top_training(config, len(data.labels))
-    task = Task(fit_config, data.parts, make_learner, source, data.folds, job.tracking.stage("top"))
+    fit_config, make_learner = head_training(config, len(data.labels))
+    task = Task(
+        fit_config, data.splits, make_learner, source, data.folds, job.tracking.stage("head")
+    )
     return _run(job, task, _identity(job, network, data) | {"head": parse_head(config.head)})
 
 
-def top_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[[], TopLearner]]:
-    """How the top of so many labels is trained, and what makes it."""
+def head_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[[], HeadLearner]]:
+    """How the head of so many labels is trained, and what makes it."""
     head = parse_head(config.head)
-    seed = config.seed if config.top_seed is None else config.top_seed
+    seed = config.seed if config.head_seed is None else config.head_seed
     fit_config = FitConfig(
         epochs=config.epochs,
         patience=config.patience or (5 if head else 10),
@@ -241,7 +246,7 @@ def top_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[
         checkpoint_seconds=config.checkpoint_seconds,
     )
     width = BACKBONES[config.backbone].width
-    return fit_config, functools.partial(TopLearner, width, head, labels, seed)
+    return fit_config, functools.partial(HeadLearner, width, head, labels, seed)
 
 
 def _embed_all(
@@ -264,11 +269,11 @@ def _fine_tune(
     """The network tuned and its features, or as it was where that is no better; the figures of the
     tuning, and its seconds."""
     job.reporter.say(f"fine-tuning: {layers} of {network.backbone}")
-    assert network.top is not None
-    before = judge_on_validation(data, vectors, network.top)
+    assert network.head_weights is not None
+    before = judge_on_validation(data, vectors, network.head_weights)
     # From calibrated logits, so that an epoch cannot be better by being surer alone.
-    start = scale_logits(network.top, 1 / before["temperature"])
-    tuned = _run_fine_tuning(job, replace(network, top=start), data, layers)
+    start = scale_logits(network.head_weights, 1 / before["temperature"])
+    tuned = _run_fine_tuning(job, replace(network, head_weights=start), data, layers)
     figures = tuned.figures | {
         "layers": layers,
         "diverged": tuned.state.diverged,
@@ -277,10 +282,10 @@ def _fine_tune(
         "kept": False,
     }
     if tuned.state.best_epoch:
-        base, top = (below(tuned.weights, part) for part in ("base", "top"))
-        other = replace(network, base=base, top=top)
+        backbone, head = (below(tuned.weights, split) for split in ("backbone", "head"))
+        other = replace(network, backbone_weights=backbone, head_weights=head)
         its_vectors = _embed_all(job, other, data.images)
-        after = judge_on_validation(data, its_vectors, top)
+        after = judge_on_validation(data, its_vectors, head)
         better = after["loss"] < before["loss"] and after["accuracy"] >= before["accuracy"]
         figures |= {"after": after, "kept": better}
         if better:
@@ -301,36 +306,38 @@ def _run_fine_tuning(job: _Job, network: Network, data: Dataset, layers: str) ->
             checkpoint_seconds=config.checkpoint_seconds,
             keep_start=True,
         ),
-        data.parts,
+        data.splits,
         functools.partial(FineTuneLearner, network, layers),
         _pixels(job, network, data),
         tracked=job.tracking.stage("fine_tuning"),
         name="fine-tuning",
     )
-    assert network.top is not None
-    start = {"top": weights_hash(network.top), "layers": layers}
+    assert network.head_weights is not None
+    start = {"head": weights_hash(network.head_weights), "layers": layers}
     return _run(job, task, _identity(job, network, data) | start)
 
 
 def _quantise(
     job: _Job, network: Network, data: Dataset, vectors: Array, found: Assessment
 ) -> tuple[Network, dict[str, Any]]:
-    """The network with its base in int8 too, and what that does to the test images."""
+    """The network with its backbone in int8 too, and what that does to the test images."""
     count = max(1, IMAGES // len(network.views))
-    some = np.random.default_rng(job.config.seed).permutation(data.parts.train)[:count]
+    some = np.random.default_rng(job.config.seed).permutation(data.splits.train)[:count]
     job.reporter.say(f"quantising {network.backbone} to int8 on {len(some)} training images")
     made: Quantised = run_in_fresh_process(
         job.reporter.say, quantise, network, _pixels(job, network, data).reader(np.sort(some))
     )
     network = replace(network, int8=made.arrays)
-    test = data.parts.test
+    test = data.splits.test
     its = vectors[test]
     if len(test):
         images = data.images.take(pa.array(test))
         its = _embed_all(job, network, images, EngineChoice("openvino", "int8"))
-    assert network.top is not None
+    assert network.head_weights is not None
     temperature = found.calibration[str(len(network.views))]["temperature"]
-    figures = compare(network.top, temperature, vectors[test], its, data.parts.truth[test])
+    figures = compare(
+        network.head_weights, temperature, vectors[test], its, data.splits.truth[test]
+    )
     return network, figures | made.to_json() | {"calibrated_on": len(some)}
 
 
@@ -352,7 +359,7 @@ def _identity(job: _Job, network: Network, data: Dataset) -> dict[str, Any]:
         # Which image is drawn and how it is changed goes by its place in the list.
         "order": fingerprint(data.table["sha256"].to_pylist()),
         "seed": config.seed,
-        "base": weights_hash(network.base),
+        "backbone": weights_hash(network.backbone_weights),
         "views": list(network.views),
         "class_weights": config.class_weights,
         "live": config.live,
@@ -402,8 +409,8 @@ def _publish(
     findings = find(data, found, called)
     places = dict(zip(called, data.uris.tolist(), strict=True))
     page = render_report(model, with_pictures(findings, places, job.storage))
-    assert network.top is not None
-    bundle = Bundle(model, network.base, network.top, outliers, network.int8)
+    assert network.head_weights is not None
+    bundle = Bundle(model, network.backbone_weights, network.head_weights, outliers, network.int8)
     lease.check()
     figures_json = to_json(model, findings)
     save_bundle(job.uri, job.storage, bundle, page, figures_json, _remember(data))

@@ -28,12 +28,12 @@ class Trained:
         """For --summary-json: `model`, where it is, its `model_id` and its `report`; how many
         `labels` it has; `images` there were, `used` and `opened`, and those that are `unusable`, by
         status; `epochs_run` and `best_epoch`; `test` and `validation`, each with `images` and
-        `accuracy`; `leaks`, test images that are in another part too; `seconds` by stage. All
+        `accuracy`; `leaks`, test images that are in another split too; `seconds` by stage. All
         figures are in the bundle's metrics.json."""
         data, metrics = self.model["data"], self.model["metrics"]
-        parts = {
-            part: {key: metrics[part][key] for key in ("images", "accuracy")}
-            for part in ("test", "validation")
+        splits = {
+            split: {key: metrics[split][key] for key in ("images", "accuracy")}
+            for split in ("test", "validation")
         }
         return {
             "model": self.uri,
@@ -46,7 +46,7 @@ class Trained:
             "unusable": data["unusable"],
             "epochs_run": metrics["epochs_run"],
             "best_epoch": metrics["best_epoch"],
-            **parts,
+            **splits,
             "leaks": data["leaks"],
             "seconds": self.seconds,
         }
@@ -77,7 +77,7 @@ class Trained:
         if data["leaks"]:
             clean = metrics["test"]["without_leaks"]
             figure = f"without them accuracy is {clean['accuracy']:.4f}" if clean else "all of them"
-            lines.append(f"{data['leaks']} test images are also in another part; {figure}")
+            lines.append(f"{data['leaks']} test images are also in another split; {figure}")
         if data["validation_leaks"]:
             lines.append(
                 f"{data['validation_leaks']} validation images are also in train: what was chosen "
@@ -100,7 +100,7 @@ def _rare(labels: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _has(row: dict[str, Any]) -> str:
-    none = [part for part in ("validation", "test") if not row[part]]
+    none = [split for split in ("validation", "test") if not row[split]]
     return f"{row['train']} to train on" + (f", no {' or '.join(none)} image" if none else "")
 
 
@@ -115,7 +115,7 @@ def _search(found: dict[str, Any] | None) -> Iterator[str]:
     yield f"searched {len(found['trials'])} trials in {found['seconds']:.0f} s{rest}"
     yield (
         f"best on validation: --head {best['head']} "
-        f"--learning-rate {best['learning_rate']} --l2 {best['l2']} --top-seed {best['top_seed']}"
+        f"--learning-rate {best['learning_rate']} --l2 {best['l2']} --head-seed {best['head_seed']}"
     )
 
 
@@ -131,8 +131,8 @@ def _fine_tuning(figures: dict[str, Any] | None) -> Iterator[str]:
         )
     else:
         yield (
-            f"fine-tuning {figures['layers']} made nothing better on validation: the frozen base "
-            "is kept"
+            f"fine-tuning {figures['layers']} did not improve validation: keeping the frozen "
+            "backbone"
         )
     if figures["diverged"]:
         yield "fine-tuning diverged in the end: lower --fine-tune-rate"

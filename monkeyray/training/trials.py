@@ -1,4 +1,4 @@
-"""Ray Tune around the training loop: many tops tried on one set of features, bad ones stopped."""
+"""Ray Tune around the training loop: many heads tried on one set of features, bad ones stopped."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from monkeyray.runs.cluster import capacity, wait_for_workers
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 from monkeyray.training.distributed import TRAINING, training_place
-from monkeyray.training.loop import CachedSource, FitConfig, Learner, Parts, fit
+from monkeyray.training.loop import CachedSource, FitConfig, Learner, Splits, fit
 
 Array = np.ndarray[Any, Any]
 
-#: How a top is trained, and what makes it.
+#: How a head is trained, and what makes it.
 Training = tuple[FitConfig, Callable[[], Learner]]
 
 #: No trial is stopped before this epoch, and then only the best third of those that came as far
@@ -55,7 +55,7 @@ _NOTHING = {
 
 def run_trials(
     trainings: Sequence[Training],
-    parts: Parts,
+    splits: Splits,
     vectors: Array,
     uri: str,
     storage: Storage,
@@ -78,7 +78,7 @@ def run_trials(
     trainable = ray.tune.with_parameters(
         _trial,
         trainings=list(trainings),
-        parts=parts,
+        splits=splits,
         vectors=vectors,
     )
     filesystem, path = training_place(uri, storage)
@@ -151,7 +151,7 @@ def _figures(result: Any) -> dict[str, Any]:
 def _trial(
     options: dict[str, Any],
     trainings: list[Training],
-    parts: Parts,
+    splits: Splits,
     vectors: Array,
 ) -> None:
     """One trial, in a process that may have run others: fit, and report every epoch.
@@ -191,7 +191,7 @@ def _trial(
         state = fit(
             fit_config,
             make_learner(),
-            parts,
+            splits,
             CachedSource(vectors),
             strategy=tf.distribute.get_strategy(),
             on_epoch=on_epoch,

@@ -1,7 +1,7 @@
-"""The search job: many tops tried on features that are kept, the best one published as a bundle.
+"""The search job: many heads tried on features that are kept, the best one published as a bundle.
 
-What is tried is drawn beforehand, so that it depends on the seed alone. The validation part
-chooses; the test part is looked at by the training of the best, once.
+What is tried is drawn beforehand, so that it depends on the seed alone. The validation split
+chooses; the test split is looked at by the training of the best, once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.storage.location import normalise
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.options import TrainConfig, TuneConfig
-from monkeyray.training.train import top_training, train_with
+from monkeyray.training.train import head_training, train_with
 from monkeyray.training.trained import Trained
 from monkeyray.training.trials import run_trials
 
@@ -30,11 +30,11 @@ class Choice:
     head: str
     learning_rate: float
     l2: float
-    top_seed: int
+    head_seed: int
 
 
 def tune(config: TuneConfig) -> Trained:
-    """Search for the best top, train it as `train` does, and publish the bundle.
+    """Search for the best head, train it as `train` does, and publish the bundle.
 
     What is tried depends on the seed alone. How far a trial gets depends on which others came
     before it, so that on several cores two searches may settle on different ones of near equals;
@@ -63,7 +63,7 @@ def choices(config: TuneConfig) -> list[Choice]:
         )
         found.append(drawn)
     if "linear" in config.heads:
-        default, _ = top_training(config.choose("linear", None, None, config.seed), 2)
+        default, _ = head_training(config.choose("linear", None, None, config.seed), 2)
         found[0] = Choice("linear", default.learning_rate, default.l2, default.seed)
     return found
 
@@ -82,8 +82,8 @@ def _search(config: TuneConfig, data: Dataset) -> tuple[TrainConfig, dict[str, A
     trainings = [config.choose(**asdict(choice)) for choice in tried]
     assert data.vectors is not None
     found = run_trials(
-        [top_training(each, len(data.labels)) for each in trainings],
-        data.parts,
+        [head_training(each, len(data.labels)) for each in trainings],
+        data.splits,
         data.vectors.mean(axis=1),
         normalise(config.model),
         config.store.storage(),

@@ -2,8 +2,8 @@
 
     MONKEYRAY_PHOTOS=… OMP_NUM_THREADS=1 python -m tests.benchmarks.active --features monkeys10.npz
 
-From some labels a species a linear top on MobileNet's features is trained. Then as many images of
-the rest as a round has are chosen by each rule and get their labels, and the top is trained again.
+From some labels a species a linear head on MobileNet's features is trained. Then as many images of
+the rest as a round has are chosen by each rule and get their labels, and the head is trained again.
 Files of one picture are on one side of the split, and of one picture no more than one is in the
 pool or in the test part. Random choices are made several times for each seed and averaged.
 """
@@ -43,7 +43,7 @@ def embed(folder: Path) -> dict[str, Array]:
 
 
 def train(features: Array, labels: Array) -> Any:
-    """A linear top, with an L2 penalty as strong as that of the mean loss in training."""
+    """A linear head, with an L2 penalty as strong as that of the mean loss in training."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=500 / len(features), max_iter=500).fit(features, labels)
@@ -69,7 +69,7 @@ def one_seed(data: dict[str, Array], seed: int, start: int, count: int, draws: i
     """Test accuracies of the start, the round by uncertainty, by diversity and at random, and of
     all labels."""
     features, labels, groups = data["features"], data["labels"], data["groups"]
-    parts = split_images(labels.tolist(), groups, [None] * len(labels), 0, TEST_SHARE, seed).parts
+    parts = split_images(labels.tolist(), groups, [None] * len(labels), 0, TEST_SHARE, seed).names
     test, pool = np.flatnonzero(parts == "test"), np.flatnonzero(parts == "train")
     random = np.random.default_rng(seed)
     known = start_of(labels[pool], start, random)
@@ -83,8 +83,8 @@ def one_seed(data: dict[str, Array], seed: int, start: int, count: int, draws: i
         "random": lambda: random.choice(len(rest), count, replace=False),
     }
 
-    def accuracy(top: Any) -> float:
-        return float(np.mean(top.predict(features[test]) == labels[test]))
+    def accuracy(head: Any) -> float:
+        return float(np.mean(head.predict(features[test]) == labels[test]))
 
     def after(rule: str) -> float:
         rows = pool[np.concatenate([known, rest[rules[rule]()]])]

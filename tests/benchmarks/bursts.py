@@ -117,7 +117,7 @@ def scores_of_bursts(
     groups = group_images([sha256(x) for x in data], pictures.reshape(-1, SIDE, SIDE))
     labels = [names[i] for i in truth]
     for seed in range(seeds):
-        parts = split_images(labels, groups, [None] * len(paths), 0.15, 0.2, seed).parts
+        parts = split_images(labels, groups, [None] * len(paths), 0.15, 0.2, seed).names
         train, validation, test = (
             np.flatnonzero(parts == part) for part in ("train", "validation", "test")
         )

@@ -36,7 +36,7 @@ def paths_of(images: str) -> list[str]:
 
 
 def load_network(model: str, int8: bool = False) -> Any:
-    """The network of a bundle with its top, and with its base in int8 where that is asked for."""
+    """The network of a bundle with its head, and with its int8 backbone if asked for."""
     from monkeyray.model.bundle import load_bundle
     from monkeyray.storage.store import Storage
 
@@ -46,17 +46,17 @@ def load_network(model: str, int8: bool = False) -> Any:
 
 def keras_model(model: str) -> Any:
     """The network of a bundle as people have it: uint8 pixels (n, size, size, 3) to scores."""
-    from monkeyray.model.backbones import BACKBONES, build_base, import_keras
-    from monkeyray.model.head import build_top
+    from monkeyray.model.backbones import BACKBONES, build_backbone, import_keras
+    from monkeyray.model.head import build_head
 
     keras = import_keras()
     network = load_network(model)
-    backbone = BACKBONES[network.backbone]
+    spec = BACKBONES[network.backbone]
     pixels = keras.Input((SIZE, SIZE, 3), dtype="uint8")
-    scaled = keras.layers.Rescaling(backbone.scale, backbone.offset)(pixels)
-    features = build_base(network.backbone, network.base)(scaled, training=False)
-    top = build_top(backbone.width, network.head, network.labels, network.top)
-    return keras.Model(pixels, keras.layers.Softmax()(top(features)))
+    scaled = keras.layers.Rescaling(spec.scale, spec.offset)(pixels)
+    features = build_backbone(network.backbone, network.backbone_weights)(scaled, training=False)
+    head = build_head(spec.width, network.head_widths, network.labels, network.head_weights)
+    return keras.Model(pixels, keras.layers.Softmax()(head(features)))
 
 
 def open_pillow(data: bytes) -> np.ndarray[Any, Any]:

@@ -1,9 +1,9 @@
-"""Where fine-tuning wins: photographs that are unlike those that the base has learned from.
+"""Where fine-tuning wins: photographs that are unlike those that the backbone has learned from.
 
     python -m tests.benchmarks.finetune --photos FOLDER --seeds 0 1 2
 
 Makes of each photograph one as a small camera takes it at night: grey, dark, 72 pixels high or
-wide, with noise. Then trains on them with the frozen base, and with its last four blocks tuned.
+wide, with noise. Then trains on them with the frozen backbone, and with its last four blocks tuned.
 """
 
 from __future__ import annotations

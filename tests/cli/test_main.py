@@ -83,7 +83,7 @@ def bundles(places: dict[str, Path]) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "format_version": 99}))
     path = places["cut"] / "model.json"
     path.write_bytes(path.read_bytes()[:-20])
-    path = next(places["changed"].glob("base-*.safetensors"))
+    path = next(places["changed"].glob("backbone-*.safetensors"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")
 
 
@@ -149,7 +149,7 @@ def score(
         # bundles
         (score(model="{newer}"), "bundle format 99"),
         (score(model="{cut}"), "{cut}/model.json is damaged: it is no JSON"),
-        (score(model="{changed}"), "{changed} is damaged: base-"),
+        (score(model="{changed}"), "{changed} is damaged: backbone-"),
         (score("--model-id", "0" * 12), "--model-id"),
         (
             ["rescore", "--predictions", "{empty}", "--model", "{bundle}", "--output", "{out}"],

@@ -153,6 +153,6 @@ def test_options_may_have_underscores_and_be_switched_off() -> None:
     with pytest.raises(ConfigError, match="unknown option --model-id"):
         parse("train", arguments, "monkeyray train")
     call = parse(
-        "train", [*arguments[:2], "--no-augment", "--live", "--top_seed=3"], "monkeyray train"
+        "train", [*arguments[:2], "--no-augment", "--live", "--head_seed=3"], "monkeyray train"
     )
-    assert (call.config.augment, call.config.top_seed) == (False, 3)
+    assert (call.config.augment, call.config.head_seed) == (False, 3)

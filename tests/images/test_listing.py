@@ -68,7 +68,7 @@ def test_folders_that_are_no_text(tmp_path: Path) -> None:
 
 def test_parts_are_no_labels(tmp_path: Path) -> None:
     touch(tmp_path, "in/training/a/1.jpg", "in/training/b/1.jpg", "in/Test/a/2.jpg")
-    with pytest.raises(InputError, match="look like parts") as caught:
+    with pytest.raises(InputError, match="look like splits") as caught:
         list_labelled(str(tmp_path), STORAGE, Counter())
     give = f"give --images {tmp_path}/in/training --test {tmp_path}/in/Test"
     assert str(caught.value).endswith(give)

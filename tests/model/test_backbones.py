@@ -17,7 +17,7 @@ from monkeyray.images.decode import decode
 from monkeyray.model.backbones import (
     BACKBONES,
     FineTune,
-    build_base,
+    build_backbone,
     import_keras,
     last_layers,
     load_weights,
@@ -26,7 +26,7 @@ from monkeyray.model.backbones import (
     unfreeze,
 )
 from monkeyray.model.engine import Network, TensorFlowEngine
-from monkeyray.model.head import build_top
+from monkeyray.model.head import build_head
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage()
@@ -46,23 +46,23 @@ every = pytest.mark.parametrize("name", list(BACKBONES))
 
 
 @cache
-def base(name: str) -> Any:
-    return build_base(name)
+def built(name: str) -> Any:
+    return build_backbone(name)
 
 
 @every
 def test_the_table_says_what_keras_says(name: str) -> None:
     keras = import_keras()
-    backbone = BACKBONES[name]
-    model = base(name)
-    assert model.output_shape == (None, backbone.width)
-    assert model.input_shape == (None, backbone.size, backbone.size, 3)
+    spec = BACKBONES[name]
+    model = built(name)
+    assert model.output_shape == (None, spec.width)
+    assert model.input_shape == (None, spec.size, spec.size, 3)
     assert not model.trainable_variables
-    whole = getattr(keras.applications, backbone.builder)(weights=None)
-    assert whole.input_shape in ((None, backbone.size, backbone.size, 3), (None, None, None, 3))
+    whole = getattr(keras.applications, spec.builder)(weights=None)
+    assert whole.input_shape in ((None, spec.size, spec.size, 3), (None, None, None, 3))
     preprocess = getattr(keras.applications, MODULES[name][0]).preprocess_input
     pixels = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3)).astype(np.float32)
-    ours = pixels * backbone.scale + backbone.offset
+    ours = pixels * spec.scale + spec.offset
     np.testing.assert_allclose(ours, preprocess(pixels.copy()), atol=1e-6)
 
 
@@ -70,19 +70,19 @@ def test_the_table_says_what_keras_says(name: str) -> None:
 def test_pixels_are_scaled_once(name: str) -> None:
     """The network does inside what the table leaves out, and nothing else."""
     keras = import_keras()
-    backbone = BACKBONES[name]
-    inside = (backbone.scale, backbone.offset) == (1.0, 0.0)
-    model = base(name)
+    spec = BACKBONES[name]
+    inside = (spec.scale, spec.offset) == (1.0, 0.0)
+    model = built(name)
     assert any(isinstance(layer, keras.layers.Rescaling) for layer in model.layers) == inside
     if not inside:
         return
-    builder = getattr(keras.applications, backbone.builder)
+    builder = getattr(keras.applications, spec.builder)
     bare = builder(
-        include_top=False, weights=None, input_shape=(backbone.size, backbone.size, 3),
+        include_top=False, weights=None, input_shape=(spec.size, spec.size, 3),
         pooling="avg", include_preprocessing=False,
     )  # fmt: skip
     bare.set_weights(model.get_weights())
-    pixels = np.random.default_rng(0).integers(0, 256, (2, backbone.size, backbone.size, 3))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, spec.size, spec.size, 3))
     if name.startswith("efficientnet"):
         mean, deviation = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
         scaled = (pixels / 255 - mean) / deviation
@@ -99,31 +99,31 @@ def test_pixels_are_scaled_once(name: str) -> None:
 
 @every
 def test_the_engine_runs_it(name: str) -> None:
-    backbone = BACKBONES[name]
+    spec = BACKBONES[name]
     pixels = np.random.default_rng(0).integers(
-        0, 256, (3, 2, backbone.size, backbone.size, 3), dtype=np.uint8
+        0, 256, (3, 2, spec.size, spec.size, 3), dtype=np.uint8
     )
-    network = Network(name, named_weights(base(name)), ("middle", "whole"))
+    network = Network(name, named_weights(built(name)), ("middle", "whole"))
     features, logits = TensorFlowEngine(network)(pixels)
-    assert (features.shape, logits.shape) == ((3, 2, backbone.width), (3, 0))
+    assert (features.shape, logits.shape) == ((3, 2, spec.width), (3, 0))
     features, pixels = features.reshape(6, -1), pixels.reshape(6, *pixels.shape[2:])
-    scaled = pixels.astype(np.float32) * backbone.scale + backbone.offset
-    expected = np.asarray(base(name)(scaled, training=False))
+    scaled = pixels.astype(np.float32) * spec.scale + spec.offset
+    expected = np.asarray(built(name)(scaled, training=False))
     assert expected.std() > 0
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_names_of_weights_do_not_depend_on_what_was_built_before() -> None:
-    first, second = build_base("inception_v3"), build_base("inception_v3")
+    first, second = build_backbone("inception_v3"), build_backbone("inception_v3")
     assert first.layers[1].name != second.layers[1].name
     assert list(named_weights(first)) == list(named_weights(second))
     # The packaged file and a network that is built have the same names, too.
     packaged = load_weights("mobilenet", "imagenet", STORAGE)
-    assert sorted(named_weights(base("mobilenet"))) == sorted(packaged)
-    assert next(iter(named_weights(base("mobilenet_v3_small")))) == "0000/conv/kernel"
-    assert "conv_1/kernel" in {key[5:] for key in named_weights(base("mobilenet_v3_small"))}
-    top = named_weights(build_top(4, (3,), 2))
-    assert list(top)[::2] == ["0000/top/dense_0/kernel", "0002/top/dense_1/kernel"]
+    assert sorted(named_weights(built("mobilenet"))) == sorted(packaged)
+    assert next(iter(named_weights(built("mobilenet_v3_small")))) == "0000/conv/kernel"
+    assert "conv_1/kernel" in {key[5:] for key in named_weights(built("mobilenet_v3_small"))}
+    head = named_weights(build_head(4, (3,), 2))
+    assert list(head)[::2] == ["0000/head/dense_0/kernel", "0002/head/dense_1/kernel"]
 
 
 def test_packaged_weights_are_as_good_as_the_published_ones(photos: Path) -> None:
@@ -143,7 +143,7 @@ def test_packaged_weights_are_as_good_as_the_published_ones(photos: Path) -> Non
 
 def test_weights_that_cannot_be_had_are_named(tmp_path: Path) -> None:
     other = tmp_path / "other.weights.h5"
-    base("inception_v3").save_weights(other)
+    built("inception_v3").save_weights(other)
     with pytest.raises(ConfigError, match=r"other\.weights\.h5 does not fit mobilenet"):
         load_weights("mobilenet", str(other), STORAGE)
     with pytest.raises(ConfigError, match="imagenet, none, or a Keras file"):
@@ -181,7 +181,7 @@ def block_of(layer: Any) -> str:
 
 @every
 def test_blocks_are_those_that_the_names_of_layers_tell(name: str) -> None:
-    model = base(name)
+    model = built(name)
     count = MODULES[name][1]
     blocks: list[list[Any]] = []
     for number in range(1, count + 1):
@@ -202,7 +202,7 @@ def test_blocks_are_those_that_the_names_of_layers_tell(name: str) -> None:
 
 def test_blocks_of_inception_end_where_its_branches_meet() -> None:
     """Every layer of a block leads to the block's own end, and none of an earlier block does."""
-    model = base("inception_v3")
+    model = built("inception_v3")
     ends = [layer for layer in model.layers if re.fullmatch(r"mixed\d+", layer.name)]
     known: list[Any] = []
     for number, end in enumerate(ends):
@@ -218,7 +218,7 @@ def test_blocks_of_inception_end_where_its_branches_meet() -> None:
 
 @every
 def test_layers_are_counted_from_the_end(name: str) -> None:
-    model = base(name)
+    model = built(name)
     possible = kernels(model)
     for count in (1, 2, 20, len(possible)):
         assert last_layers(model, name, str(count)) == possible[-count:]
@@ -231,7 +231,7 @@ def test_only_what_is_named_is_trained(name: str) -> None:
     keras = import_keras()
     import tensorflow as tf
 
-    model = build_base(name)
+    model = build_backbone(name)
     layers = last_layers(model, name, "2-blocks")
     unfreeze(model, layers)
     before = named_weights(model)

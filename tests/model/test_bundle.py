@@ -46,18 +46,25 @@ def outliers() -> Weights:
     return fit_outliers(few, np.arange(4) % 2, {1: few + 0.1, 2: few + 0.1}).to_arrays()
 
 
-def make(top: float = 0.5, changed: Mapping[str, Any] | None = None, **rest: Any) -> Bundle:
-    """A bundle; `changed` takes the place of its `base`, `top`, `outliers` or `labels`."""
-    base = {"0000/conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T}
+def make(head: float = 0.5, changed: Mapping[str, Any] | None = None, **rest: Any) -> Bundle:
+    """A bundle; `changed` takes the place of its `backbone`, `head`, `outliers` or `labels`."""
+    backbone = {"0000/conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T}
     weights = {
-        "0000/dense_0/kernel": np.full((WIDTH, 2), top, np.float32),
+        "0000/dense_0/kernel": np.full((WIDTH, 2), head, np.float32),
         "0001/dense_0/bias": np.zeros(2, np.float32),
     }
-    parts: dict[str, Any] = {"base": base, "top": weights, "outliers": outliers()} | dict(
-        changed or {}
-    )
+    components: dict[str, Any] = {
+        "backbone": backbone,
+        "head": weights,
+        "outliers": outliers(),
+    } | dict(changed or {})
     network = Network(
-        "mobilenet", parts["base"], ("middle", "middle-mirrored"), parts["top"], (), 2
+        "mobilenet",
+        components["backbone"],
+        ("middle", "middle-mirrored"),
+        components["head"],
+        (),
+        2,
     )
     chosen = choose_thresholds(np.ones(80), np.zeros(80, int), np.zeros(80, int), ["n0", "n5"], 0.9)
     model = describe(
@@ -66,14 +73,14 @@ def make(top: float = 0.5, changed: Mapping[str, Any] | None = None, **rest: Any
             {"index": 0, "label": "n0", "name": "mantled_howler"},
             {"index": 1, "label": "n5", "name": None},
         ],
-        outliers=parts["outliers"],
+        outliers=components["outliers"],
         calibration={
             "1": {"temperature": 1.5, "thresholds": None},
             "2": {"temperature": 2.5, "thresholds": chosen.to_json()},
         },
         rest={"metrics": {"accuracy": 0.1 + 0.2, "counts": (1, 2), "by": {3: "x"}}, **rest},
     )
-    return Bundle(model, parts["base"], parts["top"], parts["outliers"])
+    return Bundle(model, components["backbone"], components["head"], components["outliers"])
 
 
 @pytest.fixture
@@ -87,7 +94,7 @@ def load(place: Path, model_id: str | None = None) -> Bundle:
 
 
 def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
-    with pytest.raises(BundleError, match="no base in int8: train it again with --int8"):
+    with pytest.raises(BundleError, match="no backbone in int8: train it again with --int8"):
         load_bundle(str(place), STORAGE, int8=True)
     arrays = to_arrays(b"<net/>", b"\0\1")
     save_bundle(str(place), STORAGE, replace(make(), int8=arrays), "", "{}")
@@ -108,7 +115,7 @@ def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
         load_bundle(str(place), STORAGE, int8=True)
     floats = {"graph": np.zeros(2, np.float32)}
     save_bundle(str(place), STORAGE, replace(make(), int8=floats), "", "{}")
-    with pytest.raises(BundleError, match="its base in int8 has the arrays"):
+    with pytest.raises(BundleError, match="its backbone in int8 has the arrays"):
         load_bundle(str(place), STORAGE, int8=True)
     save_bundle(str(place), STORAGE, make(), "", "{}")
     assert not [*place.glob("int8-*")]
@@ -133,9 +140,9 @@ def test_it_comes_back_as_it_was(place: Path) -> None:
     assert loaded.model_id == saved.model_id
     assert loaded.labels == ["n0", "n5"]
     assert loaded.names == {"n0": "mantled_howler", "n5": "n5"}
-    assert loaded.head == ()
-    for part in ("base", "top", "outliers"):
-        before, after = getattr(saved, part), getattr(loaded, part)
+    assert loaded.head_widths == ()
+    for name in ("backbone_weights", "head_weights", "outliers"):
+        before, after = getattr(saved, name), getattr(loaded, name)
         assert before.keys() == after.keys()
         for key, array in before.items():
             np.testing.assert_array_equal(array, after[key], strict=True)
@@ -148,31 +155,31 @@ def test_it_comes_back_as_it_was(place: Path) -> None:
 
 def test_what_does_not_decide_a_score_does_not_change_the_id() -> None:
     assert make(created_at="today").model_id == make(created_at="tomorrow").model_id
-    assert make(top=0.25).model_id != make().model_id
+    assert make(head=0.25).model_id != make().model_id
 
 
 def test_a_newer_one_takes_its_place_and_leaves_other_files(place: Path) -> None:
     (place / "notes.html").write_text("mine")
-    (place / "base-mine.safetensors").write_text("mine")
+    (place / "backbone-mine.safetensors").write_text("mine")
     # Even where the old model.json claims them.
     edit(place, lambda m: m["files"].update({"notes.html": {}, "../other.html": {}}), sign=False)
     (place.parent / "other.html").write_text("mine")
-    save_bundle(str(place), STORAGE, make(top=0.25), "<html>second</html>", "{}")
+    save_bundle(str(place), STORAGE, make(head=0.25), "<html>second</html>", "{}")
     names = {path.name for path in place.iterdir()}
-    assert {"notes.html", "base-mine.safetensors"} < names
+    assert {"notes.html", "backbone-mine.safetensors"} < names
     assert names == {
         "notes.html",
-        "base-mine.safetensors",
+        "backbone-mine.safetensors",
         "model.json",
         *load(place).model["files"],
     }
     assert (place.parent / "other.html").exists()
-    assert load(place).top["0000/dense_0/kernel"][0, 0] == 0.25
+    assert load(place).head_weights["0000/dense_0/kernel"][0, 0] == 0.25
 
 
-@pytest.mark.parametrize("part", ["base", "top", "outliers"])
-def test_damaged_weights_are_named(place: Path, part: str) -> None:
-    path = next(place.glob(f"{part}-*"))
+@pytest.mark.parametrize("component", ["backbone", "head", "outliers"])
+def test_damaged_weights_are_named(place: Path, component: str) -> None:
+    path = next(place.glob(f"{component}-*"))
     data = path.read_bytes()
     for damaged in (data[:-1], data[:-1] + b"x", data + b"x", b""):
         path.write_bytes(damaged)
@@ -212,11 +219,11 @@ def test_the_report_is_not_needed(place: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("files", ["base"]),
-        ("files", {"base-0123456789abcdef.safetensors": "x"}),
+        ("files", ["backbone"]),
+        ("files", {"backbone-0123456789abcdef.safetensors": "x"}),
         ("files", None),
         ("weights", []),
-        ("weights", {"base": 1, "top": 2}),
+        ("weights", {"backbone": 1, "head": 2}),
         ("labels", "n0"),
         ("labels", ["n0"]),
         ("labels", [{"label": 1, "name": None}]),
@@ -239,23 +246,23 @@ def test_wrong_types_are_damage(place: Path, key: str, value: object) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../base-0123456789abcdef.safetensors", "base-/../../secret.safetensors", "/etc/passwd",
-     "base-..\\x.safetensors", "base-0123456789abcdef.safetensors/../x"],
+    ["../backbone-0123456789abcdef.safetensors", "backbone-/../../secret.safetensors",
+     "/etc/passwd", "backbone-..\\x.safetensors", "backbone-0123456789abcdef.safetensors/../x"],
 )  # fmt: skip
 def test_names_lead_nowhere_else(place: Path, name: str) -> None:
     def change(model: dict[str, Any]) -> None:
-        base = next(x for x in model["files"] if x.startswith("base-"))
-        model["files"][name] = model["files"].pop(base)
+        backbone = next(x for x in model["files"] if x.startswith("backbone-"))
+        model["files"][name] = model["files"].pop(backbone)
 
     edit(place, change, sign=True)
-    with pytest.raises(BundleError, match="names no file for the base"):
+    with pytest.raises(BundleError, match="names no file for the backbone"):
         load(place)
 
 
 def test_versions(place: Path) -> None:
     for version, words in (
-        (4, "newer MonkeyRay"),
-        (2, "train it again"),
+        (5, "newer MonkeyRay"),
+        (3, "train it again"),
         (0, "no format version"),
         ("1", "no format"),
     ):
@@ -335,7 +342,7 @@ def _thresholds(model: dict[str, Any]) -> list[dict[str, Any]]:
         (lambda m: m["calibration"].update({"4": m["calibration"]["1"]}), "for 4 views, and has 2"),
     ],
 )
-def test_parts_that_contradict_each_other_are_refused(
+def test_components_that_contradict_each_other_are_refused(
     place: Path, change: Callable[[dict[str, Any]], Any], words: str
 ) -> None:
     edit(place, change, sign=True)
@@ -343,21 +350,31 @@ def test_parts_that_contradict_each_other_are_refused(
         load(place)
 
 
-ARRAYS = {part: getattr(make(), part) for part in ("base", "top", "outliers")}
-KERNEL, BIAS = sorted(ARRAYS["top"])
+ARRAYS: dict[str, dict[str, Any]] = dict(
+    zip(
+        ("backbone", "head", "outliers"),
+        map(dict, (make().backbone_weights, make().head_weights, make().outliers)),
+        strict=True,
+    )
+)
+KERNEL, BIAS = sorted(ARRAYS["head"])
 
 
 @pytest.mark.parametrize(
-    ("part", "change", "words"),
+    ("component", "change", "words"),
     [
-        ("top", {KERNEL: np.zeros((WIDTH, 3), np.float32)}, r"\(1024, 3\).* ask for"),
-        ("top", {KERNEL: np.zeros((WIDTH - 1, 2), np.float32)}, r"\(1023, 2\).* ask for"),
-        ("top", {BIAS: np.zeros(3, np.float32)}, r"\(3,\)\]; head and labels ask for"),
-        ("top", {"0002/x": np.zeros(2, np.float32)}, "ask for"),
-        ("top", {BIAS: np.zeros(2, np.int32)}, "its top has int32 in 0001/dense_0/bias"),
-        ("top", {BIAS: np.array([0, np.nan], np.float32)}, "its top has numbers .* not finite"),
-        ("base", {"0000/conv/kernel": np.zeros(3, np.int8)}, "its base has int8"),
-        ("base", {"0000/conv/kernel": np.array([np.inf])}, "its base has numbers .* not finite"),
+        ("head", {KERNEL: np.zeros((WIDTH, 3), np.float32)}, r"\(1024, 3\).* ask for"),
+        ("head", {KERNEL: np.zeros((WIDTH - 1, 2), np.float32)}, r"\(1023, 2\).* ask for"),
+        ("head", {BIAS: np.zeros(3, np.float32)}, r"\(3,\)\]; head and labels ask for"),
+        ("head", {"0002/x": np.zeros(2, np.float32)}, "ask for"),
+        ("head", {BIAS: np.zeros(2, np.int32)}, "its head has int32 in 0001/dense_0/bias"),
+        ("head", {BIAS: np.array([0, np.nan], np.float32)}, "its head has numbers .* not finite"),
+        ("backbone", {"0000/conv/kernel": np.zeros(3, np.int8)}, "its backbone has int8"),
+        (
+            "backbone",
+            {"0000/conv/kernel": np.array([np.inf])},
+            "its backbone has numbers .* not finite",
+        ),
         ("outliers", {"bank": np.zeros((4, WIDTH), np.int32)}, "its bank are int32"),
         ("outliers", {"means": np.zeros((2, 9), np.float32)}, "shapes .* do not fit"),
         (
@@ -372,24 +389,26 @@ KERNEL, BIAS = sorted(ARRAYS["top"])
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(
-    tmp_path: Path, part: str, change: dict[str, Any], words: str
+    tmp_path: Path, component: str, change: dict[str, Any], words: str
 ) -> None:
-    arrays = {name: array for name, array in (ARRAYS[part] | change).items() if array is not None}
+    arrays = {
+        name: array for name, array in (ARRAYS[component] | change).items() if array is not None
+    }
     uri = str(tmp_path / "m")
-    save_bundle(uri, STORAGE, make(changed={part: arrays}), "", "{}")
+    save_bundle(uri, STORAGE, make(changed={component: arrays}), "", "{}")
     with pytest.raises(BundleError, match=words):
         load_bundle(uri, STORAGE)
 
 
-@pytest.mark.parametrize("part", ["base", "top", "outliers"])
-def test_parts_without_arrays_are_refused(tmp_path: Path, part: str) -> None:
+@pytest.mark.parametrize("component", ["backbone", "head", "outliers"])
+def test_components_without_arrays_are_refused(tmp_path: Path, component: str) -> None:
     uri = str(tmp_path / "m")
-    save_bundle(uri, STORAGE, make(changed={part: {}}), "", "{}")
+    save_bundle(uri, STORAGE, make(changed={component: {}}), "", "{}")
     with pytest.raises(BundleError, match="has no array"):
         load_bundle(uri, STORAGE)
 
 
-@pytest.mark.parametrize("name", ["base-*", "model.json"])
+@pytest.mark.parametrize("name", ["backbone-*", "model.json"])
 def test_what_is_too_large_is_not_read(
     place: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -410,12 +429,12 @@ def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
         save_bundle(uri, STORAGE, make(), "", "{}", kept)
         bundle = load_bundle(uri, STORAGE)
         assert bundle.model_id == make().model_id
-        assert len(list((tmp_path / "m").glob("seen-*"))) == 1
+        assert len(list((tmp_path / "m").glob("known_images-*"))) == 1
         found = load_known_images(uri, STORAGE, bundle)
         assert found is not None
         np.testing.assert_array_equal(found.hashes, kept.hashes, strict=True)
         np.testing.assert_array_equal(found.thumbnails, kept.thumbnails, strict=True)
-    path = next((tmp_path / "m").glob("seen-*"))
+    path = next((tmp_path / "m").glob("known_images-*"))
     path.write_bytes(path.read_bytes()[:-1])
     bundle = load_bundle(uri, STORAGE)  # which scoring needs no more of
     with pytest.raises(BundleError, match=f"{path.name} is not what"):

@@ -51,8 +51,8 @@ def test_json_that_breaks_parsers_is_damage(place: Path, text: str) -> None:
         (lambda m: m.update(format_version=True), "the old bundle format"),
         (lambda m: m["calibration"]["1"].update(temperature=float("nan")), "of a wrong type"),
         (lambda m: m["calibration"]["1"].update(temperature=float("inf")), "of a wrong type"),
-        (lambda m: m["weights"].update(base="../../etc/passwd"), "base-.* is not what"),
-        (lambda m: m["weights"].pop("top"), "'weights' is of a wrong type"),
+        (lambda m: m["weights"].update(backbone="../../etc/passwd"), "backbone-.* is not what"),
+        (lambda m: m["weights"].pop("head"), "'weights' is of a wrong type"),
     ],
 )
 def test_content_that_would_fail_later(
@@ -64,9 +64,9 @@ def test_content_that_would_fail_later(
 
 
 def test_numbers_that_are_infinite_to_the_network(tmp_path: Path) -> None:
-    top = ARRAYS["top"] | {BIAS: np.array([0, 1e300])}
-    save_bundle(str(tmp_path / "m"), STORAGE, make(changed={"top": top}), "", "{}")
-    with pytest.raises(BundleError, match=r"its top has numbers in .* not finite"):
+    head = ARRAYS["head"] | {BIAS: np.array([0, 1e300])}
+    save_bundle(str(tmp_path / "m"), STORAGE, make(changed={"head": head}), "", "{}")
+    with pytest.raises(BundleError, match=r"its head has numbers in .* not finite"):
         load(tmp_path / "m")
 
 
@@ -89,16 +89,16 @@ def test_files_of_weights_that_are_none(
     if header is not None:
         head = json.dumps(header).encode()
         data = struct.pack("<Q", len(head)) + head + body
-    path = next(place.glob("top-*"))
+    path = next(place.glob("head-*"))
     path.write_bytes(data)
-    edit(place, lambda m: m["weights"].update(top=sha256(data).hexdigest()), sign=True)
+    edit(place, lambda m: m["weights"].update(head=sha256(data).hexdigest()), sign=True)
     with pytest.raises(BundleError, match=r"holds no weights|has no arrays"):
         load(place)
     assert not Path("pwned").exists()
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("name", ["model.json", "base-*"])
+@pytest.mark.parametrize("name", ["model.json", "backbone-*"])
 def test_links_and_pipes_are_waited_for_by_nobody(place: Path, tmp_path: Path, name: str) -> None:
     path = next(place.glob(name))
     os.mkfifo(tmp_path / "pipe")

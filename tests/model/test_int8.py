@@ -1,4 +1,4 @@
-"""The engine on a base in int8, and what is no such base."""
+"""The engine on a backbone in int8, and what is no such backbone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monkeyray.images.decode import decode
 from monkeyray.model.bundle import int8_sha256, load_bundle
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice
-from monkeyray.model.head import top_logits
+from monkeyray.model.head import head_logits
 from monkeyray.model.int8 import int8_model, to_arrays
 from monkeyray.model.openvino import OpenVinoEngine
 from monkeyray.scoring.features import FeatureCache
@@ -65,21 +65,21 @@ def test_openvino_alone_computes_it_and_near_to_float32(
     cosines = (exact * features).sum(axis=-1) / lengths
     # Above what bfloat16 has, and by far above what nobody corrects has, 0.95.
     assert 0.99 < cosines.min() < 0.99999
-    assert network.top is not None
-    expected = top_logits(network.top, features.mean(axis=1))
+    assert network.head_weights is not None
+    expected = head_logits(network.head_weights, features.mean(axis=1))
     np.testing.assert_allclose(logits, expected, atol=1e-3)
     np.testing.assert_allclose(single[0], features[1:2], atol=1e-4)
 
 
-def test_a_top_with_layers_before_the_softmax(
+def test_a_head_with_layers_before_the_softmax(
     network: Network, pixels: np.ndarray[Any, Any]
 ) -> None:
     random = np.random.default_rng(2)
     shapes = {"00/kernel": (1024, 16), "01/bias": (16,), "02/kernel": (16, 4), "03/bias": (4,)}
-    top = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    deep = replace(network, top=top, head=(16,), labels=4)
+    head = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    deep = replace(network, head_weights=head, head_widths=(16,), labels=4)
     features, logits = OpenVinoEngine(deep, "int8")(pixels)
-    expected = top_logits(top, features.mean(axis=1))
+    expected = head_logits(head, features.mean(axis=1))
     assert (expected.std(axis=0) > 0.1).all()
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
 
@@ -97,8 +97,8 @@ def test_what_is_no_such_graph_is_told(
     openvino.save_model(openvino.Model([pixels.output(0)], [pixels]), tmp_path / "other.xml")
     other = (tmp_path / "other.xml").read_bytes()
     cases = (
-        (b"<!doctype html><p>404", constants, "cannot run the model's base in int8"),
-        (graph, constants[: len(constants) // 2], "cannot run the model's base in int8"),
+        (b"<!doctype html><p>404", constants, "cannot run the model's backbone in int8"),
+        (graph, constants[: len(constants) // 2], "cannot run the model's backbone in int8"),
         (graph.replace(b'type="Convolution"', b'type="Unheard"'), constants, "cannot run"),
         (other, b"", r"is damaged: it makes \[\('u8', \[-1, -1, 224, 224, 3\]\)\] of"),
     )

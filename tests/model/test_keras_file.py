@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from monkeyray.errors import ConfigError
-from monkeyray.model.backbones import BACKBONES, Weights, build_base, import_keras, load_weights
+from monkeyray.model.backbones import BACKBONES, Weights, build_backbone, import_keras, load_weights
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage()
@@ -39,7 +39,7 @@ def network(name: str, **options: Any) -> Any:
 
 
 @cache
-def base(name: str) -> Any:
+def built(name: str) -> Any:
     return network(name)
 
 
@@ -71,7 +71,7 @@ def same(read: Weights, model: Any) -> None:
 
 @pytest.mark.parametrize("name", list(BACKBONES))
 def test_the_files_that_keras_publishes_and_writes_are_read(name: str, tmp_path: Path) -> None:
-    model = base(name)
+    model = built(name)
     path = legacy(model, tmp_path / f"{name}_tf_dim_ordering_tf_kernels_notop.h5")
     same(load_weights(name, str(path), STORAGE), model)
     model.save_weights(tmp_path / "without-pooling.weights.h5")
@@ -88,7 +88,7 @@ def test_pooling_does_not_matter(pooling: str, tmp_path: Path) -> None:
 
 
 def test_the_kind_is_in_the_file_and_not_in_its_name(tmp_path: Path) -> None:
-    model = base("mobilenet")
+    model = built("mobilenet")
     model.save_weights(tmp_path / "m.weights.h5")
     path = (tmp_path / "m.weights.h5").rename(tmp_path / "mobilenet_1_0_224_tf_no_top.h5")
     same(load_weights("mobilenet", str(path), STORAGE), model)
@@ -99,7 +99,7 @@ def test_the_kind_is_in_the_file_and_not_in_its_name(tmp_path: Path) -> None:
 def test_a_whole_model_of_keras_2_and_the_old_writer_of_keras_3_are_read(tmp_path: Path) -> None:
     from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
 
-    model = base("mobilenet")
+    model = built("mobilenet")
     with h5py.File(tmp_path / "whole.h5", "w") as file:
         write_as_keras_2(model, file.create_group("model_weights"))
         file["optimizer_weights/Adam/m"] = np.zeros((3, 3, 3, 32), np.float32)
@@ -134,8 +134,8 @@ def test_numbers_in_names_of_another_process_do_not_matter(tmp_path: Path) -> No
         text=True,
         check=True,
     )
-    here = build_base("inception_v3")
-    assert done.stdout.split()[-1] == "conv2d" != build_base("inception_v3").layers[1].name
+    here = build_backbone("inception_v3")
+    assert done.stdout.split()[-1] == "conv2d" != build_backbone("inception_v3").layers[1].name
     fill(here)
     read = [load_weights("inception_v3", str(path), STORAGE) for path in tmp_path.iterdir()]
     assert len(read) == 2
@@ -155,13 +155,13 @@ def test_a_file_with_the_top_says_which_to_take(name: str, tmp_path: Path) -> No
 
 
 def test_a_file_of_another_network_is_refused(tmp_path: Path) -> None:
-    path = legacy(base("mobilenet_v2"), tmp_path / "other_no_top.h5")
+    path = legacy(built("mobilenet_v2"), tmp_path / "other_no_top.h5")
     with pytest.raises(ConfigError, match=r"other_no_top\.h5 does not fit mobilenet .*--backbone"):
         load_weights("mobilenet", str(path), STORAGE)
 
 
 def test_the_right_arrays_in_the_wrong_layers_are_refused(tmp_path: Path) -> None:
-    path = legacy(base("mobilenet"), tmp_path / "m_no_top.h5")
+    path = legacy(built("mobilenet"), tmp_path / "m_no_top.h5")
     with h5py.File(path, "a") as file:
         names = list(file.attrs["layer_names"])
         file.attrs["layer_names"] = names[::-1]
@@ -174,7 +174,7 @@ def test_what_is_no_file_of_weights_says_what_to_give(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "table.h5", "w") as file:
         file["table"] = np.zeros(3)
     whole = tmp_path / "cut.h5"
-    whole.write_bytes(legacy(base("mobilenet"), tmp_path / "m.h5").read_bytes()[:100_000])
+    whole.write_bytes(legacy(built("mobilenet"), tmp_path / "m.h5").read_bytes()[:100_000])
     for name, message in {
         "text.h5": "is no HDF5 file",
         "table.h5": "holds no weights of a Keras network",
@@ -231,10 +231,10 @@ def test_nothing_outside_the_file_is_opened(
     path = tmp_path / f"m.{kind}"
     if kind == "notop.h5":
         key = "conv1_bn/conv1_bn/gamma:0"
-        legacy(base("mobilenet"), path)
+        legacy(built("mobilenet"), path)
     else:
         key = "layers/batch_normalization/vars/0"
-        base("mobilenet").save_weights(path)
+        built("mobilenet").save_weights(path)
     with h5py.File(path, "a") as file:
         del file[key]
         plant(file, key, secret)
@@ -243,15 +243,15 @@ def test_nothing_outside_the_file_is_opened(
 
 
 def test_a_circle_of_links_ends(tmp_path: Path) -> None:
-    path = legacy(base("mobilenet"), tmp_path / "m_no_top.h5")
+    path = legacy(built("mobilenet"), tmp_path / "m_no_top.h5")
     with h5py.File(path, "a") as file:
         file["conv1/again"] = file["/"]
-    same(load_weights("mobilenet", str(path), STORAGE), base("mobilenet"))
+    same(load_weights("mobilenet", str(path), STORAGE), built("mobilenet"))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
 def test_weights_that_are_no_finite_numbers_are_refused(value: float, tmp_path: Path) -> None:
-    path = legacy(base("mobilenet"), tmp_path / "m_no_top.h5")
+    path = legacy(built("mobilenet"), tmp_path / "m_no_top.h5")
     with h5py.File(path, "a") as file:
         key = "conv_pw_7/conv_pw_7/kernel:0"
         kernel = file[key][:].astype(np.float64)

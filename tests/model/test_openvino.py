@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from monkeyray.images.decode import decode
-from monkeyray.model.backbones import BACKBONES, Weights, build_base, load_weights, named_weights
+from monkeyray.model.backbones import (
+    BACKBONES,
+    Weights,
+    build_backbone,
+    load_weights,
+    named_weights,
+)
 from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.model.openvino import OpenVinoEngine
 from monkeyray.storage.store import Storage
@@ -45,21 +51,21 @@ def pixels(photos: Path) -> np.ndarray[Any, Any]:
 
 
 def network_of(name: str) -> Network:
-    """A network with a small top."""
+    """A network with a small head."""
     width = BACKBONES[name].width
     weights: Weights
     if BACKBONES[name].packaged:
         weights = load_weights(name, "imagenet", Storage())
     else:
-        weights = named_weights(build_base(name, seed=1))
+        weights = named_weights(build_backbone(name, seed=1))
     random = np.random.default_rng(2)
-    top: Weights = {
+    head: Weights = {
         "00/kernel": random.normal(size=(width, 16)).astype(np.float32) / 10,
         "01/bias": random.normal(size=16).astype(np.float32),
         "02/kernel": random.normal(size=(16, 4)).astype(np.float32),
         "03/bias": random.normal(size=4).astype(np.float32),
     }
-    return Network(name, weights, VIEWS, top, (16,), 4)
+    return Network(name, weights, VIEWS, head, (16,), 4)
 
 
 def assert_equal(found: Any, expected: Any) -> None:
@@ -93,7 +99,7 @@ def test_where_keras_runs_on_tensorflow_already_its_graph_is_converted(
     assert_equal(first, [array[:2] for array in expected])
 
 
-def test_without_a_top_there_are_features_alone(pixels: np.ndarray[Any, Any]) -> None:
+def test_without_a_head_there_are_features_alone(pixels: np.ndarray[Any, Any]) -> None:
     weights = load_weights("mobilenet", "imagenet", Storage())
     engine = OpenVinoEngine(Network("mobilenet", weights, VIEWS))
     features, logits = engine(pixels)

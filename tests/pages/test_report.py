@@ -259,7 +259,7 @@ def test_accessible(full: bool) -> None:
     assert set(links) <= set(ids)
     # Every section is in the contents, in its order, but the few that need no way to them.
     sections = [a["aria-labelledby"] for a in page.all("section")]
-    assert links == [x for x in sections if x not in ("parts", "mixups", "outliers")]
+    assert links == [x for x in sections if x not in ("splits", "mixups", "outliers")]
 
 
 def test_one_epoch_is_a_dot() -> None:
@@ -396,7 +396,7 @@ def test_fine_tuning_says_what_was_kept() -> None:
     assert [len(points) for points in page.points("validation")[2:4]] == [4, 4]
     model["metrics"]["fine_tuning"] |= {"kept": False, "best_epoch": 0}
     page = Page(render_report(model))
-    assert "for 3 epochs. Nothing was better on validation than the frozen base" in page.text
+    assert "for 3 epochs. Nothing was better on validation than the frozen backbone" in page.text
     assert "best: epoch 0" in page.text
 
 

@@ -82,7 +82,7 @@ def test_images_of_the_training_are_named(
 ) -> None:
     images = tmp_path / "images"
     shutil.copytree(site, images)
-    parts = trained.model["data"]["parts"]
+    splits = trained.model["data"]["splits"]
     for path in few.rglob("*.jpg"):
         shutil.copy(path, images / path.parent.name / f"old-{path.name}")
     copied = sorted((images / "n5").glob("old-*"))
@@ -92,8 +92,8 @@ def test_images_of_the_training_are_named(
     content = run(tmp_path / "out", model=trained.uri, images=str(images)).content
     seen, rest = content["seen"], content["metrics_without_seen"]
     found = {each["uri"]: each["how"] for each in seen["uris"]}
-    # The test part was not trained on.
-    assert parts["train"] + parts["validation"] - 1 <= len(found) == seen["images"] < 42
+    # The test split was not trained on.
+    assert splits["train"] + splits["validation"] - 1 <= len(found) == seen["images"] < 42
     assert all(Path(uri).name.startswith("old-") for uri in found)
     assert seen["near"] == list(found.values()).count("near") <= 1
     assert rest["images"] == content["metrics"]["images"] - len(found)
@@ -103,9 +103,9 @@ def test_images_of_the_training_are_named(
     table.write_text("\n".join(["uri,label", *lines]))
     options = {"predictions": str(embedded), "labels": str(table)}
     known = run(tmp_path / "a", model=trained.uri, **options).content
-    assert known["seen"]["identical"] == parts["train"] + parts["validation"]
+    assert known["seen"]["identical"] == splits["train"] + splits["validation"]
     assert known["seen"]["near"] is None
-    assert known["metrics_without_seen"]["images"] == parts["test"]
+    assert known["metrics_without_seen"]["images"] == splits["test"]
     assert run(tmp_path / "b", **options).content["seen"]["images"] is None
 
 

@@ -67,5 +67,5 @@ def test_a_weight_that_differs_makes_another_cache() -> None:
         for embed in (True, False)
         for views in (("middle",), ("whole",))
     }
-    # Without the base's features its weights do not matter.
+    # Without the backbone's features its weights do not matter.
     assert len(places) == 12

@@ -60,7 +60,7 @@ def parts(place: Path) -> dict[str, pa.Table]:
 
 
 def assert_same_but_judged(new: dict[str, pa.Table], old: dict[str, pa.Table]) -> None:
-    """Same files, rows, order and types; all that follows from no top is what it was."""
+    """Same files, rows, order and types; all that follows from no head is what it was."""
     assert list(new) == list(old)
     for name, table in new.items():
         assert table.schema.equals(old[name].schema, check_metadata=True)
@@ -86,11 +86,11 @@ def images_away(embedded: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def second(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Another top on the same base, made for one view or two, with thresholds."""
+    """Another head on the same backbone, made for one view or two, with thresholds."""
     first = load_bundle(trained.uri, Storage())
     features = np.asarray(first.outliers["bank"], np.float64)
     rng = np.random.default_rng(3)
-    top = {
+    head = {
         name: rng.normal(0, 0.2, shape).astype(np.float32)
         for name, shape in (
             ("0000/kernel", (features.shape[1], 16)), ("0001/bias", (16,)),
@@ -102,7 +102,9 @@ def second(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
     thresholds = choose_thresholds(
         np.linspace(0.4, 1, 60), truth[:1].repeat(60), truth[:1].repeat(60), first.labels, 0.9
     ).to_json()
-    network = Network("mobilenet", first.base, ("middle", "middle-mirrored"), top, (16,), 3)
+    network = Network(
+        "mobilenet", first.backbone_weights, ("middle", "middle-mirrored"), head, (16,), 3
+    )
     calibration = {
         "1": {"temperature": 2.5, "thresholds": thresholds},
         "2": {"temperature": 1.0, "thresholds": None},
@@ -110,7 +112,7 @@ def second(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
     labels = [dict(label) for label in first.model["labels"]]
     model = describe(network, labels=labels, outliers=outliers, calibration=calibration, rest={})
     uri = str(tmp_path_factory.mktemp("model") / "second")
-    save_bundle(uri, Storage(), Bundle(model, first.base, top, outliers), "", "")
+    save_bundle(uri, Storage(), Bundle(model, first.backbone_weights, head, outliers), "", "")
     return uri
 
 
@@ -147,7 +149,7 @@ def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_pat
     assert {len(best) for best in again["top_k"].to_pylist() if best is not None} == {1}
 
 
-def test_another_top_gives_what_scoring_with_it_gives(
+def test_another_head_gives_what_scoring_with_it_gives(
     second: str, embedded: Path, tmp_path: Path
 ) -> None:
     run(embedded, second, tmp_path / "out", top_k="all")
@@ -228,8 +230,11 @@ def change(**values: Any) -> Callable[[Path], None]:
     ("harm", "words"),
     [
         (change(embeddings=False), r"no embeddings.*`monkeyray score --embeddings`"),
-        (change(base="0" * 64), r"another base .* without --fine-tune, or score the images"),
-        (change(decode_version=0), "another base"),
+        (
+            change(backbone_weights="0" * 64),
+            r"another backbone .* without --fine-tune, or score the images",
+        ),
+        (change(decode_version=0), "another backbone"),
         (
             change(views=["whole"]),
             r"the view whole of each image.* the view middle: .* --crop whole --views 1",
@@ -269,16 +274,16 @@ def test_a_part_that_is_gone_or_changed_is_told(
     old = read_finished(str(tmp_path / "in"), Storage())
     bundle = load_bundle(trained.uri, Storage())
     judge = PostProcessor(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
-    rescorer = Rescorer(old, judge, Finite(bundle.model_id), bundle.top, bundle.model_id)
+    rescorer = Rescorer(old, judge, Finite(bundle.model_id), bundle.head_weights, bundle.model_id)
     for part in (3, 4):
         with pytest.raises(InputError, match=f"{names[part].name} is gone or was changed"):
             list(rescorer(part, old.plan.read(part)))
     (rows,) = rescorer(5, old.plan.read(5))
     assert rows.num_rows == 2
-    top = {name: array.copy() for name, array in bundle.top.items()}
-    bias = next(name for name, array in top.items() if array.ndim == 1)
-    top[bias][0] = np.inf
-    (rows,) = replace(rescorer, top=top)(5, old.plan.read(5))
+    head = {name: array.copy() for name, array in bundle.head_weights.items()}
+    bias = next(name for name, array in head.items() if array.ndim == 1)
+    head[bias][0] = np.inf
+    (rows,) = replace(rescorer, head_weights=head)(5, old.plan.read(5))
     assert rows.select(["status", "error", "label"]).to_pylist() == 2 * [
         {"status": OVERFLOW[0], "error": OVERFLOW[1], "label": None}
     ]

@@ -1,4 +1,4 @@
-"""Whole groups go into new parts, and every label into each where that can be."""
+"""Whole groups go into new splits, and every label into each where that can be."""
 
 from __future__ import annotations
 

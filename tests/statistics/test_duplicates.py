@@ -87,37 +87,37 @@ def test_thousands_of_frames_of_a_still_camera_are_one_group() -> None:
 
 def test_leaks_name_what_is_repeated_and_how() -> None:
     contents = ["p", "p", "q", "r", "s", "t"]
-    parts = ["test", "train", "validation", "test", "train", "test"]
+    splits = ["test", "train", "validation", "test", "train", "test"]
     pictures = np.array([0, 0, 0, 3, 4, 5])
     groups = np.array([0, 0, 0, 3, 3, 5])
-    rows = leaks(list("abcdef"), parts, contents, pictures, groups)
+    rows = leaks(list("abcdef"), splits, contents, pictures, groups)
     assert json.loads(json.dumps(rows)) == [
         {
             "uri": "a",
-            "part": "test",
+            "split": "test",
             "how": "identical",
             "images": 2,
             "repeats": [
-                {"uri": "b", "part": "train", "how": "identical"},
-                {"uri": "c", "part": "validation", "how": "near"},
+                {"uri": "b", "split": "train", "how": "identical"},
+                {"uri": "c", "split": "validation", "how": "near"},
             ],
         },
         {
             "uri": "d",
-            "part": "test",
+            "split": "test",
             "how": "group",
             "images": 1,
-            "repeats": [{"uri": "e", "part": "train", "how": "group"}],
+            "repeats": [{"uri": "e", "split": "train", "how": "group"}],
         },
         {
             "uri": "c",
-            "part": "validation",
+            "split": "validation",
             "how": "near",
             "images": 1,
-            "repeats": [{"uri": "b", "part": "train", "how": "near"}],
+            "repeats": [{"uri": "b", "split": "train", "how": "near"}],
         },
     ]
-    short = leaks(list("abcdef"), parts, contents, pictures, groups, most=1)
+    short = leaks(list("abcdef"), splits, contents, pictures, groups, most=1)
     assert [row["repeats"] for row in short] == [row["repeats"][:1] for row in rows]
 
 
@@ -129,27 +129,27 @@ def test_leaks_name_what_is_repeated_and_how() -> None:
     st.integers(1, 6),
 )
 def test_leaks_are_those_of_brute_force(images: list[tuple[str, int, int, int]], most: int) -> None:
-    parts = [part for part, *_ in images]
+    splits = [split for split, *_ in images]
     groups = [group for _, group, _, _ in images]
     pictures = [3 * group + picture for _, group, picture, _ in images]
     contents = [str(3 * pictures[i] + images[i][3]) for i in range(len(images))]
     uris = [f"{i}" for i in range(len(images))]
     expected = []
-    for part, others in (("test", {"train", "validation"}), ("validation", {"train"})):
+    for split, others in (("test", {"train", "validation"}), ("validation", {"train"})):
         for i in range(len(images)):
             ranked = sorted(
                 (0 if contents[i] == contents[j] else 1 if pictures[i] == pictures[j] else 2, uri)
                 for j, uri in enumerate(uris)
-                if parts[i] == part and parts[j] in others and groups[i] == groups[j]
+                if splits[i] == split and splits[j] in others and groups[i] == groups[j]
             )
             if ranked:
-                expected.append((uris[i], part, len(ranked), ranked[:most]))
-    rows = leaks(uris, parts, contents, np.array(pictures, int), np.array(groups, int), most)
+                expected.append((uris[i], split, len(ranked), ranked[:most]))
+    rows = leaks(uris, splits, contents, np.array(pictures, int), np.array(groups, int), most)
     hows = ("identical", "near", "group")
     assert [
         (
             row["uri"],
-            row["part"],
+            row["split"],
             row["images"],
             [(hows.index(repeat["how"]), repeat["uri"]) for repeat in row["repeats"]],
         )
@@ -160,10 +160,10 @@ def test_leaks_are_those_of_brute_force(images: list[tuple[str, int, int, int]],
 
 def test_leaks_of_a_large_group_are_not_compared_pair_by_pair() -> None:
     count = 40_000
-    parts = ["test", "train"] * (count // 2)
+    splits = ["test", "train"] * (count // 2)
     one = np.zeros(count, int)
     start = time.perf_counter()
-    rows = leaks([f"{i:06}" for i in range(count)], parts, ["a"] * count, one, one)
+    rows = leaks([f"{i:06}" for i in range(count)], splits, ["a"] * count, one, one)
     # 400 million pairs took over half a minute.
     assert time.perf_counter() - start < 10
     assert len(rows) == count // 2
@@ -210,8 +210,8 @@ def test_thirty_copies_in_a_test_folder_are_found(
     uris = [str(path) for path in paths] + [f"copy-{number}" for number in range(30)]
     contents = contents + [hashlib.sha256(data).hexdigest() for data in copies]
     groups = group_images(contents, np.concatenate([pictures, seen(*copies)]))
-    parts = ["train"] * len(paths) + ["test"] * 30
-    rows = {row["uri"]: row for row in leaks(uris, parts, contents, groups, groups, most=50)}
+    splits = ["train"] * len(paths) + ["test"] * 30
+    rows = {row["uri"]: row for row in leaks(uris, splits, contents, groups, groups, most=50)}
     found = [
         number
         for number, i in enumerate(chosen)

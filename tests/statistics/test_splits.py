@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
-from monkeyray.statistics.splits import PARTS, fold_images, split_images
+from monkeyray.statistics.splits import SPLITS, fold_images, split_images
 
 
 @given(
@@ -21,36 +21,36 @@ def test_a_split_divides_no_group(images: list[tuple[str, int]], seed: int) -> N
     groups = np.array([names[image] for image in images])
     free: list[str | None] = [None] * len(images)
     try:
-        split = split_images(labels, groups, free, 0.2, 0.2, seed)
+        assigned = split_images(labels, groups, free, 0.2, 0.2, seed)
     except InputError:
         assert min(len({g for x, g in images if x == label}) for label in labels) < 3
         return
-    assert not split.leaked.any()
+    assert not assigned.leaked.any()
     for group in set(groups.tolist()):
-        assert len(set(split.parts[groups == group])) == 1
+        assert len(set(assigned.names[groups == group])) == 1
     for label in set(labels):
-        its = split.parts[np.array(labels) == label]
-        assert set(its) == set(PARTS)
+        its = assigned.names[np.array(labels) == label]
+        assert set(its) == set(SPLITS)
     again = split_images(labels, groups, free, 0.2, 0.2, seed)
-    assert again.parts.tolist() == split.parts.tolist()
+    assert again.names.tolist() == assigned.names.tolist()
 
 
 def test_shares_are_kept_and_the_seed_counts() -> None:
     labels = ["a"] * 200 + ["b"] * 100
     free: list[str | None] = [None] * 300
     groups = np.arange(300)
-    parts = [split_images(labels, groups, free, 0.15, 0.1, seed).parts for seed in (0, 1)]
-    assert [(parts[0] == part).sum() for part in PARTS] == [225, 45, 30]
-    assert parts[0].tolist() != parts[1].tolist()
+    splits = [split_images(labels, groups, free, 0.15, 0.1, seed).names for seed in (0, 1)]
+    assert [(splits[0] == split).sum() for split in SPLITS] == [225, 45, 30]
+    assert splits[0].tolist() != splits[1].tolist()
 
 
 def test_given_parts_stay_and_leaks_are_found() -> None:
     given_: list[str | None] = [*["train"] * 8, "test", "test"]
     groups = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 8])
-    split = split_images(["a"] * 10, groups, given_, 0.2, 0.2, 0)
-    assert split.parts[8:].tolist() == ["test", "test"]
-    assert set(split.parts[:8]) == {"train", "validation"}
-    assert split.leaked.tolist() == [False] * 8 + [True, False]
+    assigned = split_images(["a"] * 10, groups, given_, 0.2, 0.2, 0)
+    assert assigned.names[8:].tolist() == ["test", "test"]
+    assert set(assigned.names[:8]) == {"train", "validation"}
+    assert assigned.leaked.tolist() == [False] * 8 + [True, False]
 
 
 def test_too_few_pictures_are_named() -> None:
@@ -80,14 +80,14 @@ def sites(rare: int, rng: np.random.Generator) -> tuple[list[str], np.ndarray]:
 def test_labels_that_share_sites_are_in_every_part(seed: int) -> None:
     labels, groups = sites(3, np.random.default_rng(seed))
     free: list[str | None] = [None] * len(labels)
-    parts = split_images(labels, groups, free, 0.15, 0.15, seed).parts
-    assert len(set(zip(groups.tolist(), parts.tolist(), strict=True))) == 20
+    splits = split_images(labels, groups, free, 0.15, 0.15, seed).names
+    assert len(set(zip(groups.tolist(), splits.tolist(), strict=True))) == 20
     for label in "abc":
-        assert set(parts[np.array(labels) == label]) == set(PARTS)
-    for part in ("validation", "test"):
-        assert np.mean(parts == part) == pytest.approx(0.15, abs=0.05)
-    again = split_images(labels, groups, free, 0.15, 0.15, seed).parts
-    np.testing.assert_array_equal(parts, again)
+        assert set(splits[np.array(labels) == label]) == set(SPLITS)
+    for split in ("validation", "test"):
+        assert np.mean(splits == split) == pytest.approx(0.15, abs=0.05)
+    again = split_images(labels, groups, free, 0.15, 0.15, seed).names
+    np.testing.assert_array_equal(splits, again)
 
 
 @given(
@@ -96,38 +96,38 @@ def test_labels_that_share_sites_are_in_every_part(seed: int) -> None:
     st.integers(0, 3),
 )
 def test_no_new_part_divides_a_group_or_touches_a_given_one(
-    images: list[tuple[str, int]], parts: list[str | None], seed: int
+    images: list[tuple[str, int]], splits: list[str | None], seed: int
 ) -> None:
     labels = [label for label, _ in images]
     groups = np.array([group for _, group in images])
-    fixed = parts[: len(images)]
+    fixed = splits[: len(images)]
     try:
-        split = split_images(labels, groups, fixed, 0.2, 0.2, seed)
+        assigned = split_images(labels, groups, fixed, 0.2, 0.2, seed)
     except InputError:
         return
     new = {"validation"} if "test" in fixed else {"validation", "test"}
-    assert {part for part in split.parts if part in new} == new
-    assert set(labels) == set(np.array(labels)[split.parts == "train"])
-    for part in new:
-        inside = set(groups[split.parts == part].tolist())
-        assert not inside & set(groups[split.parts != part].tolist())
-    assert not split.validation_leaked.any()
-    assert all(split.parts[i] == "test" for i, its in enumerate(fixed) if its == "test")
+    assert {split for split in assigned.names if split in new} == new
+    assert set(labels) == set(np.array(labels)[assigned.names == "train"])
+    for split in new:
+        inside = set(groups[assigned.names == split].tolist())
+        assert not inside & set(groups[assigned.names != split].tolist())
+    assert not assigned.validation_leaked.any()
+    assert all(assigned.names[i] == "test" for i, its in enumerate(fixed) if its == "test")
 
 
 def test_what_a_given_part_shares_stays_in_train() -> None:
     labels = ["a"] * 12
     groups = np.array([0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, 3])
-    for part, other in (("test", "validation"), ("validation", "test")):
-        fixed: list[str | None] = [*[None] * 8, *[part] * 4]
+    for split, other in (("test", "validation"), ("validation", "test")):
+        fixed: list[str | None] = [*[None] * 8, *[split] * 4]
         for seed in range(10):
-            split = split_images(labels, groups, fixed, 0.4, 0.4, seed)
-            assert set(split.parts[:4]) == {"train"}
-            assert set(split.parts[4:8]) == {"train", other}
-            assert (split.leaked.sum(), split.validation_leaked.sum()) == (
-                (4, 0) if part == "test" else (0, 4)
+            assigned = split_images(labels, groups, fixed, 0.4, 0.4, seed)
+            assert set(assigned.names[:4]) == {"train"}
+            assert set(assigned.names[4:8]) == {"train", other}
+            assert (assigned.leaked.sum(), assigned.validation_leaked.sum()) == (
+                (4, 0) if split == "test" else (0, 4)
             )
-    with pytest.raises(InputError, match="no image can be in the validation part"):
+    with pytest.raises(InputError, match="no image can be in the validation split"):
         split_images(["a"] * 4, np.array([0, 1, 0, 1]), [None, None, "test", "test"], 0.2, 0.2, 0)
 
 
@@ -154,7 +154,7 @@ def test_every_image_is_tested_in_one_fold_and_no_group_is_divided() -> None:
     np.testing.assert_array_equal(tested, eligible)
     for fold in folds:
         assert set(fold[~eligible]) == {""}
-        assert set(fold[eligible]) == set(PARTS)
+        assert set(fold[eligible]) == set(SPLITS)
         sides = set(zip(groups[eligible], fold[eligible], strict=True))
         assert len(sides) == len({group for group, _ in sides})
         for label in set(labels):

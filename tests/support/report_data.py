@@ -42,7 +42,7 @@ def plain_model() -> dict[str, Any]:
             "images": 1080,
             "used": 1078,
             "unusable": {"unreadable": 2},
-            "parts": {"train": 756, "validation": 161, "test": 161},
+            "splits": {"train": 756, "validation": 161, "test": 161},
             "by_label": {label: {"train": 2511, "validation": 53, "test": 54} for label in labels},
             "duplicate_groups": 88,
             "duplicate_images": 112,
@@ -163,7 +163,7 @@ def _search() -> dict[str, Any]:
             "head": ("linear", "512", "1024,512")[number % 3],
             "learning_rate": 0.00123,
             "l2": 4.5e-06,
-            "top_seed": 7,
+            "head_seed": 7,
             "ended": ("finished", "stopped")[number % 2],
             "epochs": 5 + number,
             "best_epoch": 4,
@@ -229,7 +229,7 @@ def full_findings() -> dict[str, Any]:
         "label_errors": [
             {
                 "uri": f"n1/site-{i}/IMG_{i:04}.JPG",
-                "part": "train",
+                "split": "train",
                 "given": "n1",
                 "suggested": "n2",
                 "quality": i / 1000,
@@ -240,11 +240,11 @@ def full_findings() -> dict[str, Any]:
         "leaks": [
             {
                 "uri": "test/n0/a.jpg",
-                "part": "test",
+                "split": "test",
                 "how": "near",
                 "images": 7,
                 "repeats": [
-                    {"uri": f"n0/{i}.jpg", "part": "train", "how": "near"} for i in range(5)
+                    {"uri": f"n0/{i}.jpg", "split": "train", "how": "near"} for i in range(5)
                 ],
             }
         ],
@@ -289,7 +289,7 @@ def hostile_findings(text: str = HOSTILE) -> dict[str, Any]:
         "label_errors": [
             {
                 "uri": text,
-                "part": text,
+                "split": text,
                 "given": text,
                 "suggested": text,
                 "quality": 0.0,
@@ -300,10 +300,10 @@ def hostile_findings(text: str = HOSTILE) -> dict[str, Any]:
         "leaks": [
             {
                 "uri": text,
-                "part": text,
+                "split": text,
                 "how": text,
                 "images": 1,
-                "repeats": [{"uri": text, "part": text, "how": text}],
+                "repeats": [{"uri": text, "split": text, "how": text}],
             }
         ],
         "duplicates": [{"uris": [text] * 12, "how": text}],

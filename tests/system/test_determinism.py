@@ -1,7 +1,7 @@
 """The same command gives the same model, bit for bit: fine-tuned live and augmented, and killed,
 tracked or not.
 
-That a training of the top alone does is seen by tests/test_jobs.py and tests/test_tracking.py.
+That a training of the head alone does is seen by tests/test_jobs.py and tests/test_tracking.py.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TUNING_EPOCHS = 4
 
 
 def both_checkpointed(model: Path) -> bool:
-    """Whether Ray Train has written down a checkpoint of the top and one of the fine-tuning."""
+    """Whether Ray Train has written down a checkpoint of the head and one of the fine-tuning."""
     found = 0
     for path in model.glob(".training/*/checkpoint_manager_snapshot.json"):
         # It is being replaced now and then.
@@ -93,7 +93,7 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
     assert metrics["history"] == others["history"]
     assert tuning == other
     assert metrics == others
-    # The hashes of all weights, the base's too, and all else that decides a score.
+    # The hashes of all weights, the backbone's too, and all else that decides a score.
     assert disturbed["model_id"] == undisturbed["model_id"]
 
     # It was tracked and the other one was not. Where the figures went, every epoch is there once.
@@ -106,7 +106,7 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
     assert run_there.data.metrics["test/accuracy"] == disturbed["metrics"]["test"]["accuracy"]
     seen = curves(Storage(), str(folder / "validation"))
     for stage, history, count in (
-        ("top", metrics["history"], EPOCHS),
+        ("head", metrics["history"], EPOCHS),
         ("fine_tuning", tuning["history"], TUNING_EPOCHS + 1),
     ):
         assert len(history) == count

@@ -1,4 +1,4 @@
-"""The two jobs end to end, on real photographs, with the real base and a real Ray."""
+"""The two jobs end to end, on real photographs, with the real backbone and a real Ray."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from monkeyray.errors import (
     RunError,
 )
 from monkeyray.images.decode import decode
-from monkeyray.model.backbones import BACKBONES, build_base
+from monkeyray.model.backbones import BACKBONES, build_backbone
 from monkeyray.model.bundle import load_bundle
-from monkeyray.model.head import build_top
+from monkeyray.model.head import build_head
 from monkeyray.options_shared import StoreConfig
 from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import SPENT
@@ -66,8 +66,8 @@ def collection(few: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def top_of(trained: Trained) -> dict[str, Any]:
-    return dict(load_bundle(trained.uri, Storage()).top)
+def head_of(trained: Trained) -> dict[str, Any]:
+    return dict(load_bundle(trained.uri, Storage()).head_weights)
 
 
 def scored(summary: Summary | Estimate) -> Summary:
@@ -79,12 +79,12 @@ def test_training_learns_and_reports(trained: Trained, few: Path) -> None:
     model = trained.model
     assert trained.opened == 42
     assert trained.test_accuracy >= 0.8
-    assert model["metrics"]["test"]["images"] == model["data"]["parts"]["test"] >= 6
-    assert sum(model["data"]["parts"].values()) == model["data"]["used"] == 42
+    assert model["metrics"]["test"]["images"] == model["data"]["splits"]["test"] >= 6
+    assert sum(model["data"]["splits"].values()) == model["data"]["used"] == 42
     names = {path.name for path in Path(trained.uri).iterdir()}
     assert {"model.json", "report.html", "metrics.json", "config.toml", "features"} <= names
     arrays = {name.partition("-")[0] for name in names if name.endswith(".safetensors")}
-    assert arrays - {"int8"} == {"base", "top", "outliers", "seen"}
+    assert arrays - {"int8"} == {"backbone", "head", "outliers", "known_images"}
     assert len(names) == 5 + len(arrays)
     assert str(few) not in (Path(trained.uri) / "model.json").read_text()
 
@@ -157,7 +157,7 @@ def test_only_new_and_changed_images_are_embedded(
 
 
 def test_any_number_of_workers_gives_the_same_weights(other_heads: dict[int, Trained]) -> None:
-    one, two = top_of(other_heads[1]), top_of(other_heads[2])
+    one, two = head_of(other_heads[1]), head_of(other_heads[2])
     for key in one:
         np.testing.assert_allclose(one[key], two[key], atol=1e-5, rtol=0)
 
@@ -185,7 +185,7 @@ def test_live_training_gives_the_same_model(trained: Trained, few: Path, tmp_pat
             store=QUIET,
         )
     )
-    first, second = top_of(live), top_of(cached)
+    first, second = head_of(live), head_of(cached)
     for key in first:
         np.testing.assert_allclose(first[key], second[key], atol=1e-4, rtol=0)
     assert live.test_accuracy == cached.test_accuracy
@@ -234,8 +234,8 @@ def test_a_killed_worker_changes_nothing(
     thread.join()
     assert killed
     assert_resumed(disturbed.model, undisturbed.model)
-    for key, array in top_of(undisturbed).items():
-        np.testing.assert_array_equal(top_of(disturbed)[key], array)
+    for key, array in head_of(undisturbed).items():
+        np.testing.assert_array_equal(head_of(disturbed)[key], array)
     assert not {path.name for path in model.iterdir()} & {".training", "_lease.json"}
 
 
@@ -355,7 +355,7 @@ def test_a_label_without_a_readable_image_is_told(
 def test_another_network_with_weights_from_a_file(
     few: Path, tmp_path: Path, ray_session: None
 ) -> None:
-    network = build_base("inception_v3", seed=3)
+    network = build_backbone("inception_v3", seed=3)
     network.save_weights(tmp_path / "inception.weights.h5")
     trained = train(
         TrainConfig(
@@ -375,8 +375,8 @@ def test_another_network_with_weights_from_a_file(
     bundle = load_bundle(trained.uri, Storage())
     assert bundle.model["input_size"] == 299
     assert bundle.model["feature_width"] == 2048
-    for key, variable in zip(sorted(bundle.base), network.weights, strict=True):
-        np.testing.assert_array_equal(bundle.base[key], variable.numpy(), err_msg=key)
+    for key, variable in zip(sorted(bundle.backbone_weights), network.weights, strict=True):
+        np.testing.assert_array_equal(bundle.backbone_weights[key], variable.numpy(), err_msg=key)
     summary = scored(
         score(
             ScoreConfig(
@@ -427,16 +427,16 @@ def test_scoring_gives_one_row_for_every_file(
 
     # The scores are the Keras model's own on the same pixels.
     bundle = load_bundle(trained.uri, Storage())
-    backbone = BACKBONES["mobilenet"]
-    base = build_base("mobilenet", bundle.base)
-    top = build_top(backbone.width, bundle.head, len(bundle.labels), bundle.top)
+    spec = BACKBONES["mobilenet"]
+    backbone = build_backbone("mobilenet", bundle.backbone_weights)
+    head = build_head(spec.width, bundle.head_widths, len(bundle.labels), bundle.head_weights)
     good = [row for row in rows.values() if row["status"] == "ok"]
     pixels = np.stack(
         [decode(Path(row["uri"]).read_bytes(), 224, views=("middle",)).pixels[0] for row in good]
     )
-    features = base.predict(pixels * backbone.scale + backbone.offset, verbose=0)
+    features = backbone.predict(pixels * spec.scale + spec.offset, verbose=0)
     temperature = bundle.model["calibration"]["1"]["temperature"]
-    probabilities = softmax(top.predict(features, verbose=0) / temperature)
+    probabilities = softmax(head.predict(features, verbose=0) / temperature)
     for row, expected_scores, vector in zip(good, probabilities, features, strict=True):
         scores = {item["label"]: item["score"] for item in row["top_k"]}
         np.testing.assert_allclose([scores[x] for x in bundle.labels], expected_scores, atol=1e-5)
@@ -578,7 +578,7 @@ def test_damage_is_found(trained: Trained, tmp_path: Path) -> None:
 
     storage = Storage()
     broken = copy("broken")
-    weights = next(broken.glob("base-*.safetensors"))
+    weights = next(broken.glob("backbone-*.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(BundleError, match=weights.name):
         load_bundle(str(broken), storage)

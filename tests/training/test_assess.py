@@ -1,4 +1,4 @@
-"""What is said of a trained top: choices from unseen images alone, figures from the test part."""
+"""What is said of a trained head: choices from unseen images alone, figures from the test split."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from monkeyray.model.head import top_logits
+from monkeyray.model.head import head_logits
 from monkeyray.training.assess import assess, suspicious_labels
 from monkeyray.training.dataset import Dataset
-from monkeyray.training.loop import Parts
+from monkeyray.training.loop import Splits
 
 LABELS = ["a", "b", "c"]
 IMAGES = 900
@@ -27,24 +27,24 @@ def vectors() -> Any:
 
 def dataset(folds: bool = False) -> Dataset:
     truth = np.arange(IMAGES) % 3
-    part = np.arange(IMAGES) // 3 % 10
-    train, validation, test = part < 5, (part >= 5) & (part < 7), part >= 7
+    split = np.arange(IMAGES) // 3 % 10
+    train, validation, test = split < 5, (split >= 5) & (split < 7), split >= 7
 
-    def parts(test: Any) -> Parts:
-        return Parts(truth, *(np.flatnonzero(x) for x in (train & ~test, validation, test)))
+    def splits(test: Any) -> Splits:
+        return Splits(truth, *(np.flatnonzero(x) for x in (train & ~test, validation, test)))
 
     leaked = np.zeros(IMAGES, bool)
     leaked[np.flatnonzero(test)[:30]] = True
     return Dataset(
         images=pa.table({}), uris=np.arange(IMAGES).astype(str), table=pa.table({}), vectors=None,
-        labels=LABELS, parts=parts(test),
-        folds=(parts(part < 4), parts((part >= 4) & (part < 7))) if folds else (),
+        labels=LABELS, splits=splits(test),
+        folds=(splits(split < 4), splits((split >= 4) & (split < 7))) if folds else (),
         names=np.select([train, validation], ["train", "validation"], "test"),
         pictures=np.arange(IMAGES), groups=np.arange(IMAGES), leaked=leaked, data={},
     )  # fmt: skip
 
 
-def top(scale: float) -> dict[str, Any]:
+def head(scale: float) -> dict[str, Any]:
     """The right answer, as sure of itself as `scale` says."""
     return {
         "0000/kernel": (scale * np.eye(6, 3)).astype(np.float32),
@@ -53,7 +53,7 @@ def top(scale: float) -> dict[str, Any]:
 
 
 def test_the_temperature_undoes_what_is_too_unsure(vectors: Any) -> None:
-    sure, plain = (assess(dataset(), vectors, top(scale), [], None) for scale in (0.5, 2.0))
+    sure, plain = (assess(dataset(), vectors, head(scale), [], None) for scale in (0.5, 2.0))
     for views in ("1", "2"):
         one, other = (found.calibration[views]["temperature"] for found in (sure, plain))
         assert other / one == pytest.approx(4, rel=1e-3)
@@ -70,13 +70,13 @@ def test_the_temperature_undoes_what_is_too_unsure(vectors: Any) -> None:
 
 def test_figures_are_the_tests_and_json(vectors: Any) -> None:
     data = dataset()
-    found = assess(data, vectors, top(2.0), [], 0.9)
+    found = assess(data, vectors, head(2.0), [], 0.9)
     metrics = json.loads(json.dumps(found.metrics, allow_nan=False))
-    logits = top_logits(top(2.0), vectors.mean(axis=1))
-    right = logits.argmax(axis=1) == data.parts.truth
+    logits = head_logits(head(2.0), vectors.mean(axis=1))
+    right = logits.argmax(axis=1) == data.splits.truth
     assert metrics["test"]["images"] == 270
-    assert metrics["test"]["accuracy"] == pytest.approx(right[data.parts.test].mean())
-    clean = data.parts.test[30:]
+    assert metrics["test"]["accuracy"] == pytest.approx(right[data.splits.test].mean())
+    clean = data.splits.test[30:]
     assert metrics["test"]["without_leaks"]["images"] == 240
     assert metrics["test"]["without_leaks"]["accuracy"] == pytest.approx(right[clean].mean())
     assert [row["views"] for row in metrics["views"]] == [1, 2]
@@ -89,17 +89,19 @@ def test_figures_are_the_tests_and_json(vectors: Any) -> None:
     assert 0 <= metrics["outliers"]["test_above_1"] < 0.15
     assert found.outliers.score(np.full((1, 6), -9, np.float32), 2)[0] > 1
     for views in (1, 2):
-        scores = found.outliers.score(vectors[data.parts.test, :views].mean(axis=1), views)
+        scores = found.outliers.score(vectors[data.splits.test, :views].mean(axis=1), views)
         assert 0 <= np.mean(scores > 1) < 0.15
     np.testing.assert_array_equal(found.unseen, data.names != "train")
 
 
 def test_what_the_test_part_says_decides_nothing(vectors: Any) -> None:
     data = dataset()
-    wrong = data.parts.truth.copy()
-    wrong[data.parts.test] = (wrong[data.parts.test] + 1) % 3
-    other = Dataset(**{**vars(data), "parts": Parts(wrong, *list(vars(data.parts).values())[1:])})
-    found = [assess(each, vectors, top(2.0), [], 0.9) for each in (data, other)]
+    wrong = data.splits.truth.copy()
+    wrong[data.splits.test] = (wrong[data.splits.test] + 1) % 3
+    other = Dataset(
+        **{**vars(data), "splits": Splits(wrong, *list(vars(data.splits).values())[1:])}
+    )
+    found = [assess(each, vectors, head(2.0), [], 0.9) for each in (data, other)]
     assert found[0].calibration == found[1].calibration
     assert found[0].metrics["test"] != found[1].metrics["test"]
     for key, array in found[0].outliers.to_arrays().items():
@@ -108,9 +110,9 @@ def test_what_the_test_part_says_decides_nothing(vectors: Any) -> None:
 
 def test_folds_judge_each_image_by_the_model_that_has_not_seen_it(vectors: Any) -> None:
     data = dataset(folds=True)
-    # The second fold's top has it all wrong.
-    bad = {key: np.roll(array, 1, axis=-1) for key, array in top(2.0).items()}
-    found = assess(data, vectors, top(2.0), [top(2.0), bad], None)
+    # The second fold's head has it all wrong.
+    bad = {key: np.roll(array, 1, axis=-1) for key, array in head(2.0).items()}
+    found = assess(data, vectors, head(2.0), [head(2.0), bad], None)
     folds = found.metrics["folds"]
     assert folds["accuracies"][0] > 0.9
     assert folds["accuracies"][1] < 0.1
@@ -119,7 +121,7 @@ def test_folds_judge_each_image_by_the_model_that_has_not_seen_it(vectors: Any) 
     assert folds["images"] == folds["pooled"]["images"] == 630
     assert found.metrics["calibration"]["source"] == "out-of-fold"
     assert found.unseen.all()
-    errors = suspicious_labels(found, data.parts.truth)
+    errors = suspicious_labels(found, data.splits.truth)
     in_bad_fold = set(data.folds[1].test.tolist())
     assert len(errors) > 200
     assert {each.index for each in errors[:150]} <= in_bad_fold

@@ -22,12 +22,12 @@ labels = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["fox", "o
 @settings(deadline=None)
 @given(labels, labels)
 def test_the_later_label_counts(first: dict[str, str], later: dict[str, str]) -> None:
-    def table(rows: dict[str, str], part: str) -> pa.Table:
+    def table(rows: dict[str, str], split: str) -> pa.Table:
         return pa.table(
             {
                 "uri": pa.array(list(rows), pa.string()),
                 "label": pa.array(list(rows.values()), pa.string()),
-                "given": pa.array([part] * len(rows), pa.string()),
+                "given": pa.array([split] * len(rows), pa.string()),
             }
         )
 
@@ -59,7 +59,7 @@ def test_corrections_of_a_training(tmp_path: Path) -> None:
     assert len(rows) == table.num_rows == 11
     assert rows["images/fox/0.jpg"]["label"] == "owl"
     assert rows["images/fox/1.jpg"]["label"] == "fox"
-    # A label may change in the test part, and what is new is for training.
+    # A label may change in the test split, and what is new is for training.
     assert (rows["t.jpg"]["label"], rows["t.jpg"]["given"]) == ("owl", "test")
     assert (rows["n.jpg"]["label"], rows["n.jpg"]["given"]) == ("owl", None)
 

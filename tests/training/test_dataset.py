@@ -1,4 +1,4 @@
-"""The images of a training: which are in which part, how much each counts."""
+"""The images of a training: which are in which split, how much each counts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_only_training_images_are_counted() -> None:
         np.testing.assert_allclose(weight[[0, 7]], expected)
 
 
-# -- Parts -------------------------------------------------------------------------------------
+# -- splits -------------------------------------------------------------------------------------
 
 
 def write_manifest(
@@ -75,37 +75,37 @@ def choose(config: TrainConfig, bad: str = "", copies: dict[str, str] | None = N
     return choose_images(config, images, Features(pa.table(columns), None, 0), skipped)
 
 
-def in_parts(**counts: int) -> list[tuple[str, ...]]:
+def in_splits(**counts: int) -> list[tuple[str, ...]]:
     return [
-        (f"{part}-{label}{i}.jpg", label, part)
-        for part, count in counts.items()
+        (f"{split}-{label}{i}.jpg", label, split)
+        for split, count in counts.items()
         for label in "ab"
         for i in range(count)
     ]
 
 
-@pytest.mark.parametrize("part", ["test", "validation"])
-def test_a_given_part_that_cannot_be_read_is_told(tmp_path: Path, part: str) -> None:
-    images = write_manifest(tmp_path / "list.csv", in_parts(train=20, validation=4, test=4))
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_a_given_part_that_cannot_be_read_is_told(tmp_path: Path, split: str) -> None:
+    images = write_manifest(tmp_path / "list.csv", in_splits(train=20, validation=4, test=4))
     config = config_of(tmp_path, images)
-    assert choose(config).data["parts"] == {"train": 40, "validation": 8, "test": 8}
-    words = rf"none of the 8 images of the given {part} part can be read \(8 empty\)"
+    assert choose(config).data["splits"] == {"train": 40, "validation": 8, "test": 8}
+    words = rf"none of the 8 images of the given {split} split can be read \(8 empty\)"
     with pytest.raises(InputError, match=words):
-        choose(config, bad=part)
+        choose(config, bad=split)
 
 
 def test_a_test_place_that_cannot_be_read_is_told(tmp_path: Path) -> None:
-    rows = [(name, label) for name, label, _ in in_parts(train=20)]
+    rows = [(name, label) for name, label, _ in in_splits(train=20)]
     images = write_manifest(tmp_path / "images.csv", rows, "uri,label")
-    rows = [(name, label) for name, label, _ in in_parts(test=3)]
+    rows = [(name, label) for name, label, _ in in_splits(test=3)]
     test = write_manifest(tmp_path / "test.csv", rows, "uri,label")
     config = config_of(tmp_path, images, test=test, limit=30)
-    with pytest.raises(InputError, match=r"test part \(--test .*test.csv\).*\(with --limit 30\)"):
+    with pytest.raises(InputError, match=r"test split \(--test .*test.csv\).*\(with --limit 30\)"):
         choose(config, bad="test")
 
 
 def test_a_limit_keeps_some_of_every_given_part(tmp_path: Path) -> None:
-    images = write_manifest(tmp_path / "list.csv", in_parts(train=200, validation=1, test=1))
+    images = write_manifest(tmp_path / "list.csv", in_splits(train=200, validation=1, test=1))
     for seed in range(5):
         kept, _, _ = list_dataset(config_of(tmp_path, images, limit=20, seed=seed), Storage())
         assert Counter(kept["given"].to_pylist()) == {"train": 16, "validation": 2, "test": 2}
@@ -122,9 +122,9 @@ def test_what_folds_need_is_told_before_an_image_is_opened(tmp_path: Path) -> No
 
 
 def test_labels_that_are_in_no_test_or_validation_part_are_named(tmp_path: Path) -> None:
-    rows = [*in_parts(train=30, validation=2, test=2)]
+    rows = [*in_splits(train=30, validation=2, test=2)]
     rows += [(f"c{i}.jpg", "c", "train") for i in range(30)]
-    rows += [(f"Z-{part}.jpg", "Z", part) for part in ("train", "validation", "test")]
+    rows += [(f"Z-{split}.jpg", "Z", split) for split in ("train", "validation", "test")]
     data = choose(config_of(tmp_path, write_manifest(tmp_path / "list.csv", rows))).data
     assert data["rare_labels"] == [
         {"label": "c", "train": 30, "validation": 0, "test": 0},
@@ -133,7 +133,7 @@ def test_labels_that_are_in_no_test_or_validation_part_are_named(tmp_path: Path)
 
 
 def test_copies_in_given_parts_are_counted_by_part(tmp_path: Path) -> None:
-    images = write_manifest(tmp_path / "list.csv", in_parts(train=20, validation=4, test=4))
+    images = write_manifest(tmp_path / "list.csv", in_splits(train=20, validation=4, test=4))
     copies = {
         "validation-a0.jpg": "train-a0.jpg",
         "validation-a1.jpg": "train-a0.jpg",
@@ -144,9 +144,9 @@ def test_copies_in_given_parts_are_counted_by_part(tmp_path: Path) -> None:
 
 
 def test_a_new_validation_part_has_no_copy_of_a_test_image(tmp_path: Path) -> None:
-    rows = [(name, label) for name, label, _ in in_parts(train=20)]
+    rows = [(name, label) for name, label, _ in in_splits(train=20)]
     images = write_manifest(tmp_path / "images.csv", rows, "uri,label")
-    rows = [(name, label) for name, label, _ in in_parts(test=15)]
+    rows = [(name, label) for name, label, _ in in_splits(test=15)]
     test = write_manifest(tmp_path / "test.csv", rows, "uri,label")
     copies = {f"test-{label}{i}.jpg": f"train-{label}{i}.jpg" for label in "ab" for i in range(15)}
     for seed in range(5):

@@ -45,13 +45,13 @@ def test_event_files(store: str, tmp_path: Path, request: pytest.FixtureRequest)
     else:
         storage, place = Storage(), str(tmp_path / "run")
 
-    assert EventFiles(storage, place, "top", 0).last() == -1
-    log = EpochLog([EventFiles(storage, place, "top", 0)])
+    assert EventFiles(storage, place, "head", 0).last() == -1
+    log = EpochLog([EventFiles(storage, place, "head", 0)])
     for epoch in epochs(1, 4):
         log.add(epoch)
         assert log.flush() == []
     # From the checkpoint of epoch 2, which is not where a file ends in the second life.
-    log = EpochLog([EventFiles(storage, place, "top", 0)], epochs(1, 2))
+    log = EpochLog([EventFiles(storage, place, "head", 0)], epochs(1, 2))
     for epoch in epochs(3, 12):
         log.add(epoch)
     assert log.flush() == []
@@ -64,18 +64,19 @@ def test_event_files(store: str, tmp_path: Path, request: pytest.FixtureRequest)
     # In the order in which TensorBoard reads them.
     assert names == sorted(names)
     assert [name for name in names if "fine" in name] == names[-2:]
-    for part in ("train", "validation"):
-        found = curves(storage, join(place, part))
-        start = 1 if part == "train" else 0
+    for split in ("train", "validation"):
+        found = curves(storage, join(place, split))
+        start = 1 if split == "train" else 0
         assert found == {
             f"{stage}/{name}": {
-                each["epoch"]: pytest.approx(each[f"{part}_{name}"]) for each in epochs(first, last)
+                each["epoch"]: pytest.approx(each[f"{split}_{name}"])
+                for each in epochs(first, last)
             }
-            for stage, first, last in (("top", 1, 12), ("fine_tuning", start, 2))
+            for stage, first, last in (("head", 1, 12), ("fine_tuning", start, 2))
             for name in ("loss", "accuracy")
         }
-    assert EventFiles(storage, place, "top", 0).last() == 12
+    assert EventFiles(storage, place, "head", 0).last() == 12
     # The same training from the start again begins its curves anew.
-    EventFiles(storage, place, "top", 0).forget(-1)
-    assert EventFiles(storage, place, "top", 0).last() == -1
+    EventFiles(storage, place, "head", 0).forget(-1)
+    assert EventFiles(storage, place, "head", 0).last() == -1
     assert EventFiles(storage, place, "fine_tuning", 1).last() == 2

@@ -21,7 +21,7 @@ Findings = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def findings(few: Path, trained: object, tmp_path_factory: pytest.TempPathFactory) -> Findings:
-    """Of a training with a given test part that repeats two of its images."""
+    """Of a training with a given test split that repeats two of its images."""
     folder = tmp_path_factory.mktemp("findings")
     images = folder / "images"
     shutil.copytree(few, images)
@@ -72,8 +72,8 @@ def test_what_the_test_part_repeats_is_named(findings: Findings) -> None:
 def test_folds_choose_and_are_told(findings: Findings) -> None:
     folds = findings["metrics"]["folds"]
     assert folds["folds"] == 3
-    parts = findings["data"]["parts"]
-    assert folds["images"] == parts["train"] + parts["validation"]
+    splits = findings["data"]["splits"]
+    assert folds["images"] == splits["train"] + splits["validation"]
     assert findings["metrics"]["calibration"]["source"] == "out-of-fold"
 
 

@@ -108,7 +108,7 @@ def test_a_given_part_that_is_lost_is_named() -> None:
     )
     content = results([{"file": "1.jpg", "detections": [detection()]}])
     found = parse_detections("/x.json", json.dumps(content).encode())
-    with pytest.raises(InputError, match="given part 'test'"):
+    with pytest.raises(InputError, match="given split 'test'"):
         best_animals(images, "/p", found, None, Counter())
 
 
@@ -166,8 +166,8 @@ def test_live_training_sees_the_crop(few: Path, tmp_path: Path) -> None:
 
 def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Path) -> None:
     path = pasted(few, tmp_path, LEFT)
-    base = load_weights("mobilenet", "imagenet", STORAGE, 0)
-    network = Network("mobilenet", base, ("whole",))
+    backbone = load_weights("mobilenet", "imagenet", STORAGE, 0)
+    network = Network("mobilenet", backbone, ("whole",))
     cache = FeatureCache(str(tmp_path / "features"), STORAGE, network, padding=0.0)
     assert cache.place != FeatureCache(cache.uri, STORAGE, network).place
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError
-from monkeyray.model.head import TopLearner, scale_logits, top_logits
-from monkeyray.training.loop import CachedSource, FitConfig, Parts, fit, share
+from monkeyray.model.head import HeadLearner, head_logits, scale_logits
+from monkeyray.training.loop import CachedSource, FitConfig, Splits, fit, share
 from monkeyray.training.state import State
 
 CONFIG = FitConfig(
@@ -33,21 +33,23 @@ def strategy() -> Any:
 
 
 @pytest.fixture(scope="module")
-def parts() -> Parts:
+def splits() -> Splits:
     truth = np.arange(60) % 3
     order = np.random.default_rng(1).permutation(60)
-    return Parts(truth, order[:37], order[37:49], order[49:])
+    return Splits(truth, order[:37], order[37:49], order[49:])
 
 
 @pytest.fixture(scope="module")
-def vectors(parts: Parts) -> Any:
+def vectors(splits: Splits) -> Any:
     noise = np.random.default_rng(2).normal(size=(60, 8))
-    return (noise + 2 * np.eye(8)[parts.truth]).astype(np.float32)
+    return (noise + 2 * np.eye(8)[splits.truth]).astype(np.float32)
 
 
-def run(strategy: Any, parts: Parts, vectors: Any, config: FitConfig = CONFIG, **more: Any) -> Any:
-    learner = TopLearner(8, (6,), 3, config.seed)
-    return fit(config, learner, parts, CachedSource(vectors), strategy=strategy, **more)
+def run(
+    strategy: Any, splits: Splits, vectors: Any, config: FitConfig = CONFIG, **more: Any
+) -> Any:
+    learner = HeadLearner(8, (6,), 3, config.seed)
+    return fit(config, learner, splits, CachedSource(vectors), strategy=strategy, **more)
 
 
 def assert_same(first: State, second: State) -> None:
@@ -59,33 +61,33 @@ def assert_same(first: State, second: State) -> None:
 
 @pytest.mark.parametrize("kill_after", [1, 4, 6])
 def test_a_resumed_training_ends_where_an_undisturbed_one_does(
-    kill_after: int, strategy: Any, parts: Parts, vectors: Any, tmp_path: Path
+    kill_after: int, strategy: Any, splits: Splits, vectors: Any, tmp_path: Path
 ) -> None:
     def keep(state: State) -> None:
         if state.epoch == kill_after:
             state.save(tmp_path)
 
-    whole = run(strategy, parts, vectors, checkpoint=keep)
+    whole = run(strategy, splits, vectors, checkpoint=keep)
     loaded = State.load(tmp_path)
     assert loaded.epoch == kill_after
-    resumed = run(strategy, parts, vectors, resume=loaded)
+    resumed = run(strategy, splits, vectors, resume=loaded)
     assert_same(resumed, whole)
     assert whole.epoch == 7
     assert (whole.resumed_from, resumed.resumed_from) == ([], [kill_after])
 
 
-def test_the_same_seed_gives_the_same_weights(strategy: Any, parts: Parts, vectors: Any) -> None:
-    first, again = run(strategy, parts, vectors), run(strategy, parts, vectors)
+def test_the_same_seed_gives_the_same_weights(strategy: Any, splits: Splits, vectors: Any) -> None:
+    first, again = run(strategy, splits, vectors), run(strategy, splits, vectors)
     assert_same(first, again)
-    other = run(strategy, parts, vectors, replace(CONFIG, seed=4))
+    other = run(strategy, splits, vectors, replace(CONFIG, seed=4))
     assert not np.array_equal(first.best[0], other.best[0])
 
 
 def test_a_state_comes_back_as_it_was(
-    strategy: Any, parts: Parts, vectors: Any, tmp_path: Path
+    strategy: Any, splits: Splits, vectors: Any, tmp_path: Path
 ) -> None:
     states: list[State] = []
-    fitted = run(strategy, parts, vectors, checkpoint=states.append)
+    fitted = run(strategy, splits, vectors, checkpoint=states.append)
     state = replace(states[-1], resumed_from=[2, 5])
     assert any(array.ndim == 0 for array in state.optimizer)  # Adam's count of steps
     state.save(tmp_path)
@@ -97,15 +99,15 @@ def test_a_state_comes_back_as_it_was(
     empty: dict[str, Any] = {"variables": [], "optimizer": [], "best": []}
     assert replace(loaded, **empty) == replace(state, **empty)
     # A training that had ended only answers again.
-    assert_same(run(strategy, parts, vectors, resume=fitted), fitted)
+    assert_same(run(strategy, splits, vectors, resume=fitted), fitted)
 
 
-def test_a_training_that_diverges_says_so(strategy: Any, parts: Parts, vectors: Any) -> None:
+def test_a_training_that_diverges_says_so(strategy: Any, splits: Splits, vectors: Any) -> None:
     saved: list[State] = []
     with pytest.raises(ConfigError, match=r"diverged in epoch 1: lower --learning-rate \(.*1e\+20"):
         run(
             strategy,
-            parts,
+            splits,
             vectors,
             replace(CONFIG, learning_rate=1e200),
             checkpoint=saved.append,
@@ -113,7 +115,7 @@ def test_a_training_that_diverges_says_so(strategy: Any, parts: Parts, vectors: 
     assert not saved
 
 
-def test_features_may_come_as_they_are_needed(strategy: Any, parts: Parts, vectors: Any) -> None:
+def test_features_may_come_as_they_are_needed(strategy: Any, splits: Splits, vectors: Any) -> None:
     asked = set()
 
     def stream(index: Any, epoch: int | None) -> Iterator[Any]:
@@ -121,42 +123,44 @@ def test_features_may_come_as_they_are_needed(strategy: Any, parts: Parts, vecto
         for step in index:
             yield vectors[step]
 
-    cached = run(strategy, parts, vectors)
-    learner = TopLearner(8, (6,), 3, CONFIG.seed)
-    streamed = fit(CONFIG, learner, parts, stream, strategy=strategy)
+    cached = run(strategy, splits, vectors)
+    learner = HeadLearner(8, (6,), 3, CONFIG.seed)
+    streamed = fit(CONFIG, learner, splits, stream, strategy=strategy)
     for one, other in zip(cached.best, streamed.best, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12, rtol=0)
     assert asked == {None, *range(1, 8)}
 
 
-def test_it_learns_and_stops(strategy: Any, parts: Parts, vectors: Any) -> None:
-    state = run(strategy, parts, vectors, replace(CONFIG, epochs=200, patience=3))
+def test_it_learns_and_stops(strategy: Any, splits: Splits, vectors: Any) -> None:
+    state = run(strategy, splits, vectors, replace(CONFIG, epochs=200, patience=3))
     assert state.history[state.best_epoch - 1]["validation_loss"] == state.best_loss
     assert state.best_loss < state.history[0]["validation_loss"] / 2
     assert state.epoch == min(200, state.best_epoch + 3)
 
 
-def test_weights_shift_what_the_top_cares_for(strategy: Any, parts: Parts, vectors: Any) -> None:
-    weight = np.where(parts.truth == 2, 2.8, 0.1)
+def test_weights_shift_what_the_head_cares_for(strategy: Any, splits: Splits, vectors: Any) -> None:
+    weight = np.where(splits.truth == 2, 2.8, 0.1)
     more = replace(CONFIG, epochs=60, patience=60)
-    plain = run(strategy, parts, 0.3 * vectors, more)
-    tilted = run(strategy, replace(parts, weight=weight), 0.3 * vectors, more)
+    plain = run(strategy, splits, 0.3 * vectors, more)
+    tilted = run(strategy, replace(splits, weight=weight), 0.3 * vectors, more)
     claimed = [
-        (top_logits(dict(zip("abcd", state.best, strict=True)), 0.3 * vectors).argmax(1) == 2).sum()
+        (
+            head_logits(dict(zip("abcd", state.best, strict=True)), 0.3 * vectors).argmax(1) == 2
+        ).sum()
         for state in (plain, tilted)
     ]
     assert claimed[1] > claimed[0]
     # All weights 1 are no weights.
-    same = run(strategy, replace(parts, weight=np.ones(60)), vectors)
-    assert_same(same, run(strategy, parts, vectors))
+    same = run(strategy, replace(splits, weight=np.ones(60)), vectors)
+    assert_same(same, run(strategy, splits, vectors))
 
 
 def test_what_is_trained_already_is_kept_unless_it_gets_better(
-    strategy: Any, parts: Parts, vectors: Any
+    strategy: Any, splits: Splits, vectors: Any
 ) -> None:
     config = replace(CONFIG, keep_start=True, epochs=3)
-    learner = TopLearner(8, (6,), 3, 3)
-    good = run(strategy, parts, vectors, replace(CONFIG, epochs=80))
+    learner = HeadLearner(8, (6,), 3, 3)
+    good = run(strategy, splits, vectors, replace(CONFIG, epochs=80))
     for variable, value in zip(learner.variables, good.best, strict=True):
         variable.assign(value)
     wild = replace(config, learning_rate=30.0)
@@ -164,7 +168,7 @@ def test_what_is_trained_already_is_kept_unless_it_gets_better(
     kept = fit(
         wild,
         learner,
-        parts,
+        splits,
         CachedSource(vectors),
         strategy=strategy,
         on_epoch=lambda figures: told.append(figures["epoch"]),
@@ -178,17 +182,17 @@ def test_what_is_trained_already_is_kept_unless_it_gets_better(
     assert kept.history[0]["validation_loss"] == pytest.approx(good.best_loss)
     # And where it diverges, which ends it.
     mad = replace(config, learning_rate=1e200)
-    kept = fit(mad, learner, parts, CachedSource(vectors), strategy=strategy)
+    kept = fit(mad, learner, splits, CachedSource(vectors), strategy=strategy)
     assert (kept.diverged, kept.done, kept.best_epoch, len(kept.history)) == (True, True, 0, 1)
     # One that is not good yet does get better.
-    assert run(strategy, parts, vectors, config).best_epoch > 0
+    assert run(strategy, splits, vectors, config).best_epoch > 0
 
 
-def test_numpy_and_keras_agree_on_a_top(vectors: Any) -> None:
+def test_numpy_and_keras_agree_on_a_head(vectors: Any) -> None:
     for head in ((), (6,), (7, 5)):
-        learner = TopLearner(8, head, 3, 1)
+        learner = HeadLearner(8, head, 3, 1)
         expected = np.asarray(learner.logits(vectors))
-        np.testing.assert_allclose(top_logits(learner.weights(), vectors), expected, atol=1e-6)
+        np.testing.assert_allclose(head_logits(learner.weights(), vectors), expected, atol=1e-6)
 
 
 @given(
@@ -201,21 +205,23 @@ def test_shares_hold_every_image_once(images: int, batch_size: int, world: int, 
     order = np.random.default_rng(seed).permutation(images) + 100
     shares = [share(order, batch_size, rank, world) for rank in range(world)]
     steps = -(-images // batch_size)
-    assert {part.index.shape for part in shares} == {part.weight.shape for part in shares}
-    assert len({part.index.shape for part in shares}) == 1
+    assert {split.index.shape for split in shares} == {split.weight.shape for split in shares}
+    assert len({split.index.shape for split in shares}) == 1
     for step in range(steps):
-        weight = np.concatenate([part.weight[step] for part in shares])
-        index = np.concatenate([part.index[step] for part in shares])
+        weight = np.concatenate([split.weight[step] for split in shares])
+        index = np.concatenate([split.index[step] for split in shares])
         assert set(weight.tolist()) <= {0.0, 1.0}
         wanted = order[step * batch_size : (step + 1) * batch_size]
         assert sorted(index[weight > 0].tolist()) == sorted(wanted.tolist())
-        assert all(part.total[step] == len(wanted) for part in shares)
+        assert all(split.total[step] == len(wanted) for split in shares)
     # No step is wider than its images need, but for what the workers cannot halve.
     assert shares[0].index.shape[1] * world < min(batch_size, images) + world
 
 
-def test_scaled_logits_are_those_of_the_top_times_a_factor(vectors: Any) -> None:
+def test_scaled_logits_are_those_of_the_head_times_a_factor(vectors: Any) -> None:
     for head in ((), (6,)):
-        weights = TopLearner(8, head, 3, 1).weights()
-        scaled = top_logits(scale_logits(weights, 2.5), vectors)
-        np.testing.assert_allclose(scaled, 2.5 * top_logits(weights, vectors), rtol=1e-5, atol=1e-6)
+        weights = HeadLearner(8, head, 3, 1).weights()
+        scaled = head_logits(scale_logits(weights, 2.5), vectors)
+        np.testing.assert_allclose(
+            scaled, 2.5 * head_logits(weights, vectors), rtol=1e-5, atol=1e-6
+        )

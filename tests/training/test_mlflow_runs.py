@@ -27,7 +27,7 @@ def test_a_run_goes_on_until_it_is_finished(tmp_path: Path) -> None:
         return MlflowRun.begin(str(tmp_path), "e", "name", key, {"head": "linear", "l2": 0.0})
 
     first = begin()
-    log = EpochLog([MlflowStage(first, "top")])
+    log = EpochLog([MlflowStage(first, "head")])
     for epoch in epochs(1, 3):
         log.add(epoch)
     assert log.flush() == []
@@ -35,7 +35,7 @@ def test_a_run_goes_on_until_it_is_finished(tmp_path: Path) -> None:
     again = begin()
     assert again == first
     assert begin("two").run_id != first.run_id
-    log = EpochLog([MlflowStage(again, "top")], epochs(1, 2))
+    log = EpochLog([MlflowStage(again, "head")], epochs(1, 2))
     for epoch in epochs(3, 300):
         log.add(epoch)
     assert log.flush() == []
@@ -45,9 +45,9 @@ def test_a_run_goes_on_until_it_is_finished(tmp_path: Path) -> None:
     client, runs = runs_of(tmp_path, "e")
     assert sorted(run.info.status for run in runs) == ["RUNNING", "RUNNING"]
     again.finish({"test/accuracy": 0.75}, "abc", {"report.html": "<p>ä"})
-    for key, first_epoch in (("top/train_loss", 1), ("fine_tuning/validation_loss", 0)):
+    for key, first_epoch in (("head/train_loss", 1), ("fine_tuning/validation_loss", 0)):
         steps = [each.step for each in client.get_metric_history(first.run_id, key)]
-        assert steps == list(range(first_epoch, 301 if "top" in key else 2))
+        assert steps == list(range(first_epoch, 301 if "head" in key else 2))
     run = client.get_run(first.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"head": "linear", "l2": "0.0"}

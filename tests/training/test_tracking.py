@@ -224,10 +224,10 @@ def test_a_server_that_is_down_changes_and_loses_nothing(
     # The other place has all of it.
     history = trained.model["metrics"]["history"]
     (folder,) = (tmp_path / "m" / "tensorboard").iterdir()
-    for part in ("train", "validation"):
-        assert curves(Storage(), str(folder / part)) == {
-            f"top/{name}": {
-                each["epoch"]: pytest.approx(each[f"{part}_{name}"]) for each in history
+    for split in ("train", "validation"):
+        assert curves(Storage(), str(folder / split)) == {
+            f"head/{name}": {
+                each["epoch"]: pytest.approx(each[f"{split}_{name}"]) for each in history
             }
             for name in ("loss", "accuracy")
         }

@@ -68,7 +68,7 @@ def test_what_is_tried_follows_from_the_options(
     if "linear" in heads:
         start = 1
         assert asdict(found[0]) == {
-            "head": "linear", "learning_rate": 0.003, "l2": 0.001, "top_seed": seed
+            "head": "linear", "learning_rate": 0.003, "l2": 0.001, "head_seed": seed
         }  # fmt: skip
     for number, choice in enumerate(found[start:], start):
         assert choice.head == heads[number % len(heads)]
@@ -103,7 +103,7 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
         config(**options)
 
 
-@pytest.mark.parametrize("name", ["head", "learning_rate", "l2", "top_seed", "live"])
+@pytest.mark.parametrize("name", ["head", "learning_rate", "l2", "head_seed", "live"])
 def test_what_is_searched_for_is_no_option(name: str) -> None:
     with pytest.raises(TypeError, match=name):
         config(**{name: None})
@@ -111,7 +111,7 @@ def test_what_is_searched_for_is_no_option(name: str) -> None:
 
 def test_a_choice_is_a_training() -> None:
     options: dict[str, Any] = {"images": "i", "model": "m", "views": 2, "seed": 4, "store": QUIET}
-    chosen: dict[str, Any] = {"head": "7,5", "learning_rate": 0.1, "l2": 0.2, "top_seed": 3}
+    chosen: dict[str, Any] = {"head": "7,5", "learning_rate": 0.1, "l2": 0.2, "head_seed": 3}
     found = config(**options).choose("7,5", 0.1, 0.2, 3)
     assert type(found) is TrainConfig
     assert found == TrainConfig(**options, **chosen)
