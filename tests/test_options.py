@@ -42,7 +42,7 @@ def test_what_an_option_is() -> None:
     assert corrections.place is not None
     assert train["l2"].brief == "L2 penalty on the kernels of the new head"
     tune = {each.name: each for each in options_of(TuneConfig)}
-    assert not tune.keys() & {"head", "live", "head_seed"}
+    assert not tune.keys() & {"head", "head_seed"}
     assert tune["l2_range"].value == "N N"
     assert tune["epochs"] == train["epochs"]
     export = {each.name: each for each in options_of(ExportConfig)}

@@ -41,7 +41,7 @@ def _details(title: str, options: list[Option]) -> str:
     rows = [f"| {_flag(each)} | {_cell(each.text)} | {_default(each)} |" for each in options]
     note = ""
     if "tune" in title:
-        note = "\n\nand those of `monkeyray train`, without what is searched for and `--live`."
+        note = "\n\nand those of `monkeyray train`, without what is searched for."
     return "\n".join(
         [
             f"<details><summary>{title.replace('`', '')}</summary>{note}",

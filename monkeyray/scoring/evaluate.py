@@ -171,7 +171,6 @@ def _of_images(
     features = _embed(config, storage, reporter, bundle, images)
     statuses = features.table["status"].to_pylist()
     scored = np.isin(statuses, SCORED)
-    assert features.vectors is not None
     calibration = bundle.calibration(views)
     vectors = features.vectors[scored, : len(views)].mean(axis=1)
     # As scoring computes them, so that a score on a threshold is decided alike.

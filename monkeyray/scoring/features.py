@@ -38,26 +38,22 @@ _BATCH = 32
 
 
 class Embedder:
-    """Maps batches of images to their content hash, thumbnail and features.
+    """Maps batches of images to their content hash, thumbnail and features."""
 
-    Without weights it does not run the backbone: hash and thumbnail tell duplicates.
-    """
-
-    def __init__(self, network: Network, embed: bool, engine: EngineChoice) -> None:
-        self._engine = engine.build(network) if embed else None
+    def __init__(self, network: Network, engine: EngineChoice) -> None:
+        self._engine = engine.build(network)
 
     def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
         columns: dict[str, Any]
         columns, pixels, good = decode(batch)
         rows = len(batch.fetched)
         fields = [*IMAGE_FIELDS, ("thumbnail", pa.binary(THUMBNAIL_BYTES))]
-        if self._engine is not None:
-            features, _ = self._engine(pixels)
-            columns["embedding"] = [None] * rows
-            for position, vector in zip(good, features, strict=True):
-                columns["embedding"][position] = vector.ravel()
-            width = features.shape[1] * features.shape[2]
-            fields.append(("embedding", pa.list_(pa.float32(), width)))
+        features, _ = self._engine(pixels)
+        columns["embedding"] = [None] * rows
+        for position, vector in zip(good, features, strict=True):
+            columns["embedding"][position] = vector.ravel()
+        width = features.shape[1] * features.shape[2]
+        fields.append(("embedding", pa.list_(pa.float32(), width)))
         if has_boxes(batch.plan.column_names):
             for name, kind in BOX_FIELDS:
                 fields.append((name, kind))
@@ -70,12 +66,11 @@ class Features:
     """What is known of the planned images, in their order.
 
     `table`: the columns of the cache but `embedding`. `vectors`: float32 (n, views, width), zeros
-    where the image could not be read, None where only hashes were asked for. `found`: images that
-    were in the cache and were not opened.
+    where the image could not be read. `found`: images that were in the cache and were not opened.
     """
 
     table: pa.Table
-    vectors: np.ndarray[Any, np.dtype[np.float32]] | None
+    vectors: np.ndarray[Any, np.dtype[np.float32]]
     found: int
 
 
@@ -90,7 +85,6 @@ class FeatureCache:
     uri: str
     storage: Storage
     network: Network
-    embed: bool = True
     engine: EngineChoice = TENSORFLOW
     #: Around the boxes, where the images have such; None where they are seen whole.
     padding: float | None = None
@@ -108,8 +102,8 @@ class FeatureCache:
             "views": list(self.network.views),
             "decode": DECODE_VERSION,
             "thumbnail": THUMBNAIL_VERSION,
-            "weights": weights_hash(weights) if self.embed else None,
-            "engine": str(self.engine) if self.embed else None,
+            "weights": weights_hash(weights),
+            "engine": str(self.engine),
         }
         if self.padding is not None:
             identity["padding"] = self.padding
@@ -159,10 +153,8 @@ class FeatureCache:
                 "deleting them? Run the same command again"
             )
         rows = cached.take(where)
-        vectors = None
-        if self.embed:
-            flat = _vectors(rows["embedding"])
-            vectors = flat.reshape(len(flat), len(self.network.views), -1)
+        flat = _vectors(rows["embedding"])
+        vectors = flat.reshape(len(flat), len(self.network.views), -1)
         keep = [name for name in rows.column_names if name != "embedding"]
         return Features(rows.select(keep), vectors, images.num_rows - todo.num_rows)
 
@@ -206,7 +198,7 @@ class FeatureCache:
             self.place, f"pass-{len(passes):05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
         )
         work = Work(
-            make_mapper=functools.partial(Embedder, self.network, self.embed, self.engine),
+            make_mapper=functools.partial(Embedder, self.network, self.engine),
             storage=self.storage,
             size=self.network.size,
             limits=limits,

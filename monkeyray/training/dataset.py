@@ -36,7 +36,7 @@ class Dataset:
     """The images of a training that can be read; all arrays are in their order.
 
     `images`: as they were listed. `table`: what the feature cache knows of them but the vectors,
-    which are float32 (n, views, width), None where none are kept. `labels`: sorted; `splits.truth`
+    which are float32 (n, views, width). `labels`: sorted; `splits.truth`
     are indices into them. `names`: each image's split; `pictures`: the same number for files of one
     picture, `groups`: for what must not be divided; `leaked`: test images whose group is in
     another split too. `data`: counts for the bundle.
@@ -45,7 +45,7 @@ class Dataset:
     images: pa.Table
     uris: Array
     table: pa.Table
-    vectors: Array | None
+    vectors: Array
     labels: list[str]
     splits: Splits
     folds: tuple[Splits, ...]
@@ -201,7 +201,6 @@ def choose_images(
     bad = unusable(features)
     usable = _usable(config, images, features)
     kept, rows = images.filter(pa.array(usable)), features.table.filter(pa.array(usable))
-    vectors = None if features.vectors is None else features.vectors[usable]
     contents = rows["sha256"].to_pylist()
     pictures = group_images(contents, thumbnails(rows["thumbnail"]))
     # A group is never divided, whatever its pictures show.
@@ -236,7 +235,7 @@ def choose_images(
         images=kept,
         uris=np.array(kept["uri"].to_pylist(), dtype=object),
         table=rows,
-        vectors=vectors,
+        vectors=features.vectors[usable],
         labels=labels,
         splits=splits,
         folds=tuple(_splits(truth, fold, config.class_weights) for fold in folds),

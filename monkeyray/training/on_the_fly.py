@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from monkeyray.errors import DecodeError, InputError, ObjectError
 from monkeyray.images.decode import Limits, decode
-from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.storage.store import Storage
 from monkeyray.training.augment import augment
 
@@ -122,20 +121,3 @@ class PixelSource:
 
 def _read(decoder: Decoder, rows: pa.Table) -> Array:
     return np.asarray(decoder(rows)["pixels"])
-
-
-class FeatureSource:
-    """Features of images by index: pixels through the frozen backbone at every call."""
-
-    def __init__(self, pixels: PixelSource, network: Network) -> None:
-        self._pixels = pixels
-        self._network = network
-        self._engine: TensorFlowEngine | None = None
-
-    def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
-        """Each step's features, the mean of the views, float32 (b, width)."""
-        # In the worker, which has set TensorFlow up before.
-        self._engine = self._engine or TensorFlowEngine(self._network)
-        for pixels in self._pixels(index, epoch):
-            features, _ = self._engine(pixels)
-            yield features.mean(axis=1)

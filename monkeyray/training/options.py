@@ -34,7 +34,7 @@ class TrainConfig:
             "limit",
         ),
         "Network": ("backbone", "crop", "views", "head"),
-        "Training": ("epochs", "learning_rate", "class_weights", "seed", "live", "augment"),
+        "Training": ("epochs", "learning_rate", "class_weights", "seed", "augment"),
         "Fine-tuning": ("fine_tune", "fine_tune_rate", "fine_tune_epochs"),
         "How sure it is": ("target_precision", "folds"),
         "Machines": ("workers", "embed_workers", "gpu", "int8"),
@@ -138,8 +138,8 @@ class TrainConfig:
     """Passes over the training images in fine-tuning at most."""
 
     augment: bool = True
-    """In live training and fine-tuning: mirror, turn, crop and light each training image anew in
-    every epoch, and take the colour from some, as at infrared night."""
+    """In fine-tuning: mirror, rotate, crop and relight each training image anew in every epoch, and
+    remove the colour of some, as on infrared night images."""
 
     validation_share: float = 0.15
     """Share of each label's images that early stopping and every other choice looks at, 0 to 1."""
@@ -154,8 +154,8 @@ class TrainConfig:
     """Seed of the new head alone: of its first weights and its order of images. Default: --seed."""
 
     workers: int = 1
-    """Data-parallel Ray Train workers for the new head, which is small: one is enough below some
-    100,000 images. With --live they run the backbone too, so give one a GPU or CPU core."""
+    """Data-parallel Ray Train workers. The head is small: one is enough below some 100,000 images.
+    In fine-tuning they run the backbone too, so give each a GPU or a CPU core."""
 
     embed_workers: int | None = None
     """Processes that run the backbone over the images. Default: one per CPU core. With --gpu they
@@ -173,9 +173,6 @@ class TrainConfig:
     """Add the backbone in int8 to the model, quantised on some of the training images, for `score
     --precision int8`. The report says what it does to the test images. Needs pip install
     'monkeyray[int8]'."""
-
-    live: bool = False
-    """Keep no features: every step decodes its images and runs the backbone."""
 
     limit: int | None = None
     """Use this many images at most, spread evenly over the labels."""
@@ -253,10 +250,6 @@ class TrainConfig:
         require(
             self.folds == 0 or 2 <= self.folds <= 100, "folds", self.folds, "0, or from 2 to 100"
         )
-        if self.folds and self.live:
-            raise ConfigError(
-                "--folds trains on features that are kept, and --live keeps none: give one of them"
-            )
         if self.folds and self.fine_tune is not None:
             raise ConfigError(
                 "--folds evaluates the head on the frozen backbone, and --fine-tune changes the "
@@ -284,7 +277,7 @@ class TrainConfig:
         needs = {
             "fine_tune_rate": ("fine-tune", self.fine_tune is not None),
             "fine_tune_epochs": ("fine-tune", self.fine_tune is not None),
-            "augment": ("live or --fine-tune", self.live or self.fine_tune is not None),
+            "augment": ("fine-tune", self.fine_tune is not None),
             "mlflow_experiment": ("mlflow", self.mlflow is not None),
         }
         defaults = {each.name: each.default for each in fields(TrainConfig)}
@@ -322,12 +315,11 @@ class TuneConfig(TrainConfig):
     l2_range: tuple[float, float] = (1e-6, 1e-2)
     """Smallest and largest L2 penalty to try, evenly by their logarithm. 0 0 tries none."""
 
-    # No options here: what is searched for, and what would keep no features to search on.
+    # Not options here, since the search sets them.
     head: str = field(default="linear", init=False)
     learning_rate: float | None = field(default=None, init=False)
     l2: float | None = field(default=None, init=False)
     head_seed: int | None = field(default=None, init=False)
-    live: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -53,8 +53,8 @@ from monkeyray.training.distributed import TRAINING, Outcome, Task, below, run_t
 from monkeyray.training.findings import find, to_json, with_pictures
 from monkeyray.training.finetune import FineTuneLearner, check_fine_tune
 from monkeyray.training.labelled_boxes import NO_BOX, NOT_LISTED
-from monkeyray.training.live import FeatureSource, PixelSource
-from monkeyray.training.loop import CachedSource, FitConfig, Source
+from monkeyray.training.loop import CachedSource, FitConfig
+from monkeyray.training.on_the_fly import PixelSource
 from monkeyray.training.options import TrainConfig, parse_head
 from monkeyray.training.tracking import Tracking
 from monkeyray.training.trained import Trained
@@ -157,8 +157,7 @@ def _read(
     place = join(job.uri, "features")
     if job.config.features is not None:
         place = normalise(job.config.features)
-    # Live training needs no features, but what is a duplicate must be known to split.
-    features = _embed(job, network, images, place, embed=not job.config.live)
+    features = _embed(job, network, images, place)
     seconds["features"] = time.monotonic() - start
     return choose_images(job.config, images, features, skipped)
 
@@ -168,15 +167,13 @@ def _embed(
     network: Network,
     images: pa.Table,
     place: str,
-    *,
-    embed: bool = True,
     engine: EngineChoice | None = None,
 ) -> Features:
-    gpu = job.embedders.gpu if embed and engine is None else 0.0
+    gpu = job.embedders.gpu if engine is None else 0.0
     engine = engine or choose_engine(job.config.engine, "float32", gpu > 0)
     padding = job.config.box_padding if job.config.detections else None
-    cache = FeatureCache(place, job.storage, network, embed, engine, padding)
-    with job.reporter.bar("embedding images" if embed else "reading images") as bar:
+    cache = FeatureCache(place, job.storage, network, engine, padding)
+    with job.reporter.bar("embedding images") as bar:
         return cache.get(
             images,
             limits=Limits(),
@@ -202,7 +199,7 @@ def _learn(
         labels=len(data.labels),
     )
     figures = head.figures | {"fine_tuning": None}
-    vectors = _embed_all(job, network, data.images) if data.vectors is None else data.vectors
+    vectors = data.vectors
     if config.fine_tune is not None:
         network, vectors, figures["fine_tuning"], tuning_seconds = _fine_tune(
             job, network, data, vectors, config.fine_tune
@@ -221,10 +218,7 @@ def _learn(
 
 def _train_head(job: _Job, network: Network, data: Dataset) -> Outcome:
     config = job.config
-    if data.vectors is not None:
-        source: Source = CachedSource(data.vectors.mean(axis=1))
-    else:
-        source = FeatureSource(_pixels(job, network, data), network)
+    source = CachedSource(data.vectors.mean(axis=1))
     fit_config, make_learner = head_training(config, len(data.labels))
     task = Task(
         fit_config, data.splits, make_learner, source, data.folds, job.tracking.stage("head")
@@ -253,13 +247,12 @@ def _embed_all(
     job: _Job, network: Network, images: pa.Table, engine: EngineChoice | None = None
 ) -> Array:
     """Features of images by a network that has none kept, for as long as the training lasts."""
-    features = _embed(job, network, images, join(job.uri, TRAINING, "features"), engine=engine)
+    features = _embed(job, network, images, join(job.uri, TRAINING, "features"), engine)
     if bad := unusable(features):
         raise InputError(
             f"{bad.total()} images could be read before and cannot be now ({', '.join(bad)}): "
             "run the same command again"
         )
-    assert features.vectors is not None
     return features.vectors
 
 
@@ -362,7 +355,6 @@ def _identity(job: _Job, network: Network, data: Dataset) -> dict[str, Any]:
         "backbone": weights_hash(network.backbone_weights),
         "views": list(network.views),
         "class_weights": config.class_weights,
-        "live": config.live,
         "augment": config.augment,
         "folds": config.folds,
         **({"boxes": data.data["boxes"]} if config.detections else {}),

@@ -80,7 +80,6 @@ def _search(config: TuneConfig, data: Dataset) -> tuple[TrainConfig, dict[str, A
     start = time.monotonic()
     tried = choices(config)
     trainings = [config.choose(**asdict(choice)) for choice in tried]
-    assert data.vectors is not None
     found = run_trials(
         [head_training(each, len(data.labels)) for each in trainings],
         data.splits,

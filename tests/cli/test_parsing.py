@@ -38,7 +38,8 @@ def test_a_file_that_is_written_does_the_same_again(command: str, tmp_path: Path
     more = {
         "train": [
             "--no-augment",
-            "--live",
+            "--fine-tune",
+            "2-blocks",
             "--head",
             "12,3",
             "--weights",
@@ -67,19 +68,25 @@ def test_a_file_that_is_written_does_the_same_again(command: str, tmp_path: Path
 def test_the_command_line_wins(tmp_path: Path) -> None:
     file = tmp_path / "o.yaml"
     file.write_text(
-        "images: from-file\nmodel: m\nseed: 3\naugment: false\nlive: true\nhead: 256\nquiet: true\n"
-        "test-share: 0.2\nfine_tune: null\n"
+        "images: from-file\nmodel: m\nseed: 3\naugment: false\nfine-tune: 2-blocks\nhead: 256\n"
+        "quiet: true\n"
+        "test-share: 0.2\nlimit: null\n"
     )
     found = config("train", "--config", str(file))
-    assert (found.images, found.seed, found.head, found.live) == ("from-file", 3, "256", True)
+    assert (found.images, found.seed, found.head, found.fine_tune) == (
+        "from-file",
+        3,
+        "256",
+        "2-blocks",
+    )
     assert (found.augment, found.store.quiet, found.test_share) == (False, True, 0.2)
     found = config("train", "--seed", "9", "--augment", "--config", str(file), "--images", "given")
     assert (found.images, found.seed, found.augment, found.model) == ("given", 9, True, "m")
     # What is wrong together is put right by the command line.
-    file.write_text("images: i\nmodel: m\nfolds: 5\nlive: true\n")
-    with pytest.raises(ConfigError, match=rf"--live keeps none.*--config {file} too"):
+    file.write_text("images: i\nmodel: m\nfolds: 5\nfine-tune: 3\n")
+    with pytest.raises(ConfigError, match=rf"train twice, once with each.*--config {file} too"):
         config("train", "--config", str(file))
-    assert config("train", "--config", str(file), "--folds", "0").live
+    assert config("train", "--config", str(file), "--folds", "0").fine_tune
     file.write_text("images: s3://me:hunter2@bucket/x\nmodel: m\n")
     with pytest.raises(ConfigError, match="carries credentials") as secret:
         config("train", "--config", str(file))
@@ -153,6 +160,8 @@ def test_options_may_have_underscores_and_be_switched_off() -> None:
     with pytest.raises(ConfigError, match="unknown option --model-id"):
         parse("train", arguments, "monkeyray train")
     call = parse(
-        "train", [*arguments[:2], "--no-augment", "--live", "--head_seed=3"], "monkeyray train"
+        "train",
+        [*arguments[:2], "--no-augment", "--fine-tune=3", "--head_seed=3"],
+        "monkeyray train",
     )
     assert (call.config.augment, call.config.head_seed) == (False, 3)

@@ -148,7 +148,7 @@ def test_data_and_configuration() -> None:
     assert pairs["head"] == "1024 → 512 → softmax over 3"
     assert pairs["preprocessing"] == "resize: squeeze, version: 1"
     assert pairs["learning_rate"] == "0.001"
-    assert pairs["live"] == "no"
+    assert pairs["augment"] == "no"
     assert pairs["keras"] == "3.15.1"
 
 

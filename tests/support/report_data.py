@@ -37,7 +37,7 @@ def plain_model() -> dict[str, Any]:
             {"index": i, "label": label, "name": name}
             for i, (label, name) in enumerate(zip(labels, names, strict=True))
         ],
-        "training": {"seed": 0, "learning_rate": 0.001, "live": False},
+        "training": {"seed": 0, "learning_rate": 0.001, "augment": False},
         "data": {
             "images": 1080,
             "used": 1078,

@@ -1,4 +1,4 @@
-"""The same command gives the same model, bit for bit: fine-tuned live and augmented, and killed,
+"""The same command gives the same model, bit for bit: fine-tuned with augmentation, killed,
 tracked or not.
 
 That a training of the head alone does is seen by tests/test_jobs.py and tests/test_tracking.py.

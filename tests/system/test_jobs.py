@@ -162,35 +162,6 @@ def test_any_number_of_workers_gives_the_same_weights(other_heads: dict[int, Tra
         np.testing.assert_allclose(one[key], two[key], atol=1e-5, rtol=0)
 
 
-def test_live_training_gives_the_same_model(trained: Trained, few: Path, tmp_path: Path) -> None:
-    # As many workers as cores: Ray Data's tasks must find room beside them.
-    live = train(
-        TrainConfig(
-            images=str(few),
-            model=str(tmp_path / "live"),
-            live=True,
-            augment=False,
-            workers=max(2, os.cpu_count() or 2),
-            epochs=2,
-            store=QUIET,
-        )
-    )
-    cached = train(
-        TrainConfig(
-            images=str(few),
-            model=str(tmp_path / "cached"),
-            features=str(Path(trained.uri) / "features"),
-            workers=1,
-            epochs=2,
-            store=QUIET,
-        )
-    )
-    first, second = head_of(live), head_of(cached)
-    for key in first:
-        np.testing.assert_allclose(first[key], second[key], atol=1e-4, rtol=0)
-    assert live.test_accuracy == cached.test_accuracy
-
-
 def checkpointed(model: Path) -> bool:
     """Whether Ray Train has written down a checkpoint, so that what follows is a resume."""
     for path in model.glob(".training/*/checkpoint_manager_snapshot.json"):

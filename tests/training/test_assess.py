@@ -36,8 +36,8 @@ def dataset(folds: bool = False) -> Dataset:
     leaked = np.zeros(IMAGES, bool)
     leaked[np.flatnonzero(test)[:30]] = True
     return Dataset(
-        images=pa.table({}), uris=np.arange(IMAGES).astype(str), table=pa.table({}), vectors=None,
-        labels=LABELS, splits=splits(test),
+        images=pa.table({}), uris=np.arange(IMAGES).astype(str), table=pa.table({}),
+        vectors=np.empty((IMAGES, 1, 1)), labels=LABELS, splits=splits(test),
         folds=(splits(split < 4), splits((split >= 4) & (split < 7))) if folds else (),
         names=np.select([train, validation], ["train", "validation"], "test"),
         pictures=np.arange(IMAGES), groups=np.arange(IMAGES), leaked=leaked, data={},

@@ -72,7 +72,12 @@ def choose(config: TrainConfig, bad: str = "", copies: dict[str, str] | None = N
         # All black: of one that shows nothing no copy is known but by its bytes.
         "thumbnail": pa.nulls(len(names), pa.binary(THUMBNAIL_BYTES)),
     }
-    return choose_images(config, images, Features(pa.table(columns), None, 0), skipped)
+    return choose_images(
+        config,
+        images,
+        Features(pa.table(columns), np.zeros((images.num_rows, 1, 1), np.float32), 0),
+        skipped,
+    )
 
 
 def in_splits(**counts: int) -> list[tuple[str, ...]]:

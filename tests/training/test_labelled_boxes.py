@@ -27,7 +27,7 @@ from monkeyray.scoring.options import ScoreConfig
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import list_dataset
 from monkeyray.training.labelled_boxes import NO_BOX, NOT_LISTED, best_animals
-from monkeyray.training.live import Decoder
+from monkeyray.training.on_the_fly import Decoder
 from monkeyray.training.options import TrainConfig
 from tests.images.test_detections import detection, results
 
@@ -153,7 +153,7 @@ def pasted(few: Path, folder: Path, where: tuple[float, ...]) -> Path:
     return path
 
 
-def test_live_training_sees_the_crop(few: Path, tmp_path: Path) -> None:
+def test_fine_tuning_sees_the_crop(few: Path, tmp_path: Path) -> None:
     path = pasted(few, tmp_path, LEFT)
     rows = pa.table({"uri": [str(path)], "image": [0]})
     boxed = rows.append_column("bbox", pa.array([LEFT], pa.list_(pa.float32(), 4)))
@@ -188,7 +188,6 @@ def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Pat
         )  # fmt: skip
 
     first = get()
-    assert first.vectors is not None
     pixels = decode(path.read_bytes(), 224, bbox=LEFT).pixels[None]
     expected, _ = TensorFlowEngine(network)(pixels)
     np.testing.assert_allclose(first.vectors, expected, atol=1e-4)

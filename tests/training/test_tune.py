@@ -103,7 +103,7 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
         config(**options)
 
 
-@pytest.mark.parametrize("name", ["head", "learning_rate", "l2", "head_seed", "live"])
+@pytest.mark.parametrize("name", ["head", "learning_rate", "l2", "head_seed"])
 def test_what_is_searched_for_is_no_option(name: str) -> None:
     with pytest.raises(TypeError, match=name):
         config(**{name: None})
