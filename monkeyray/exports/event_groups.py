@@ -6,19 +6,16 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.errors import RunError
 from monkeyray.exports.deployments import Deployments, SitePattern, origin
 from monkeyray.exports.rows import Predictions, listed_labels, relative
 from monkeyray.progress import Advance
-
-Ints = np.ndarray[Any, np.dtype[np.int64]]
-Flags = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,6 @@ def group_bursts(cameras: Ints, times: Ints, alone: Flags, gap: int) -> Groups:
     begin, end = np.minimum.reduceat(order, starts), np.maximum.reduceat(order, starts)
     return Groups(burst, sizes, order[starts], begin, end)
 
-
-Array = np.ndarray[Any, Any]
 
 #: Why an image can be in no burst with others; the first that holds.
 _NOT_SCORED, _NO_CAMERA, _NO_TIME = "not scored", "no camera in their path", "no time in their EXIF"

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from monkeyray.arrays import Array
 from monkeyray.config_files import write_options_beside
 from monkeyray.errors import InputError
 from monkeyray.exports.deployments import SitePattern, read_deployments
@@ -39,8 +40,6 @@ from monkeyray.exports.rows import (
 from monkeyray.exports.taxonomy import RollUp, Taxa, read_taxa
 from monkeyray.progress import Advance
 from monkeyray.storage.location import normalise
-
-Array = np.ndarray[Any, Any]
 
 #: Bytes of scores of bursts that are open at a time.
 _OPEN = 256 * 2**20

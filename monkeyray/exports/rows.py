@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError, InputError, MissingError, RunError, StorageError
 from monkeyray.images.boxes import BOX_COLUMNS
 from monkeyray.images.listing import is_manifest
@@ -127,7 +128,7 @@ def listed_labels(top_k: pa.ChunkedArray) -> set[str]:
     return set(pc.unique(_listed(top_k, "label")).to_pylist())
 
 
-def listed_scores(top_k: pa.ChunkedArray, labels: list[str]) -> np.ndarray[Any, Any]:
+def listed_scores(top_k: pa.ChunkedArray, labels: list[str]) -> Array:
     """A column top_k as float64 (n, labels), 0 for a label that a row does not list and for rows
     that were not scored."""
     scores = np.zeros((len(top_k), len(labels)))

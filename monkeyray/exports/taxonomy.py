@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.exports.rows import listed_labels, listed_scores
 from monkeyray.statistics.thresholds import ACCEPTED
@@ -157,8 +158,6 @@ def _one_name(row: Mapping[str, str]) -> dict[str, str]:
             named[names[0]] = found
     return named
 
-
-Array = np.ndarray[Any, Any]
 
 #: Sums of float32 probabilities miss 1 by less than this.
 _SLACK = 1e-6

@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from monkeyray.arrays import Bytes
 from monkeyray.errors import DecodeError
 from monkeyray.images.boxes import crop_of
 from monkeyray.images.views import VIEWS, View
@@ -60,7 +60,7 @@ class Decoded:
     asked for.
     """
 
-    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    pixels: Bytes
     width: int
     height: int
     captured_at: str | None

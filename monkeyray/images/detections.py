@@ -17,14 +17,13 @@ from typing import Any, TypeGuard
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Array
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.boxes import ANIMAL, PERSON, VEHICLE
 from monkeyray.redact import masked
 from monkeyray.storage.keys import find, first_of_each, sha256, string_keys
 from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
-
-Array = np.ndarray[Any, Any]
 
 #: What MegaDetector 5 and later are used with, where the file does not say.
 THRESHOLD = 0.2

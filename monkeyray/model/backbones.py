@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.model.keras_file import read_keras_file
 from monkeyray.progress import silence_stderr
@@ -21,7 +22,7 @@ from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 
 #: Weights in the order of keras.Model.get_weights(), each under "index/path of the variable".
-Weights = Mapping[str, np.ndarray[Any, Any]]
+Weights = Mapping[str, Array]
 
 #: No file of weights is larger; the largest backbone has 100 MB, thrice that with its optimiser.
 _MOST_BYTES = 2**30
@@ -233,7 +234,7 @@ def _steady_names(model: Any) -> dict[str, str]:
     return names
 
 
-def _in_order(weights: Weights) -> list[np.ndarray[Any, Any]]:
+def _in_order(weights: Weights) -> list[Array]:
     return [weights[key] for key in sorted(weights)]
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array, Floats
 from monkeyray.model.backbones import BACKBONES, Backbone, Weights, build_backbone, import_keras
 from monkeyray.model.head import build_head
-
-Floats = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class TensorFlowEngine:
         """The tf.ConcreteFunction that it runs."""
         return self._run.get_concrete_function()
 
-    def __call__(self, pixels: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
+    def __call__(self, pixels: Array) -> tuple[Floats, Floats]:
         """uint8 pixels (n, views, size, size, 3) to features (n, views, width) and logits
         (n, labels).
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-
+from monkeyray.arrays import Array, Floats
 from monkeyray.errors import ConfigError
-from monkeyray.model.engine import Floats, Network, TensorFlowEngine
+from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.model.openvino import OpenVinoEngine
 
 
 class Engine(Protocol):
     """Runs a network on batches of pixels."""
 
-    def __call__(self, pixels: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
+    def __call__(self, pixels: Array) -> tuple[Floats, Floats]:
         """uint8 pixels (n, views, size, size, 3) to features (n, views, width) and logits
         (n, labels)."""
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.model.backbones import Weights, import_keras, named_weights
-
-Array = np.ndarray[Any, Any]
 
 
 def build_head(

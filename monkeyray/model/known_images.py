@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.errors import BundleError
 from monkeyray.model.backbones import Weights
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import SIDE
-
-Array = np.ndarray[Any, Any]
 
 #: Bytes of a hash that are kept. That two images out of 10^12 have them in common has a chance
 #: below 10^-14.

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array, Floats
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import BACKBONES, build_backbone, import_keras, weights_hash
-from monkeyray.model.engine import Floats, Network, TensorFlowEngine
+from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.model.graph_cache import cached_graph
 from monkeyray.model.head import build_head
 from monkeyray.model.int8 import int8_model, refusal
@@ -63,7 +64,7 @@ class OpenVinoEngine:
             np.empty((0, self._labels), np.float32),
         )
 
-    def __call__(self, pixels: np.ndarray[Any, Any]) -> tuple[Floats, Floats]:
+    def __call__(self, pixels: Array) -> tuple[Floats, Floats]:
         """As TensorFlowEngine has it."""
         if not len(pixels):
             return self._empty

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import Weights, import_keras
 from monkeyray.model.engine import Network
@@ -23,8 +24,6 @@ from monkeyray.model.int8 import to_arrays
 from monkeyray.model.openvino import OpenVinoEngine, convert, import_openvino, unreported
 from monkeyray.progress import silence_stderr
 from monkeyray.statistics.metrics import softmax, wilson
-
-Array = np.ndarray[Any, Any]
 
 #: Images that ranges and errors are measured on, as NNCF has it by default.
 IMAGES = 300

@@ -19,14 +19,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Array
 from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin
 from monkeyray.exports.event_groups import wall_times
 from monkeyray.exports.rows import Predictions, listed_labels, relative
 from monkeyray.images.boxes import PASSED
 from monkeyray.scoring.rows import SCORED
 from monkeyray.statistics.selection import k_center, squared_distances, unit
-
-Array = np.ndarray[Any, Any]
 
 #: The sections, in the order in which they are shown.
 NEXT, UNCERTAIN, OUTLIERS, LABELS, PROBLEMS = "next", "uncertain", "outliers", "labels", "problems"

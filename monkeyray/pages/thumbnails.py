@@ -6,16 +6,14 @@ import base64
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from monkeyray.arrays import Array
 from monkeyray.errors import DecodeError, ObjectError
 from monkeyray.images.boxes import crop_of
 from monkeyray.images.decode import Limits, decode
-
-Array = np.ndarray[Any, Any]
 
 _QUALITY = 80
 _THREADS = 8

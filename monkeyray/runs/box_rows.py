@@ -11,19 +11,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import BLANK, BOX_FIELDS, FAILURE
 from monkeyray.images.detections import KINDS, Detections
 from monkeyray.redact import masked
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.storage.keys import find, string_keys
-
-Array = np.ndarray[Any, Any]
 
 #: Images that the rule is found from.
 _SAMPLE = 64

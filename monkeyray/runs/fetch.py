@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Array
 from monkeyray.errors import DecodeError, NoFileError, ObjectError, StorageError, TooLargeError
 from monkeyray.images.boxes import ANIMAL, has_boxes, pass_through
 from monkeyray.images.decode import Decoded, Limits, decode
@@ -72,7 +73,7 @@ class Batch:
         decode: Decode = decode,
         outcomes: Outcomes | None = None,
         opening: Callable[[int | None], None] = lambda position: None,
-    ) -> tuple[dict[str, list[Any]], np.ndarray[Any, Any], list[int]]:
+    ) -> tuple[dict[str, list[Any]], Array, list[int]]:
         """Decode the batch.
 
         `opening` is called with a position before it is decoded, and with None after the last.

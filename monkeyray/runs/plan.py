@@ -19,8 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
+from monkeyray.arrays import Flags, Hashes
 from monkeyray.images.boxes import has_boxes
-from monkeyray.storage.keys import Flags, Keys, first_of_each, string_keys
+from monkeyray.storage.keys import first_of_each, string_keys
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 
@@ -101,7 +102,7 @@ class Listing:
     rows: int
     repeated: int
     schema: pa.Schema
-    keys: Keys
+    keys: Hashes
     _file: IO[bytes]
     _first: Flags
 
@@ -140,7 +141,7 @@ def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | N
     """Take in what is listed, each URI once, `limit` at most; None where nothing is listed."""
     file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the Listing keeps it
     writer: Any = None
-    keys: list[Keys] = []
+    keys: list[Hashes] = []
     schema, rows = None, 0
     for table in tables:
         if not table.num_rows:
@@ -168,7 +169,7 @@ def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | N
     return Listing(len(kept), repeated, schema, all_keys[kept], file, first)
 
 
-def row_keys(table: pa.Table) -> Keys:
+def row_keys(table: pa.Table) -> Hashes:
     """128 bits that stand for each row of a plan: for its URI, and where there are boxes, its box.
 
     Of shape (n, 2), uint64.

@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from monkeyray.arrays import Ints
 from monkeyray.errors import ConflictError, InputError, LeaseError, MissingError, RunError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.runs.lease import NAME as LEASE
@@ -43,7 +44,6 @@ from monkeyray.storage.store import Storage
 #: Statuses whose reason may have passed since.
 MAY_PASS = ("missing", "forbidden", "crashed", "timeout")
 
-Rows = np.ndarray[Any, np.dtype[np.int64]]
 
 _PART = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.(parquet|trial)")
 #: Of a run and of a plan: parts of paths, of which an update deletes some.
@@ -117,7 +117,7 @@ class Run:
                     pending[part] = len(rows)
         return dict(sorted(pending.items()))
 
-    def _to_redo(self, part: int, made: pa.ChunkedArray) -> Rows:
+    def _to_redo(self, part: int, made: pa.ChunkedArray) -> Ints:
         """Which rows of a finished part are still to be made again; `made`: when they were."""
         assert self.redo is not None
         wanted = np.array(self.redo.rows.get(part, []), np.int64)
@@ -125,7 +125,7 @@ class Run:
         early = made.cast(pa.int64()).to_numpy()[wanted] < since
         return np.asarray(wanted[early], np.int64)
 
-    def read_to_redo(self, part: int) -> tuple[pa.Table, str | None, Rows] | None:
+    def read_to_redo(self, part: int) -> tuple[pa.Table, str | None, Ints] | None:
         """A part's file, its version, and the rows of it to be made again; None without a file."""
         if self.redo is None or part not in self.redo.rows:
             return None

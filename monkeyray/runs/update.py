@@ -9,9 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.arrays import Flags, Hashes
 from monkeyray.runs.plan import Listing, row_keys
 from monkeyray.runs.run import MAY_PASS, Run
-from monkeyray.storage.keys import Flags, Keys, find, string_keys
+from monkeyray.storage.keys import find, string_keys
 
 #: Of what was scored, what tells whether it has changed or failed.
 COLUMNS = ["status", "size_bytes", "etag_or_mtime"]
@@ -22,7 +23,7 @@ class Listed:
     """What was listed now. `version_keys`: size and version of each, `told`: where there is one."""
 
     listing: Listing
-    version_keys: Keys
+    version_keys: Hashes
     told: Flags
 
     @classmethod
@@ -85,7 +86,7 @@ def new_rows(run: Run, listing: Listing) -> Flags:
     return find(listing.keys, np.concatenate(keys)) < 0
 
 
-def _version_keys(sizes: Any, versions: Any) -> Keys:
+def _version_keys(sizes: Any, versions: Any) -> Hashes:
     text = pc.binary_join_element_wise(
         pc.fill_null(sizes.cast(pa.string()), ""), pc.fill_null(versions, ""), " "
     )

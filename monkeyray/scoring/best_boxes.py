@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.arrays import Flags
 from monkeyray.scoring.rows import SCORED
-from monkeyray.storage.keys import Flags, first_of_each, string_keys
+from monkeyray.storage.keys import first_of_each, string_keys
 
 
 def best_box_per_image(rows: pa.Table) -> Flags:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.arrays import Floats
 from monkeyray.errors import ObjectError, StorageError
 from monkeyray.images.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
 from monkeyray.images.decode import DECODE_VERSION, Limits, decode
@@ -70,7 +71,7 @@ class Features:
     """
 
     table: pa.Table
-    vectors: np.ndarray[Any, np.dtype[np.float32]]
+    vectors: Floats
     found: int
 
 
@@ -257,7 +258,7 @@ def _same_boxes(images: pa.Table, cached: pa.Table) -> pa.Array:
     return pa.array((boxes[0] == boxes[1]).all(axis=1))
 
 
-def _vectors(column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _vectors(column: pa.ChunkedArray) -> Floats:
     array = column.combine_chunks()
     width = array.type.list_size
     flat = array.values.slice(array.offset * width, len(array) * width)

@@ -13,10 +13,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import ExifTags, Image, TiffImagePlugin
 
+from monkeyray.arrays import Array
 from monkeyray.errors import DecodeError, InputError
 from monkeyray.storage.location import local_uri, normalise
-
-Array = np.ndarray[Any, Any]
 
 #: One image: a path or URI, the bytes of a file, a PIL image, or an array of uint8 RGB, (h, w, 3).
 OneImage = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | Array

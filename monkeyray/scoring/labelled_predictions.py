@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.listing import is_manifest, list_labelled
 from monkeyray.model.bundle import Bundle
@@ -136,7 +136,7 @@ def _check_known(run: Run, matched: pa.Table, seen: set[str]) -> None:
         )
 
 
-def _probabilities(top_k: pa.ChunkedArray, labels: list[str]) -> np.ndarray[Any, Any]:
+def _probabilities(top_k: pa.ChunkedArray, labels: list[str]) -> Array:
     """What the rows list, float32 (n, labels), 0 for a label that a row does not list."""
     found = np.zeros((len(top_k), len(labels)), np.float32)
     lengths = pc.list_value_length(top_k).to_numpy()

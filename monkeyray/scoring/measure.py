@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.model.known_images import NEW
 from monkeyray.scoring.rows import SCORED
 from monkeyray.statistics.calibration import (
@@ -23,8 +24,6 @@ from monkeyray.statistics.calibration import (
 from monkeyray.statistics.label_errors import label_errors
 from monkeyray.statistics.metrics import evaluate, wilson
 from monkeyray.statistics.thresholds import ACCEPTED, coverage_curve
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

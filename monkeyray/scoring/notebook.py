@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError, DecodeError
 from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.model.backbones import import_keras
@@ -128,7 +129,7 @@ class Model:
             return Fetched(bytes(image), None)
         return Fetched(b"", None)  # its outcome is known otherwise
 
-    def _see(self, image: Image.Image | np.ndarray[Any, Any]) -> Decoded | DecodeError:
+    def _see(self, image: Image.Image | Array) -> Decoded | DecodeError:
         # Each at once, so that never more than one is there as a file, whose bytes nobody gave.
         limits = replace(self._options.limits, max_bytes=sys.maxsize)
         try:

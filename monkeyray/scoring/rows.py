@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Array
 from monkeyray.errors import BundleError, InputError
 from monkeyray.images.decode import Limits
 from monkeyray.model.bundle import Bundle
@@ -18,8 +19,6 @@ from monkeyray.runs.fetch import IMAGE_FIELDS, Batch
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.outliers import OutlierModel
 from monkeyray.statistics.thresholds import ACCEPTED, BELOW, decide
-
-Array = np.ndarray[Any, Any]
 
 #: Goes up when a column changes its name, type or meaning.
 SCHEMA_VERSION = 2

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.statistics.metrics import cross_entropy, softmax, wilson
-
-Array = np.ndarray[Any, Any]
 
 #: Bins of the top score, as many as Guo et al. have.
 BINS = 15

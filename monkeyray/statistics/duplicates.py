@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from monkeyray.statistics.fingerprints import Bytes, Hashes, agreement, same_picture, window_hashes
+from monkeyray.arrays import Bytes, Hashes, Ints
+from monkeyray.statistics.fingerprints import agreement, same_picture, window_hashes
 
 #: Bits in which the hashes of two files of one picture may differ.
 NEAR_BITS = 7
@@ -29,8 +30,6 @@ _PATIENCE = 32
 _SOME = 2048
 _MANY = 2**20
 _LOT = 2**22
-
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def group_images(

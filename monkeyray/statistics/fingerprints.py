@@ -6,11 +6,11 @@ one thumbnail over the other decides.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+
+from monkeyray.arrays import Array, Bytes, Flags, Floats, Hashes
 
 #: Goes up with every change of what `thumbnail` returns, so that cached ones are not mixed.
 THUMBNAIL_VERSION = 1
@@ -24,9 +24,6 @@ THUMBNAIL_BYTES = SIDE * SIDE
 #: of these reached 0.91. Of copies with up to 5 % cut off at every side 99 in 100 are above.
 AGREEMENT = 0.92
 
-Bytes = np.ndarray[Any, np.dtype[np.uint8]]
-Floats = np.ndarray[Any, np.dtype[np.float32]]
-Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 #: Images that are worked on at a time.
 _SOME = 2048
@@ -57,12 +54,12 @@ def thumbnails(column: pa.ChunkedArray) -> Bytes:
 _CUTS = (0.0, 0.03)
 
 
-def _dct_matrix(rows: int, n: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _dct_matrix(rows: int, n: int) -> Array:
     k, i = np.mgrid[0:rows, 0:n]
     return np.asarray(np.cos(np.pi * k * (2 * i + 1) / (2 * n)), dtype=np.float64)
 
 
-def _window_matrix(start: float, end: float) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _window_matrix(start: float, end: float) -> Array:
     """SIDE means over the pixels between two shares of SIDE pixels."""
     edges = np.linspace(start, end, SIDE + 1)[:, None] * SIDE
     pixels = np.arange(SIDE)
@@ -105,7 +102,7 @@ _FLAT = 1.0
 _CENTRES = ((np.arange(SIDE) + 0.5) / SIDE).astype(np.float32)
 
 
-def same_picture(ones: Bytes, others: Bytes) -> np.ndarray[Any, np.dtype[np.bool_]]:
+def same_picture(ones: Bytes, others: Bytes) -> Flags:
     """Whether each of `others` shows the picture of its one in `ones`, or most of it: bool (n,).
 
     Both are thumbnails, uint8 (n, SIDE, SIDE). The same, but brighter, darker or with another
@@ -152,7 +149,7 @@ def _best_agreement(ones: Bytes, others: Bytes) -> Floats:
     return best
 
 
-def _step(seen: np.ndarray[Any, Any], wanted: Floats) -> Floats:
+def _step(seen: Array, wanted: Floats) -> Floats:
     """How far the edges of the windows `seen` are from those of `wanted`: float32 (n, 4)."""
     down, along = np.gradient(seen * SIDE, axis=(1, 2))
     low, high = 1 - _CENTRES, _CENTRES
@@ -174,7 +171,7 @@ def _sampler(start: Floats, end: Floats) -> Floats:
     return np.asarray(np.maximum(1 - distance, 0), dtype=np.float32)
 
 
-def _normed(images: np.ndarray[Any, Any]) -> Floats:
+def _normed(images: Array) -> Floats:
     """Mean 0 and length 1, or all 0 where there is nothing to see."""
     centred = images - images.mean(axis=(1, 2), keepdims=True)
     length = np.sqrt(np.sum(centred**2, axis=(1, 2), keepdims=True))

@@ -8,11 +8,10 @@ with its wrong label may well have learned it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from monkeyray.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from monkeyray.arrays import Array
 
 _Z95 = 1.959963984540054
 

@@ -20,13 +20,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.errors import BundleError, InputError
-
-Array = np.ndarray[Any, Any]
 
 NEIGHBOURS = 5
 #: The training images that are kept weigh at most this. Fewer cost little: keeping every fourth

@@ -5,11 +5,9 @@ This is k-center greedy (Gonzalez 1985; for active learning Sener and Savarese 2
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from monkeyray.arrays import Array
 
 #: Centres that candidates are compared with at a time.
 _LOT = 256

@@ -6,16 +6,15 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.errors import InputError
 from monkeyray.statistics.cuts import cut_groups
 
 SPLITS = ("train", "validation", "test")
 
-Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 #: Ways to cut folds that are tried where groups hold several labels.
 _ATTEMPTS = 20
@@ -27,9 +26,9 @@ class Assignment:
     split too; `validation_leaked`: validation images (bool) whose group is in train too. Only given
     splits can leak."""
 
-    names: np.ndarray[Any, Any]
-    leaked: np.ndarray[Any, np.dtype[np.bool_]]
-    validation_leaked: np.ndarray[Any, np.dtype[np.bool_]]
+    names: Array
+    leaked: Flags
+    validation_leaked: Flags
 
 
 def split_images(
@@ -78,7 +77,7 @@ def split_images(
 def _check_groups(
     labels: Sequence[str],
     groups: Ints,
-    free: np.ndarray[Any, np.dtype[np.bool_]],
+    free: Flags,
     needed: int,
     pictures: Ints,
 ) -> None:
@@ -106,7 +105,7 @@ def _assign(
     splits: list[str | None],
     labels: Sequence[str],
     groups: Ints,
-    free: np.ndarray[Any, np.dtype[np.bool_]],
+    free: Flags,
     wanted: dict[str, float],
     seed: int,
 ) -> None:
@@ -135,7 +134,7 @@ def _assign(
             splits[image] = chosen.get(group, "train")
 
 
-def _check_present(labels: Sequence[str], splits: np.ndarray[Any, Any]) -> None:
+def _check_present(labels: Sequence[str], splits: Array) -> None:
     counts = Counter(zip(labels, splits.tolist(), strict=True))
     for label in sorted(set(labels)):
         if not counts[label, "train"]:
@@ -148,12 +147,12 @@ def _check_present(labels: Sequence[str], splits: np.ndarray[Any, Any]) -> None:
 def fold_images(
     labels: Sequence[str],
     groups: Ints,
-    eligible: np.ndarray[Any, np.dtype[np.bool_]],
+    eligible: Flags,
     folds: int,
     validation_share: float,
     seed: int,
     pictures: Ints | None = None,
-) -> list[np.ndarray[Any, Any]]:
+) -> list[Array]:
     """The splits of each of some folds, whole groups at a time, seeded: names of SPLITS, and "" for
     an image that is in none.
 
@@ -199,7 +198,7 @@ def _cut_folds(
     validation_share: float,
     seed: int,
     attempt: int,
-) -> list[np.ndarray[Any, Any]]:
+) -> list[Array]:
     from sklearn.model_selection import StratifiedGroupKFold
 
     # Small integers differ by one from seed to seed, and folds take the next ones for themselves.

@@ -30,9 +30,8 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.errors import BundleError, ConfigError
-
-Array = np.ndarray[Any, Any]
 
 CONFIDENCE = 0.95
 

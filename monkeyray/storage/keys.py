@@ -11,10 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc
 
+from monkeyray.arrays import Flags, Hashes, Ints
+
 _SLICE = 8192
 
 
-def string_keys(strings: pa.ChunkedArray) -> Keys:
+def string_keys(strings: pa.ChunkedArray) -> Hashes:
     """128 bits that stand for each string, uint64 of shape (n, 2).
 
     Multilinear hashing (Carter and Wegman 1979) with fixed random multipliers modulo 2^64, twice,
@@ -27,7 +29,7 @@ def string_keys(strings: pa.ChunkedArray) -> Keys:
     return np.concatenate(found)
 
 
-def _keys(strings: pa.LargeStringArray) -> Keys:
+def _keys(strings: pa.LargeStringArray) -> Hashes:
     _, offsets_buffer, data = strings.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int64)
     offsets = offsets[strings.offset : strings.offset + len(strings) + 1]
@@ -45,12 +47,12 @@ def _keys(strings: pa.LargeStringArray) -> Keys:
 
 
 @functools.lru_cache(maxsize=2)
-def _multipliers(length: int) -> tuple[Keys, Keys]:
+def _multipliers(length: int) -> tuple[Hashes, Hashes]:
     draw = [np.random.default_rng(seed).integers(0, 2**64, length, np.uint64) for seed in (1, 2)]
     return draw[0] | np.uint64(1), draw[1] | np.uint64(1)
 
 
-def first_of_each(keys: Keys) -> Flags:
+def first_of_each(keys: Hashes) -> Flags:
     """Which rows are the first ones with their key."""
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable, so the first of equals is first
     sorted_keys = keys[order]
@@ -60,7 +62,7 @@ def first_of_each(keys: Keys) -> Flags:
     return first
 
 
-def find(keys: Keys, among: Keys) -> np.ndarray[Any, np.dtype[np.int64]]:
+def find(keys: Hashes, among: Hashes) -> Ints:
     """For each key its row in `among`, in which none is twice; -1 where it is not there."""
     order = np.lexsort((among[:, 1], among[:, 0]))
     if not len(order):
@@ -88,9 +90,3 @@ def _json(value: Any) -> bytes:
 def sha256(data: bytes) -> str:
     """The content hash of a file, 64 hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
-
-
-Keys = np.ndarray[Any, np.dtype[np.uint64]]
-
-
-Flags = np.ndarray[Any, np.dtype[np.bool_]]

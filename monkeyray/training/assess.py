@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.images.views import COUNTS
 from monkeyray.model.backbones import Weights
 from monkeyray.model.head import head_logits
@@ -28,8 +29,6 @@ from monkeyray.statistics.thresholds import (
     decide,
 )
 from monkeyray.training.dataset import Dataset
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+from monkeyray.arrays import Bytes
 
 #: Largest turn in degrees, largest magnification, and largest change of light and of contrast. An
 #: animal stands upright and a camera trap does not move much, so they are small.
@@ -21,7 +21,7 @@ _CONTRAST = 0.25
 _GREY = 0.15
 
 
-def augment(pixels: Pixels, key: tuple[int, ...]) -> Pixels:
+def augment(pixels: Bytes, key: tuple[int, ...]) -> Bytes:
     """A picture mirrored, turned, cropped, lit and perhaps without colour, by the chance of `key`.
 
     `pixels`: uint8 RGB of shape (n, n, 3). `key`: non-negative integers, such as seed, epoch and
@@ -45,7 +45,7 @@ def augment(pixels: Pixels, key: tuple[int, ...]) -> Pixels:
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
-def _move(pixels: Pixels, mirrored: bool, angle: float, zoom: float, shift: Any) -> Pixels:
+def _move(pixels: Bytes, mirrored: bool, angle: float, zoom: float, shift: Any) -> Bytes:
     """Mirror, rotate about the middle and magnify; beyond the edge the picture is reflected."""
     size = len(pixels)
     margin = size // 4

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.images.listing import list_labelled, read_label_names
@@ -23,8 +24,6 @@ from monkeyray.training.corrections import apply_corrections
 from monkeyray.training.labelled_boxes import best_animals, load_detections, with_best_box
 from monkeyray.training.loop import Splits
 from monkeyray.training.options import TrainConfig
-
-Array = np.ndarray[Any, Any]
 
 #: A label with fewer training images is named in the report, as is one that no validation or test
 #: image has.

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.pages.thumbnails import least_certain, thumbnails, worst_mistakes
 from monkeyray.statistics.duplicates import leaks
 from monkeyray.storage.store import Storage
 from monkeyray.training.assess import Assessment, suspicious_labels
 from monkeyray.training.dataset import Dataset
-
-Array = np.ndarray[Any, Any]
 
 #: Likely label errors that are shown as pictures; all are listed.
 _SHOWN = 48

@@ -13,11 +13,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import import_keras
 from monkeyray.training.state import State
-
-Array = np.ndarray[Any, Any]
 
 #: A validation loss must fall by this much (nats) to count as better.
 _MIN_DELTA = 1e-4

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Array
 from monkeyray.errors import DecodeError, InputError, ObjectError
 from monkeyray.images.decode import Limits, decode
 from monkeyray.storage.store import Storage
 from monkeyray.training.augment import augment
-
-Array = np.ndarray[Any, Any]
 
 #: Decoded images on their way to a worker, in steps; each is a batch of pixels.
 _STEPS_AHEAD = 2

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 import monkeyray
+from monkeyray.arrays import Array
 from monkeyray.config_files import write_options
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
@@ -61,8 +62,6 @@ from monkeyray.training.trained import Trained
 
 #: Chooses how the head is trained by the images, and says what it did, for the bundle's metrics.
 Search = Callable[[Dataset], tuple[TrainConfig, dict[str, Any]]]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
+from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import import_keras
 from monkeyray.progress import Advance, Reporter
@@ -19,8 +18,6 @@ from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 from monkeyray.training.distributed import TRAINING, training_place
 from monkeyray.training.loop import CachedSource, FitConfig, Learner, Splits, fit
-
-Array = np.ndarray[Any, Any]
 
 #: How a head is trained, and what makes it.
 Training = tuple[FitConfig, Callable[[], Learner]]

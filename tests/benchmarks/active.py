@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
+from monkeyray.arrays import Array
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import SIDE
 from monkeyray.statistics.selection import k_center, squared_distances, unit
 from monkeyray.statistics.splits import split_images
 from monkeyray.storage.keys import sha256
 from tests.benchmarks.bursts import Embedder
-
-Array = np.ndarray[Any, Any]
 
 TEST_SHARE = 0.3
 

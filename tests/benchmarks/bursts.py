@@ -16,11 +16,11 @@ import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
+from monkeyray.arrays import Array
 from monkeyray.images.decode import decode
 from monkeyray.model.backbones import load_weights
 from monkeyray.model.engine import Network, TensorFlowEngine
@@ -31,8 +31,6 @@ from monkeyray.statistics.metrics import cross_entropy, softmax
 from monkeyray.statistics.splits import split_images
 from monkeyray.storage.keys import sha256
 from monkeyray.storage.store import Storage
-
-Array = np.ndarray[Any, Any]
 
 VIEWS = ("middle",)
 BATCH = 32

@@ -25,6 +25,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from monkeyray.arrays import Array
+
 BATCH = 32
 CORES = os.cpu_count() or 1
 SIZE = 224
@@ -59,7 +61,7 @@ def keras_model(model: str) -> Any:
     return keras.Model(pixels, keras.layers.Softmax()(head(features)))
 
 
-def open_pillow(data: bytes) -> np.ndarray[Any, Any]:
+def open_pillow(data: bytes) -> Array:
     """Decode at reduced scale with Pillow."""
     from PIL import Image
 
@@ -69,7 +71,7 @@ def open_pillow(data: bytes) -> np.ndarray[Any, Any]:
     return np.asarray(resized)
 
 
-def open_turbo(data: bytes) -> np.ndarray[Any, Any]:
+def open_turbo(data: bytes) -> Array:
     """Decode at reduced scale with libjpeg-turbo, and resize with OpenCV."""
     import cv2
     import simplejpeg
@@ -84,7 +86,7 @@ def open_turbo(data: bytes) -> np.ndarray[Any, Any]:
     return np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
 
 
-DECODERS: dict[str, Callable[[bytes], np.ndarray[Any, Any]]] = {
+DECODERS: dict[str, Callable[[bytes], Array]] = {
     "pillow": open_pillow,
     "turbo": open_turbo,
 }

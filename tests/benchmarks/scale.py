@@ -34,6 +34,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
+from monkeyray.arrays import Array
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
@@ -63,7 +64,7 @@ class StubScorer(Scorer):
         self._finite = Finite(self._model_id)
         self._judge = self._rate  # type: ignore[assignment]
 
-    def _rate(self, features: np.ndarray[Any, Any], scores: Any) -> dict[str, list[Any]]:
+    def _rate(self, features: Array, scores: Any) -> dict[str, list[Any]]:
         first = scores.argmax(axis=1)
         best = scores.max(axis=1).tolist()
         labels = self._labels[first].tolist()
@@ -75,7 +76,7 @@ class StubScorer(Scorer):
             "top_k": [[{"label": a, "score": b}] for a, b in zip(labels, best, strict=True)],
         }
 
-    def _answer(self, pixels: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+    def _answer(self, pixels: Array) -> tuple[Any, Any]:
         mean = pixels.reshape(len(pixels), -1, 3).mean(axis=(1, 2), dtype=np.float32)
         scores = np.ones((len(pixels), len(LABELS)), np.float32) * 0.05
         scores[np.arange(len(pixels)), mean.astype(int) % len(LABELS)] = 0.55

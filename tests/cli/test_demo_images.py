@@ -14,6 +14,7 @@ import pytest
 from PIL import ExifTags, Image, UnidentifiedImageError
 from scipy.fft import dctn
 
+from monkeyray.arrays import Flags
 from monkeyray.cli.demo_images import (
     CAMERA_WITH_OFFSET,
     CAMERAS,
@@ -25,7 +26,6 @@ from monkeyray.cli.demo_images import (
 from monkeyray.errors import ConfigError
 
 PER_LABEL, BURSTS = 10, 8
-Hash = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def _bursts(demo: DemoImages) -> list[list[Path]]:
     return bursts
 
 
-def _hash(path: Path) -> Hash:
+def _hash(path: Path) -> Flags:
     with Image.open(path) as image:
         grey = np.asarray(image.convert("L").resize((32, 32)), np.float64)
     low = dctn(grey, type=2, norm="ortho")[:8, :8].ravel()

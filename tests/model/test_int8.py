@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monkeyray.arrays import Array
 from monkeyray.errors import BundleError
 from monkeyray.images.decode import decode
 from monkeyray.model.bundle import int8_sha256, load_bundle
@@ -46,13 +47,13 @@ def network(quantised: Trained) -> Network:
 
 
 @pytest.fixture(scope="module")
-def pixels(photos: Path) -> np.ndarray[Any, Any]:
+def pixels(photos: Path) -> Array:
     paths = sorted((photos / "n5").iterdir())[-5:]
     return np.stack([decode(path.read_bytes(), 224, views=VIEWS).pixels for path in paths])
 
 
 def test_openvino_alone_computes_it_and_near_to_float32(
-    network: Network, pixels: np.ndarray[Any, Any], tmp_path: Path
+    network: Network, pixels: Array, tmp_path: Path
 ) -> None:
     (tmp_path / "in").write_bytes(pickle.dumps((network, pixels, str(tmp_path / "out"))))
     subprocess.run([sys.executable, "-c", ALONE, str(tmp_path / "in")], check=True)
@@ -71,9 +72,7 @@ def test_openvino_alone_computes_it_and_near_to_float32(
     np.testing.assert_allclose(single[0], features[1:2], atol=1e-4)
 
 
-def test_a_head_with_layers_before_the_softmax(
-    network: Network, pixels: np.ndarray[Any, Any]
-) -> None:
+def test_a_head_with_layers_before_the_softmax(network: Network, pixels: Array) -> None:
     random = np.random.default_rng(2)
     shapes = {"00/kernel": (1024, 16), "01/bias": (16,), "02/kernel": (16, 4), "03/bias": (4,)}
     head = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monkeyray.arrays import Array
 from monkeyray.images.decode import decode
 from monkeyray.model.backbones import (
     BACKBONES,
@@ -45,7 +46,7 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pixels(photos: Path) -> np.ndarray[Any, Any]:
+def pixels(photos: Path) -> Array:
     paths = sorted((photos / "n5").iterdir())[:5]
     return np.stack([decode(path.read_bytes(), 224, views=VIEWS).pixels for path in paths])
 
@@ -76,7 +77,7 @@ def assert_equal(found: Any, expected: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small", "efficientnet_v2_b0"])
-def test_both_engines_agree(name: str, pixels: np.ndarray[Any, Any], tmp_path: Path) -> None:
+def test_both_engines_agree(name: str, pixels: Array, tmp_path: Path) -> None:
     network = network_of(name)
     expected = TensorFlowEngine(network)(pixels)
     assert expected[0].std() > 1e-12
@@ -88,7 +89,7 @@ def test_both_engines_agree(name: str, pixels: np.ndarray[Any, Any], tmp_path: P
 
 
 def test_where_keras_runs_on_tensorflow_already_its_graph_is_converted(
-    pixels: np.ndarray[Any, Any],
+    pixels: Array,
 ) -> None:
     network = network_of("mobilenet")
     expected = TensorFlowEngine(network)(pixels)
@@ -99,7 +100,7 @@ def test_where_keras_runs_on_tensorflow_already_its_graph_is_converted(
     assert_equal(first, [array[:2] for array in expected])
 
 
-def test_without_a_head_there_are_features_alone(pixels: np.ndarray[Any, Any]) -> None:
+def test_without_a_head_there_are_features_alone(pixels: Array) -> None:
     weights = load_weights("mobilenet", "imagenet", Storage())
     engine = OpenVinoEngine(Network("mobilenet", weights, VIEWS))
     features, logits = engine(pixels)
@@ -130,7 +131,7 @@ def test_openvino_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("kind", [TensorFlowEngine, OpenVinoEngine])
-def test_mixed_precision_points_the_same_way(kind: Any, pixels: np.ndarray[Any, Any]) -> None:
+def test_mixed_precision_points_the_same_way(kind: Any, pixels: Array) -> None:
     network = network_of("mobilenet")
     exact, _ = TensorFlowEngine(network)(pixels)
     mixed, logits = kind(network, "mixed")(pixels)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monkeyray.arrays import Array
 from monkeyray.model.known_images import describe_known_images
 from monkeyray.scoring.evaluation_summary import some, summarise
 from monkeyray.scoring.measure import (
@@ -31,7 +32,7 @@ LABELS = ["a", "b", "c", "d"]
 
 def answers(
     seed: int = 0, images: int = 60, listed: int = 4, decisions: Any = None
-) -> tuple[LabelledPredictions, np.ndarray[Any, Any]]:
+) -> tuple[LabelledPredictions, Array]:
     """Scores of a model that is mostly right, and the logits that they came from."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 4, images)

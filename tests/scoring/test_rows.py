@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from monkeyray.arrays import Array
 from monkeyray.errors import BundleError
 from monkeyray.images.decode import Limits
 from monkeyray.model.engines import EngineChoice
@@ -21,7 +22,7 @@ from tests.model.test_bundle import WIDTH, make
 def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
     """The rows of images of which the network says each of these for its first label."""
 
-    def engine(pixels: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+    def engine(pixels: Array) -> tuple[Any, Any]:
         logits = np.array([[answer, 0] for answer in answers], np.float32)
         return np.zeros((len(pixels), 1, WIDTH), np.float32), logits
 

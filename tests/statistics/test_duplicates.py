@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
+from monkeyray.arrays import Bytes
 from monkeyray.statistics.duplicates import close_hashes, group_images, leaks
-from monkeyray.statistics.fingerprints import SIDE, Bytes
+from monkeyray.statistics.fingerprints import SIDE
 from tests.support.seen_pictures import jpeg, noise, seen
 
 

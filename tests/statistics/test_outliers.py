@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monkeyray.arrays import Array
 from monkeyray.errors import BundleError, InputError
 from monkeyray.statistics.outliers import BANK_BYTES, OutlierModel, fit_outliers
 
 WIDTH = 48
-Array = np.ndarray
 
 
 def _images(n: int, labels: list[int], seed: int) -> tuple[Array, Array]:

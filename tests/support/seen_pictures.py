@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from monkeyray.arrays import Bytes
 from monkeyray.images.decode import decode
-from monkeyray.statistics.fingerprints import SIDE, Bytes, thumbnails
+from monkeyray.statistics.fingerprints import SIDE, thumbnails
 
 
 def jpeg(image: Image.Image, quality: int = 85) -> bytes:

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from monkeyray.arrays import Array
 from monkeyray.errors import DecodeError
 from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.options_shared import StoreConfig
@@ -323,7 +324,7 @@ def test_a_photograph_that_breaks_off_keeps_its_upper_part(photo: bytes) -> None
     assert shares[-1] > 90
 
 
-def check_upper_part(decoded: Decoded, whole: np.ndarray[Any, Any], share: float) -> None:
+def check_upper_part(decoded: Decoded, whole: Array, share: float) -> None:
     """Its rows are those of the whole photograph; below them it is grey."""
     rows = int(share * SIZE)
     np.testing.assert_array_equal(decoded.pixels[0][: rows - 2], whole[: rows - 2])
