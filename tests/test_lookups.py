@@ -1,4 +1,4 @@
-"""The README's SQL on real predictions, and Parquet as engines like it."""
+"""The documented SQL on real predictions, and Parquet as engines like it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import pytest
 
 from monkeyray.runs.run import to_parquet
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "pages" / "look-up.md"
 
 
 def queries(predictions: Path, sites: Path, image: str) -> list[str]:
-    """The statements of the section, with places of this machine."""
-    section = README.read_text().split("\n## Look things up\n")[1].split("\n## ")[0]
-    text = "\n".join(re.findall(r"```sql\n(.*?)```", section, re.DOTALL))
+    """The page's statements, with paths of this machine."""
+    text = "\n".join(re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL))
     for written, meant in {
         "out/*.parquet": f"{predictions}/*.parquet",
         "sites.csv": str(sites),
@@ -30,7 +29,7 @@ def queries(predictions: Path, sites: Path, image: str) -> list[str]:
     return [query for query in text.split(";") if query.strip()]
 
 
-def test_queries_of_the_readme(embedded: Path, tmp_path: Path) -> None:
+def test_documented_queries(embedded: Path, tmp_path: Path) -> None:
     rows = pa.concat_tables([pq.read_table(path) for path in sorted(embedded.glob("*.parquet"))])
     scored = [row for row in rows.to_pylist() if row["label"] is not None]
     (tmp_path / "sites.csv").write_text("site,habitat\nn0,forest\nn5,forest\nn9,savanna\n")

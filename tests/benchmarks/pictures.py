@@ -1,6 +1,6 @@
-"""The pictures of the README, made anew.
+"""Take the pictures of the documentation again.
 
-    MONKEYRAY_PHOTOS=… python -m tests.benchmarks.pictures .github/pictures
+    MONKEYRAY_PHOTOS=… python -m tests.benchmarks.pictures docs/pages/pictures
 
 The charts are of a report on the 10 monkey species. The review is of the demo's images, which
 MonkeyRay draws itself, so that nobody's photographs are passed on. Chromium takes the pictures.
@@ -30,7 +30,7 @@ WIDTH = 1280
 
 
 def make_report(photos: Path, folder: Path) -> Path:
-    """Train as the README's section on the monkeys does."""
+    """Train as the page on the monkeys does."""
     trained = monkeyray.train(
         images=str(photos),
         label_names=str(photos / "labels.csv"),

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from monkeyray.cli.commands import COMMANDS
 from monkeyray.cli.options_table import END, START, replaced, table
 from monkeyray.options import options_of
-
-README = Path(__file__).parents[2] / "README.md"
-
-
-def test_the_readme_has_it() -> None:
-    text = README.read_text()
-    assert text == replaced(text), "run: python -m monkeyray.cli.options_table README.md"
 
 
 def test_it_has_every_option_on_a_line() -> None:

@@ -245,11 +245,11 @@ def test_commands_are_shell(config: dict[str, Any]) -> None:
         assert "\n" not in command
 
 
-def test_the_rayjob_of_the_readme() -> None:
+def test_the_documented_rayjob() -> None:
     """What can be known without a Kubernetes: it is one RayJob, of the Ray and the version that
     are here, and its command is one."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"```yaml\n(apiVersion: ray\.io.*?)```", readme, flags=re.S)
+    page = (ROOT / "docs" / "pages" / "kuberay.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(apiVersion: ray\.io.*?)```", page, flags=re.S)
     job = yaml.safe_load(text)
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     program, command, *arguments = job["spec"]["entrypoint"].split()
@@ -262,4 +262,4 @@ def test_the_rayjob_of_the_readme() -> None:
     groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
     images = [each["template"]["spec"]["containers"][0]["image"] for each in groups]
     assert {image.rpartition(":")[2] for image in images} == {version}
-    assert f"monkeyray-{version}-py3-none-any.whl" in readme
+    assert f"monkeyray-{version}-py3-none-any.whl" in page
