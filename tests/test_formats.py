@@ -10,7 +10,7 @@ import pyarrow as pa
 from monkeyray import errors
 from monkeyray.images.boxes import BOX_FIELDS, PASSED, UNDETECTED
 from monkeyray.model import bundle
-from monkeyray.model.bundle_schema import PARTS
+from monkeyray.model.bundle_schema import COMPONENTS
 from monkeyray.runs.run import MAY_PASS
 from monkeyray.scoring.rows import OVERFLOW, SCHEMA_VERSION, SCORED, prediction_schema
 
@@ -64,7 +64,7 @@ def test_statuses() -> None:
 def test_files_of_a_bundle() -> None:
     assert f"**Version {bundle.FORMAT_VERSION}**" in section("The bundle")
     files = [name.strip("`") for name, _ in rows("The bundle", "file")]
-    arrays = [f"{part}-….safetensors" for part in (*PARTS, bundle._SEEN, bundle._INT8)]
+    arrays = [f"{part}-….safetensors" for part in (*COMPONENTS, bundle._KNOWN, bundle._INT8)]
     assert files == ["model.json", *arrays, bundle._REPORT, bundle._METRICS, "config.toml"]
     fields = [name.strip("`") for name, _ in rows("The bundle", "field")]
     assert fields == [*bundle._IDENTITY]
