@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from monkeyray.training.trained import Trained
+
+# The first example of a test may wait for a heavy import.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 # Before anything of Ray is imported: tests talk to nobody outside this machine.
 os.environ["RAY_AUTH_MODE"] = "disabled"

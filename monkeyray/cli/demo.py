@@ -14,8 +14,8 @@ from monkeyray.errors import ConfigError
 from monkeyray.runs.cluster import connected
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import Estimate, Summary, score
+from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import normalise
-from monkeyray.storage.store import local_errors
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained

@@ -25,9 +25,10 @@ from monkeyray.errors import ConfigError, InputError, ObjectError
 from monkeyray.images.boxes import BOX_COLUMNS
 from monkeyray.redact import has_secret, masked
 from monkeyray.storage.keys import first_of_each, string_keys
+from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import is_local, join, local_path, local_uri, normalise
 from monkeyray.storage.spreadsheets import unguard, unguarded
-from monkeyray.storage.store import Storage, local_errors
+from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import delimiter_of
 from monkeyray.terminal import has_control
 

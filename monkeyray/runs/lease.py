@@ -21,7 +21,8 @@ from typing import Any
 
 from monkeyray.errors import ConflictError, LeaseError, MissingError, StorageError
 from monkeyray.storage.location import join
-from monkeyray.storage.store import Blob, Storage
+from monkeyray.storage.protocol import Blob
+from monkeyray.storage.store import Storage
 
 RENEW_SECONDS = 5.0
 LAPSE_SECONDS = 60.0

@@ -32,7 +32,8 @@ from monkeyray.runs.run import MAY_PASS, create_run, read_parquet
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join
-from monkeyray.storage.store import Entry, Storage
+from monkeyray.storage.protocol import Entry
+from monkeyray.storage.store import Storage
 
 _ROWS_PER_FILE = 4096
 _BATCH = 32

@@ -1,16 +1,16 @@
-"""The names of files and places, in one form everywhere.
+"""Where a file, folder or prefix is: parsed once, then joined, compared and printed.
 
-A path without a scheme is a local one. An `s3://bucket/key` is taken literally, so that keys with
-spaces, `%`, `#`, `?` or `+` keep their names; only `file://` is percent-decoded, as its standard
-says.
+A path without a scheme is local. An `s3://bucket/key` is taken literally, so keys with spaces, `%`,
+`#`, `?` or `+` keep their names; only `file://` is percent-decoded, as its standard says.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
 from monkeyray.errors import ConfigError
 from monkeyray.redact import _PARAMETER, masked
@@ -19,87 +19,152 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
 _HALF_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+:/?[^/]")
 
 
+@dataclass(frozen=True, order=True)
+class Location:
+    """A place in a store.
+
+    `scheme`: lower case, `file` for this machine's file system. `bucket`: the authority of a URI,
+    empty for local files. `path`: a local path, or the key below the bucket.
+
+    >>> Location.parse("s3://bucket/a/") / "b" / "c.jpg"
+    Location('s3://bucket/a/b/c.jpg')
+    """
+
+    scheme: str
+    bucket: str
+    path: str
+
+    @classmethod
+    def parse(cls, text: str) -> Location:
+        """A place as people write it: local paths become absolute, a final slash goes.
+
+        Raises ConfigError for a malformed URI or one that carries credentials.
+        """
+        if not text.strip():
+            raise ConfigError("a URI is empty: give a path or something like s3://bucket/prefix")
+        place = cls.of(text)
+        if place.is_local:
+            if text == place.path and _HALF_SCHEME.match(text) and not Path(text).exists():
+                raise ConfigError(
+                    f"malformed URI {masked(text)!r}: write it as scheme://bucket/path"
+                )
+            if place.bucket not in ("", "localhost"):
+                raise ConfigError(
+                    f"malformed URI {masked(text)!r}: a file URI has three slashes, file:///path"
+                )
+            path = _expand_home(text) if text == place.path else place.path
+            # Not resolve(): a link keeps the name under which it was given.
+            return cls("file", "", os.path.abspath(path))  # noqa: PTH100
+        if masked(text) != text:
+            where = "before the @" if _PARAMETER.search(text) is None else "in its query"
+            raise ConfigError(
+                f"a {place.scheme}:// URI carries credentials {where}: remove them, and supply "
+                "them through the environment or a role"
+            )
+        if not place.bucket and place.scheme != "memory":
+            raise ConfigError(
+                f"malformed URI {text!r}: no bucket, write {place.scheme}://bucket/path"
+            )
+        return replace(place, path=place.path.rstrip("/"))
+
+    @classmethod
+    def of(cls, uri: str | Location) -> Location:
+        """A URI that a listing, a manifest or this class wrote, taken as it is and not checked."""
+        if isinstance(uri, Location):
+            return uri
+        match = _SCHEME.match(uri)
+        if match is None:
+            return cls("file", "", uri)
+        scheme = match.group(1).lower()
+        bucket, slash, path = uri[match.end() :].partition("/")
+        if scheme == "file":
+            path = os.fsdecode(unquote_to_bytes(slash + path))
+        return cls(scheme, bucket, path)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this is on the machine's own file system."""
+        return self.scheme == "file"
+
+    @property
+    def name(self) -> str:
+        """The last name of the path, empty for a whole bucket."""
+        return self.path.rpartition("/")[2]
+
+    def __truediv__(self, name: str) -> Location:
+        start = self.path.rstrip("/")
+        joined = f"{start}/{name}" if start or self.is_local else name
+        return Location(self.scheme, self.bucket, joined)
+
+    def is_within(self, folder: Location) -> bool:
+        """Whether this is a folder or lies below it.
+
+        >>> Location.of("s3://b/ab").is_within(Location.of("s3://b/a"))
+        False
+        """
+        return f"{self}/".startswith(f"{str(folder).rstrip('/')}/")
+
+    def __str__(self) -> str:
+        """The URI: a local path as it is, or where its bytes are not UTF-8, which no string column
+        can hold, file:// with those bytes percent-encoded."""
+        if not self.is_local:
+            return f"{self.scheme}://{self.bucket}{'/' if self.path else ''}{self.path}"
+        try:
+            self.path.encode()
+        except UnicodeEncodeError:
+            return f"file://{quote(os.fsencode(self.path))}"
+        return self.path
+
+    def __repr__(self) -> str:
+        return f"Location({str(self)!r})"
+
+
+def _expand_home(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{path} is in the home of an unknown user: write the path in full"
+        ) from None
+
+
 def scheme(uri: str) -> str:
     """The scheme of a URI, `file` for a path.
 
     >>> scheme("s3://bucket/key"), scheme("/data/x.jpg"), scheme("photos")
     ('s3', 'file', 'file')
     """
-    match = _SCHEME.match(uri)
-    return match.group(1).lower() if match else "file"
+    return Location.of(uri).scheme
 
 
 def is_local(uri: str) -> bool:
     """Whether a URI is on this machine's own file system."""
-    return scheme(uri) == "file"
+    return Location.of(uri).is_local
 
 
 def normalise(uri: str) -> str:
-    """A URI in the one form used everywhere: absolute path, or scheme://… with no end slash.
-
-    Raises ConfigError for a URI that is malformed or that carries a password.
-    """
-    if not uri.strip():
-        raise ConfigError("a URI is empty: give a path or something like s3://bucket/prefix")
-    kind = scheme(uri)
-    if kind == "file":
-        if _HALF_SCHEME.match(uri) and not Path(uri).exists():
-            raise ConfigError(f"malformed URI {masked(uri)!r}: write it as scheme://bucket/path")
-        parts = urlsplit(uri) if _SCHEME.match(uri) else None
-        if parts is not None and parts.netloc not in ("", "localhost"):
-            raise ConfigError(
-                f"malformed URI {masked(uri)!r}: a file URI has three slashes, file:///path"
-            )
-        if parts is not None:
-            path = Path(os.fsdecode(unquote_to_bytes(uri[len("file://") + len(parts.netloc) :])))
-        else:
-            path = _at_home(uri)
-        # Not resolve(): a link keeps the name under which it was given.
-        return os.path.abspath(path)  # noqa: PTH100
-    authority, slash, rest = uri[len(kind) + 3 :].partition("/")
-    if masked(uri) != uri:
-        where = "before the @" if _PARAMETER.search(uri) is None else "in its query"
-        raise ConfigError(
-            f"a {kind}:// URI carries credentials {where}: take them out, and give them through "
-            "the environment or a role"
-        )
-    if not authority and kind != "memory":
-        raise ConfigError(f"malformed URI {uri!r}: no bucket, write {kind}://bucket/path")
-    return f"{kind}://{authority}{slash}{rest}".rstrip("/")
-
-
-def _at_home(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        raise ConfigError(
-            f"{path} is in the home of a user that is not there: write the path in full"
-        ) from None
+    """The text of a place as `Location.parse` reads it. Raises ConfigError as it does."""
+    place = Location.parse(uri)
+    return place.path if place.is_local else str(place)
 
 
 def local_uri(path: str) -> str:
-    """The URI of a local path: the path itself, or where its bytes are no UTF-8, which no string
-    column can hold, file:// with those bytes percent-encoded.
+    """The URI of a local path: see `Location.__str__`.
 
     >>> local_uri("/a/100%.jpg"), local_uri("/a/\\udcff.jpg")
     ('/a/100%.jpg', 'file:///a/%FF.jpg')
     """
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return f"file://{quote(os.fsencode(path))}"
-    return path
+    return str(Location.of(path))
 
 
 def local_path(uri: str) -> str:
-    """The path of a local URI.
+    """The path of a local URI; other URIs as they are.
 
     >>> local_path("/a/100%.jpg"), local_path("file:///a/b%20c.jpg")
     ('/a/100%.jpg', '/a/b c.jpg')
     """
-    if uri.startswith("file://"):
-        return os.fsdecode(unquote_to_bytes(uri[len("file://") :]))
-    return uri
+    place = Location.of(uri)
+    return place.path if place.is_local else uri
 
 
 def join(uri: str, *names: str) -> str:
@@ -109,15 +174,3 @@ def join(uri: str, *names: str) -> str:
     ('s3://bucket/a/b/c.jpg', '/x')
     """
     return "/".join([uri.rstrip("/"), *names])
-
-
-def bucket_and_key(uri: str, *, need_key: bool = True) -> tuple[str, str]:
-    """The two halves of an s3:// URI. Raises ConfigError where a key is needed and there is none.
-
-    >>> bucket_and_key("s3://bucket/a/b.jpg")
-    ('bucket', 'a/b.jpg')
-    """
-    bucket, _, key = uri[len("s3://") :].partition("/")
-    if need_key and not key:
-        raise ConfigError(f"{uri} is a bucket, not a file: write s3://{bucket}/path")
-    return bucket, key

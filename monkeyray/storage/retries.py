@@ -1,4 +1,4 @@
-"""Faults that may pass are met with patience: tried again, with waits that grow and differ."""
+"""Retries of transient errors, with exponential backoff and jitter."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from monkeyray.errors import FaultError
 
 T = TypeVar("T")
 
-#: For so long a store may be down in the middle of a job, and for so long at its start, where a
-#: wrong address is the likelier cause.
+#: How long a store may be down in the middle of a job, and at its start, where a wrong address is
+#: the likelier cause.
 PATIENCE_SECONDS = 100.0
 START_PATIENCE_SECONDS = 10.0
 
@@ -20,8 +20,8 @@ _LONGEST_WAIT_SECONDS = 15.0
 def with_retries(operation: Callable[[], T], patience_seconds: float) -> T:
     """The result of an operation, called again while it raises FaultError.
 
-    The waits are drawn at random up to a bound that doubles (full jitter), so that many workers do
-    not come back at once. Raises the last FaultError when the patience is over.
+    The waits are random up to a bound that doubles (full jitter), so that many workers do not come
+    back at once. Raises the last FaultError after `patience_seconds`.
     """
     import tenacity
 

@@ -1,57 +1,50 @@
-"""S3 through boto3, because GET's own error code tells a missing object from a fault."""
+"""S3 through boto3: the error code of its GET tells a missing object from a fault."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any, NoReturn
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from monkeyray.errors import (
     ConfigError,
     ConflictError,
     FaultError,
-    ForbiddenError,
     MissingError,
     ObjectError,
-    StorageError,
     TooLargeError,
 )
 from monkeyray.redact import masked
-from monkeyray.storage.location import bucket_and_key
+from monkeyray.storage.local import temporary_file
+from monkeyray.storage.location import Location
+from monkeyray.storage.protocol import ABSENT, Blob, Entry, check_size
 from monkeyray.storage.retries import with_retries
+from monkeyray.storage.s3_errors import s3_errors
 from monkeyray.storage.s3_get import PlainGet
 
-#: Prefixes that are listed at once, and pages of 1,000 names that each may be ahead.
+if TYPE_CHECKING:
+    import pyarrow.fs
+
+#: Prefixes that are listed in parallel, of which each may be some pages of 1,000 names ahead.
 _LISTERS = 16
 _PAGES_AHEAD = 4
 _TOGETHER = 256
 
-_WRONG = (
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidToken",
-    "AuthorizationHeaderMalformed",
-)
-_EXPIRED = ("ExpiredToken", "RequestExpired", "ExpiredTokenException", "TokenRefreshRequired")
-_FORBIDDEN = ("AccessDenied", "403", "AllAccessDisabled", "InvalidObjectState", "Forbidden")
-_MISSING = ("NoSuchKey", "404", "KeyTooLongError", "NoSuchVersion")
-_CONFLICT = ("PreconditionFailed", "412")
-_BUSY = (
-    "SlowDown", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
-    "RequestLimitExceeded", "RequestTimeout", "TooManyRequests", "OperationAborted",
-    "ConditionalRequestConflict",
-)  # fmt: skip
+#: How much of a file's end `open` reads at once.
+_TAIL_BYTES = 2**16
 
 
 def endpoint_of(given: str | None) -> str | None:
-    """The S3 server: the given URL, or that of the environment, or None for AWS.
+    """The URL of the S3 server: the given one, or that of the environment, or None for AWS.
 
-    Raises ConfigError where that of the environment carries a password, which messages would tell.
+    Raises ConfigError if that of the environment carries a password, which messages would show.
     """
     names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
     name = next((name for name in names if os.environ.get(name)), None)
@@ -59,8 +52,8 @@ def endpoint_of(given: str | None) -> str | None:
         return given
     if masked(os.environ[name]) != os.environ[name]:
         raise ConfigError(
-            f"{name} in the environment carries credentials: take them out, and give them as "
-            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or by a role"
+            f"{name} in the environment carries credentials: remove them, and supply them "
+            "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or through a role"
         )
     return os.environ[name]
 
@@ -70,12 +63,8 @@ def region() -> str | None:
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
 
 
-class S3:
-    """Objects of one S3 server.
-
-    Every method raises MissingError or ForbiddenError for what the server says of this object,
-    FaultError for what may pass, and StorageError for what will not.
-    """
+class S3Store:
+    """One S3 server, see protocol.Store."""
 
     def __init__(self, endpoint: str | None, anonymous: bool, patience_seconds: float) -> None:
         import boto3
@@ -83,15 +72,16 @@ class S3:
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
+        self._endpoint, self._anonymous = endpoint, anonymous
         self._where = endpoint or "AWS"
-        self._patience_seconds = patience_seconds
+        self.patience_seconds = patience_seconds
         options = Config(
-            # A few quick tries here; Storage goes on with longer waits.
+            # A few quick tries here; Storage retries with longer waits.
             retries={"mode": "standard", "max_attempts": 3},
             connect_timeout=10,
             read_timeout=30,
             max_pool_connections=64,
-            # Other S3 servers do not know the checksum trailers of new SDKs.
+            # Other S3 servers do not know the checksum trailers of newer SDKs.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
             signature_version=UNSIGNED if anonymous else None,
@@ -105,34 +95,35 @@ class S3:
                 config=options,
             )
             self._plain = PlainGet(session, self._client, anonymous)
-        except (BotoCoreError, ValueError) as error:  # such as a profile that is not there
+        except (BotoCoreError, ValueError) as error:  # such as an unknown profile
             raise ConfigError(f"cannot use S3 at {self._where}: {error}") from error
 
-    def get(self, uri: str, max_bytes: int | None = None) -> tuple[bytes, str]:
-        """An object's bytes and its ETag. Raises TooLargeError where they are too many."""
-        bucket, key = bucket_and_key(uri)
-        got = self._plain.get(bucket, key, max_bytes)
-        if got is not None:
-            return got
-        with self._errors(uri):
+    def read(self, place: Location, max_bytes: int | None = None) -> Blob:
+        bucket, key = _bucket_and_key(place)
+        if (got := self._plain.get(bucket, key, max_bytes)) is not None:
+            return Blob(*got)
+        with self._errors(place):
             answer = self._client.get_object(Bucket=bucket, Key=key)
-            size = int(answer["ContentLength"])
-            if max_bytes is not None and size > max_bytes:
+            try:
+                check_size(place, int(answer["ContentLength"]), max_bytes)
+            except TooLargeError:
                 answer["Body"].close()
-                raise TooLargeError(f"{uri} has {size} bytes, the limit is {max_bytes}")
-            return answer["Body"].read(), _etag(answer)
+                raise
+            return Blob(answer["Body"].read(), _etag(answer))
 
-    def head(self, uri: str) -> tuple[int, str]:
-        """An object's size in bytes and its ETag."""
-        bucket, key = bucket_and_key(uri)
-        with self._errors(uri):
+    def stat(self, place: Location) -> Entry:
+        bucket, key = _bucket_and_key(place)
+        with self._errors(place):
             answer = self._client.head_object(Bucket=bucket, Key=key)
-            return int(answer["ContentLength"]), _etag(answer)
+            return Entry(str(place), int(answer["ContentLength"]), _etag(answer))
 
-    def get_tail(self, uri: str, size: int) -> tuple[bytes, int, str]:
-        """An object's last bytes, `size` of them or all, its whole size, and its ETag."""
-        bucket, key = bucket_and_key(uri)
-        with self._errors(uri):
+    def open(self, place: Location) -> IO[bytes]:
+        return cast(IO[bytes], S3File(self, place))
+
+    def get_tail(self, place: Location, size: int) -> tuple[bytes, int, str]:
+        """An object's last `size` bytes or all of them, its whole size in bytes, and its ETag."""
+        bucket, key = _bucket_and_key(place)
+        with self._errors(place):
             try:
                 answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes=-{size}")
             except self._client.exceptions.ClientError as error:
@@ -144,94 +135,105 @@ class S3:
             whole = str(answer.get("ContentRange", len(data))).rpartition("/")[2]
             return data, int(whole), _etag(answer)
 
-    def get_range(self, uri: str, start: int, end: int, etag: str) -> bytes:
-        """An object's bytes from `start` to before `end`; ConflictError where it has another ETag
-        by now."""
-        bucket, key = bucket_and_key(uri)
-        with self._errors(uri):
+    def get_range(self, place: Location, start: int, end: int, etag: str) -> bytes:
+        """An object's bytes from `start` to before `end`. Raises ConflictError if its ETag has
+        changed."""
+        bucket, key = _bucket_and_key(place)
+        with self._errors(place):
             answer = self._client.get_object(
                 Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{etag}"'
             )
             data: bytes = answer["Body"].read()
         if len(data) != end - start:
             raise FaultError(
-                f"{self._where} gives {len(data)} bytes of {uri} for {end - start}: run the same "
-                "command again"
+                f"{self._where} returned {len(data)} of {end - start} bytes of {place}: run the "
+                "same command again"
             )
         return data
 
-    def put(self, uri: str, data: bytes, **conditions: str) -> str:
-        """Write an object in one request, and return its ETag.
-
-        `conditions`: IfNoneMatch="*" to create only, IfMatch=etag to replace only that version;
-        ConflictError where they do not hold.
-        """
-        bucket, key = bucket_and_key(uri)
+    def write(self, place: Location, data: bytes, replacing: str | None = None) -> str:
+        bucket, key = _bucket_and_key(place)
+        conditions = {"IfNoneMatch": "*"} if replacing == ABSENT else {"IfMatch": replacing}
+        if replacing is None:
+            conditions = {}
         try:
-            with self._errors(uri):
+            with self._errors(place):
                 return _etag(
                     self._client.put_object(Bucket=bucket, Key=key, Body=data, **conditions)
                 )
         except ConflictError:
-            # The answer to an earlier try may have been lost on its way.
-            # (An ETag need not be the MD5 of the bytes, so the bytes are compared.)
+            # An earlier try may have succeeded and its answer been lost. The bytes are compared,
+            # since an ETag need not be their MD5.
             with contextlib.suppress(ObjectError):
-                there, etag = self.get(uri, max_bytes=len(data))
-                if there == data:
-                    return etag
+                there = self.read(place, max_bytes=len(data))
+                if there.data == data:
+                    return str(there.version)
             raise
         except MissingError:
-            # So AWS answers where there is no version at all to replace; other servers say 412.
-            raise ConflictError(f"{uri} was deleted by another program") from None
+            # AWS says this if there is no version at all to replace; other servers say 412.
+            raise ConflictError(f"{place} was deleted by another program") from None
 
-    def upload(self, uri: str, file: IO[bytes]) -> None:
-        """Write an object of any size from an open file, in parts that become it at the end."""
-        bucket, key = bucket_and_key(uri)
-        with self._errors(uri):
+    def stage(self, place: Location) -> Path:
+        return temporary_file(place)
+
+    def publish(self, staged: Path, place: Location) -> None:
+        bucket, key = _bucket_and_key(place)
+        with open(staged, "rb") as file, self._errors(place):
             self._client.upload_fileobj(file, bucket, key)
 
-    def delete(self, uri: str) -> None:
-        """Delete an object; that it is not there is no error."""
-        bucket, key = bucket_and_key(uri)
-        with self._errors(uri):
+    def delete(self, place: Location) -> None:
+        bucket, key = _bucket_and_key(place)
+        with self._errors(place):
             self._client.delete_object(Bucket=bucket, Key=key)
 
-    def exists(self, uri: str) -> bool:
-        """Whether there is an object of exactly this name."""
-        bucket, key = bucket_and_key(uri)
+    def exists(self, place: Location) -> bool:
+        return self._find(place) is not None
+
+    def _find(self, place: Location) -> Entry | None:
+        # Not HEAD: its error has no code, so a missing bucket would look like a missing key.
         try:
-            # A HEAD's error has no code, so that a missing bucket would look like a missing key.
-            with self._errors(uri):
-                self._client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")["Body"].read()
+            _, size, etag = self.get_tail(place, 1)
         except MissingError:
-            return False
-        except StorageError as error:
-            if "InvalidRange" in str(error):  # an empty object
-                return True
-            raise
-        return True
+            return None
+        return Entry(str(place), size, etag)
 
-    def entries(self, uri: str) -> Iterator[tuple[str, int, str]]:
-        """Name, size in bytes and ETag of all objects below a prefix.
+    def filesystem(self, place: Location) -> tuple[pyarrow.fs.FileSystem, str]:
+        from pyarrow import fs
 
-        Prefixes side by side are listed at once; the order does not depend on that.
+        where = region()
+        if self._endpoint is None and where is None:
+            where = fs.resolve_s3_region(place.bucket)
+        opened = fs.S3FileSystem(
+            anonymous=self._anonymous,
+            region=where,
+            endpoint_override=self._endpoint,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=6),
+        )
+        return opened, f"{place.bucket}/{place.path}"
+
+    def list(self, place: Location) -> Iterator[Entry]:
+        """All objects below a prefix, or the object itself.
+
+        Sibling prefixes are listed in parallel; the order does not depend on that.
         """
-        bucket, key = bucket_and_key(uri, need_key=False)
-        prefixes = [f"{key}/" if key else ""]
+        if place.path:
+            find = functools.partial(self._find, place)
+            if (found := with_retries(find, self.patience_seconds)) is not None:
+                yield found
+                return
+        prefixes = [f"{place.path}/" if place.path else ""]
         while len(prefixes) == 1:
             prefix, prefixes = prefixes[0], []
-            for page in self._pages(uri, bucket, prefix, Delimiter="/"):
-                yield from _objects(bucket, page)
+            for page in self._pages(place, prefix, Delimiter="/"):
+                yield from _objects(place.bucket, page)
                 prefixes += [item["Prefix"] for item in page.get("CommonPrefixes", ())]
             if not prefixes:
                 return
         for start in range(0, len(prefixes), _TOGETHER):
-            yield from self._list_at_once(uri, bucket, prefixes[start : start + _TOGETHER])
+            yield from self._list_at_once(place, prefixes[start : start + _TOGETHER])
 
-    def _list_at_once(
-        self, uri: str, bucket: str, prefixes: list[str]
-    ) -> Iterator[tuple[str, int, str]]:
-        queues: list[queue.Queue[Any]] = [queue.Queue(_PAGES_AHEAD) for _ in prefixes]
+    def _list_at_once(self, place: Location, prefixes: Sequence[str]) -> Iterator[Entry]:
+        queues: Sequence[queue.Queue[Any]] = [queue.Queue(_PAGES_AHEAD) for _ in prefixes]
         stopped = threading.Event()
 
         def put(number: int, item: Any) -> bool:
@@ -243,8 +245,8 @@ class S3:
 
         def run(number: int) -> None:
             try:
-                for page in self._pages(uri, bucket, prefixes[number]):
-                    if not put(number, list(_objects(bucket, page))):
+                for page in self._pages(place, prefixes[number]):
+                    if not put(number, [*_objects(place.bucket, page)]):
                         return
                 put(number, None)
             except BaseException as error:  # raised again by the reader
@@ -263,87 +265,83 @@ class S3:
                 stopped.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _pages(self, uri: str, bucket: str, prefix: str, **options: str) -> Iterator[Any]:
-        # Not a paginator: a page that failed is asked for again, not the whole listing.
+    def _pages(self, place: Location, prefix: str, **options: str) -> Iterator[Any]:
+        # Not a paginator, so that a failed page is retried and not the whole listing.
         token: dict[str, str] = {}
         while True:
-            request = {"Bucket": bucket, "Prefix": prefix, **options, **token}
-            ask = functools.partial(self._page, uri, request)
-            page = with_retries(ask, self._patience_seconds)
+            request = {"Bucket": place.bucket, "Prefix": prefix, **options, **token}
+            ask = functools.partial(self._page, place, request)
+            page = with_retries(ask, self.patience_seconds)
             yield page
             if not page.get("IsTruncated"):
                 return
             token = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _page(self, uri: str, request: dict[str, str]) -> Any:
-        with self._errors(uri):
+    def _page(self, place: Location, request: dict[str, str]) -> Any:
+        with self._errors(place):
             return self._client.list_objects_v2(**request)
 
-    @contextlib.contextmanager
-    def _errors(self, uri: str) -> Iterator[None]:
-        """Turn botocore's errors into ours: what is certain of one object, and what is a fault."""
-        from botocore import exceptions as aws
-
-        bucket = bucket_and_key(uri, need_key=False)[0]
-        try:
-            yield
-        except aws.ClientError as error:
-            self._raise(uri, bucket, error.response)
-        except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.TokenRetrievalError):
-            raise StorageError(
-                f"no AWS credentials for {uri}: set AWS_PROFILE, AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY or a role, or give --s3-anonymous for a public bucket"
-            ) from None
-        except aws.ParamValidationError:
-            raise StorageError(f"malformed URI {uri!r}: {bucket!r} is no bucket name") from None
-        except (aws.BotoCoreError, OSError) as error:
-            raise FaultError(
-                f"cannot reach {self._where} for {uri} ({type(error).__name__}): check "
-                "--s3-endpoint and the network, and run the same command again"
-            ) from None
-
-    def _raise(self, uri: str, bucket: str, response: dict[str, Any]) -> NoReturn:
-        code = str(response.get("Error", {}).get("Code", "unknown"))
-        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        if code in _MISSING:
-            raise MissingError(f"{uri} does not exist") from None
-        if code == "NoSuchBucket":
-            raise StorageError(
-                f"bucket {bucket!r} does not exist at {self._where}: create it, or correct the URI"
-            ) from None
-        if code in _FORBIDDEN:
-            raise ForbiddenError(
-                f"{self._where} refuses {uri} ({code}): check the permissions of these credentials"
-            ) from None
-        if code in _CONFLICT:
-            raise ConflictError(f"{uri} was changed by another program ({code})") from None
-        answer = f"{self._where} answers {code} for {uri}"
-        if code == "NotImplemented" or status == 501:
-            raise StorageError(
-                f"{answer}: this store has no conditional writes (If-Match, If-None-Match), which "
-                "keep two runs apart: write to another one"
-            ) from None
-        if code in _BUSY or status == 429 or status >= 500 or (code.isdigit() and int(code) >= 500):
-            raise FaultError(
-                f"{answer}: the store is overloaded or down, run the same command again later"
-            ) from None
-        if code in _WRONG:
-            raise StorageError(f"{answer}: the credentials are wrong, set right ones") from None
-        if code in _EXPIRED:
-            raise StorageError(
-                f"{answer}: the credentials have expired, renew them and run the same command again"
-            ) from None
-        raise StorageError(
-            f"{answer}: run the same command again, or look the code up in the store's "
-            "documentation"
-        ) from None
+    def _errors(self, place: Location) -> contextlib.AbstractContextManager[None]:
+        return s3_errors(self._where, place)
 
 
-def _objects(bucket: str, page: Any) -> Iterator[tuple[str, int, str]]:
+class S3File(io.RawIOBase):
+    """One version of an object, read in ranges with retries."""
+
+    def __init__(self, store: S3Store, place: Location) -> None:
+        self._store, self._place = store, place
+        # Parquet files are read from their end first, and small ones fit into it.
+        self._tail, self._size, self._etag = with_retries(
+            lambda: store.get_tail(place, _TAIL_BYTES), store.patience_seconds
+        )
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        end = min(self._at + len(view), self._size)
+        if end <= self._at:
+            return 0
+        tail = self._size - len(self._tail)
+        if self._at >= tail:
+            data = self._tail[self._at - tail : end - tail]
+        else:
+            data = self._get(self._at, end)
+        view[: len(data)] = data
+        self._at = end
+        return len(data)
+
+    def _get(self, start: int, end: int) -> bytes:
+        return with_retries(
+            lambda: self._store.get_range(self._place, start, end, self._etag),
+            self._store.patience_seconds,
+        )
+
+
+def _bucket_and_key(place: Location) -> tuple[str, str]:
+    if not place.path:
+        raise ConfigError(f"{place} is a bucket, not a file: write {place}/path")
+    return place.bucket, place.path
+
+
+def _objects(bucket: str, page: Any) -> Iterator[Entry]:
     for item in page.get("Contents", ()):
-        # A console writes empty objects "folder/" to show folders.
+        # Consoles write empty objects "folder/" to show folders.
         if not item["Key"].endswith("/"):
-            yield f"s3://{bucket}/{item['Key']}", item["Size"], _etag(item)
+            yield Entry(f"s3://{bucket}/{item['Key']}", item["Size"], _etag(item))
 
 
 def _etag(answer: Any) -> str:

@@ -24,7 +24,8 @@ from typing import Any
 
 from monkeyray.redact import masked
 from monkeyray.storage.location import join
-from monkeyray.storage.store import Entry, Storage
+from monkeyray.storage.protocol import Entry
+from monkeyray.storage.store import Storage
 
 #: The one written last says what is there.
 _SPLITS = ("train", "validation")

@@ -10,14 +10,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from monkeyray.redact import masked, masked_anywhere
 from monkeyray.runs.cluster import check_relative
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
-from monkeyray.storage.retries import START_PATIENCE_SECONDS
 from monkeyray.storage.store import Storage
 from monkeyray.terminal import escape_control_line
 from monkeyray.training.event_files import EventFiles
@@ -173,7 +172,7 @@ class Tracking:
         if "tensorboard" in self.places:
             place = join(self.places["tensorboard"], self._name)
             # A store that is away must not hold up the workers; what is missing is written later.
-            hasty = replace(self._storage, patience_seconds=START_PATIENCE_SECONDS, _clients={})
+            hasty = self._storage.hasty()
             sinks.append(EventFiles(hasty, place, name, STAGES.index(name)))
         if self._run is not None:
             sinks.append(MlflowStage(self._run, name))

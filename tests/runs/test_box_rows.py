@@ -21,7 +21,9 @@ from monkeyray.images.listing import list_images
 from monkeyray.runs.box_rows import Rule, count_unused, find_rule, make_rows, match
 from monkeyray.runs.fetch import Refusals, batches
 from monkeyray.runs.plan import Listing, collect
-from monkeyray.storage.store import Blob, Storage
+from monkeyray.storage.location import Location
+from monkeyray.storage.protocol import Blob
+from monkeyray.storage.store import Storage
 from tests.images.test_detections import detection, results
 
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
@@ -136,8 +138,8 @@ class Counting(Storage):
 
     asked: ClassVar[Counter[str]] = Counter()
 
-    def read(self, uri: str, limit: int | None = None) -> Blob:
-        self.asked[uri] += 1
+    def read(self, uri: str | Location, limit: int | None = None) -> Blob:
+        self.asked[str(uri)] += 1
         return super().read(uri, limit)
 
 

@@ -10,10 +10,12 @@ import boto3
 import pytest
 
 from monkeyray.errors import FaultError
-from monkeyray.storage.s3 import S3
+from monkeyray.storage.location import Location
+from monkeyray.storage.s3 import S3Store
 from monkeyray.storage.s3_get import PlainGet
 from monkeyray.storage.store import Storage
 
+TEN = Location.parse("s3://photos/plain/ten")
 NAMES = ["a b.jpg", "100%.jpg", "x#1?.jpg", "plus+~.jpg", "日本.jpg", "deep/er/'q\".jpg"]
 
 
@@ -105,7 +107,7 @@ def test_a_bucket_that_refuses_is_left_to_boto3(
     s3: Storage, monkeypatch: pytest.MonkeyPatch, status: int, words: bytes, asked: int
 ) -> None:
     s3.write("s3://photos/plain/ten", b"0123456789")
-    store = S3(s3.s3_endpoint, anonymous=False, patience_seconds=1)
+    store = S3Store(s3.s3_endpoint, anonymous=False, patience_seconds=1)
     urls = []
 
     def refuse(url: str) -> Answer:
@@ -114,7 +116,7 @@ def test_a_bucket_that_refuses_is_left_to_boto3(
 
     monkeypatch.setattr(store._plain, "_get", refuse)
     for _ in range(5):
-        assert store.get("s3://photos/plain/ten")[0] == b"0123456789"
+        assert store.read(TEN).data == b"0123456789"
     assert urls == [f"{s3.s3_endpoint}/photos/plain/ten"] * asked
 
 
@@ -124,7 +126,7 @@ def test_a_role_that_cannot_be_renewed_is_a_fault(
     from botocore.credentials import Credentials
     from botocore.exceptions import ClientError
 
-    store = S3(s3.s3_endpoint, anonymous=False, patience_seconds=1)
+    store = S3Store(s3.s3_endpoint, anonymous=False, patience_seconds=1)
 
     def busy(credentials: Any) -> None:
         raise ClientError({"Error": {"Code": "Throttling"}}, "AssumeRole")
@@ -132,4 +134,4 @@ def test_a_role_that_cannot_be_renewed_is_a_fault(
     monkeypatch.setattr(Credentials, "get_frozen_credentials", busy)
     assert store._plain.get("photos", "plain/ten", None) is None
     with pytest.raises(FaultError, match="Throttling"):
-        store.get("s3://photos/plain/ten")
+        store.read(TEN)

@@ -399,7 +399,7 @@ def test_threads_share_a_client(s3: Storage) -> None:
 
     def client(_: int) -> int:
         ready.wait()
-        return id(storage._s3())
+        return id(storage._at("s3://photos")[0])
 
     with ThreadPoolExecutor(16) as pool:
         assert len(set(pool.map(client, range(16)))) == 1

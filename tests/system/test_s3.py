@@ -20,6 +20,7 @@ from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
 from tests.conftest import upload
+from tests.support.faulty import FaultyProxy
 
 NAMES = ["a b.jpg", "100%.jpg", "x#1?.jpg", "plus+.jpg", "日本.jpg", "deep/er/'q\".jpg"]
 
@@ -37,6 +38,17 @@ def test_awkward_keys_round_trip(s3: Storage) -> None:
         assert s3.stat(uri) == entry
     s3.delete_tree("s3://photos/odd")
     assert list(s3.list("s3://photos/odd")) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 100_000])
+def test_a_single_object_is_listed_without_its_bytes(s3: Storage, data: bytes) -> None:
+    assert s3.s3_endpoint
+    s3.write("s3://photos/single/a", data)
+    with FaultyProxy(s3.s3_endpoint) as proxy:
+        through = Storage(s3_endpoint=proxy.url)
+        assert list(through.list("s3://photos/single/a")) == [s3.stat("s3://photos/single/a")]
+        assert proxy.requests <= 2
+    assert s3.exists("s3://photos/single/a")
 
 
 def test_errors_say_what_is_wrong(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

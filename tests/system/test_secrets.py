@@ -17,9 +17,10 @@ from monkeyray.cli.main import entry, main
 from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.images.listing import list_labelled
 from monkeyray.redact import has_secret, masked, masked_anywhere
+from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import normalise
 from monkeyray.storage.s3 import endpoint_of
-from monkeyray.storage.store import Storage, local_errors
+from monkeyray.storage.store import Storage
 from monkeyray.training.tracking import _brief
 from monkeyray.training.trained import Trained
 
