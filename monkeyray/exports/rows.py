@@ -17,11 +17,11 @@ import pyarrow.parquet as pq
 from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError, InputError, MissingError, RunError, StorageError
 from monkeyray.images.boxes import BOX_COLUMNS
-from monkeyray.images.listing import is_manifest
 from monkeyray.progress import Advance
 from monkeyray.runs.run import Run, open_run
 from monkeyray.storage.location import join, local_path, normalise
 from monkeyray.storage.store import Storage
+from monkeyray.storage.tables import is_table
 
 #: Rows at a time: what an export holds in memory does not grow with the files.
 _ROWS = 8192
@@ -43,7 +43,7 @@ class Predictions:
     @property
     def root(self) -> str | None:
         """The folder or prefix that the images are below: that of a manifest, where it was one."""
-        if self.images and is_manifest(self.images):
+        if self.images and is_table(self.images):
             return self.images.rpartition("/")[0] or "/"
         return self.images
 

@@ -11,7 +11,8 @@ from monkeyray.errors import InputError
 from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.rows import Predictions, check_output, open_predictions, root_of
 from monkeyray.images.decode import Limits
-from monkeyray.images.listing import list_labelled, read_label_names
+from monkeyray.labels.listing import list_labelled
+from monkeyray.labels.names import read_label_names
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review_page import Place, page_name, render_page
 from monkeyray.pages.review_rows import NEXT, Places, Shown, Wanted, read_review

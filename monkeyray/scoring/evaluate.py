@@ -21,7 +21,7 @@ import pyarrow as pa
 from monkeyray.config_files import write_options
 from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits
-from monkeyray.images.listing import list_labelled
+from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import choose_engine

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from monkeyray.arrays import Array
 from monkeyray.errors import InputError
-from monkeyray.images.listing import is_manifest, list_labelled
+from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.known_images import KnownImages
 from monkeyray.runs.run import Run, read_finished
@@ -21,6 +21,7 @@ from monkeyray.scoring.measure import Found, LabelledPredictions, count_statuses
 from monkeyray.scoring.rows import SCHEMA_VERSION, SCORED
 from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
+from monkeyray.storage.tables import is_table
 
 _COLUMNS = ["uri", "status", "decision", "ood_score", "top_k", "sha256"]
 
@@ -51,7 +52,7 @@ def join_labels(
             f"the predictions in {run.uri} were made by the model {was['model_id'][:12]}, and "
             f"--model is {bundle.model_id[:12]}: give the one that made them, or leave it out"
         )
-    if not is_manifest(labels):
+    if not is_table(labels):
         raise InputError(
             f"--labels {labels} is no table: give a file that ends in .csv or .parquet, with the "
             "columns uri and label"

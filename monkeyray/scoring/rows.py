@@ -19,6 +19,7 @@ from monkeyray.runs.fetch import IMAGE_FIELDS, Batch
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.outliers import OutlierModel
 from monkeyray.statistics.thresholds import ACCEPTED, BELOW, decide
+from monkeyray.storage.tables import rename_reserved
 
 #: Goes up when a column changes its name, type or meaning.
 SCHEMA_VERSION = 2
@@ -76,17 +77,8 @@ def carried_columns(plan: pa.Schema) -> dict[str, str]:
     ...                            ("label", pa.string()), ("input_label", pa.string())]))
     {'site': 'site', 'label': 'input_input_label', 'input_label': 'input_label'}
     """
-    theirs = [name for name in plan.names if name not in _PLAN_COLUMNS]
-    taken = {name for name, _ in _FIELDS} | {"embedding"}
-    free = {name for name in theirs if name not in taken}
-    names = {}
-    for name in theirs:
-        ours = name
-        while ours in taken or (ours != name and ours in free):
-            ours = f"input_{ours}"
-        taken.add(ours)
-        names[name] = ours
-    return names
+    carried = [name for name in plan.names if name not in _PLAN_COLUMNS]
+    return rename_reserved(carried, {"embedding", *(name for name, _ in _FIELDS)})
 
 
 def check_columns(plan: pa.Schema) -> None:

@@ -35,11 +35,14 @@ class Location:
     path: str
 
     @classmethod
-    def parse(cls, text: str) -> Location:
-        """A place as people write it: local paths become absolute, a final slash goes.
+    def parse(cls, text: str | Location) -> Location:
+        """A place as people write it: local paths become absolute, a final slash goes. One that is
+        parsed already is returned as it is.
 
         Raises ConfigError for a malformed URI or one that carries credentials.
         """
+        if isinstance(text, Location):
+            return text
         if not text.strip():
             raise ConfigError("a URI is empty: give a path or something like s3://bucket/prefix")
         place = cls.of(text)

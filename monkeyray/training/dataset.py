@@ -13,7 +13,8 @@ import pyarrow as pa
 from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
-from monkeyray.images.listing import list_labelled, read_label_names
+from monkeyray.labels.listing import list_labelled
+from monkeyray.labels.names import read_label_names
 from monkeyray.scoring.features import Features, unusable
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import thumbnails

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from monkeyray.errors import InputError
 from monkeyray.exports.export import export
 from monkeyray.exports.options import ExportConfig
-from monkeyray.images.listing import list_labelled
+from monkeyray.labels.listing import list_labelled
 from monkeyray.options_shared import StoreConfig
 from monkeyray.storage.spreadsheets import guard, is_formula, unguard, unguarded
 from monkeyray.storage.store import Storage

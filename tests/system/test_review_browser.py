@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page
 
-from monkeyray.images.listing import list_labelled
+from monkeyray.labels.listing import list_labelled
 from monkeyray.options_shared import StoreConfig
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review import review

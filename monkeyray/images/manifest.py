@@ -1,0 +1,174 @@
+"""Manifests: tables of images with a column `uri`, made into full URIs that a store can open."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monkeyray.errors import ConfigError, InputError
+from monkeyray.images.boxes import BOX_COLUMNS
+from monkeyray.redact import masked
+from monkeyray.storage.location import Location
+from monkeyray.storage.store import Storage
+from monkeyray.storage.tables import rename_reserved, stream_table
+
+#: In RE2's syntax, for Arrow.
+_FULL = r"^(/|[A-Za-z][A-Za-z0-9+.\-]+://)"
+_LOCAL = r"(?i)^(/|file://)"
+_HALF_FULL = r"^[A-Za-z][A-Za-z0-9+.\-]+:/([^/]|$)"
+_DOTS = r"(^|/)\.{1,2}(/|$)"
+_S3 = r"(?i)^s3://"
+_S3_NAME = r"(?is)^s3://[a-z0-9][a-z0-9._\-]{1,254}/."
+_OTHER_NAME = r"(?is)^([^:]+://[^/]+/|memory://)."
+_MAYBE_SECRET = r"(?is)^[a-z][a-z0-9+.\-]+://.*(@|[?&;].*=)"
+
+
+def read_manifest(place: Location, storage: Storage) -> Iterator[pa.Table]:
+    """The rows of a manifest with full URIs, some thousand at a time.
+
+    The columns are `uri`, and `size_bytes` and `version` without values; then the manifest's other
+    columns, prefixed with `input_` if their name is one of these or of boxes.BOX_COLUMNS. URIs
+    without a scheme or a leading slash are relative to the manifest's folder.
+    Raises InputError if it does not exist, cannot be read, has no column `uri`, has a URI that no
+    store can hold or that carries credentials, or has one of a scheme that cannot be opened.
+    """
+    if not storage.exists(place):
+        raise InputError(f"no such manifest: {place}")
+    if place.is_local and str(place) != place.path:
+        raise InputError(f"the path of manifest {place} is not UTF-8: rename it")
+    schemes = {"s3"}
+    for table in stream_table(place, storage, "manifest"):
+        yield _absolute(str(place), table, storage, schemes)
+
+
+def _absolute(manifest: str, table: pa.Table, storage: Storage, opened: set[str]) -> pa.Table:
+    """A manifest's rows with full URIs and the columns of a plan first."""
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise InputError(f"manifest {manifest} has two columns {twice[0]!r}: rename one")
+    if "uri" not in table.column_names:
+        raise InputError(
+            f"manifest {manifest} has no column 'uri', only {', '.join(table.column_names)}"
+        )
+    uris = as_text(manifest, table, "uri")
+    bad = count_true(pc.or_kleene(pc.is_null(uris), pc.equal(uris, "")))
+    if bad:
+        raise InputError(f"manifest {manifest} has {bad} rows with no uri: fill them or drop them")
+    columns: dict[str, Any] = {"uri": _full_uris(manifest, uris, storage, opened)}
+    for name, kind in (("size_bytes", pa.int64()), ("version", pa.string())):
+        columns[name] = pa.nulls(table.num_rows, kind)
+    carried = [name for name in table.column_names if name != "uri"]
+    for name, renamed in rename_reserved(carried, {*columns, *BOX_COLUMNS}).items():
+        columns[renamed] = table[name]
+    return pa.table(columns)
+
+
+def as_text(manifest: str, table: pa.Table, name: str) -> pa.ChunkedArray:
+    """A column as text (string); NaN, as pandas writes missing values, becomes null.
+
+    Raises InputError for a column that does not hold one text in UTF-8 in each row.
+    """
+    column = table[name]
+    try:
+        if pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), None, column)
+        text = column.cast(pa.string())
+        text.validate(full=True)  # that its bytes are UTF-8
+    except pa.ArrowException as error:
+        raise InputError(
+            f"manifest {manifest} has a column {name!r} ({table[name].type}) that is not text: "
+            "write one UTF-8 text in each row"
+        ) from error
+    return text
+
+
+def count_true(mask: Any) -> int:
+    """How many of an Arrow boolean array are true."""
+    return pc.sum(mask).as_py() or 0  # the sum of no rows is null
+
+
+def _full_uris(
+    manifest: str, written: pa.ChunkedArray, storage: Storage, opened: set[str]
+) -> pa.ChunkedArray:
+    full = pc.match_substring_regex(written, _FULL)
+    folder = pa.scalar(manifest.rpartition("/")[0])
+    uris = pc.if_else(full, written, pc.binary_join_element_wise(folder, written, "/"))
+    local = pc.match_substring_regex(uris, _LOCAL)
+    _check_uris(manifest, written, pc.and_not(full, local))
+    _try_schemes(manifest, uris.filter(pc.invert(local)), storage, opened)
+    # In a full URI of another store, dots are part of the name.
+    dots = pc.and_(pc.match_substring_regex(uris, _DOTS), pc.or_(local, pc.invert(full)))
+    odd = pc.or_(pc.match_substring_regex(uris, "(?i)^file://"), dots)
+    if not pc.any(odd).as_py():
+        return uris
+    mended = [
+        _clean(manifest, value) if flag else value
+        for value, flag in zip(uris.to_pylist(), odd.to_pylist(), strict=True)
+    ]
+    return pa.chunked_array([pa.array(mended, pa.string())])
+
+
+def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
+    """Raise InputError for URIs that no store can hold, which would stop a running job."""
+
+    def match(pattern: str) -> Any:
+        return pc.match_substring_regex(uris, pattern)
+
+    secret = match(_MAYBE_SECRET)
+    if pc.any(secret).as_py():
+        looked_at = zip(uris.to_pylist(), secret.to_pylist(), strict=True)
+        exact = [maybe and masked(uri) != uri for uri, maybe in looked_at]
+        secret = pa.chunked_array([pa.array(exact, pa.bool_())])
+    formed = pc.if_else(match(_S3), match(_S3_NAME), match(_OTHER_NAME))
+    bad = pc.or_(pc.or_(secret, match(_HALF_FULL)), pc.and_not(remote, formed))
+    count = count_true(bad)
+    if not count:
+        return
+    first = pc.index(bad, True).as_py()
+    if secret[first].as_py():
+        why = (
+            "it carries credentials, before the @ or in its query: supply them through the "
+            "environment or a role"
+        )
+    else:
+        why = "write a path, or scheme://bucket/path such as s3://bucket/photos/1.jpg"
+    raise InputError(
+        f"manifest {manifest} has {count} malformed URIs, the first is "
+        f"{masked(uris[first].as_py())!r}: {why}"
+    )
+
+
+def _try_schemes(manifest: str, uris: pa.ChunkedArray, storage: Storage, opened: set[str]) -> None:
+    kinds = pc.utf8_lower(pc.replace_substring_regex(uris, "(?s)://.*", ""))
+    for kind in set(pc.unique(kinds).to_pylist()) - opened:
+        example = uris[pc.index(kinds, kind).as_py()].as_py()
+        try:
+            storage.arrow(example)
+        except Exception as error:  # each file system has its own
+            count = count_true(pc.equal(kinds, kind))
+            raise InputError(
+                f"manifest {manifest} has {count} URIs that cannot be opened, the first is "
+                f"{example!r}: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
+            ) from error
+        opened.add(kind)
+
+
+def _clean(manifest: str, uri: str) -> str:
+    """A URI in the one form of its place, without . and .. among its names."""
+    place = Location.of(uri)
+    if place.is_local:
+        try:
+            return str(Location.parse(uri))
+        except ConfigError as error:
+            raise InputError(f"manifest {manifest} has a {error}") from error
+    kept: list[str] = []
+    for name in place.path.split("/"):
+        if name == "..":
+            del kept[-1:]
+        elif name != ".":
+            kept.append(name)
+    return str(Location(place.scheme, place.bucket, "/".join(kept)))

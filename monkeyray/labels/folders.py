@@ -1,0 +1,54 @@
+"""Labelled images from folders: the label is the first sub-folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pyarrow as pa
+
+from monkeyray.errors import InputError
+from monkeyray.images.listing import path_below, path_start
+from monkeyray.labels.manifest import SPLITS
+from monkeyray.storage.location import Location
+
+
+def label_by_folder(folder: Location, table: pa.Table, skipped: Counter[str]) -> pa.Table:
+    """The images that lie in a label's folder, with the column `label` (string).
+
+    Single folders around the labels, as unpacked archives have them, are passed through. `skipped`
+    counts images beside the labels' folders. Raises InputError if there are no sub-folders, one's
+    name is not UTF-8, or all are called like splits.
+    """
+    root, start = folder, path_start(folder)
+    paths = [path_below(uri, start).split("/") for uri in table["uri"].to_pylist()]
+    while all(len(path) >= 3 for path in paths) and len({path[0] for path in paths}) == 1:
+        root /= paths[0][0]
+        paths = [path[1:] for path in paths]
+    labelled = [len(path) >= 2 for path in paths]
+    skipped["not in a label's folder"] += labelled.count(False)
+    if not any(labelled):
+        raise InputError(
+            f"{folder} has images but no sub-folders: the sub-folders are the labels; or give a "
+            "manifest with the columns uri and label"
+        )
+    labels = [path[0] for path in paths if len(path) >= 2]
+    _check_names(root, sorted(set(labels)))
+    return table.filter(pa.array(labelled)).append_column("label", pa.array(labels, pa.string()))
+
+
+def _check_names(root: Location, labels: list[str]) -> None:
+    for label in labels:
+        try:
+            label.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"the label {label!r} in {root} is not UTF-8: rename the folder, or give a "
+                "manifest with the columns uri and label"
+            ) from None
+    found = {SPLITS.get(label.lower()): label for label in labels}
+    if None not in found:
+        train, test = found.get("train", "train"), found.get("test", "test")
+        raise InputError(
+            f"the sub-folders {', '.join(labels)} of {root} look like splits, not labels: give "
+            f"--images {root / train} --test {root / test}"
+        )

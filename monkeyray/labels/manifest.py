@@ -1,0 +1,54 @@
+"""Labelled images from tables with the columns uri and label."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from monkeyray.errors import InputError
+from monkeyray.images.listing import PLAN_SCHEMA
+from monkeyray.images.manifest import as_text
+from monkeyray.storage.location import Location
+from monkeyray.storage.spreadsheets import unguard
+
+#: The names of splits that people write.
+SPLITS = {
+    "train": "train", "training": "train",
+    "validation": "validation", "val": "validation", "valid": "validation",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+
+
+def label_by_column(manifest: Location, table: pa.Table) -> pa.Table:
+    """A manifest's images with the columns `label`, `split` and `group` trimmed (string).
+
+    A blank `group` is null. In a CSV, the ' before a label that looks like a formula is removed.
+    Raises InputError if there is no column `label`, or a split has another name than those of
+    SPLITS.
+    """
+    if "label" not in table.column_names:
+        names = [name for name in table.column_names if name not in PLAN_SCHEMA.names[1:]]
+        raise InputError(f"manifest {manifest} has no column 'label', only {', '.join(names)}")
+    for name in ("label", "split", "group"):
+        if name not in table.column_names:
+            continue
+        text = pc.utf8_trim_whitespace(as_text(str(manifest), table, name))
+        if name == "group":
+            text = pc.if_else(pc.equal(text, ""), None, text)
+        elif name == "split":
+            text = _splits(manifest, text)
+        elif manifest.path.lower().endswith(".csv"):
+            text = unguard(text)
+        table = table.set_column(table.column_names.index(name), name, text)
+    return table
+
+
+def _splits(manifest: Location, column: pa.ChunkedArray) -> pa.Array:
+    values = [(value or "").lower() for value in column.to_pylist()]
+    unknown = sorted(set(values) - set(SPLITS))
+    if unknown:
+        raise InputError(
+            f"manifest {manifest} has the split {unknown[0]!r}: write train, validation or test in "
+            "every row, or drop the column"
+        )
+    return pa.array([SPLITS[value] for value in values], pa.string())

@@ -1,0 +1,138 @@
+"""Manifests: URIs and columns out of any table."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from monkeyray.errors import InputError
+from monkeyray.images.listing import list_images
+from monkeyray.labels.listing import list_labelled
+from monkeyray.storage.store import Storage
+
+STORAGE = Storage()
+
+
+def manifest(path: Path, *uris: str) -> list[str]:
+    """What a manifest with these URIs lists."""
+    pq.write_table(pa.table({"uri": list(uris)}), path)
+    tables = list_images(str(path), STORAGE, Counter())
+    return [uri for table in tables for uri in table["uri"].to_pylist()]
+
+
+def test_columns_with_names_of_ours_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("uri,size_bytes,version,input_version\na,1,2,3\n")
+    (table,) = list_images(str(tmp_path / "list.csv"), STORAGE, Counter())
+    assert table.to_pylist() == [
+        {
+            "uri": f"{tmp_path}/a",
+            "size_bytes": None,
+            "version": None,
+            "input_size_bytes": "1",
+            "input_input_version": "2",
+            "input_version": "3",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("s3:/bucket/a.jpg", "malformed URIs, the first is 's3:/bucket/a.jpg': write a path"),
+        ("s3://bucket", "malformed"),
+        ("s3://bucket/", "malformed"),
+        ("s3:///a.jpg", "malformed"),
+        ("s3://buck et/a.jpg", "malformed"),
+        ("S3://b/a.jpg", "malformed"),
+        ("gs://bucket", "malformed"),
+        ("gs:///a.jpg", "malformed"),
+        ("file://host/a.jpg", "three slashes"),
+        ("s3://me:hunter2@bucket/a.jpg", r"'s3://\*\*\*@bucket/a.jpg': it carries credentials"),
+        ("file://me:hunter2@host/a.jpg", "credentials"),
+        ("nonsense://bucket/a.jpg", "cannot open"),
+    ],
+)
+def test_malformed_uris_in_manifests_are_found_at_once(
+    tmp_path: Path, uri: str, words: str
+) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        manifest(tmp_path / "list.parquet", "a.jpg", "s3://bucket/b.jpg", uri)
+    assert "list.parquet has " in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_uris_in_manifests_keep_their_names(tmp_path: Path) -> None:
+    no_text = f"file://{tmp_path}/caf%E9%20100%25.jpg"
+    given = {
+        no_text: no_text,
+        f"file://{tmp_path}/a%20b.jpg": f"{tmp_path}/a b.jpg",
+        "FILE:///a.jpg": "/a.jpg",
+        "a/../b.jpg": f"{tmp_path}/b.jpg",
+        "./c:/d.jpg": f"{tmp_path}/c:/d.jpg",
+        "s3://bucket/a/./b//c/../d.jpg": "s3://bucket/a/./b//c/../d.jpg",
+        "s3://bucket/l\nf@.jpg": "s3://bucket/l\nf@.jpg",
+        "memory://a.jpg": "memory://a.jpg",
+    }
+    assert manifest(tmp_path / "list.parquet", *given) == list(given.values())
+
+
+def test_relative_uris_of_a_manifest_in_a_store(s3: Storage) -> None:
+    written = ["a//b.jpg", "../c.jpg", "./d.jpg"]
+    s3.write("s3://photos/lists/list.csv", "\n".join(["uri", *written]).encode())
+    (table,) = list_images("s3://photos/lists/list.csv", s3, Counter())
+    assert table["uri"].to_pylist() == [
+        "s3://photos/lists/a//b.jpg", "s3://photos/c.jpg", "s3://photos/lists/d.jpg",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["uri", "label"])
+def test_columns_that_are_not_text_are_explained(tmp_path: Path, column: str) -> None:
+    columns: dict[str, object] = {"uri": ["a"], "label": ["b"], column: [["a"]]}
+    pq.write_table(pa.table(columns), tmp_path / "list.parquet")
+    with pytest.raises(InputError, match=rf"column '{column}' \(list.* that is not text"):
+        list_labelled(str(tmp_path / "list.parquet"), STORAGE, Counter())
+    # Other programs write what pyarrow would not.
+    data = pa.py_buffer(b"\xff")
+    offsets = pa.py_buffer(b"\0\0\0\0\1\0\0\0")
+    columns[column] = pa.StringArray.from_buffers(1, offsets, data)
+    pq.write_table(pa.table(columns), tmp_path / "bytes.parquet")
+    with pytest.raises(InputError, match=rf"column '{column}' \(string\) that is not text"):
+        list_labelled(str(tmp_path / "bytes.parquet"), STORAGE, Counter())
+
+
+def test_bytes_that_are_no_manifest_are_explained(tmp_path: Path) -> None:
+    twice = pa.table([pa.array(["a"]), pa.array(["b"])], names=["uri", "uri"])
+    pq.write_table(twice, tmp_path / "twice.parquet")
+    good = (tmp_path / "twice.parquet").read_bytes()
+    (tmp_path / "no.parquet").write_bytes(b"x" * 100)
+    (tmp_path / "end.parquet").write_bytes(b"x" * 100 + good[-8:])
+    (tmp_path / "empty.parquet").write_bytes(b"")
+    (tmp_path / "empty.csv").write_bytes(b"")
+    (tmp_path / "latin.csv").write_bytes(b"uri\ncaf\xe9.jpg\n")
+    (tmp_path / "ragged.csv").write_bytes(b"uri\na,b\n")
+    (tmp_path / "long.csv").write_bytes(b"u" * 200_000)
+    for path in tmp_path.iterdir():
+        with pytest.raises(InputError, match=f"manifest {path}"):
+            list(list_images(str(path), STORAGE, Counter()))
+    place = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.csv")
+    Path(place).write_text("uri\na\n")
+    with pytest.raises(InputError, match=r"%FF\.csv is not UTF-8"):
+        list(list_images(place, STORAGE, Counter()))
+
+
+def test_globs_on_a_manifest_with_no_rows(tmp_path: Path) -> None:
+    for name in ("list.csv", "list.parquet"):
+        if name == "list.csv":
+            (tmp_path / name).write_text("uri\n")
+        else:
+            pq.write_table(pa.table({"uri": pa.array([], pa.string())}), tmp_path / name)
+        skipped: Counter[str] = Counter()
+        tables = list_images(str(tmp_path / name), STORAGE, skipped, ["*.jpg"])
+        assert sum(table.num_rows for table in tables) == 0
+        assert not +skipped
