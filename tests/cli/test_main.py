@@ -122,7 +122,7 @@ def score(
         (train(images="{thin}"), "label 'n1' has 2 "),
         (train(images="s3:/bucket"), "malformed URI 's3:/bucket'"),
         (train(images="s3://me:hunter2@bucket"), "credentials"),
-        (train(images="~nobody-here/x"), "~nobody-here/x is in the home of a user"),
+        (train(images="~nobody-here/x"), "~nobody-here/x is in the home of an unknown user"),
         (train(model="/proc/no"), "/proc/no"),
         (train(model="{file}/model"), "{file}/model"),
         (score(predictions="/proc/no"), "/proc/no"),
