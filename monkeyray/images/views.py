@@ -17,7 +17,7 @@ class View:
     mirrored: bool = False
 
     def box(self, width: float, height: float) -> tuple[float, float, float, float]:
-        """Left, head, right and bottom of the crop in pixels of an image of that size.
+        """Left, top, right and bottom of the crop in pixels of an image of that size.
 
         >>> View(0.5).box(400, 100)
         (100.0, 0.0, 300.0, 100.0)
