@@ -29,11 +29,12 @@ from monkeyray import __version__
 from monkeyray.errors import InputError
 from monkeyray.exports.camtrap_profile import Project, deployments_csv, table_fields
 from monkeyray.exports.deployments import REASONS, Deployment, Deployments
-from monkeyray.exports.rows import Predictions, relative, tidy_box
+from monkeyray.exports.rows import relative, tidy_box
 from monkeyray.exports.taxonomy import RANKS, Group, Taxa, Taxon, roll_up_rows, taxon_of
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED, PASSED
 from monkeyray.progress import Advance
+from monkeyray.runs.reader import Predictions
 from monkeyray.statistics.thresholds import BELOW
 from monkeyray.storage.location import is_local, join
 from monkeyray.storage.store import Storage

@@ -11,11 +11,12 @@ import pyarrow as pa
 import pyarrow.csv
 
 from monkeyray.exports.deployments import Deployments
-from monkeyray.exports.rows import Predictions, relative, tidy_box
+from monkeyray.exports.rows import relative, tidy_box
 from monkeyray.exports.taxonomy import Group, Taxa, roll_up_rows
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED
 from monkeyray.progress import Advance
+from monkeyray.runs.reader import Predictions
 from monkeyray.storage.spreadsheets import guard, is_formula
 from monkeyray.storage.store import Storage
 

@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.errors import RunError
 from monkeyray.exports.deployments import Deployments, SitePattern, origin
-from monkeyray.exports.rows import Predictions, listed_labels, relative
+from monkeyray.exports.rows import listed_labels, relative
 from monkeyray.progress import Advance
+from monkeyray.runs.reader import Predictions
 
 
 @dataclass(frozen=True)

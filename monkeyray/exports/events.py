@@ -30,15 +30,10 @@ from monkeyray.exports.event_groups import (
     survey,
 )
 from monkeyray.exports.options import BurstsConfig, parse_gap
-from monkeyray.exports.rows import (
-    Predictions,
-    check_output,
-    listed_scores,
-    open_predictions,
-    root_of,
-)
+from monkeyray.exports.rows import check_output, listed_scores, root_of
 from monkeyray.exports.taxonomy import RollUp, Taxa, read_taxa
 from monkeyray.progress import Advance
+from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.storage.location import normalise
 
 #: Bytes of scores of bursts that are open at a time.
@@ -157,7 +152,7 @@ def _notes(config: BurstsConfig, predictions: Predictions, pooled: _Pooled) -> I
             f"the labels that the rows do not list have {pooled.rest:.3f} of the probability, "
             "spread over them evenly: score with --top-k all to pool exactly"
         )
-    if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
+    if config.partial and not predictions.is_complete:
         yield f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
 
 

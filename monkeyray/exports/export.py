@@ -11,9 +11,10 @@ from monkeyray.config_files import write_options_beside
 from monkeyray.exports.camtrap_profile import Project, read_project
 from monkeyray.exports.deployments import Deployments, SitePattern, read_deployments
 from monkeyray.exports.options import ExportConfig
-from monkeyray.exports.rows import Predictions, check_output, open_predictions, root_of
+from monkeyray.exports.rows import check_output, root_of
 from monkeyray.exports.taxonomy import Taxa, read_taxa
 from monkeyray.progress import Advance
+from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage
 
@@ -81,7 +82,7 @@ def export(config: ExportConfig) -> Export:
     # Beside it and not in it, since a package is given to others, and has no folders of ours.
     write_options_beside(uri, config, storage)
     done = replace(done, notes=(*done.notes, *_notes_of_tables(config, taxa, deployments)))
-    if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
+    if config.partial and not predictions.is_complete:
         note = f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
         done = replace(done, notes=(*done.notes, note))
     return replace(done, boxes=bool(predictions.box_columns))

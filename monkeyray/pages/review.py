@@ -9,7 +9,7 @@ from typing import Any
 from monkeyray.config_files import write_options_beside
 from monkeyray.errors import InputError
 from monkeyray.exports.deployments import SitePattern, read_deployments
-from monkeyray.exports.rows import Predictions, check_output, open_predictions, root_of
+from monkeyray.exports.rows import check_output, root_of
 from monkeyray.images.decode import Limits
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
@@ -17,6 +17,7 @@ from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review_page import Place, page_name, render_page
 from monkeyray.pages.review_rows import NEXT, Places, Shown, Wanted, read_review
 from monkeyray.pages.thumbnails import thumbnails
+from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.scoring.rows import SCORED
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
@@ -177,7 +178,7 @@ def _notes(config: ReviewConfig, predictions: Predictions, selected: int) -> lis
         notes.append("of an image with several boxes the surest is shown, and its label counts")
     if config.select and selected < config.count:
         notes.append(f"--select found {selected} images that have no label, not {config.count}")
-    if config.partial and len(predictions.parts) < len(predictions.run.plan.sizes):
+    if config.partial and not predictions.is_complete:
         notes.append(
             f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
         )

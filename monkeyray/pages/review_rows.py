@@ -22,8 +22,9 @@ import pyarrow as pa
 from monkeyray.arrays import Array
 from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin
 from monkeyray.exports.event_groups import wall_times
-from monkeyray.exports.rows import Predictions, listed_labels, relative
+from monkeyray.exports.rows import listed_labels, relative
 from monkeyray.images.boxes import PASSED
+from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.rows import SCORED
 from monkeyray.statistics.selection import k_center, squared_distances, unit
 

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monkeyray.arrays import Ints
-from monkeyray.errors import ConflictError, InputError, LeaseError, MissingError, RunError
+from monkeyray.errors import ConflictError, LeaseError, MissingError, RunError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.runs.lease import NAME as LEASE
 from monkeyray.runs.lease import Lease
@@ -379,25 +379,6 @@ def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None
         raise RunError(
             f"{uri} holds another run: {'; '.join(different)}. Choose another place, or replace "
             "it with --overwrite"
-        )
-    return run
-
-
-def read_finished(uri: str, storage: Storage) -> Run:
-    """The predictions in a place, which have to be all there, to read from.
-
-    Raises InputError where there are none, or some are still to come.
-    """
-    run = read_run(uri, storage, "score the images again with this one")
-    if run is None:
-        raise InputError(
-            f"no predictions in {uri}: give the place that `monkeyray score` wrote, with all that "
-            "is in it"
-        )
-    if not storage.exists(join(uri, "_SUCCESS")):
-        raise InputError(
-            f"the predictions in {uri} are not finished (no _SUCCESS): first let the command that "
-            "writes them run to its end"
         )
     return run
 

@@ -14,12 +14,11 @@ from monkeyray.errors import InputError
 from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.known_images import KnownImages
-from monkeyray.runs.run import Run, read_finished
+from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.scoring.best_boxes import best_box_per_image
 from monkeyray.scoring.evaluation_summary import some
 from monkeyray.scoring.measure import Found, LabelledPredictions, count_statuses
 from monkeyray.scoring.rows import SCHEMA_VERSION, SCORED
-from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import is_table
 
@@ -41,7 +40,8 @@ def join_labels(
     same bytes are known again. Raises InputError for predictions of another bundle, no
     image in common, or labels of which the rows do not tell whether the model knows them.
     """
-    run = read_finished(normalise(place), storage)
+    predictions = open_predictions(place, storage)
+    run = predictions.run
     was = run.identity
     if was.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
@@ -59,7 +59,7 @@ def join_labels(
         )
     table = list_labelled(labels, storage, Counter())
     seen: set[str] = set()
-    matched = pa.concat_tables([_NO_ROWS, *_matched(run, table, seen)])
+    matched = pa.concat_tables([_NO_ROWS, *_matched(predictions, table, seen)])
     if not matched.num_rows:
         raise InputError(
             f"no image of --labels {labels} is in {run.uri}: its URIs are such as "
@@ -71,7 +71,7 @@ def join_labels(
         matched = matched.filter(pa.array(best_box_per_image(matched)))
     known = sorted(seen) if bundle is None else bundle.labels
     if bundle is None:
-        _check_known(run, matched, seen)
+        _check_known(predictions, matched, seen)
     rows = matched.filter(pc.is_in(matched["status"], pa.array(SCORED)))
     decisions = rows["decision"]
     answers = LabelledPredictions(
@@ -109,14 +109,14 @@ _NO_ROWS = pa.schema(
 ).empty_table()
 
 
-def _matched(run: Run, table: pa.Table, seen: set[str]) -> Iterator[pa.Table]:
-    """The rows of predictions that have a label, with it as `given`, part by part.
+def _matched(predictions: Predictions, table: pa.Table, seen: set[str]) -> Iterator[pa.Table]:
+    """The rows of predictions that have a label, with it as `given`, table by table.
 
     Adds to `seen` the labels that any row has.
     """
     uris, given = table["uri"].combine_chunks(), table["label"].combine_chunks()
-    boxes = bool(run.identity.get("detections"))
-    for _, rows in run.read_parts([*_COLUMNS, *(["detection_conf"] if boxes else [])]):
+    boxes = bool(predictions.box_columns)
+    for rows in predictions.tables([*_COLUMNS, *(["detection_conf"] if boxes else [])]):
         for chunk in rows["top_k"].chunks:
             seen.update(pc.unique(chunk.flatten().field("label")).to_pylist())
         where = pc.index_in(rows["uri"], value_set=uris)
@@ -126,12 +126,12 @@ def _matched(run: Run, table: pa.Table, seen: set[str]) -> Iterator[pa.Table]:
         yield with_given.filter(pc.is_valid(where)).cast(_NO_ROWS.schema)
 
 
-def _check_known(run: Run, matched: pa.Table, seen: set[str]) -> None:
+def _check_known(predictions: Predictions, matched: pa.Table, seen: set[str]) -> None:
     """Refuse what rows alone cannot tell: a label unknown to the model, or one it never found."""
     unsure = Counter(label for label in matched["given"].to_pylist() if label not in seen)
     if unsure:
         raise InputError(
-            f"{unsure.total()} images have labels that no row of {run.uri} has "
+            f"{unsure.total()} images have labels that no row of {predictions.uri} has "
             f"({some(sorted(unsure))}): give --model, the one that made the predictions, to tell "
             "whether it does not know them or never found them"
         )

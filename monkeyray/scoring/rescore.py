@@ -30,7 +30,8 @@ from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import Job
 from monkeyray.runs.plan import same_rows
 from monkeyray.runs.ray_pool import RayPool
-from monkeyray.runs.run import Run, clear, create_run_of_parts, open_run, read_finished
+from monkeyray.runs.reader import open_predictions
+from monkeyray.runs.run import Run, clear, create_run_of_parts, open_run
 from monkeyray.scoring.options import RescoreConfig, parse_top_k
 from monkeyray.scoring.rows import (
     JUDGED,
@@ -114,7 +115,7 @@ def rescore(config: RescoreConfig) -> Summary:
         storage.check_reachable(normalise(getattr(config, option)))
     uri = normalise(config.output)
     bundle = load_bundle(config.model, storage, config.model_id)
-    old = read_finished(normalise(config.predictions), storage)
+    old = open_predictions(config.predictions, storage).run
     options = _options(config, old, bundle)
     identity = _identity(old, bundle, options)
     rescorer = Rescorer(
@@ -221,7 +222,7 @@ def _identity(old: Run, bundle: Bundle, options: ScoreOptions) -> dict[str, Any]
 
 
 def _check_unchanged(old: Run, storage: Storage) -> None:
-    now = read_finished(old.uri, storage)
+    now = open_predictions(old.uri, storage).run
     if (now.run_id, now.plan.folder) != (old.run_id, old.plan.folder):
         raise InputError(
             f"the predictions in {old.uri} have been updated meanwhile: rescore them anew with "

@@ -16,7 +16,7 @@ import pytest
 
 import monkeyray.exports.events
 from monkeyray.cli.main import main
-from monkeyray.errors import ConfigError, RunError, StorageError
+from monkeyray.errors import ConfigError, InputError, RunError, StorageError
 from monkeyray.exports.event_groups import BurstMeans
 from monkeyray.exports.events import SCHEMA, Bursts, bursts
 from monkeyray.exports.options import BurstsConfig, parse_gap
@@ -211,7 +211,7 @@ def test_names_of_bursts_stay_when_others_come(tmp_path: Path, place: Path) -> N
 
 def test_an_unfinished_scoring(tmp_path: Path) -> None:
     predict(tmp_path / "predictions", ROWS, images="/x", sizes=[3, 5], finish=False)
-    with pytest.raises(RunError, match="--partial"):
+    with pytest.raises(InputError, match="--partial"):
         run(tmp_path)
     done, rows = run(tmp_path, partial=True)
     assert len(rows) == 3

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 
 from monkeyray.cli.main import main
-from monkeyray.errors import ConfigError, MonkeyRayError, RunError
+from monkeyray.errors import ConfigError, InputError, MonkeyRayError
 from monkeyray.exports.csv import SCHEMA
 from monkeyray.exports.export import Export, export
 from monkeyray.exports.options import ExportConfig
@@ -134,7 +134,7 @@ def test_columns_are_stable_without_tables_and_with_later_columns(tmp_path: Path
 def test_an_unfinished_run_is_refused_or_exported_in_part(tmp_path: Path) -> None:
     predict(tmp_path / "predictions", ROWS, images="/x", sizes=[2, 1], finish=False)
     options = {"format": "csv", "output": str(tmp_path / "all.csv")}
-    with pytest.raises(RunError, match=r"1 of 2 files.*--partial"):
+    with pytest.raises(InputError, match=r"1 of 2 files.*--partial"):
         run(tmp_path, **options)
     done = run(tmp_path, **options, partial=True)
     assert "partial: 2 of 3 images" in str(done)
@@ -143,24 +143,24 @@ def test_an_unfinished_run_is_refused_or_exported_in_part(tmp_path: Path) -> Non
 
 def test_a_finished_run_with_a_file_gone_is_refused(place: Path) -> None:
     next((place / "predictions").glob("part-00001*")).unlink()
-    with pytest.raises(RunError, match="1 of its 2 files"):
+    with pytest.raises(InputError, match="1 of 2 files"):
         run(place, format="csv", output=str(place / "all.csv"))
 
 
 def test_a_file_that_is_broken_leaves_no_export(place: Path) -> None:
     part = next((place / "predictions").glob("part-00001*"))
     part.write_bytes(part.read_bytes()[:-20])
-    with pytest.raises(RunError, match=r"part-00001.*cannot be read"):
+    with pytest.raises(InputError, match=r"part-00001.*cannot be read"):
         run(place, format="csv", output=str(place / "out" / "all.csv"))
     assert list((place / "out").iterdir()) == []
 
 
 def test_places_without_predictions(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"no predictions in .*no _run\.json"):
+    with pytest.raises(InputError, match=r"no predictions in .*no _run\.json"):
         run(tmp_path, format="csv", output=str(tmp_path / "all.csv"))
     (tmp_path / "predictions").mkdir()
     (tmp_path / "predictions" / "_run.json").write_text("[]")
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(InputError, match="damaged"):
         run(tmp_path, format="csv", output=str(tmp_path / "all.csv"))
 
 

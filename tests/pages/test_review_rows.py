@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-import monkeyray.exports.rows
+import monkeyray.runs.reader
 from monkeyray.exports.deployments import SitePattern, read_deployments
-from monkeyray.exports.rows import open_predictions
 from monkeyray.pages.review_rows import Figures, Places, Shown, Wanted, read_review
 from monkeyray.progress import Reporter
+from monkeyray.runs.reader import open_predictions
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
 
@@ -52,7 +52,7 @@ def section(rows: list[Shown], name: str) -> list[str]:
 @pytest.fixture(params=[(8, [8]), (2, [3, 5]), (1, [8])], ids=["whole", "parts", "single"])
 def place(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     at_a_time, sizes = request.param
-    monkeypatch.setattr(monkeyray.exports.rows, "_ROWS", at_a_time)
+    monkeypatch.setattr(monkeyray.runs.reader, "_ROWS", at_a_time)
     predict(tmp_path / "p", ROWS, images="/x", sizes=sizes)
     return tmp_path / "p"
 

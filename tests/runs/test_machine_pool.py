@@ -28,7 +28,8 @@ from monkeyray.runs.cluster import WorkerCount, is_asked_for
 from monkeyray.runs.lease import hold
 from monkeyray.runs.machine_pool import MachinePool
 from monkeyray.runs.parts import SPENT, Job
-from monkeyray.runs.run import Run, read_finished
+from monkeyray.runs.reader import open_predictions
+from monkeyray.runs.run import Run
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
 from tests.runs.test_decode_process import hooked_decode, plan_of
@@ -88,7 +89,7 @@ def test_poison_and_a_killed_child_in_one_run(tmp_path: Path) -> None:
     assert killed
     assert all(spent[name] > 0 for name in SPENT)
     assert sum(seen[-1].values()) >= 40
-    run = read_finished(str(tmp_path / "out"), Storage())
+    run = open_predictions(str(tmp_path / "out"), Storage()).run
     table = pa.concat_tables(table for _, table in run.read_parts())
     assert table["uri"].to_pylist() == plan["uri"].to_pylist()
     assert Counter(table["status"].to_pylist()) == Counter(ok=38, crashed=1, timeout=1)
@@ -171,7 +172,7 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
     assert all(line.startswith(told) for line in said if line.strip()), done.stderr
 
     def rows(place: Path) -> list[dict[str, Any]]:
-        run = read_finished(str(place), Storage())
+        run = open_predictions(str(place), Storage()).run
         table = pa.concat_tables(table for _, table in run.read_parts())
         kept: list[dict[str, Any]] = table.drop_columns(
             ["predicted_at", "embedding", "top_k"]

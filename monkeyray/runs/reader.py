@@ -1,0 +1,133 @@
+"""The one reader of predictions: for exports, bursts, review, evaluation and rescoring.
+
+`open_predictions` finds the run in a place and its files; `Predictions.tables` streams rows in the
+order in which the images were listed. Whatever is wrong with predictions that are read, a missing
+run, one that is not finished, a damaged file, is an InputError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from monkeyray.errors import InputError, MissingError, RunError
+from monkeyray.images.boxes import BOX_COLUMNS
+from monkeyray.progress import Advance
+from monkeyray.runs.run import Run, read_run
+from monkeyray.storage.location import join, normalise
+from monkeyray.storage.store import Storage
+from monkeyray.storage.tables import is_table
+
+#: Rows at a time: what a reader holds in memory does not grow with the files.
+_ROWS = 8192
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predictions to read. `shards`: the shards of the run that have a file, in order."""
+
+    run: Run
+    shards: tuple[int, ...]
+
+    @property
+    def uri(self) -> str:
+        """The folder or prefix that they are in."""
+        return self.run.uri
+
+    @property
+    def images(self) -> str | None:
+        """The folder, prefix or manifest that was scored, if the run says so."""
+        value = self.run.identity.get("images")
+        return value if isinstance(value, str) else None
+
+    @property
+    def root(self) -> str | None:
+        """The folder or prefix that contains the images; for a manifest, its folder."""
+        if self.images and is_table(self.images):
+            return self.images.rpartition("/")[0] or "/"
+        return self.images
+
+    @property
+    def box_columns(self) -> list[str]:
+        """The columns that describe each row's box; empty if whole images were scored."""
+        return list(BOX_COLUMNS) if self.run.identity.get("detections") else []
+
+    @property
+    def rows(self) -> int:
+        """Rows in the files that are there."""
+        return sum(self.run.plan.sizes[shard] for shard in self.shards)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every shard has a file."""
+        return len(self.shards) == len(self.run.plan.sizes)
+
+    def tables(self, columns: list[str], advance: Advance | None = None) -> Iterator[pa.Table]:
+        """The rows in the order in which the images were listed, some thousand at a time, with
+        the given columns in the given order.
+
+        Raises InputError for a file that is damaged, was deleted meanwhile, or lacks a column.
+        """
+        done = 0
+        for shard in self.shards:
+            uri = self.run.part_uri(shard)
+            try:
+                with self.run.storage.open(uri) as source, pq.ParquetFile(source) as file:
+                    missing = [name for name in columns if name not in file.schema_arrow.names]
+                    if missing:
+                        raise InputError(
+                            f"{uri} has no column {missing[0]!r}; another version of MonkeyRay "
+                            "wrote it: use that version, or score the images again"
+                        )
+                    for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
+                        # In the order asked for, which is not always the file's.
+                        yield pa.Table.from_batches([batch]).select(columns)
+                        done += batch.num_rows
+                        if advance is not None:
+                            advance(self.rows, {"ok": done})
+            except MissingError as error:
+                raise InputError(
+                    f"{uri} was deleted while it was read: wait for the scoring to end, then run "
+                    "this command again"
+                ) from error
+            except pa.ArrowException as error:
+                raise InputError(
+                    f"{uri} cannot be read ({str(error).splitlines()[0]}): delete it and run "
+                    "the scoring command again"
+                ) from error
+
+
+def open_predictions(uri: str, storage: Storage, *, partial: bool = False) -> Predictions:
+    """The predictions in a place, of whatever model and options.
+
+    Raises InputError if there are none, or if the run is not finished and `partial` is false.
+    """
+    uri = normalise(uri)
+    try:
+        run = read_run(uri, storage, "score the images again with this version")
+    except RunError as error:
+        raise InputError(str(error)) from error
+    if run is None:
+        raise InputError(
+            f"no predictions in {uri}: it has no _run.json; give the folder or prefix that was "
+            "--predictions of `monkeyray score`, or --output of `monkeyray rescore`"
+        )
+    predictions = Predictions(run, tuple(sorted(run.finished())))
+    if not partial:
+        files = f"{len(predictions.shards)} of {len(run.plan.sizes)} files"
+        if not storage.exists(join(uri, "_SUCCESS")):
+            raise InputError(
+                f"the predictions in {uri} are not finished ({files}, no _SUCCESS): run the "
+                "command that writes them again; export, bursts and review also take --partial"
+            )
+        if not predictions.is_complete:
+            raise InputError(
+                f"{uri} has {files}, others were deleted: run the command that wrote them again; "
+                "export, bursts and review also take --partial"
+            )
+    if not predictions.shards:
+        raise InputError(f"{uri} has no rows yet: run the scoring command again")
+    return predictions
