@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def options() -> str:
     """Every option of every command, a section a command."""
-    from monkeyray.cli.options_table import table
+    from monkeyray.cli.reference import markdown
 
-    return re.sub(
-        r"<details><summary>(.*?)</summary>|</details>|<!-- .* -->",
-        lambda found: f"## {found[1]}" if found[1] else "",
-        table(),
-    )
+    return markdown()
 
 
 def tools() -> list[dict[str, Any]]:

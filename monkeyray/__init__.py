@@ -45,7 +45,7 @@ _PLACES = {
     "Model": "scoring.notebook",
     "MonkeyRayError": "errors",
     "ScoreConfig": "scoring.options",
-    "StoreConfig": "options_shared",
+    "StoreConfig": "options",
     "TrainConfig": "training.options",
     "load_model": "scoring.notebook",
     "score": "scoring.score",
@@ -54,7 +54,7 @@ _PLACES = {
 
 if TYPE_CHECKING:
     from monkeyray.errors import MonkeyRayError
-    from monkeyray.options_shared import StoreConfig
+    from monkeyray.options import StoreConfig
     from monkeyray.scoring.notebook import Model, load_model
     from monkeyray.scoring.options import ScoreConfig
     from monkeyray.scoring.score import score

@@ -11,11 +11,11 @@ from types import ModuleType
 import pytest
 
 from monkeyray.cli.commands import COMMANDS
+from monkeyray.cli.fields import options_of
 from monkeyray.cli.parsing import completion, parse
 from monkeyray.exports.camtrap_profile import read_project
 from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.taxonomy import Taxa
-from monkeyray.options import options_of
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import read_rows
 

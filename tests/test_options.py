@@ -1,49 +1,61 @@
-"""Options as the configuration classes declare them."""
+"""The options that all commands share, and the TOML file of options beside a result."""
 
 from __future__ import annotations
 
-import dataclasses
+import tomllib
+from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from monkeyray.cli.commands import COMMANDS
 from monkeyray.exports.options import ExportConfig
-from monkeyray.options import EVERY_COMMAND, options_of
-from monkeyray.training.options import TrainConfig, TuneConfig
+from monkeyray.options import to_toml, write_options_beside
+from monkeyray.scoring.options import ScoreConfig
+from monkeyray.storage.store import Storage
+from monkeyray.training.options import TrainConfig
+
+STORAGE = Storage()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_has_a_text_and_a_heading(command: str) -> None:
-    options = options_of(COMMANDS[command])
-    names = [each.name for each in options]
-    assert len(set(names)) == len(names)
-    assert all(each.text.endswith((".", "?")) and each.brief for each in options)
-    grouped = [
-        name for names in getattr(COMMANDS[command], "GROUPS", {}).values() for name in names
-    ]
-    fields = {each.name for each in dataclasses.fields(COMMANDS[command]) if each.init} - {"store"}
-    if grouped:
-        assert fields <= set(grouped), "an option that GROUPS does not list"
-    assert {each.name for each in options if each.heading != EVERY_COMMAND} == fields
-    assert names[-1] == "debug"
+def test_what_is_written_deletes_nothing_and_has_no_secret() -> None:
+    written = to_toml(
+        ScoreConfig(
+            images="/i", model="m", predictions="p", overwrite=True, dry_run=True,
+            exclude=("s3://me:hunter2@b/*",), include=("\udcff*",),
+        )
+    )  # fmt: skip
+    found = tomllib.loads(written)
+    assert not found.keys() & {"overwrite", "update", "retry-failed", "dry-run"}
+    assert found["images"] == "/i"
+    assert "hunter2" not in written
+    assert "# exclude is left out: it carries a secret" in written
+    assert "# include is left out: it is not in UTF-8" in written
+    assert "monkeyray score --config" in written
+    words = tomllib.loads(to_toml(TrainConfig(images="i", model="m", mlflow="sqlite:///x.db")))
+    assert (words["weights"], words["mlflow"]) == ("imagenet", "sqlite:///x.db")
 
 
-def test_what_an_option_is() -> None:
-    train = {each.name: each for each in options_of(TrainConfig)}
-    assert train["images"].required
-    assert (train["images"].flag, train["images"].value) == ("--images", "PLACE")
-    assert train["weights"].place is not None
-    assert train["weights"].place.words == ("imagenet", "none")
-    assert (train["augment"].flag, train["augment"].shown_default) == ("--[no-]augment", "on")
-    assert (train["folds"].shown_default, train["gpu"].shown_default) == ("0", "")
-    assert train["limit"].optional
-    corrections = train["corrections"]
-    assert (corrections.kind, corrections.value) == (tuple[str, ...], "PLACE…")
-    assert corrections.place is not None
-    assert train["l2"].brief == "L2 penalty on the kernels of the new head"
-    tune = {each.name: each for each in options_of(TuneConfig)}
-    assert not tune.keys() & {"head", "head_seed"}
-    assert tune["l2_range"].value == "N N"
-    assert tune["epochs"] == train["epochs"]
-    export = {each.name: each for each in options_of(ExportConfig)}
-    assert export["format"].value == "camtrap-dp|megadetector|csv"
+def test_places_are_written_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig(images="i", model="m", corrections=("a.csv", "s3://b/c.csv"))
+    found = tomllib.loads(to_toml(config))
+    assert found["images"] == str(tmp_path / "i")
+    assert found["corrections"] == [str(tmp_path / "a.csv"), "s3://b/c.csv"]
+
+
+@settings(deadline=None)
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_text_survives(text: str) -> None:
+    config = ScoreConfig(images="/i", model="m", predictions="p", include=(text,))
+    if "@" not in text:
+        assert tomllib.loads(to_toml(config))["include"] == [text]
+
+
+def test_where_it_is_written_beside(tmp_path: Path) -> None:
+    config = ExportConfig(predictions="p", format="csv", output="o")
+    write_options_beside(str(tmp_path / "package"), config, STORAGE)
+    assert [path.name for path in tmp_path.iterdir()] == ["package.config.toml"]
+    storage = Storage()
+    write_options_beside("memory://bucket", config, storage)
+    assert storage.exists("memory://bucket/config.toml")

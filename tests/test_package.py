@@ -9,7 +9,7 @@ import pytest
 from ray import cloudpickle
 
 import monkeyray
-from monkeyray.options_shared import StoreConfig, takes_options
+from monkeyray.options import StoreConfig, takes_options
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.training.options import TrainConfig
 

@@ -1,4 +1,4 @@
-"""What --help prints: the options of a command by what they are for, on one screen."""
+"""What --help prints: a command's options grouped by purpose, on one screen."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import textwrap
 from collections.abc import Iterator
 
 from monkeyray.cli.commands import COMMANDS
-from monkeyray.options import EVERY_COMMAND, Option, options_of
-from monkeyray.options_shared import SELDOM
+from monkeyray.cli.fields import EVERY_COMMAND, Option, options_of, shared_options
+from monkeyray.options import SELDOM
 
-#: A screen's columns at most: longer lines are hard to read.
+#: The widest lines; longer ones are hard to read.
 _COLUMNS = 100
-#: Where the texts begin.
+#: The column at which texts begin.
 _INDENT = 28
 
 _COMPLETION = "Print a script that completes commands and options in bash, zsh or fish"
@@ -28,9 +28,9 @@ Print a script that completes commands and options.
 EXIT_CODES = {
     0: "done",
     1: "a bug in MonkeyRay: please report it, with the traceback",
-    2: "something you can mend, said in one line (--debug adds the traceback)",
-    130: "interrupted; the same command goes on where it was",
-    143: "terminated; the same command goes on where it was",
+    2: "an error that you can fix, explained in one line (--debug adds the traceback)",
+    130: "interrupted; run the same command again to resume",
+    143: "terminated; run the same command again to resume",
 }
 
 
@@ -40,20 +40,19 @@ def help_of_all() -> str:
     lines = [
         "usage: monkeyray COMMAND [OPTIONS]",
         "",
-        "Commands; monkeyray COMMAND --help says more",
+        "Commands (details: monkeyray COMMAND --help)",
     ]
     for command, kind in COMMANDS.items():
         lines += _entry(command, _summary(kind), "", columns, brief=False)
     lines += _entry("completion", _COMPLETION, "", columns, brief=False)
     lines.append(EVERY_COMMAND)
-    for option in options_of(next(iter(COMMANDS.values()))):
-        if option.heading == EVERY_COMMAND:
-            lines += _entry(*_named(option, option.brief), columns, brief=True)
+    for option in shared_options():
+        lines += _entry(*_named(option, option.brief), columns, brief=True)
     return "\n".join([*lines, "Exit codes", *_exit_codes(columns)])
 
 
 def help_of(command: str, *, full: bool = False) -> str:
-    """What `monkeyray COMMAND --help` prints, or with `full` --help-all: every option with all its
+    """What `monkeyray COMMAND --help` prints, or with `full` --help-all: every option's whole
     text."""
     columns = _columns()
     kind = COMMANDS[command]
@@ -72,7 +71,7 @@ def help_of(command: str, *, full: bool = False) -> str:
             text = each.text if full else each.brief
             lines += _entry(*_named(each, text), columns, brief=not full)
     if not full:
-        lines.append(f"All of it: monkeyray {command} --help-all. Exit codes: monkeyray --help")
+        lines.append(f"Full texts: monkeyray {command} --help-all. Exit codes: monkeyray --help")
     return "\n".join(lines)
 
 
@@ -86,7 +85,7 @@ def _summary(kind: type) -> str:
 
 
 def _name(option: Option) -> str:
-    # A space at which no line is broken.
+    # Lines are not broken at this space.
     return "\N{NO-BREAK SPACE}".join(filter(None, (option.flag, option.value)))
 
 
@@ -110,7 +109,7 @@ def _entry(name: str, text: str, default: str, columns: int, *, brief: bool) -> 
 
 
 def shorten(text: str, width: int) -> str:
-    """A text cut to `width` characters, where that can be at the end of a phrase.
+    """Cut a text to `width` characters, at the end of a phrase if possible.
 
     >>> shorten("The frozen network: mobilenet, or another", 30)
     'The frozen network …'

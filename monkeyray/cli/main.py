@@ -1,31 +1,37 @@
-"""The command line: parse, call, print."""
+"""The command line: parse, run, print."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import monkeyray
+from monkeyray.console import (
+    escape_control,
+    escape_control_line,
+    log_as_json,
+    print_any_character,
+    to_json,
+)
 from monkeyray.errors import MonkeyRayError
-from monkeyray.logs import log_as_json, to_json
 from monkeyray.redact import masked_anywhere
-from monkeyray.runs.cluster import Terminated, handle_sigterm
-from monkeyray.terminal import escape_control, escape_control_line, print_any_character
 
 if TYPE_CHECKING:
     from monkeyray.cli.parsing import Call
 
 
 def entry(command: str | None = None) -> NoReturn:
-    """What the programs call: `main`, and then the end of the process without Python's own.
+    """Run `main`, then end the process without Python's own shutdown.
 
-    Threads of Ray and TensorFlow that are still there while Python takes itself apart can abort
-    the process, and a job that is done would be reported as failed.
+    Threads of Ray and TensorFlow that outlive the interpreter can abort the process, and a finished
+    job would be reported as failed.
     """
     code: object = 0
     print_any_character()
@@ -34,7 +40,7 @@ def entry(command: str | None = None) -> NoReturn:
     except SystemExit as exit_:
         code = exit_.code
     except Exception:
-        # A bug; what other libraries say may have a URL with all that is in it.
+        # A bug. Other libraries' messages may contain URLs with credentials.
         _say(traceback.format_exc())
         code = 1
     sys.stdout.flush()
@@ -43,23 +49,23 @@ def entry(command: str | None = None) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None, command: str | None = None) -> None:
-    """Run a command and exit: 0 when done, 2 for what the user can mend, 130 when interrupted,
-    143 when terminated.
+    """Run a command. Exits with 2 for an error that the user can fix, 130 when interrupted and 143
+    when terminated.
 
-    `command`: the one that is meant; without it the first argument says which.
+    `command`: the command to run; by default the first argument names it.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     shown = _Shown(arguments)
-    handle_sigterm()
     try:
-        _run(arguments, command, shown)
+        with _sigterm_interrupts():
+            _run(arguments, command, shown)
     except MonkeyRayError as error:
         kind = type(error).__name__
         shown.say(f"error: {error}", "error", with_traceback=shown.debug, kind=kind, exit_code=2)
         sys.exit(2)
     except KeyboardInterrupt as end:
-        code = 143 if isinstance(end, Terminated) else 130
-        again = "interrupted; the same command goes on where it was"
+        code = 143 if isinstance(end, _TerminatedError) else 130
+        again = "interrupted; run the same command again to resume"
         shown.say(again, "interrupted", exit_code=code)
         sys.exit(code)
     except Exception as bug:
@@ -70,21 +76,42 @@ def main(arguments: Sequence[str] | None = None, command: str | None = None) -> 
         sys.exit(1)
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """SIGTERM asked this process to end, as `ray job stop` does."""
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end this process as cleanly as an interrupt does."""
+
+    def terminate(number: int, frame: Any) -> NoReturn:
+        raise _TerminatedError
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 def _say(text: str) -> None:
     print(escape_control(masked_anywhere(text)), file=sys.stderr, end="")
 
 
 class _Shown:
-    """How the end of a command is told, which a file of options may say too."""
+    """How a command's end is reported; a file of options may change it."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.debug = "--debug" in arguments
-        # Known before the arguments are parsed, since that is what may go wrong.
+        # Before the arguments are parsed, since parsing may fail.
         words = " ".join(arguments).replace("--log_format", "--log-format").replace("=", " ")
         self.json = words.rpartition("--log-format ")[2].startswith("json")
 
     def say(self, message: str, event: str, *, with_traceback: bool = False, **fields: Any) -> None:
-        """A line, or in text the traceback instead, to standard error. `fields`: for JSON."""
+        """Print a line to standard error, or the traceback in text form. `fields`: for JSON."""
         if self.json:
             if with_traceback:
                 fields["traceback"] = traceback.format_exc()

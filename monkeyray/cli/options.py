@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from monkeyray.options_shared import Place, StoreConfig, check_seed, require
+from monkeyray.options import Place, StoreConfig, check_seed, require
 from monkeyray.storage.location import is_local, normalise
 
 

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from monkeyray import __version__
+from monkeyray.console import Advance
 from monkeyray.errors import InputError
 from monkeyray.exports.camtrap_profile import Project, deployments_csv, table_fields
 from monkeyray.exports.deployments import REASONS, Deployment, Deployments
@@ -33,7 +34,6 @@ from monkeyray.exports.rows import relative, tidy_box
 from monkeyray.exports.taxonomy import RANKS, Group, Taxa, Taxon, roll_up_rows, taxon_of
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED, PASSED
-from monkeyray.progress import Advance
 from monkeyray.runs.reader import Predictions
 from monkeyray.statistics.thresholds import BELOW
 from monkeyray.storage.location import is_local, join

@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
+from monkeyray.console import Advance
 from monkeyray.exports.deployments import Deployments
 from monkeyray.exports.rows import relative, tidy_box
 from monkeyray.exports.taxonomy import Group, Taxa, roll_up_rows
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED
-from monkeyray.progress import Advance
 from monkeyray.runs.reader import Predictions
 from monkeyray.storage.spreadsheets import guard, is_formula
 from monkeyray.storage.store import Storage

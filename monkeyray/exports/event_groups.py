@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Array, Flags, Ints
+from monkeyray.console import Advance
 from monkeyray.errors import RunError
 from monkeyray.exports.deployments import Deployments, SitePattern, origin
 from monkeyray.exports.rows import listed_labels, relative
-from monkeyray.progress import Advance
 from monkeyray.runs.reader import Predictions
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monkeyray.arrays import Array
-from monkeyray.config_files import write_options_beside
+from monkeyray.console import Advance
 from monkeyray.errors import InputError
 from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.event_groups import (
@@ -32,7 +32,7 @@ from monkeyray.exports.event_groups import (
 from monkeyray.exports.options import BurstsConfig, parse_gap
 from monkeyray.exports.rows import check_output, listed_scores, root_of
 from monkeyray.exports.taxonomy import RollUp, Taxa, read_taxa
-from monkeyray.progress import Advance
+from monkeyray.options import write_options_beside
 from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.storage.location import normalise
 

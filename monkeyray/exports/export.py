@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from monkeyray.config_files import write_options_beside
+from monkeyray.console import Advance
 from monkeyray.exports.camtrap_profile import Project, read_project
 from monkeyray.exports.deployments import Deployments, SitePattern, read_deployments
 from monkeyray.exports.options import ExportConfig
 from monkeyray.exports.rows import check_output, root_of
 from monkeyray.exports.taxonomy import Taxa, read_taxa
-from monkeyray.progress import Advance
+from monkeyray.options import write_options_beside
 from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage

@@ -19,11 +19,11 @@ from typing import Any
 import pyarrow.compute as pc
 
 from monkeyray import __version__
+from monkeyray.console import Advance
 from monkeyray.errors import InputError
 from monkeyray.exports.rows import relative, tidy_box
 from monkeyray.exports.taxonomy import RANKS, Taxa, Taxon
 from monkeyray.images.boxes import ANIMAL, OBSERVED, PASSED
-from monkeyray.progress import Advance
 from monkeyray.runs.reader import Predictions
 from monkeyray.storage.store import Storage
 

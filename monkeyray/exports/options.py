@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from monkeyray.errors import ConfigError
-from monkeyray.options_shared import Place, StoreConfig, check_apart, require
+from monkeyray.options import Place, StoreConfig, check_apart, require
 from monkeyray.storage.location import normalise
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.console import has_control
 from monkeyray.errors import InputError
 from monkeyray.images.listing import PLAN_SCHEMA, list_images
 from monkeyray.images.manifest import count_true
@@ -16,7 +17,6 @@ from monkeyray.storage.keys import first_of_each, string_keys
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import is_table
-from monkeyray.terminal import has_control
 
 
 def list_labelled(uri: str | Location, storage: Storage, skipped: Counter[str]) -> pa.Table:

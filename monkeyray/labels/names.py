@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from monkeyray.console import has_control
 from monkeyray.errors import InputError
 from monkeyray.storage.location import Location
 from monkeyray.storage.spreadsheets import unguarded
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import read_rows
-from monkeyray.terminal import has_control
 
 
 def read_label_names(uri: str | Location, storage: Storage) -> dict[str, str]:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from monkeyray.arrays import Array
+from monkeyray.console import silence_stderr
 from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.model.keras_file import read_keras_file
-from monkeyray.progress import silence_stderr
 from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 

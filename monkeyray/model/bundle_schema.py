@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.console import has_control
 from monkeyray.errors import BundleError
 from monkeyray.model.backbones import BACKBONES, Weights
 from monkeyray.statistics.outliers import OutlierModel
 from monkeyray.statistics.thresholds import Thresholds
-from monkeyray.terminal import has_control
 
 #: The arrays that decide a score, a file each.
 COMPONENTS = ("backbone", "head", "outliers")

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from monkeyray.arrays import Array, Floats
+from monkeyray.console import silence_stderr
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import BACKBONES, build_backbone, import_keras, weights_hash
 from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.model.graph_cache import cached_graph
 from monkeyray.model.head import build_head
 from monkeyray.model.int8 import int8_model, refusal
-from monkeyray.progress import silence_stderr
 
 #: Goes up when what is built below becomes another graph.
 _GRAPH_VERSION = 1

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from monkeyray.errors import ConfigError
 from monkeyray.exports.options import PredictionsConfig
-from monkeyray.options_shared import Place, flag, require
+from monkeyray.options import Place, flag, require
 from monkeyray.storage.location import normalise
 
 

@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from monkeyray.config_files import write_options_beside
 from monkeyray.errors import InputError
 from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.rows import check_output, root_of
 from monkeyray.images.decode import Limits
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
+from monkeyray.options import write_options_beside
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review_page import Place, page_name, render_page
 from monkeyray.pages.review_rows import NEXT, Places, Shown, Wanted, read_review

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from monkeyray.console import Say, follow_root, silence_stderr
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.logs import Say, follow_root
-from monkeyray.progress import silence_stderr
 from monkeyray.storage.location import is_local, join, local_path, scheme
 from monkeyray.storage.store import Storage
 
@@ -57,20 +56,6 @@ def check_relative(option: str, uri: str | None) -> None:
             f"--{option} {uri} is a relative path, and this job runs in an uploaded copy that is "
             "thrown away: give s3://… or another store, or an absolute path on a shared disk"
         )
-
-
-class Terminated(KeyboardInterrupt):
-    """The process was asked to end: by SIGTERM, which is also what `ray job stop` sends."""
-
-
-def handle_sigterm() -> None:
-    """Let SIGTERM end this process as cleanly as an interrupt does."""
-
-    def terminate(number: int, frame: Any) -> None:
-        raise Terminated
-
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, terminate)
 
 
 def is_asked_for(address: str | None) -> bool:
@@ -114,10 +99,13 @@ def connected(address: str | None, debug: bool = False) -> Iterator[None]:
         "log_to_driver": debug,
         "logging_level": "INFO" if debug else "ERROR",
     }
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         with contextlib.nullcontext() if debug else silence_stderr():
             _connect(address or os.environ.get("RAY_ADDRESS"), options, _code(package))
-        handle_sigterm()  # Ray has set its own way
+        # Ray replaces the handler.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)
         follow_root("ray", "ray.data")
         yield
     finally:

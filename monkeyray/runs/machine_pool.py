@@ -11,8 +11,8 @@ import threading
 import time
 from collections import Counter
 
+from monkeyray.console import Say
 from monkeyray.errors import ClusterError
-from monkeyray.logs import Say
 from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import SupervisedDecoder, Work, pack
 from monkeyray.runs.parts import Job, Progress, ShardWriter, Tally, every_second, worker_environment

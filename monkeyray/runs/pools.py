@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Protocol
 
-from monkeyray.logs import Say
+from monkeyray.console import Say
 from monkeyray.runs.cluster import WorkerCount, connected, is_asked_for
 from monkeyray.runs.machine_pool import MachinePool
 from monkeyray.runs.parts import Job, Progress

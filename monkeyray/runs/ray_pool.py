@@ -16,8 +16,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from monkeyray.console import Say
 from monkeyray.errors import ClusterError, MonkeyRayError, StorageError
-from monkeyray.logs import Say
 from monkeyray.runs.cluster import (
     WorkerCount,
     check_shared,

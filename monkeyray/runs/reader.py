@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from monkeyray.console import Advance
 from monkeyray.errors import InputError, MissingError, RunError
 from monkeyray.images.boxes import BOX_COLUMNS
-from monkeyray.progress import Advance
 from monkeyray.runs.run import Run, read_run
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from monkeyray.progress import Pace
+from monkeyray.console import Pace
 
 
 class Meter:

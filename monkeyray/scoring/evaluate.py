@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.config_files import write_options
+from monkeyray.console import Reporter
 from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits
 from monkeyray.labels.listing import list_labelled
@@ -27,7 +27,7 @@ from monkeyray.model.engine import Network
 from monkeyray.model.engines import choose_engine
 from monkeyray.model.head import head_logits
 from monkeyray.model.known_images import KnownImages, describe_known_images
-from monkeyray.progress import Reporter
+from monkeyray.options import write_options
 from monkeyray.runs.cluster import check_relative
 from monkeyray.runs.lease import hold
 from monkeyray.runs.pools import open_pool

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Floats
+from monkeyray.console import Say
 from monkeyray.errors import ObjectError, StorageError
 from monkeyray.images.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
 from monkeyray.images.decode import DECODE_VERSION, Limits, decode
-from monkeyray.logs import Say
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import TENSORFLOW, EngineChoice

@@ -20,7 +20,7 @@ from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.model.backbones import import_keras
 from monkeyray.model.bundle import Bundle, load_bundle
 from monkeyray.model.engines import choose_engine
-from monkeyray.options_shared import StoreConfig, check_engine, check_precision, require
+from monkeyray.options import StoreConfig, check_engine, check_precision, require
 from monkeyray.runs.fetch import FETCH_THREADS, Batch, Fetched, attempt, fetch
 from monkeyray.scoring.given_images import Images, OneImage, one_by_one, to_file, uri_of
 from monkeyray.scoring.options import parse_top_k

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from monkeyray.errors import ConfigError
 from monkeyray.images.views import COUNTS
-from monkeyray.options_shared import (
+from monkeyray.options import (
     PADDING,
     SELDOM,
     Place,

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.config_files import HIDDEN_NAME, write_options
 from monkeyray.errors import InputError, MissingError
 from monkeyray.images.decode import Limits
 from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import Bundle, load_bundle
 from monkeyray.model.head import head_logits
+from monkeyray.options import HIDDEN_NAME, write_options
 from monkeyray.runs.cluster import check_relative, connected
 from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import Job

@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from monkeyray.config_files import HIDDEN_NAME, write_options
+from monkeyray.console import Reporter
 from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits, decode
 from monkeyray.images.detections import parse_detections, read_detections
 from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import Bundle, int8_sha256, load_bundle
 from monkeyray.model.engines import choose_engine
-from monkeyray.options_shared import takes_options
-from monkeyray.progress import Reporter
+from monkeyray.options import HIDDEN_NAME, takes_options, write_options
 from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.cluster import WorkerCount, check_relative
 from monkeyray.runs.decode_process import Work

@@ -12,9 +12,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import Weights, import_keras
-from monkeyray.progress import Reporter
 from monkeyray.runs.cluster import wait_for_workers
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import is_local, join

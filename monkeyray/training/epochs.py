@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monkeyray.progress import Reporter, in_words
+from monkeyray.console import Reporter, in_words
 from monkeyray.runs.telemetry import EpochMeter
 
 #: A training that is done by then is not followed.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from monkeyray.console import silence_stderr
 from monkeyray.model.backbones import (
     BACKBONES,
     Weights,
@@ -14,7 +15,6 @@ from monkeyray.model.backbones import (
 )
 from monkeyray.model.engine import Network, embed
 from monkeyray.model.head import build_head, kernels
-from monkeyray.progress import silence_stderr
 
 
 class FineTuneLearner:

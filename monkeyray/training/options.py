@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from monkeyray.errors import ConfigError
 from monkeyray.images.views import COUNTS, CROPS
-from monkeyray.options_shared import (
+from monkeyray.options import (
     PADDING,
     SELDOM,
     IsPlace,

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from monkeyray.console import escape_control_line
 from monkeyray.redact import masked, masked_anywhere
 from monkeyray.runs.cluster import check_relative
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage
-from monkeyray.terminal import escape_control_line
 from monkeyray.training.event_files import EventFiles
 from monkeyray.training.mlflow_runs import (
     LOCAL,

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 import monkeyray
 from monkeyray.arrays import Array
-from monkeyray.config_files import write_options
+from monkeyray.console import Reporter
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.images.decode import Limits
@@ -29,9 +29,8 @@ from monkeyray.model.engines import EngineChoice, choose_engine
 from monkeyray.model.head import HeadLearner, scale_logits
 from monkeyray.model.known_images import KnownImages, remember
 from monkeyray.model.quantise import IMAGES, Quantised, check_installed, compare, quantise
-from monkeyray.options_shared import takes_options
+from monkeyray.options import takes_options, write_options
 from monkeyray.pages.report import render_report
-from monkeyray.progress import Reporter
 from monkeyray.runs.cluster import (
     WorkerCount,
     check_relative,

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from monkeyray.arrays import Array
+from monkeyray.console import Advance, Reporter
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import import_keras
-from monkeyray.progress import Advance, Reporter
 from monkeyray.runs.cluster import capacity, wait_for_workers
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage

@@ -275,7 +275,7 @@ def daft(arguments: argparse.Namespace) -> list[Any]:
 
 def monkeyray(arguments: argparse.Namespace) -> list[Any]:
     """MonkeyRay itself, on this machine alone or on a Ray that it starts."""
-    from monkeyray.options_shared import StoreConfig
+    from monkeyray.options import StoreConfig
     from monkeyray.scoring.options import ScoreConfig
     from monkeyray.scoring.score import score
 

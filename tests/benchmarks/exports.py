@@ -25,7 +25,7 @@ import pyarrow as pa
 from monkeyray.exports.events import bursts
 from monkeyray.exports.export import export
 from monkeyray.exports.options import BurstsConfig, ExportConfig
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review import review
 from monkeyray.runs.lease import hold

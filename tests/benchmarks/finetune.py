@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.runs.cluster import connected
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train

@@ -35,11 +35,11 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from monkeyray.arrays import Array
+from monkeyray.console import Reporter
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
 from monkeyray.model.engines import choose_engine
-from monkeyray.progress import Reporter
 from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import hold

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -201,6 +204,22 @@ def test_mistakes_are_one_line(
     line = mistake(capfd, *(argument.format(**places) for argument in arguments))
     assert words.format(**places) in line
     assert "hunter2" not in line
+
+
+def test_a_terminated_command_says_so(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(9)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("monkeyray.cli.main._do", terminated)
+    with pytest.raises(SystemExit) as exit_:
+        main(["demo"])
+    assert exit_.value.code == 143
+    assert "run the same command again" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_debug_shows_where(places: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from monkeyray.errors import InputError
 from monkeyray.exports.events import bursts
 from monkeyray.exports.export import export
 from monkeyray.exports.options import BurstsConfig, ExportConfig
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.scoring.labelled_predictions import join_labels
 from monkeyray.scoring.rows import SCHEMA_VERSION
 from monkeyray.storage.store import Storage

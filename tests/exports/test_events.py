@@ -20,7 +20,7 @@ from monkeyray.errors import ConfigError, InputError, RunError, StorageError
 from monkeyray.exports.event_groups import BurstMeans
 from monkeyray.exports.events import SCHEMA, Bursts, bursts
 from monkeyray.exports.options import BurstsConfig, parse_gap
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from tests.support.predicted import predict, scored
 
 START = datetime(2021, 5, 1)
@@ -277,7 +277,7 @@ import re, sys
 sys.path.insert(0, sys.argv[1])
 from monkeyray.exports.options import BurstsConfig
 from monkeyray.exports.events import bursts
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 bursts(BurstsConfig(predictions=sys.argv[2], output=sys.argv[3], site_pattern="{site}/*",
                     store=StoreConfig(quiet=True)))
 # Not ru_maxrss, which a process takes over from the one that started it.

@@ -17,7 +17,7 @@ from monkeyray.errors import ConfigError, InputError, MonkeyRayError
 from monkeyray.exports.csv import SCHEMA
 from monkeyray.exports.export import Export, export
 from monkeyray.exports.options import ExportConfig
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
 
@@ -246,7 +246,7 @@ import re, sys
 sys.path.insert(0, sys.argv[1])
 from monkeyray.exports.options import ExportConfig
 from monkeyray.exports.export import export
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 export(ExportConfig(predictions=sys.argv[2], format=sys.argv[3], output=sys.argv[4],
                     store=StoreConfig(quiet=True)))
 # Not ru_maxrss, which a process takes over from the one that started it.

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from monkeyray.errors import InputError
 from monkeyray.exports.export import Export, export
 from monkeyray.exports.options import ExportConfig
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from tests.support.predicted import MODEL_ID, predict, scored
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from monkeyray.cli.main import main
 from monkeyray.errors import ConfigError, InputError, MonkeyRayError, StorageError
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review import Review, review
 from tests.support.hostile import encode

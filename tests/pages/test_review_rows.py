@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import monkeyray.runs.reader
+from monkeyray.console import Reporter
 from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.pages.review_rows import Figures, Places, Shown, Wanted, read_review
-from monkeyray.progress import Reporter
 from monkeyray.runs.reader import open_predictions
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pytest
 import ray._common.utils
 
+from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, StorageError
 from monkeyray.images.decode import Decoded, Limits
-from monkeyray.progress import Reporter
 from monkeyray.runs import cluster
 from monkeyray.runs.cluster import WorkerCount, is_asked_for
 from monkeyray.runs.lease import hold

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pytest
 import ray.cloudpickle
 
+from monkeyray.console import Reporter
 from monkeyray.errors import StorageError
 from monkeyray.images.decode import Limits
-from monkeyray.progress import Reporter
 from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import SPENT, Job

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from monkeyray.errors import RunError
-from monkeyray.options_shared import PADDING, StoreConfig
+from monkeyray.options import PADDING, StoreConfig
 from monkeyray.scoring.options import RescoreConfig, ScoreConfig
 from monkeyray.scoring.rescore import rescore
 from monkeyray.scoring.score import Summary, score

@@ -12,7 +12,7 @@ from PIL import Image
 
 from monkeyray.cli.parsing import parse
 from monkeyray.errors import ConfigError, InputError
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.scoring.evaluate import Evaluated, evaluate
 from monkeyray.scoring.options import EvaluateConfig
 from monkeyray.training.trained import Trained

@@ -26,7 +26,7 @@ from monkeyray.errors import ConfigError, InputError, RunError
 from monkeyray.images.decode import Limits, decode
 from monkeyray.model.bundle import Bundle, describe, load_bundle, save_bundle
 from monkeyray.model.engine import Network
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.runs.fetch import Batch, fetch
 from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import RescoreConfig

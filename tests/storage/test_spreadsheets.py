@@ -16,7 +16,7 @@ from monkeyray.errors import InputError
 from monkeyray.exports.export import export
 from monkeyray.exports.options import ExportConfig
 from monkeyray.labels.listing import list_labelled
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.storage.spreadsheets import guard, is_formula, unguard, unguarded
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored

@@ -14,7 +14,7 @@ import pytest
 import monkeyray.exports
 from monkeyray.exports.export import Export, export
 from monkeyray.exports.options import ExportConfig
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from tests.support.predicted import predict
 
 SCHEMAS = Path(monkeyray.exports.__file__).parent / "schemas"

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train

@@ -21,7 +21,7 @@ from monkeyray.cli.main import main
 from monkeyray.errors import ConflictError, FaultError, MissingError, StorageError
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.runs import lease as leases
 from monkeyray.runs.fetch import Fetched, Refusals, batches
 from monkeyray.runs.run import read_parquet

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 JOBS = """
 import json, sys
 import ray
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.training.options import TrainConfig
 from monkeyray.scoring.score import score

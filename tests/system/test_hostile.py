@@ -23,7 +23,7 @@ from PIL import Image
 from monkeyray.arrays import Array
 from monkeyray.errors import DecodeError
 from monkeyray.images.decode import Decoded, Limits, decode
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import Summary, score
 from monkeyray.training.trained import Trained

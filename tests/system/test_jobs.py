@@ -34,7 +34,7 @@ from monkeyray.images.decode import decode
 from monkeyray.model.backbones import BACKBONES, build_backbone
 from monkeyray.model.bundle import load_bundle
 from monkeyray.model.head import build_head
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import SPENT
 from monkeyray.scoring.options import ScoreConfig

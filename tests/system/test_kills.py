@@ -26,7 +26,7 @@ import pytest
 import ray.data
 from PIL import Image
 
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.runs import lease as leases
 from monkeyray.runs.run import open_run
 from monkeyray.scoring.options import ScoreConfig
@@ -288,7 +288,7 @@ def test_sigterm_ends_cleanly(model: str, many: Path, tmp_path: Path) -> None:
     process.terminate()
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 143, out
-    assert "goes on where it was" in out
+    assert "run the same command again to resume" in out
     assert "Traceback" not in out
     names = job.names()
     assert "_lease.json" not in names

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from monkeyray.errors import MissingError, StorageError
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import Summary, score
 from monkeyray.storage.store import Storage

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from monkeyray.progress import Reporter
+from monkeyray.console import Reporter
 from monkeyray.training import epochs
 from monkeyray.training.epochs import Board, BoardSink, Epoch, Follower, describe
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 

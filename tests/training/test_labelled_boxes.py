@@ -13,13 +13,13 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from monkeyray.console import Reporter
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.images.decode import Limits, decode
 from monkeyray.images.detections import parse_detections
 from monkeyray.model.backbones import load_weights
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.engine import Network, TensorFlowEngine
-from monkeyray.progress import Reporter
 from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.machine_pool import MachinePool
 from monkeyray.scoring.features import FeatureCache, Features, _find

@@ -16,7 +16,7 @@ import monkeyray.training.trials
 import monkeyray.training.tune
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.model.bundle import load_bundle
-from monkeyray.options_shared import StoreConfig
+from monkeyray.options import StoreConfig
 from monkeyray.runs.cluster import Capacity
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
