@@ -36,10 +36,15 @@ def tools_table(*, short: bool = False) -> str:
         rows = [[_name(each), each["use_it_for"]] for each in tools() if each.get("in_readme")]
         return _table(["tool", "use it"], rows)
     rows = [
-        [_name(each), each["kind"], each["does"], each["use_it_for"], each["with_monkeyray"]]
+        [
+            f"{_name(each)} ({each['kind']})",
+            each["does"],
+            each["use_it_for"],
+            each["with_monkeyray"],
+        ]
         for each in tools()
     ]
-    return _table(["tool", "kind", "what it does", "use it", "together with MonkeyRay"], rows)
+    return _table(["tool", "what it does", "use it", "together with MonkeyRay"], rows)
 
 
 def _name(entry: dict[str, str]) -> str:
