@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -101,6 +102,23 @@ def test_links_resolve(path: Path) -> None:
             target = (path.parent / file).resolve() if file else path
             assert target.is_file(), link
             assert not anchor or anchor in slugs(target), link
+
+
+def test_files_named_exist() -> None:
+    named = re.findall(r"`((?:[\w.-]+/)+[\w-]+\.(?:py|yml|yaml|md))`", "\n".join(map(prose, FILES)))
+    assert len(named) > 20
+    missing = [each for each in named if not (ROOT / each).is_file()]
+    assert [each for each in missing if not (ROOT / "monkeyray" / each).is_file()] == []
+
+
+def test_the_architecture_has_the_packages_in_order() -> None:
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    packages = [
+        name
+        for name in reversed(layers["contracts"][0]["layers"])
+        if (ROOT / "monkeyray" / name).is_dir()
+    ]
+    assert re.findall(r"^\| `(\w+)` \|", prose(PAGES / "architecture.md"), flags=re.M) == packages
 
 
 def test_every_page_is_linked() -> None:
