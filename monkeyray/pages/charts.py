@@ -1,4 +1,4 @@
-"""Where the marks of the report's charts lie: figures in, SVG coordinates out."""
+"""SVG coordinates of the charts of reports and reviews."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 Point = tuple[float, float]
 
-#: A position along an axis, and the text that stands there.
+#: A position along an axis and its label.
 Tick = tuple[float, str]
 
 Rows = Sequence[Mapping[str, Any]]
@@ -18,7 +18,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Frame:
-    """The plot inside an SVG of `width` x `height`; what is around it is for texts."""
+    """The plot area inside an SVG of `width` x `height`; the margins hold text."""
 
     width: int = 480
     height: int = 280
@@ -28,17 +28,17 @@ class Frame:
     bottom: int = 230
 
     def x(self, share: float) -> float:
-        """0 is the left edge and 1 the right one."""
+        """From 0, the left edge, to 1, the right edge."""
         return round(self.left + (self.right - self.left) * share, 1)
 
     def y(self, share: float) -> float:
-        """0 is the lower edge and 1 the upper one; SVG itself counts downwards."""
+        """From 0, the bottom edge, to 1, the top edge; SVG's y axis points down."""
         return round(self.bottom - (self.bottom - self.top) * share, 1)
 
 
 @dataclass(frozen=True)
 class Curves:
-    """A measure over the epochs. `best`: the epoch that was kept, and where it is."""
+    """A measure over the epochs. `best`: the position and number of the kept epoch."""
 
     frame: Frame
     x_ticks: list[Tick]
@@ -50,7 +50,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Whisker:
-    """A value and its interval, upright."""
+    """A value and its interval, vertical."""
 
     x: float
     y: float
@@ -70,9 +70,9 @@ class Bar:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Accuracy against score, bin by bin, and under it how the images spread over the bins.
+    """Accuracy against score in bins, and below it a histogram of the images.
 
-    `most`: images of the fullest bin, to whose bar the heights of the others are relative.
+    `most`: images in the fullest bin, whose bar has the full height.
     """
 
     frame: Frame
@@ -86,10 +86,10 @@ class Reliability:
 
 @dataclass(frozen=True)
 class Coverage:
-    """Precision against the share of images that is accepted.
+    """Precision against the share of accepted images.
 
-    `band` is the polygon between the precision and its lower bound. `chosen`: what the thresholds
-    give.
+    `band`: the polygon between the precision and its lower bound. `chosen`: the result of the
+    model's thresholds.
     """
 
     frame: Frame
@@ -104,7 +104,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Activity:
-    """Images by hour of day, a bar for each hour from 0 to 23."""
+    """Images by hour of day, one bar for each hour from 0 to 23."""
 
     frame: Frame
     x_ticks: list[Tick]
@@ -113,15 +113,15 @@ class Activity:
 
 
 def steps(low: float, high: float, least: float = 0.0) -> list[float]:
-    """Round numbers 1, 2 or 5 times a power of ten apart, at least `least`, that enclose low to
-    high.
+    """Ticks from `low` or below to `high` or above, 1, 2 or 5 times a power of ten apart, and at
+    least `least`.
 
     >>> steps(0.87, 1.0)
     [0.85, 0.9, 0.95, 1.0]
     """
     power = 10.0 ** math.floor(math.log10((high - low) / 5))
     step = max(least, next(power * k for k in (1, 2, 5, 10) if (high - low) / (power * k) <= 5))
-    # 0.3 / 0.1 is a hair below 3, which floor would take for 2
+    # 0.3 / 0.1 is slightly below 3, which floor would make 2.
     first, last = math.floor(round(low / step, 9)), math.ceil(round(high / step, 9))
     return [round(k * step, 12) for k in range(first, last + 1)]
 
@@ -129,8 +129,8 @@ def steps(low: float, high: float, least: float = 0.0) -> list[float]:
 def curves(history: Rows, measure: str, best: int | None) -> Curves:
     """The `loss` or the `accuracy` of train and validation over the epochs.
 
-    Rows have an `epoch` and a `train_…` and `validation_…` of the measure; what is None or no
-    finite number is left out.
+    Rows have `epoch`, `train_…` and `validation_…` of the measure; values that are None or not
+    finite are left out.
     """
     frame = Frame()
     series = {
@@ -145,7 +145,7 @@ def curves(history: Rows, measure: str, best: int | None) -> Curves:
     accuracy = measure == "accuracy"
     ys = steps(min([0.95, *values]), 1.0) if accuracy else steps(0.0, max([0.01, *values]))
     epochs = [row["epoch"] for row in history] or [1]
-    start, end = float(min(epochs)) - 0.5, float(max(epochs)) + 0.5  # one epoch has room too
+    start, end = float(min(epochs)) - 0.5, float(max(epochs)) + 0.5  # makes room for a single epoch
 
     def x(epoch: float) -> float:
         return frame.x((epoch - start) / (end - start))
@@ -164,7 +164,7 @@ def curves(history: Rows, measure: str, best: int | None) -> Curves:
 
 
 def reliability(rows: Rows) -> Reliability:
-    """The diagram of `calibration.reliability`'s rows; an empty bin has neither dot nor bar."""
+    """The diagram of `calibration.reliability`'s rows; an empty bin has no dot and no bar."""
     frame = Frame(height=350, top=16, bottom=210)
     full = [row for row in rows if row["images"]]
     most = max((row["images"] for row in full), default=0)
@@ -172,7 +172,7 @@ def reliability(rows: Rows) -> Reliability:
     bars = []
     for row in full:
         left, right = frame.x(row["low"]), frame.x(row["high"])
-        height = max(1.0, round(room * row["images"] / most, 1))  # a single image is seen too
+        height = max(1.0, round(room * row["images"] / most, 1))  # even a single image is visible
         bars.append(Bar(left + 1, round(base - height, 1), round(right - left - 2, 1), height))
     shares = [k / 5 for k in range(6)]
     return Reliability(
@@ -192,11 +192,10 @@ def reliability(rows: Rows) -> Reliability:
 def coverage(
     rows: Rows, target: float | None = None, test: Mapping[str, Any] | None = None
 ) -> Coverage:
-    """The curve of `thresholds.coverage_curve`'s rows, with the target and what was reached.
+    """The curve of `thresholds.coverage_curve`'s rows, with the target and the result on test.
 
-    `test`: a `coverage` with its `precision` and `precision_interval`, each perhaps None. The axis
-    begins where what rests on more than a few images does: a bound of the first few is near 0,
-    below it.
+    `test`: has `coverage`, `precision` and `precision_interval`, the last two possibly None. The
+    axis ignores the bounds of the first few images, which are near 0.
     """
     frame = Frame()
     floor = [row["lower"] for row in rows if row["coverage"] >= 0.1]
@@ -229,14 +228,14 @@ def coverage(
 
 
 def activity(hours: Sequence[int]) -> Activity:
-    """The bars of 24 counts; an hour without an image has none."""
+    """The bars of 24 counts; an hour without images has no bar."""
     frame = Frame(top=16)
     ys = steps(0, max([1, *hours]), least=1.0)
     width = (frame.right - frame.left) / 24
     bars = []
     for hour, count in enumerate(hours):
         if count:
-            # A single image among thousands is seen too.
+            # Even a single image among thousands is visible.
             height = max(1.0, round((frame.bottom - frame.top) * count / ys[-1], 1))
             left = round(frame.left + hour * width + 1, 1)
             bars.append(Bar(left, round(frame.bottom - height, 1), round(width - 2, 1), height))

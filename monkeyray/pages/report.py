@@ -1,4 +1,4 @@
-"""The report of a model: one HTML page that needs nothing beside itself."""
+"""The report of a model, as a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 from monkeyray.pages.charts import coverage, curves, reliability
 from monkeyray.pages.template import ENVIRONMENT
 
-#: So much of a finding is shown; all of it is in metrics.json.
+#: How many entries of a finding are shown; metrics.json has all.
 _LABEL_ERRORS, _GROUPS, _OF_A_GROUP, _RARE = 100, 50, 10, 20
 
-#: So many trials of a search are shown, the best ones.
+#: How many of a search's trials are shown, best first.
 _TRIALS = 10
 
 
 def _mixups(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int, int]]:
-    """The most frequent errors: count, images of the true label, true and predicted index."""
+    """The most frequent errors: count, images of the true label, true index, predicted index."""
     errors = [
         (count, sum(row), true, predicted)
         for true, row in enumerate(confusion)
@@ -28,11 +28,11 @@ def _mixups(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int, int
 
 
 def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None = None) -> str:
-    """The HTML page for the content of a bundle's model.json, and what was found in its images.
+    """The HTML page for the content of a bundle's model.json and the findings in its images.
 
-    `findings` may have `label_errors`, `leaks`, `duplicates`, `mistakes` and `uncertain`, each a
-    list, and `label_errors_of`, which says in words what images were looked at. A section whose
-    figures or findings are absent or None is left out; an empty list is said to be empty.
+    `findings` may have the lists `label_errors`, `leaks`, `duplicates`, `mistakes` and
+    `uncertain`, and `label_errors_of`, a description of the images that were checked. A section
+    without figures or findings (absent or None) is left out; for an empty list it says "None".
     """
     metrics = model["metrics"]
     labels = sorted(model["labels"], key=lambda label: int(label["index"]))
@@ -56,20 +56,20 @@ def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None =
 
 
 def _search(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A search with the `chosen` trial, the best ones as `shown` and how many `ends` of each kind
-    there were."""
+    """A search with the `chosen` trial, the best trials as `shown`, and the count of each outcome
+    as `ends`."""
     if found is None:
         return None
     trials = found["trials"]
 
-    def place(trial: Mapping[str, Any]) -> tuple[bool, bool, float]:
-        # A trial that was stopped has a loss too, and one that failed has none.
+    def rank(trial: Mapping[str, Any]) -> tuple[bool, bool, float]:
+        # A stopped trial has a loss, a failed one has none.
         loss = trial["validation_loss"]
         return trial["trial"] != found["best"], loss is None, loss or 0.0
 
     return dict(found) | {
         "chosen": next(trial for trial in trials if trial["trial"] == found["best"]),
-        "shown": sorted(trials, key=place)[:_TRIALS],
+        "shown": sorted(trials, key=rank)[:_TRIALS],
         "ends": Counter(trial["ended"] for trial in trials),
     }
 

@@ -1,4 +1,4 @@
-"""The review job: predictions into pages on which people look, correct and choose."""
+"""The review job: predictions to pages for looking at images, correcting and choosing labels."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _MOST_BYTES = Limits().max_bytes
 
 @dataclass(frozen=True)
 class Review:
-    """What was written. `shown`: images on the pages; `selected`: those of --select; `unseen`:
-    scored images that can no longer be read, so that they have no picture."""
+    """The result. `shown`: images on the pages; `selected`: those chosen by --select; `unseen`:
+    scored images without a picture, because they can no longer be read."""
 
     uri: str
     images: int
@@ -40,9 +40,9 @@ class Review:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """For --summary-json: `output`, the first of the `pages`; `images` in the predictions, of
-        which so many are `shown`; those `selected` to be labelled next; those `unseen`, scored but
-        without a picture because they cannot be read any more; `notes` for people."""
+        """For --summary-json: `output`, the first of the `pages`; `images` in the predictions, and
+        how many of them are `shown`, `selected` to label next, and `unseen`, without a picture
+        because they can no longer be read; `notes` for people."""
         return {
             "output": self.uri,
             "pages": self.pages,
@@ -54,20 +54,20 @@ class Review:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.shown} of {self.images} images to look at, on {self.pages} pages"]
+        lines = [f"{self.shown} of {self.images} images to review, on {self.pages} pages"]
         if self.pages == 1:
-            lines = [f"{self.shown} of {self.images} images to look at"]
+            lines = [f"{self.shown} of {self.images} images to review"]
         if self.selected:
-            lines.append(f"  {self.selected:>9} to be labelled next")
+            lines.append(f"  {self.selected:>9} to label next")
         if self.unseen:
-            lines.append(f"  {self.unseen:>9} without a picture: they cannot be read any more")
+            lines.append(f"  {self.unseen:>9} without a picture: they can no longer be read")
         return "\n".join([*lines, *self.notes, f"open {self.uri}"])
 
 
 def review(config: ReviewConfig) -> Review:
     """Write the pages of a review.
 
-    Raises a MonkeyRayError that says what to change.
+    Raises MonkeyRayError.
     """
     storage = config.store.storage()
     reporter = config.store.reporter()
@@ -83,7 +83,7 @@ def review(config: ReviewConfig) -> Review:
     pages = -(-len(rows) // config.images_per_page) or 1
     if pages > 1 and _is_file(config.output):
         raise InputError(
-            f"{len(rows)} images are to be shown, and a page has {config.images_per_page}: give a "
+            f"{len(rows)} images do not fit on one page of {config.images_per_page}: give a "
             f"folder as --output, or --images-per-page {len(rows)}"
         )
     identity = predictions.run.identity
@@ -106,7 +106,7 @@ def review(config: ReviewConfig) -> Review:
             storage.write(_page_uri(config, number), page.encode())
             bar(len(rows), {"ok": start + len(mine)})
     _delete_older(config, pages, storage)
-    # Beside it and not in it: the folder is for those who label, and all of it is pages.
+    # Beside it, not in it: the folder goes to those who label and holds nothing but pages.
     write_options_beside(normalise(config.output), config, storage)
     selected = sum(NEXT in row.sections for row in rows)
     return Review(
@@ -129,7 +129,7 @@ def _places(config: ReviewConfig, predictions: Predictions, storage: Storage) ->
     deployments = (
         read_deployments(config.deployments, storage, pattern) if config.deployments else None
     )
-    # Without a pattern paths are only shown.
+    # Without a pattern, paths are only displayed.
     needed = pattern is not None or config.relative_to is not None
     root = root_of(predictions, config.relative_to) if needed else predictions.root
     return Places(root, pattern, deployments)
@@ -150,7 +150,7 @@ def _wanted(config: ReviewConfig, predictions: Predictions, storage: Storage) ->
 def _pictures(
     rows: list[Shown], side: int, storage: Storage, padding: float
 ) -> dict[str, str | None]:
-    """Of what was scored: what broke a decoder once is not opened again."""
+    """Thumbnails of scored images; a file that broke a decoder is not opened again."""
     scored = [row for row in rows if row.status in SCORED]
     boxes = {row.uri: row.bbox for row in scored if row.bbox is not None}
     return thumbnails(
@@ -163,7 +163,7 @@ def _pictures(
 
 
 def _delete_older(config: ReviewConfig, pages: int, storage: Storage) -> None:
-    """Pages of a review that was replaced and had more."""
+    """Delete the surplus pages of an older review."""
     if _is_file(config.output):
         return
     number = pages + 1
@@ -175,9 +175,11 @@ def _delete_older(config: ReviewConfig, pages: int, storage: Storage) -> None:
 def _notes(config: ReviewConfig, predictions: Predictions, selected: int) -> list[str]:
     notes = []
     if predictions.box_columns:
-        notes.append("of an image with several boxes the surest is shown, and its label counts")
+        notes.append(
+            "of several boxes in an image, the one with the highest confidence is shown, and counts"
+        )
     if config.select and selected < config.count:
-        notes.append(f"--select found {selected} images that have no label, not {config.count}")
+        notes.append(f"--select found only {selected} of {config.count} images without a label")
     if config.partial and not predictions.is_complete:
         notes.append(
             f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"

@@ -1,4 +1,4 @@
-"""A page of a review: counts and rows in, one HTML page out that needs nothing beside itself."""
+"""One page of a review, as a self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -12,30 +12,39 @@ import numpy as np
 from markupsafe import Markup
 
 from monkeyray.pages.charts import activity
-from monkeyray.pages.review_rows import LABELS, NEXT, OUTLIERS, PROBLEMS, UNCERTAIN, Figures, Shown
+from monkeyray.pages.review_rows import (
+    LABELS,
+    LISTED,
+    NEXT,
+    OUTLIERS,
+    PROBLEMS,
+    UNCERTAIN,
+    Figures,
+    Shown,
+)
 from monkeyray.pages.template import ENVIRONMENT
 from monkeyray.scoring.rows import SCORED
 from monkeyray.statistics.thresholds import ACCEPTED
 
-#: Labels on a card, so that each has a key; rows of a table; labels with an activity plot.
-_CHOICES, _ROWS, _PLOTS = 5, 40, 11
-#: What is no likelier is no choice, but for the second best.
+#: Rows of a table; labels with an activity plot.
+_ROWS, _PLOTS = 40, 11
+#: Labels with a lower score are not offered, except the second best.
 _LEAST = 0.005
 
-#: What each section is called, and what it is.
+#: Title and description of each section.
 _SECTIONS = {
-    NEXT: ("To label next", "chosen by --select, the most telling first"),
-    UNCERTAIN: ("Least certain", "the two likeliest labels are closest"),
-    OUTLIERS: ("Least typical", "most unlike all that the model knows, by ood_score"),
-    LABELS: ("By label", "some of each label, drawn at random"),
+    NEXT: ("To label next", "chosen by --select, most informative first"),
+    UNCERTAIN: ("Least certain", "the two best labels have the closest scores"),
+    OUTLIERS: ("Least typical", "least like the training images, by ood_score"),
+    LABELS: ("By label", "a random sample of each label"),
     PROBLEMS: ("Not scored", "missing, broken or refused files"),
 }
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a page is of. `review_id`: a name under which a browser keeps labels. `number` of
-    `pages`, from 1. `boxes`: whether pictures are of images' boxes."""
+    """What a page shows. `review_id`: the key under which a browser keeps labels. `number`: of
+    `pages`, from 1. `boxes`: whether pictures show boxes of images."""
 
     predictions: str
     images: str | None
@@ -47,7 +56,7 @@ class Place:
 
 
 def page_name(number: int) -> str:
-    """The file of a page in the folder of a review.
+    """The file name of a page in the folder of a review.
 
     >>> page_name(1), page_name(2)
     ('index.html', 'page-2.html')
@@ -64,8 +73,8 @@ def render_page(
 ) -> str:
     """The HTML of a page.
 
-    `thumbnails`: data URIs of JPEGs by URI, None for none. `names`: what labels are called. The
-    counts are on the first page alone.
+    `thumbnails`: by image URI, the data URI of a JPEG, or None. `names`: the common names of
+    labels. Only the first page has the counts.
     """
     script = _source("review.js")
     return ENVIRONMENT.get_template("review.html.j2").render(
@@ -83,7 +92,7 @@ def render_page(
         statuses=sorted({row.status for row in rows}),
         plots=_plots(figures),
         timed=sum(int(hours.sum()) for hours in figures.hours.values()),
-        most={"rows": _ROWS, "choices": _CHOICES},
+        most={"rows": _ROWS, "choices": LISTED},
         place=place,
         page_name=page_name,
         script=Markup(script),
@@ -104,21 +113,19 @@ def _card(row: Shown, thumbnail: str | None, names: Mapping[str, str]) -> dict[s
         "uri": row.uri,
         "thumbnail": thumbnail,
         "label": row.listed[0][0] if row.listed else "",
-        "choices": [
-            each for i, each in enumerate(row.listed[:_CHOICES]) if i < 2 or each[1] >= _LEAST
-        ],
+        "choices": [each for i, each in enumerate(row.listed) if i < 2 or each[1] >= _LEAST],
         "sections": " ".join(f"{section}:{place}" for section, place in row.sections.items()),
         "text": " ".join(filter(None, words)).lower(),
     }
 
 
 def _plots(figures: Figures) -> list[tuple[str | None, Any]]:
-    """The activity of all labels, as None, and of the most frequent ones."""
+    """The activity of all labels together (None) and of the most frequent ones."""
     if not figures.hours:
         return []
     total = np.sum(list(figures.hours.values()), axis=0)
     frequent = sorted(figures.hours.items(), key=lambda item: (-int(item[1].sum()), item[0]))
-    # Of a single label the plot is that of all.
+    # With a single label, both plots would be the same.
     each = frequent[:_PLOTS] if len(frequent) > 1 else []
     return [
         (label, activity([int(count) for count in hours]))

@@ -1,4 +1,4 @@
-"""What all pages share: the templates' environment, and how figures are written."""
+"""The Jinja environment of the pages, and their number formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DASH = "\N{EN DASH}"
 
 
 def _percent(share: float | None) -> str:
-    """One decimal, and 100.0 only where it is really all of them."""
+    """One decimal; 100.0 only for exactly 1."""
     if share is None:
         return _DASH
     return f"{100 * share if share >= 1 else min(100 * share, 99.9):.1f}%"
@@ -31,14 +31,14 @@ def _interval(metrics: Mapping[str, Any]) -> str:
 
 
 def _score(value: float | None, digits: int = 3) -> str:
-    """0 to 1, and 1 only where it is no less."""
+    """A score from 0 to 1; 1.000 only for exactly 1."""
     if value is None:
         return _DASH
     return f"{value if value >= 1 else min(value, 1 - 10**-digits):.{digits}f}"
 
 
 def _plain(value: Any) -> str:
-    """Any JSON value in words."""
+    """Any JSON value as text."""
     if value is None or value == [] or value == {}:
         return "none"
     if isinstance(value, bool):
@@ -51,15 +51,15 @@ def _plain(value: Any) -> str:
 
 
 def _some(rows: Sequence[Any], count: int) -> list[Any]:
-    """`count` rows of a long table, evenly spread, with the first and the last."""
+    """At most `count` rows, evenly spaced, including the first and the last."""
     if len(rows) <= count:
         return list(rows)
     return [rows[round(i * (len(rows) - 1) / (count - 1))] for i in range(count)]
 
 
 def _whole(value: Any) -> Any:
-    """Browsers read a carriage return that is not escaped as a line feed, and a file whose name has
-    one would be another."""
+    """Escape carriage returns, which browsers would turn into line feeds and so change file
+    names."""
     if isinstance(value, str) and "\r" in value and not isinstance(value, Markup):
         return escape(value).replace("\r", Markup("&#13;"))
     return value
@@ -69,7 +69,7 @@ def _whole(value: Any) -> Any:
 ENVIRONMENT = Environment(
     loader=PackageLoader("monkeyray.pages"),
     finalize=_whole,
-    autoescape=True,  # labels, names and URIs come from whoever made the data set
+    autoescape=True,  # labels, names and URIs are untrusted
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""The images that a person should see: the worst mistakes and the least certain, as thumbnails."""
+"""Which images to look at, the worst mistakes and the least certain, and their thumbnails."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _LIMITS = Limits()
 
 
 def worst_mistakes(truth: Array, probabilities: Array, limit: int = 24) -> Array:
-    """The images that got a wrong label, the surest first, as indices int64 (at most limit,).
+    """Wrong predictions, highest scores first, as indices int64 (at most limit,).
 
-    `truth`: int label indices (n,); `probabilities`: (n, labels). Of equally sure ones the earlier
-    image comes first.
+    `truth`: int label indices (n,); `probabilities`: (n, labels). Ties keep the order of the
+    images.
     """
     scores = probabilities.max(axis=1)
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != truth)
@@ -32,10 +32,9 @@ def worst_mistakes(truth: Array, probabilities: Array, limit: int = 24) -> Array
 
 
 def least_certain(probabilities: Array, limit: int = 24) -> Array:
-    """The images whose two likeliest labels are closest, as indices int64 (at most limit,).
+    """The images whose two best labels have the closest scores, as indices int64 (at most limit,).
 
-    `probabilities`: (n, labels), of two labels or more. Of equal margins the earlier image comes
-    first.
+    `probabilities`: (n, labels), of two labels or more. Ties keep the order of the images.
     """
     second, first = np.partition(probabilities, (-2, -1), axis=1)[:, -2:].T
     return np.argsort(first - second, kind="stable")[:limit]
@@ -50,10 +49,8 @@ def thumbnail(
 ) -> str:
     """An image file as the data URI of a JPEG whose longer side is `side` pixels.
 
-    It shows the whole frame as it is displayed, EXIF orientation applied, or the crop of a box of
-    it with `padding`, see boxes.crop_of. It is decoded like any
-    image here, squeezed into a square, and then given its shape back, so that no image costs more
-    than `limits` and all modes, turns and damages are dealt with alike.
+    It shows the upright image, or the crop of a box with `padding` (see boxes.crop_of). The image
+    is decoded to a square as for scoring, within `limits`, and then gets its shape back.
 
     Raises DecodeError with the kinds of `decode`.
     """
@@ -76,8 +73,8 @@ def thumbnails(
     boxes: Mapping[str, Sequence[float]] | None = None,
     padding: float = 0.0,
 ) -> dict[str, str | None]:
-    """The thumbnail of each image, of its box where `boxes` has one; None where there can be none:
-    of an image that could be read before, a page does without it."""
+    """The thumbnail of each image, or of its box if `boxes` has one; None if the image can no
+    longer be read."""
     boxes = boxes or {}
 
     def picture(uri: str) -> str | None:

@@ -96,7 +96,7 @@ def test_headline_and_facts() -> None:
     assert "Macro recall 97.4%" in text
     assert "Macro F1 97.3%" in text
     assert "Test loss 0.081" in text
-    assert "Commonest label 37.9%" in text  # 61 of 161
+    assert "Most common label 37.9%" in text  # 61 of 161
     assert "Best epoch 3 of 4 run" in text
     assert "Images used 1,078 of 1,080 given" in text
     assert "3f0c" * 16 in text
@@ -118,7 +118,7 @@ def test_confusion_matrix_and_mixups() -> None:
     assert [row[0] for row in rows] == ["n0 mantled_howler", "n1 patas_monkey", "n2"]
     assert [[int(cell or 0) for cell in row[1:]] for row in rows] == CONFUSION
     assert len(page.all("td", "hit")) == 3
-    assert page.table("Shown")[1:] == [
+    assert page.table("True label")[1:] == [
         ["n1 patas_monkey", "n0 mantled_howler", "2 of 53"],
         ["n1 patas_monkey", "n2", "1 of 53"],  # of equal counts, the larger share first
         ["n0 mantled_howler", "n1 patas_monkey", "1 of 61"],
@@ -141,7 +141,7 @@ def test_data_and_configuration() -> None:
     assert "Trained 2026-11-23 23:00:00 UTC" in page.text
     pairs = {row[0].strip(): row[1].strip() for t in page.tables for row in t if len(row) == 2}
     assert pairs["unusable: unreadable"] == "2"
-    assert pairs["other files: hidden"] == "7"
+    assert pairs["skipped files: hidden"] == "7"
     assert pairs["in train"] == "756 (70.1%)"
     assert pairs["groups of duplicates"] == "88"
     assert pairs["copies of another image"] == "112"
@@ -220,7 +220,7 @@ def test_hostile_text_stays_text() -> None:
     }
     assert page.table("Label")[1][0] == f"{HOSTILE} {HOSTILE}"
     assert page.table("true")[0][1] == HOSTILE
-    assert page.table("Predicted as")[1][0] == f"{HOSTILE} {HOSTILE}"
+    assert page.table("Predicted label")[1][0] == f"{HOSTILE} {HOSTILE}"
     paths = [a["title"] for a in page.all("code", "path")]
     assert len(paths) == 1 + 3 + 2 + 2 + 10
     assert set(paths) == {HOSTILE}
@@ -294,7 +294,7 @@ def test_no_error_no_head_other_scripts() -> None:
     model["head"] = []
     model["labels"][2]["name"] = "Bärenmakak 猴子"
     page = Page(render_report(model))
-    assert "None: every test image got its own label." in page.text
+    assert "None: every test image was predicted correctly." in page.text
     assert ["head", "softmax over 3"] in [row for table in page.tables for row in table]
     assert page.table("true")[3][0] == "n2 Bärenmakak 猴子"
 
@@ -366,7 +366,7 @@ def test_intervals_are_under_their_figures() -> None:
 
 def test_folds_and_views() -> None:
     page = Page(render_report(full_model()))
-    assert "mean accuracy of 5 folds is 90.8%, with the 95% interval 88.4-93.2%" in page.text
+    assert "mean accuracy over 5 folds is 90.8% (95% interval 88.4-93.2%, " in page.text
     assert page.table("Fold")[1] == ["accuracy", "91.0%", "88.0%", "93.0%", "90.0%", "92.0%"]
     assert page.table("Views")[1:] == [["1", "95.0%", "95.0%"], ["2", "95.0%", "96.0%"]]
     model = full_model()
@@ -377,26 +377,26 @@ def test_folds_and_views() -> None:
 def test_int8_beside_float32() -> None:
     model = full_model()
     page = Page(render_report(model))
-    assert "Of 161 test images 99.4% get the same label as in float32" in page.text
+    assert "Of 161 test images, 99.4% get the same label as with float32" in page.text
     assert page.table("Precision")[1:] == [["float32", "97.5%", "137"], ["int8", "96.9%", "1,455"]]
     nothing = dict.fromkeys(("agreement", "agreement_interval", "score_change"))
     accuracy = dict.fromkeys(("float32", "int8"))
     model["metrics"]["int8"] |= {"images": 0, "accuracy": accuracy, **nothing}
     page = Page(render_report(model))
-    assert "same label as in float32" not in page.text
+    assert "same label as with float32" not in page.text
     assert page.table("Precision")[2] == ["int8", "-", "1,455"]
 
 
 def test_fine_tuning_says_what_was_kept() -> None:
     model = full_model()
     page = Page(render_report(model))
-    assert "the model has the weights of epoch 2 of 3 run" in page.text
+    assert "This improved validation, and the model has the weights of epoch 2." in page.text
     assert "best: epoch 2" in page.text
     assert [len(points) for points in page.points("train")[2:4]] == [3, 3]
     assert [len(points) for points in page.points("validation")[2:4]] == [4, 4]
     model["metrics"]["fine_tuning"] |= {"kept": False, "best_epoch": 0}
     page = Page(render_report(model))
-    assert "for 3 epochs. Nothing was better on validation than the frozen backbone" in page.text
+    assert "This did not improve validation, and the model keeps the frozen" in page.text
     assert "best: epoch 0" in page.text
 
 
@@ -413,7 +413,7 @@ def test_calibration_error_before_and_after() -> None:
     assert rows[1][1:] == ["600", "0.123", "0.100-0.200", "0.500"]
     assert rows[4][1:] == ["161", "0.020", "-", "0.250"]
     assert "15 bins of equal width" in page.text
-    assert "which was fitted on 600 out-of-fold images" in page.text
+    assert "fitted on 600 out-of-fold images" in page.text
 
 
 def test_thresholds_by_label() -> None:
@@ -434,14 +434,14 @@ def test_thresholds_by_label() -> None:
         "precision_interval": [0.913, 0.993],
     }  # fmt: skip
     page = Page(render_report(model))
-    assert page.table("Predicted as")[1:] == [
+    assert page.table("Predicted label")[1:] == [
         ["n0 mantled_howler", "0.9999", "99", "59", "0", "95.0%"],  # never rounded up to 1
         ["n1 patas_monkey", "shared", "9", "-", "-", "-"],
         ["n2", "shared", "9", "-", "-", "-"],
         ["shared by 2 labels", "0.5000", "200", "150", "2", "95.8%"],
     ]
-    assert "accept 80 of 161 images, a coverage of 49.7%" in page.text
-    assert "97.5% are right, with the 95% interval 91.3-99.3%" in page.text.replace(" , ", ", ")
+    assert "accept 80 of the 161 test images, a coverage of 49.7%" in page.text
+    assert "97.5% are correct (95% interval 91.3-99.3%)" in page.text.replace(" , ", ", ")
     assert "No threshold" not in page.text
 
     found["pooled"] |= {"threshold": None, "accepted": 0, "lower": None}
@@ -451,8 +451,8 @@ def test_thresholds_by_label() -> None:
     page = Page(render_report(model))
     assert "No threshold for 2 of 3 labels" in page.text
     assert "is accepted: n1 (patas_monkey), n2." in page.text
-    assert page.table("Predicted as")[2][1] == "no threshold"
-    assert "they accept none of 161 images" in page.text
+    assert page.table("Predicted label")[2][1] == "no threshold"
+    assert "They accept none of the 161 test images" in page.text
 
 
 def test_coverage_is_drawn_and_told() -> None:
@@ -477,7 +477,7 @@ def test_rare_labels_and_outliers_are_named() -> None:
     model = full_model()
     model["data"]["rare_labels"] = [{"label": f"l{i}", "train": i} for i in range(25)]
     page = Page(render_report(model))
-    assert "l0 with 0, l1 with 1, " in page.text.replace(" ,", ",")
+    assert "Training images: l0 0, l1 1, " in page.text.replace(" ,", ",")
     assert "and 5 more labels" in page.text
     assert "(none in" not in page.text
     model["data"]["rare_labels"] = [
@@ -486,9 +486,9 @@ def test_rare_labels_and_outliers_are_named() -> None:
         {"label": "c", "train": 30, "validation": 3, "test": 0},
     ]
     text = Page(render_report(model)).text.replace(" ,", ",")
-    assert "a with 50 (none in validation or test), b with 40 (none in validation)" in text
-    assert "c with 30 (none in test)" in text
-    assert "So are 6.2% of the test images" in page.text
+    assert "a 50 (none in validation or test), b 40 (none in validation)" in text
+    assert "c 30 (none in test)" in text
+    assert "6.2% of the test images are" in page.text
     assert ["class weights", "balanced"] in [row for table in page.tables for row in table]
 
 
@@ -498,7 +498,7 @@ def test_a_search_shows_its_best_trials() -> None:
     assert "Of 14 trials, number 11 was the best on validation" in page.text
     assert "head 1024,512, learning rate 0.00123 and L2 4.5e-06. 6 finished, " in page.text
     assert "6 finished, 6 stopped early, 1 diverged, 1 failed." in page.text
-    assert "validation figures of the best are flattered by the choice" in page.text
+    assert "validation figures are optimistic" in page.text
     table = page.table("Trial")
     assert [row[0] for row in table[1:]] == ["11 (chosen)", *map(str, range(10, 1, -1))]
     assert table[1][1:] == [
@@ -513,7 +513,7 @@ def test_a_search_shows_its_best_trials() -> None:
     assert table[4][4:] == ["0", "-", "-", "diverged"]
     assert "trials are in metrics.json" not in page.text
     del model["metrics"]["search"]
-    assert "flattered by the choice" not in Page(render_report(model)).text
+    assert "figures are optimistic" not in Page(render_report(model)).text
 
 
 # -- findings ----------------------------------------------------------------------------------
@@ -523,8 +523,8 @@ def test_galleries_tell_truth_from_prediction() -> None:
     findings = full_findings()
     page = Page(render_report(plain_model(), findings))
     assert len(page.all("ul", "gallery")) == 2
-    assert "n0 mantled_howler ✗ taken for n1 patas_monkey 0.990 n0/IMG_0000.JPG" in page.text
-    assert "n0 mantled_howler ✓ found as n0 mantled_howler 0.990" in page.text
+    assert "n0 mantled_howler ✗ predicted n1 patas_monkey 0.990 n0/IMG_0000.JPG" in page.text
+    assert "n0 mantled_howler ✓ predicted n0 mantled_howler 0.990" in page.text
     assert len(page.all("span", "wrong")) == 5 + 12
     assert len(page.all("span", "right")) == 12
     assert len(page.all("img")) == 5 + 24 + 50
@@ -533,10 +533,10 @@ def test_galleries_tell_truth_from_prediction() -> None:
 def test_label_errors_are_a_list_to_act_on() -> None:
     page = Page(render_report(plain_model(), full_findings()))
     assert (
-        "n1/site-2/IMG_0002.JPG n1 patas_monkey → probably n2 in train; its own label has a score "
-        "of 0.002" in page.text
+        "n1/site-2/IMG_0002.JPG n1 patas_monkey → probably n2 in train; score of its own label: "
+        "0.002" in page.text
     )
-    assert "Looked at: 600 images out of fold and 161 of test." in page.text
+    assert "Checked: 600 images out of fold and 161 of test." in page.text
     assert "n1/site-99/" in page.text
     assert "n1/site-100/" not in page.text
     assert "3 more images are in metrics.json" in page.text
@@ -558,9 +558,9 @@ def test_leaks_and_duplicates_are_named_and_counted() -> None:
 
 def test_nothing_found_is_said() -> None:
     page = Page(render_report(empty_model(), empty_findings()))
-    assert "None: no image got a wrong label" in page.text
-    assert "None. Looked at: 161 images of test." in page.text
-    assert "None: no test image is in train or validation too, and no validation" in page.text
-    assert "None: there is no test image." in page.text
+    assert "None: no model mislabelled an image" in page.text
+    assert "None. Checked: 161 images of test." in page.text
+    assert "None: no test image is also in train or validation, and no validation" in page.text
+    assert "None: there are no test images." in page.text
     assert "more images" not in page.text
     assert not page.all("img")

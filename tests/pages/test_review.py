@@ -74,10 +74,10 @@ def test_a_page(place: Path) -> None:
     page = (place / "review.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 4
     assert chosen(place) == []
-    assert "5 of 5 images to look at" in str(done)
+    assert "5 of 5 images to review" in str(done)
 
 
-def test_of_boxes_the_surest_is_shown(place: Path, tmp_path: Path) -> None:
+def test_the_most_confident_box_is_shown(place: Path, tmp_path: Path) -> None:
     path = tmp_path / "images" / "herd.png"
     canvas = Image.new("RGB", (400, 200), (255, 255, 255))
     canvas.paste((255, 0, 0), (0, 0, 100, 200))
@@ -98,7 +98,7 @@ def test_of_boxes_the_surest_is_shown(place: Path, tmp_path: Path) -> None:
     done = run(place, predictions=str(tmp_path / "boxes"), select="uncertain", count=1)
     # People are no card, and what cannot be read is.
     assert (done.images, done.shown, done.selected) == (3, 2, 1)
-    assert "the surest is shown" in str(done)
+    assert "the one with the highest confidence is shown" in str(done)
     page = (place / "review.html").read_text()
     assert re.findall(r'data-label="(\w*)"', page) == ["owl", ""]
     (data,) = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
@@ -116,7 +116,7 @@ def test_uncertain_ones(place: Path) -> None:
         place, select="uncertain", count=9, labelled=(str(place / "labelled.csv"),), overwrite=True
     )
     assert chosen(place) == ["a", "c", "d"]
-    assert "found 3 images that have no label, not 9" in str(done)
+    assert "found only 3 of 9 images without a label" in str(done)
 
 
 def test_diverse_ones(place: Path) -> None:
@@ -148,7 +148,7 @@ def test_a_folder_of_pages(place: Path) -> None:
     # A smaller review leaves no page of the one before.
     run(place, output=str(output), images_per_page=3, overwrite=True)
     assert sorted(path.name for path in output.iterdir()) == ["index.html", "page-2.html"]
-    with pytest.raises(InputError, match=r"5 images .* a page has 2: give a folder"):
+    with pytest.raises(InputError, match=r"5 images do not fit on one page of 2: give a folder"):
         run(place, images_per_page=2)
 
 
@@ -189,7 +189,7 @@ def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None
 def test_the_command_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["review", "--predictions", str(place / "predictions"), "--output"]
     main([*arguments, str(place / "r"), "--select", "uncertain", "--count", "2", "--quiet"])
-    assert "2 to be labelled next" in capsys.readouterr().out
+    assert "2 to label next" in capsys.readouterr().out
     assert chosen(place / "r", "index.html") == ["a", "b"]
 
 

@@ -123,7 +123,7 @@ def test_counts_are_on_the_first_page_alone() -> None:
     assert 'href="page-2.html"' in first
     assert 'href="index.html"' in second
     assert 'id="activity"' in first
-    assert "3 of the 3 that were scored have a time" in " ".join(first.split())
+    assert "3 of the 3 scored images have a time" in " ".join(first.split())
     assert 'id="activity"' not in second
 
 

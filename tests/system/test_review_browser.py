@@ -175,7 +175,7 @@ def test_labels_by_keyboard_are_a_manifest(show: Callable[..., Page], tmp_path: 
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("0")
     page.keyboard.press("ArrowRight")
-    assert page.inner_text("#count").endswith("7 looked at, 5 changed")
+    assert page.inner_text("#count").endswith("7 reviewed, 5 changed")
     page.select_option("select[name=done]", "changed")
     assert len(shown(page)) == 5
     # What was said is there when the page is opened again.

@@ -18,14 +18,14 @@
   const key = `monkeyray-review-${document.body.dataset.review}`;
   let current = null;
 
-  // What was said: by URI the label, and the model's own. Pages of one review share it where the
-  // browser lets files share what it keeps.
-  const said = new Map();
+  // The user's label and the model's, by URI. Pages of one review share them if the browser lets
+  // files share local storage.
+  const reviewed = new Map();
   let keeps = true;
   function load() {
     try {
       for (const [uri, entry] of Object.entries(JSON.parse(localStorage.getItem(key) || "{}")))
-        if (typeof entry.label === "string" && entry.label) said.set(uri, entry);
+        if (typeof entry.label === "string" && entry.label) reviewed.set(uri, entry);
     } catch {
       keeps = false;
     }
@@ -34,7 +34,7 @@
     try {
       // Another page may have written since.
       const kept = JSON.parse(localStorage.getItem(key) || "{}");
-      if (said.has(uri)) kept[uri] = said.get(uri);
+      if (reviewed.has(uri)) kept[uri] = reviewed.get(uri);
       else delete kept[uri];
       localStorage.setItem(key, JSON.stringify(kept));
     } catch {
@@ -43,7 +43,7 @@
   }
 
   function paint(card) {
-    const label = said.get(card.dataset.uri)?.label;
+    const label = reviewed.get(card.dataset.uri)?.label;
     card.classList.toggle("confirmed", label === card.dataset.label);
     card.classList.toggle("changed", label !== undefined && label !== card.dataset.label);
     let listed = false;
@@ -59,10 +59,10 @@
     }
   }
 
-  function say(card, label) {
+  function setLabel(card, label) {
     const { uri } = card.dataset;
-    if (label === null) said.delete(uri);
-    else said.set(uri, { label, predicted: card.dataset.label });
+    if (label === null) reviewed.delete(uri);
+    else reviewed.set(uri, { label, predicted: card.dataset.label });
     save(uri);
     paint(card);
     count();
@@ -77,12 +77,12 @@
 
   function count() {
     const shown = visible().length;
-    const changed = [...said.values()].filter((entry) => entry.label !== entry.predicted).length;
-    find("#count").textContent = `${shown} of ${cards.length} shown, ${said.size} looked at, ${changed} changed`
-      + (keeps ? "" : ". This browser keeps nothing: export before you leave");
+    const changed = [...reviewed.values()].filter((entry) => entry.label !== entry.predicted).length;
+    find("#count").textContent = `${shown} of ${cards.length} shown, ${reviewed.size} reviewed, ${changed} changed`
+      + (keeps ? "" : ". This browser cannot keep labels: export before you leave");
     const button = find("#export");
-    button.disabled = said.size === 0;
-    button.textContent = ["Export", "Export 1 label"][said.size] ?? `Export ${said.size} labels`;
+    button.disabled = reviewed.size === 0;
+    button.textContent = ["Export", "Export 1 label"][reviewed.size] ?? `Export ${reviewed.size} labels`;
   }
 
   function apply() {
@@ -92,7 +92,7 @@
       ? places.get(card).get(wanted.section) ?? Infinity : cards.indexOf(card);
     for (const card of cards) {
       const { label, site, status, text, uri } = card.dataset;
-      const entry = said.get(uri);
+      const entry = reviewed.get(uri);
       card.hidden = !((!wanted.section || places.get(card).has(wanted.section))
         && (!wanted.label || label === wanted.label)
         && (!wanted.site || site === wanted.site)
@@ -111,7 +111,7 @@
     count();
   }
 
-  // One card at a time can be reached with the tab key; arrows lead to the others.
+  // The tab key reaches one card; arrow keys move between cards.
   function reach(card) {
     if (current) current.tabIndex = -1;
     current = card ?? null;
@@ -138,15 +138,15 @@
     return next < 0 ? Math.max(shown.length, 1) : next;
   }
 
-  // What a spreadsheet would compute gets a ' before it, which training takes off again.
+  // Text that a spreadsheet would evaluate gets a ' in front, which training removes.
   const formula = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/;
   const number = /^[+-]?[0-9]*([.,][0-9]+)?$/;
   const guarded = (text) => (formula.test(text) && !number.test(text) ? `'${text}` : text);
   const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text);
 
   function exported() {
-    if (!said.size) return;
-    const lines = [...said].map(([uri, entry]) => (
+    if (!reviewed.size) return;
+    const lines = [...reviewed].map(([uri, entry]) => (
       [uri, guarded(entry.label), guarded(entry.predicted)].map(quoted).join(",")));
     const text = ["uri,label,predicted_label", ...lines, ""].join("\n");
     const link = document.createElement("a");
@@ -161,8 +161,8 @@
     const card = event.target.closest(".card");
     const button = event.target.closest(".choices button");
     if (button) {
-      say(card, button.getAttribute("aria-pressed") === "true" ? null : button.value);
-      // Keys go on where the pointer was.
+      setLabel(card, button.getAttribute("aria-pressed") === "true" ? null : button.value);
+      // Keys continue from where the pointer was.
       go(card);
     }
   });
@@ -170,8 +170,8 @@
     if (!event.target.matches(".choices input")) return;
     const label = written(event.target.value);
     const card = event.target.closest(".card");
-    if (label) say(card, label);
-    else if (event.target.classList.contains("set")) say(card, null);
+    if (label) setLabel(card, label);
+    else if (event.target.classList.contains("set")) setLabel(card, null);
   });
   filters.addEventListener("input", apply);
   filters.addEventListener("submit", (event) => event.preventDefault());
@@ -181,7 +181,7 @@
     const button = current && all(".choices button", current)[number - 1];
     if (!button) return;
     const card = current;
-    say(card, button.value);
+    setLabel(card, button.value);
     step(1);
   }
 
@@ -191,8 +191,8 @@
     ArrowUp: () => step(-columns()),
     ArrowDown: () => step(columns()),
     Enter: () => labelled(1),
-    0: () => current && say(current, null),
-    Delete: () => current && say(current, null),
+    0: () => current && setLabel(current, null),
+    Delete: () => current && setLabel(current, null),
     o: () => current && find("input", current)?.focus(),
     z: () => {
       current?.classList.toggle("large");
@@ -211,7 +211,7 @@
       if (event.key === "Enter") {
         event.preventDefault();
         const label = written(within.value);
-        if (label) say(card, label);
+        if (label) setLabel(card, label);
         go(card);
         if (label) step(1);
       } else if (event.key === "Escape") {
@@ -224,8 +224,7 @@
       if (event.key === "Escape") go(current);
       return;
     }
-    // Elsewhere Enter, arrows and letters do what they always do; and no image is labelled that
-    // nobody has gone to.
+    // Elsewhere keys do what they always do, and no image is labelled before a card has focus.
     const nowhere = within === document.body;
     if (nowhere ? !["ArrowRight", "/", "e"].includes(event.key) : !within.closest(".card")) return;
     const action = Object.hasOwn(keys, event.key) ? keys[event.key] : undefined;
@@ -235,18 +234,18 @@
     else action();
   });
   function again() {
-    said.clear();
+    reviewed.clear();
     load();
     cards.forEach(paint);
     count();
   }
   window.addEventListener("storage", (event) => event.key === key && again());
-  // A page that one comes back to may be as it was left.
+  // A page restored from the cache may be out of date.
   window.addEventListener("pageshow", (event) => event.persisted && again());
 
   load();
   cards.forEach(paint);
-  // What is to be labelled next is what the review is for.
+  // Start with the images to label next, if there are any.
   if (all('option[value="next"]', filters).length) filters.elements.section.value = "next";
   apply();
 })();
