@@ -19,7 +19,7 @@ from monkeyray.runs.cluster import wait_for_workers
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import is_local, join
 from monkeyray.storage.store import Storage
-from monkeyray.training.epochs import Follower
+from monkeyray.training.following import ProgressFile, following
 from monkeyray.training.loop import FitConfig, Learner, Source, Splits, fit
 from monkeyray.training.state import State
 from monkeyray.training.tracking import Stage
@@ -113,8 +113,9 @@ def run_training(
     filesystem, path = training_place(uri, storage)
     # The same command has the same name, and so goes on from the checkpoint that it finds there.
     name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
-    follower = Follower.create(task.name, uri, task.fit.epochs, reporter)
-    task = replace(task, tracked=Stage((*task.tracked.sinks, follower.sink)))
+    progress = ProgressFile(storage, join(uri, TRAINING, f"{name}.json"))
+    trackers = (*task.tracked.trackers, progress)
+    task = replace(task, tracked=replace(task.tracked, trackers=trackers))
     trainer = DataParallelTrainer(
         _worker,
         train_loop_config={"task": ray.put(task)},
@@ -134,7 +135,7 @@ def run_training(
         ),
     )
     try:
-        with follower.following():
+        with following(progress, task.name, uri, task.fit.epochs, reporter):
             result = trainer.fit()
     except Exception as error:
         raise _failure(error, join(uri, TRAINING, name)) from error

@@ -182,7 +182,7 @@ class TrainConfig:
 
     tensorboard: Annotated[str, IsPlace(("model",))] | None = None
     """Where TensorBoard's event files are written, a folder for each run: a folder or prefix, or
-    model for tensorboard/ below --model."""
+    model for tensorboard/ below --model. Needs pip install 'monkeyray[tensorboard]'."""
 
     mlflow: Annotated[str, IsPlace(("local", "databricks", "databricks-uc", "uc"))] | None = None
     """MLflow to log parameters, epochs, results and the report to: the URI of a tracking server, a
@@ -266,7 +266,7 @@ class TrainConfig:
         if self.tensorboard not in (None, "model"):
             normalise(str(self.tensorboard))
         if self.mlflow is not None:
-            from monkeyray.training.mlflow_runs import tracking_uri
+            from monkeyray.training.mlflow import tracking_uri
 
             tracking_uri(self.mlflow)
         experiment = self.mlflow_experiment

@@ -1,65 +1,62 @@
-"""The figures of a training, epoch by epoch, in MLflow and in TensorBoard's event files.
+"""Follow a training epoch by epoch, in TensorBoard and MLflow.
 
-The first worker writes them while it trains, and the driver what is missing in the end. A tracking
-server that is away is tried again later and costs no training: what could not be written at last
-is a warning.
+The first worker writes while it trains, and the driver adds what is missing at the end. A place
+that cannot be reached is retried later; it never stops a training, and figures that could not be
+written at last are a warning.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from monkeyray.console import escape_control_line
-from monkeyray.redact import masked, masked_anywhere
+from monkeyray.redact import masked_anywhere
 from monkeyray.runs.cluster import check_relative
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage
-from monkeyray.training.event_files import EventFiles
-from monkeyray.training.mlflow_runs import (
-    LOCAL,
-    MlflowRun,
-    MlflowStage,
-    check_mlflow,
-    local_place,
-    tracking_uri,
-)
+from monkeyray.training.mlflow import LOCAL, MlflowRun, check_mlflow, local_place, tracking_uri
 from monkeyray.training.options import TrainConfig
+from monkeyray.training.tensorboard import EventFiles, check_tensorboard
 
 Figures = Mapping[str, Any]
 
-#: The stages of a training in their order.
-STAGES = ("head", "fine_tuning")
+#: When an epoch ended, in seconds since 1970, and its figures.
+Epoch = tuple[float, Figures]
 
-#: Epochs of cached features take milliseconds: they are sent together, so often at most.
+#: Epochs on cached features take milliseconds, so they are sent together.
 _EVERY_SECONDS = 5.0
-#: A place that failed is left alone for so long, and every time twice as long: a server that does
-#: not answer holds up all workers for as long as MLflow waits.
+#: How long to leave a failed place alone, doubled each time: all workers wait for its timeout.
 _AGAIN_SECONDS = 60.0
 
 
-class Sink(Protocol):
-    """A place for the figures of one stage. All methods may raise anything."""
+class Tracker(Protocol):
+    """A place for the figures of one training; it is pickled to the first worker. `stage`: head or
+    fine_tuning. All methods may raise anything."""
 
-    def forget(self, after: int) -> None:
-        """Take back the epochs after this one, which are trained once more, where that is how the
-        place is kept."""
+    def begin(self) -> str:
+        """Open the run, or continue the interrupted one; returns a line that says where."""
 
-    def last(self) -> int:
+    def last(self, stage: str) -> int:
         """The last epoch that is there, -1 for none."""
 
-    def write(self, epochs: Sequence[tuple[float, Figures]]) -> None:
-        """Add epochs, each with its time in seconds since 1970, all of them or none."""
+    def write(self, stage: str, epochs: Sequence[Epoch]) -> None:
+        """Add epochs that are later than the last."""
+
+    def finish(self, model: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        """End the run, with the content of model.json and texts by name."""
+
+    def interrupt(self, status: str) -> None:
+        """End the run as FAILED or KILLED."""
 
 
 @dataclass
 class _Pen:
-    sink: Sink
-    forgotten: bool = False
+    tracker: Tracker
     written: int | None = None
     next_try: float = 0.0
     failures: int = 0
@@ -67,18 +64,21 @@ class _Pen:
 
 
 class EpochLog:
-    """Writes each epoch of one stage once into every sink, whatever becomes of the sinks."""
+    """Writes each epoch of one stage to every tracker once, even if some fail for a while."""
 
     def __init__(
-        self, sinks: Iterable[Sink], history: Iterable[Figures] = (), *, aloud: bool = True
+        self,
+        stage: str,
+        trackers: Iterable[Tracker],
+        history: Iterable[Figures] = (),
+        *,
+        aloud: bool = True,
     ) -> None:
-        """`history`: the epochs before, of which a sink may lack some. `aloud`: whether a problem
-        is printed at once."""
-        self._aloud = aloud
+        """`history`: earlier epochs, some of which a tracker may lack. `aloud`: print problems."""
+        self._stage, self._aloud = stage, aloud
         now = time.time()
         self._epochs = [(now, figures) for figures in history]
-        self._start = int(self._epochs[-1][1]["epoch"]) if self._epochs else -1
-        self._pens = [_Pen(sink) for sink in sinks]
+        self._pens = [_Pen(tracker) for tracker in trackers]
 
     def add(self, figures: Figures) -> None:
         """Take an epoch, and write it soon."""
@@ -88,8 +88,7 @@ class EpochLog:
                 self._write(pen)
 
     def flush(self) -> list[str]:
-        """Write all epochs but where that has failed a moment ago; returns what could not be
-        done."""
+        """Write all epochs, except where that failed a moment ago; returns the problems left."""
         for pen in self._pens:
             if pen.problem is None or time.monotonic() >= pen.next_try:
                 self._write(pen)
@@ -97,19 +96,16 @@ class EpochLog:
 
     def _write(self, pen: _Pen) -> None:
         try:
-            if not pen.forgotten:
-                pen.sink.forget(self._start)
-                pen.forgotten = True
             if pen.written is None:
-                pen.written = pen.sink.last()
+                pen.written = pen.tracker.last(self._stage)
             new = [each for each in self._epochs if each[1]["epoch"] > pen.written]
             if new:
-                pen.sink.write(new)
+                pen.tracker.write(self._stage, new)
                 pen.written = int(new[-1][1]["epoch"])
-        except Exception as error:  # whatever a server makes of it, the training goes on
-            # What was sent may have arrived all the same.
+        except Exception as error:  # the training goes on, whatever the server raises
+            # The data may have arrived all the same.
             pen.written = None
-            pen.problem = f"{pen.sink}: {_brief(error)}"
+            pen.problem = _problem(pen.tracker, error)
             pen.next_try = time.monotonic() + _AGAIN_SECONDS * 2**pen.failures
             pen.failures += 1
             if self._aloud:
@@ -121,27 +117,28 @@ class EpochLog:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where the figures of one stage go: what travels to the first worker."""
+    """One stage of a training and its trackers, which travel to the first worker."""
 
-    sinks: tuple[Sink, ...] = ()
+    name: str = "head"
+    trackers: tuple[Tracker, ...] = ()
 
     def open(self, history: Iterable[Figures] = (), *, aloud: bool = True) -> EpochLog:
-        """Begin, or go on after the epochs of `history`. `aloud`: see EpochLog."""
-        return EpochLog(self.sinks, history, aloud=aloud)
+        """Begin, or continue after the epochs of `history`. `aloud`: see EpochLog."""
+        return EpochLog(self.name, self.trackers, history, aloud=aloud)
 
 
 class Tracking:
-    """The driver's side: a context for one training, which ends its run when it breaks off."""
+    """The driver's side: a context for one training, which ends its run if an error leaves it."""
 
     def __init__(self, config: TrainConfig, storage: Storage, say: Callable[[str], None]) -> None:
-        """Raises a MonkeyRayError for what cannot work, before anything is done."""
+        """Raises a MonkeyRayError for options that cannot work, before anything is done."""
         self._config, self._storage, self._say = config, storage, say
-        #: What is written to, by option.
+        #: The folders that are written to, by option.
         self.places: dict[str, str] = {}
-        self._run: MlflowRun | None = None
-        self._name = self._key = ""
-        self._parameters: Mapping[str, Any] = {}
+        self._waiting: list[Tracker] = []
+        self._open: list[Tracker] = []
         if config.tensorboard is not None:
+            check_tensorboard()
             below_model = config.tensorboard == "model"
             place = join(config.model, "tensorboard") if below_model else config.tensorboard
             self.places["tensorboard"] = place
@@ -155,97 +152,73 @@ class Tracking:
             storage.check_writable(self.places[option])
 
     def begin(self, identity: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
-        """Open the run, or the one that was broken off. `identity`: JSON of what makes it this
+        """Open the run, or continue the interrupted one. `identity`: JSON that identifies this
         training."""
         config = self._config
-        self._key = fingerprint([identity, parameters, normalise(config.model)])[:32]
-        self._name = f"{config.backbone}-{self._key[:8]}"
-        self._parameters = parameters
+        key = fingerprint([identity, parameters, normalise(config.model)])[:32]
+        name = f"{config.backbone}-{key[:8]}"
         if "tensorboard" in self.places:
-            self._say(f"TensorBoard: event files of {self._name} in {self.places['tensorboard']}")
-        if problems := self._open_run():
-            self._say(f"warning: {problems[0]}; it is tried again when the training is done")
+            # An unreachable store must not hold up the workers; the driver retries at the end.
+            place = join(self.places["tensorboard"], name)
+            self._waiting.append(EventFiles(self._storage.hasty(), place))
+        if config.mlflow is not None:
+            uri, experiment = tracking_uri(config.mlflow), config.mlflow_experiment
+            self._waiting.append(MlflowRun(uri, experiment, name, key, parameters))
+        for problem in self._begin():
+            self._say(f"warning: {problem}; it is tried again when the training is done")
 
     def stage(self, name: str) -> Stage:
-        """Where the figures of one of STAGES go."""
-        sinks: list[Sink] = []
-        if "tensorboard" in self.places:
-            place = join(self.places["tensorboard"], self._name)
-            # A store that is away must not hold up the workers; what is missing is written later.
-            hasty = self._storage.hasty()
-            sinks.append(EventFiles(hasty, place, name, STAGES.index(name)))
-        if self._run is not None:
-            sinks.append(MlflowStage(self._run, name))
-        return Stage(tuple(sinks))
+        """Where the figures of a stage go."""
+        return Stage(name, tuple(self._open))
 
     def finish(self, model: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        """Complete what is there, add the test split's figures, and end the run.
+        """Add the epochs that are missing and the final figures, and end the run.
 
         `model`: the content of model.json; `files`: texts by name to keep with the run.
         """
+        problems = self._begin()
         metrics = model["metrics"]
         histories = {"head": metrics["history"]}
         if metrics["fine_tuning"] is not None:
             histories["fine_tuning"] = metrics["fine_tuning"]["history"]
-        problems = self._open_run()
         for name, history in histories.items():
             problems += self.stage(name).open(history, aloud=False).flush()
-        if self._run is not None:
-            splits = {split: metrics[split] for split in ("test", "validation")}
-            run, figures = self._run, dict(_numbers(splits))
-            problems += self._mlflow(lambda: run.finish(figures, model["model_id"], files))
+        for tracker in self._open:
+            problems += _attempt(tracker, lambda each: each.finish(model, files))
         for problem in problems:
             self._say(f"warning: not all is tracked: {problem}; the model has all figures")
 
-    def _open_run(self) -> list[str]:
-        config = self._config
-        if config.mlflow is None or self._run is not None:
-            return []
-        uri = tracking_uri(config.mlflow)
+    def _begin(self) -> list[str]:
+        """Open the trackers that are not open yet; returns the problems."""
 
-        def begin() -> None:
-            self._run = MlflowRun.begin(
-                uri, config.mlflow_experiment, self._name, self._key, dict(_flat(self._parameters))
-            )
-            self._say(f"MLflow: run {self._name} of {config.mlflow_experiment} in {masked(uri)}")
+        def begin(tracker: Tracker) -> None:
+            self._say(tracker.begin())
+            self._open.append(tracker)
 
-        return self._mlflow(begin)
-
-    def _mlflow(self, act: Callable[[], None]) -> list[str]:
-        try:
-            act()
-        except Exception as error:  # whatever a server makes of it, the model is what counts
-            return [f"MLflow at {masked(str(self._config.mlflow))}: {_brief(error)}"]
-        return []
+        problems: list[str] = []
+        for tracker in self._waiting:
+            problems += _attempt(tracker, begin)
+        self._waiting = [each for each in self._waiting if each not in self._open]
+        return problems
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        run = self._run
-        if kind is not None and run is not None:
-            self._mlflow(lambda: run.end("FAILED" if issubclass(kind, Exception) else "KILLED"))
+        if kind is not None:
+            status = "FAILED" if issubclass(kind, Exception) else "KILLED"
+            for tracker in self._open:
+                _attempt(tracker, lambda each: each.interrupt(status))
 
 
-def _brief(error: Exception) -> str:
+def _attempt(tracker: Tracker, act: Callable[[Tracker], None]) -> list[str]:
+    try:
+        act(tracker)
+    except Exception as error:  # the model is what counts, whatever the server raises
+        return [_problem(tracker, error)]
+    return []
+
+
+def _problem(tracker: object, error: Exception) -> str:
     line = next(iter(str(error).splitlines()), "")
-    return masked_anywhere(f"{type(error).__name__}: {line}")[:300]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested values under names with slashes.
-
-    >>> dict(_flat({"a": 1, "b": {"c": None}}))
-    {'a': 1, 'b/c': None}
-    """
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}/")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    for key, value in _flat(values):
-        if isinstance(value, (int, float)):
-            yield key, float(value)
+    return f"{tracker}: {masked_anywhere(f'{type(error).__name__}: {line}')[:300]}"

@@ -805,7 +805,7 @@ def mistakes(space: Workspace) -> Sections:
     (space / "coco.json").write_text('{"images": [], "annotations": [], "categories": []}')
     damaged = space / "damaged"
     shutil.copytree(space / "small", damaged)
-    for path in damaged.glob("top-*.safetensors"):
+    for path in damaged.glob("head-*.safetensors"):
         data = bytearray(path.read_bytes())
         data[-5] ^= 0xFF
         path.write_bytes(data)

@@ -20,9 +20,8 @@ from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
+from tests.support.tracked import curves, runs_of
 from tests.system.test_jobs import train_workers
-from tests.training.test_event_files import curves
-from tests.training.test_mlflow_runs import runs_of
 
 EPOCHS = 2
 TUNING_EPOCHS = 4

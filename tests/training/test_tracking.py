@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,50 +17,38 @@ from monkeyray.training.options import TrainConfig
 from monkeyray.training.tracking import EpochLog, Stage, Tracking
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
+from tests.support.tracked import curves, epochs, figures
 from tests.support.weed import free_port
-
-
-def figures(epoch: int) -> dict[str, Any]:
-    if epoch == 0:
-        nothing = {"train_loss": None, "train_accuracy": None}
-        return {"epoch": 0, **nothing, "validation_loss": 2.0, "validation_accuracy": 0.5}
-    return {
-        "epoch": epoch,
-        "train_loss": 1 / epoch,
-        "train_accuracy": 0.5,
-        "validation_loss": 2 / (epoch + 1),
-        "validation_accuracy": 0.25,
-    }
-
-
-def epochs(first: int, last: int) -> list[dict[str, Any]]:
-    return [figures(epoch) for epoch in range(first, last + 1)]
 
 
 @dataclass
 class Flaky:
     """A place that can be away, and that may have got what it says it has not."""
 
-    keeps: bool = True
     away: bool = False
     loses_answers: bool = False
     there: list[int] = field(default_factory=list)
     calls: int = 0
 
-    def forget(self, after: int) -> None:
-        self._call()
-        if not self.keeps:
-            self.there = [epoch for epoch in self.there if epoch <= after]
+    def begin(self) -> str:
+        raise AssertionError
 
-    def last(self) -> int:
+    def last(self, stage: str) -> int:
+        assert stage == "head"
         self._call()
         return max(self.there, default=-1)
 
-    def write(self, epochs: Sequence[tuple[float, Any]]) -> None:
+    def write(self, stage: str, epochs: Sequence[tuple[float, Any]]) -> None:
         self._call()
         self.there += [each["epoch"] for _, each in epochs]
         if self.loses_answers:
             raise TimeoutError("no answer")
+
+    def finish(self, model: Mapping[str, Any], files: Mapping[str, str]) -> None:
+        raise AssertionError
+
+    def interrupt(self, status: str) -> None:
+        raise AssertionError
 
     def _call(self) -> None:
         self.calls += 1
@@ -78,7 +66,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 def test_every_epoch_is_written_once(clock: list[float]) -> None:
     place, other = Flaky(), Flaky(away=True)
-    log = EpochLog([place, other])
+    log = EpochLog("head", [place, other])
     for epoch in range(1, 7):
         log.add(figures(epoch))
         clock[0] += 2
@@ -98,7 +86,7 @@ def test_every_epoch_is_written_once(clock: list[float]) -> None:
 
 def test_a_place_that_stays_away_is_asked_less_and_less(clock: list[float]) -> None:
     place = Flaky(away=True)
-    log = EpochLog([place])
+    log = EpochLog("head", [place])
     for epoch in range(1, 3601):
         log.add(figures(epoch))
         clock[0] += 1
@@ -111,7 +99,7 @@ def test_a_place_that_stays_away_is_asked_less_and_less(clock: list[float]) -> N
 
 def test_an_answer_that_is_lost_writes_nothing_twice(clock: list[float]) -> None:
     place = Flaky(loses_answers=True)
-    log = EpochLog([place])
+    log = EpochLog("head", [place])
     log.add(figures(1))
     place.loses_answers = False
     clock[0] += 61
@@ -119,24 +107,23 @@ def test_an_answer_that_is_lost_writes_nothing_twice(clock: list[float]) -> None
     assert place.there == [1, 2]
 
 
-@pytest.mark.parametrize("keeps", [True, False])
-def test_a_resumed_training_goes_on(keeps: bool, clock: list[float]) -> None:
-    place = Flaky(keeps=keeps)
-    first = EpochLog([place])
+def test_a_resumed_training_goes_on(clock: list[float]) -> None:
+    place = Flaky()
+    first = EpochLog("head", [place])
     for epoch in range(1, 6):
         first.add(figures(epoch))
         clock[0] += 10
     # The checkpoint is of epoch 3; what came after is trained once more.
-    second = EpochLog([place], epochs(1, 3))
+    second = EpochLog("head", [place], epochs(1, 3))
     for epoch in range(4, 8):
         second.add(figures(epoch))
     second.flush()
     assert place.there == [1, 2, 3, 4, 5, 6, 7]
     # What nobody could write before is completed from the history.
     late = Flaky()
-    assert EpochLog([late], epochs(0, 7)).flush() == []
+    assert EpochLog("head", [late], epochs(0, 7)).flush() == []
     assert late.there == [0, 1, 2, 3, 4, 5, 6, 7]
-    assert EpochLog([late], epochs(0, 7)).flush() == []
+    assert EpochLog("head", [late], epochs(0, 7)).flush() == []
     assert late.there == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
@@ -146,14 +133,19 @@ def test_nothing_to_write_to() -> None:
     assert log.flush() == []
 
 
-def test_missing_mlflow_is_told_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "package"), [("mlflow", "mlflow"), ("tensorboard", "tensorboardX")]
+)
+def test_a_missing_package_is_told_at_once(
+    option: str, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *_: None if name == "mlflow" else find(name)
+        importlib.util, "find_spec", lambda name, *_: None if name == package else find(name)
     )
-    (tmp_path / "images").mkdir()
-    config = TrainConfig(images="images", model=str(tmp_path / "m"), mlflow=str(tmp_path / "runs"))
-    with pytest.raises(ConfigError, match=r"pip install 'monkeyray\[mlflow\]'"):
+    options: dict[str, Any] = {option: str(tmp_path / "runs")}
+    config = TrainConfig(images="images", model=str(tmp_path / "m"), **options)
+    with pytest.raises(ConfigError, match=rf"pip install 'monkeyray\[{option}\]'"):
         Tracking(config, Storage(), print)
     assert not (tmp_path / "runs").exists()
 
@@ -204,8 +196,6 @@ def test_a_server_that_is_down_changes_and_loses_nothing(
     trained: Trained, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What MLflow gets where it is there, tests/test_determinism.py sees."""
-    from tests.training.test_event_files import curves
-
     done = train(
         TrainConfig(
             images=str(few),

@@ -3,54 +3,46 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from monkeyray.training.mlflow_runs import MlflowRun, MlflowStage, local_place, tracking_uri
+from monkeyray.training.mlflow import MlflowRun, local_place, tracking_uri
 from monkeyray.training.tracking import EpochLog
-from tests.training.test_tracking import epochs
-
-
-def runs_of(place: Path, experiment: str) -> tuple[Any, list[Any]]:
-    """A client, and all runs of an experiment."""
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=str(place))
-    found = client.get_experiment_by_name(experiment)
-    assert found is not None
-    return client, list(client.search_runs([found.experiment_id]))
+from tests.support.tracked import epochs, runs_of
 
 
 def test_a_run_goes_on_until_it_is_finished(tmp_path: Path) -> None:
     def begin(key: str = "one") -> MlflowRun:
-        return MlflowRun.begin(str(tmp_path), "e", "name", key, {"head": "linear", "l2": 0.0})
+        run = MlflowRun(str(tmp_path), "e", "name", key, {"head": "linear", "l2": {"a": 0.0}})
+        run.begin()
+        return run
 
     first = begin()
-    log = EpochLog([MlflowStage(first, "head")])
+    log = EpochLog("head", [first])
     for epoch in epochs(1, 3):
         log.add(epoch)
     assert log.flush() == []
-    first.end("FAILED")
+    first.interrupt("FAILED")
     again = begin()
     assert again == first
     assert begin("two").run_id != first.run_id
-    log = EpochLog([MlflowStage(again, "head")], epochs(1, 2))
+    log = EpochLog("head", [again], epochs(1, 2))
     for epoch in epochs(3, 300):
         log.add(epoch)
     assert log.flush() == []
-    tuning = MlflowStage(again, "fine_tuning")
-    assert tuning.last() == -1
-    assert EpochLog([tuning], epochs(0, 1)).flush() == []
+    assert again.last("fine_tuning") == -1
+    assert EpochLog("fine_tuning", [again], epochs(0, 1)).flush() == []
     client, runs = runs_of(tmp_path, "e")
     assert sorted(run.info.status for run in runs) == ["RUNNING", "RUNNING"]
-    again.finish({"test/accuracy": 0.75}, "abc", {"report.html": "<p>ä"})
+    splits = {"test": {"accuracy": 0.75, "labels": ["a"]}, "validation": {"loss": 1}}
+    model = {"model_id": "abc", "metrics": splits}
+    again.finish(model, {"report.html": "<p>ä"})
     for key, first_epoch in (("head/train_loss", 1), ("fine_tuning/validation_loss", 0)):
         steps = [each.step for each in client.get_metric_history(first.run_id, key)]
         assert steps == list(range(first_epoch, 301 if "head" in key else 2))
     run = client.get_run(first.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.params == {"head": "linear", "l2": "0.0"}
+    assert run.data.params == {"head": "linear", "l2/a": "0.0"}
     assert run.data.metrics["test/accuracy"] == 0.75
     assert run.data.tags["monkeyray.model_id"] == "abc"
     assert Path(client.download_artifacts(first.run_id, "report.html")).read_text() == "<p>ä"
