@@ -63,7 +63,7 @@ def _search(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     trials = found["trials"]
 
     def rank(trial: Mapping[str, Any]) -> tuple[bool, bool, float]:
-        # A stopped trial has a loss, a failed one has none.
+        # A failed trial has no loss.
         loss = trial["validation_loss"]
         return trial["trial"] != found["best"], loss is None, loss or 0.0
 

@@ -155,8 +155,8 @@ def run_training(
 
 
 def training_place(uri: str, storage: Storage) -> tuple[Any, str]:
-    """Where Ray Train and Tune write below a model's place: pyarrow's file system, None for the
-    local one, and the path there."""
+    """Where Ray Train writes below a model's place: pyarrow's file system, None for the local one,
+    and the path there."""
     place = join(uri, TRAINING)
     return (None, place) if is_local(uri) else storage.arrow(place)
 

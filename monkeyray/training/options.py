@@ -304,7 +304,7 @@ class TuneConfig(TrainConfig):
     }
 
     trials: int = 30
-    """Heads to try, the first one as `train` makes it by default; most are stopped early."""
+    """Heads to try; the first one is the default of `train`."""
 
     heads: tuple[str, ...] = ("linear", "256", "512", "1024,512")
     """The heads to try in turn, each as --head of `train` has it."""

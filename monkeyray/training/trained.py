@@ -108,9 +108,7 @@ def _search(found: dict[str, Any] | None) -> Iterator[str]:
     if found is None:
         return
     counts = Counter(each["ended"] for each in found["trials"])
-    counts["stopped early"] = counts.pop("stopped", 0)
-    hows = [how for how in ("stopped early", "diverged", "failed") if counts[how]]
-    rest = "".join(f", {counts[how]} {how}" for how in hows)
+    rest = "".join(f", {counts[how]} {how}" for how in ("diverged", "failed") if counts[how])
     best = found["trials"][found["best"]]
     yield f"searched {len(found['trials'])} trials in {found['seconds']:.0f} s{rest}"
     yield (

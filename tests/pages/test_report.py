@@ -497,12 +497,12 @@ def test_a_search_shows_its_best_trials() -> None:
     page = Page(render_report(model))
     assert "Of 14 trials, number 11 was the best on validation" in page.text
     assert "head 1024,512, learning rate 0.00123 and L2 4.5e-06. 6 finished, " in page.text
-    assert "6 finished, 6 stopped early, 1 diverged, 1 failed." in page.text
+    assert "6 finished, 7 diverged, 1 failed." in page.text
     assert "validation figures are optimistic" in page.text
     table = page.table("Trial")
     assert [row[0] for row in table[1:]] == ["11 (chosen)", *map(str, range(10, 1, -1))]
     assert table[1][1:] == [
-        "1024,512", "0.00123", "4.5e-06", "16", "0.280", "90.0%", "stopped early"
+        "1024,512", "0.00123", "4.5e-06", "16", "0.280", "90.0%", "diverged"
     ]  # fmt: skip
     assert "4 more trials are in metrics.json" in page.text
     search = model["metrics"]["search"]

@@ -164,7 +164,7 @@ def _search() -> dict[str, Any]:
             "learning_rate": 0.00123,
             "l2": 4.5e-06,
             "head_seed": 7,
-            "ended": ("finished", "stopped")[number % 2],
+            "ended": ("finished", "diverged")[number % 2],
             "epochs": 5 + number,
             "best_epoch": 4,
             "validation_loss": 0.5 - number / 50,
