@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.errors import InputError
-from monkeyray.statistics.cuts import cut_groups
 
 SPLITS = ("train", "validation", "test")
 
 
-#: Ways to cut folds that are tried where groups hold several labels.
+#: Attempts where groups hold several labels.
 _ATTEMPTS = 20
+
+#: The mean error of the labels' shares below which no further attempt is made.
+_CLOSE = 0.01
 
 
 @dataclass(frozen=True)
@@ -110,28 +112,84 @@ def _assign(
     seed: int,
 ) -> None:
     """Fill in the split of each free image."""
-    members: dict[int, list[int]] = {}
-    for i in np.flatnonzero(free).tolist():
-        members.setdefault(int(groups[i]), []).append(i)
-    # What is in a given split already is in no new one: it stays in train.
-    touched = set(groups[~free].tolist())
-    held = {labels[i] for group in members if group in touched for i in members[group]}
-    loose = {
-        group: Counter(labels[i] for i in its)
-        for group, its in members.items()
-        if group not in touched
-    }
-    totals = Counter(labels[i] for its in members.values() for i in its)
-    chosen = cut_groups(loose, totals, held, wanted, seed)
+    # A group with an image of a given split stays in train.
+    loose = free & ~np.isin(groups, groups[~free])
+    totals = Counter(label for label, is_free in zip(labels, free, strict=True) if is_free)
+    counts: dict[int, Counter[str]] = {}
+    for i in np.flatnonzero(loose).tolist():
+        counts.setdefault(int(groups[i]), Counter())[labels[i]] += 1
+    sides = divide(counts, totals, {"train": 1 - sum(wanted.values()), **wanted}, seed)
     for split in wanted:
-        if split not in chosen.values():
+        if split not in sides.values():
             raise InputError(
                 f"no image can be in the {split} split: each shares a group with an image of a "
                 f"given split; give {split} images too, or take such copies out"
             )
-    for group, its in members.items():
-        for image in its:
-            splits[image] = chosen.get(group, "train")
+    for i in np.flatnonzero(free).tolist():
+        splits[i] = sides.get(int(groups[i]), "train")
+
+
+def divide(
+    counts: Mapping[int, Mapping[str, int]],
+    totals: Mapping[str, int],
+    shares: Mapping[str, float],
+    seed: int,
+) -> dict[int, str]:
+    """The side of each group, so that each side has about its share of every label.
+
+    `counts`: images by label of each group; `totals`: all images by label, of which the first side
+    has those that are in no group. The first side gets every label; the others do if its groups
+    suffice. This is iterative stratification (Sechidis, Tsoumakas and Vlahavas 2011, "On the
+    stratification of multi-label data") of whole groups: the best of some attempts.
+    """
+    mixed = any(len(its) > 1 for its in counts.values())
+    found = []
+    for attempt in range(_ATTEMPTS if mixed else 1):
+        found.append(_divide(counts, totals, shares, np.random.default_rng([seed, attempt])))
+        lacking, deviation, _ = found[-1]
+        if not lacking and deviation < _CLOSE:
+            break
+    return min(found, key=lambda each: each[:2])[2]
+
+
+def _divide(
+    counts: Mapping[int, Mapping[str, int]],
+    totals: Mapping[str, int],
+    shares: Mapping[str, float],
+    rng: np.random.Generator,
+) -> tuple[int, float, dict[int, str]]:
+    """One attempt: how often a side lacks a label, how far the shares are off, and the sides."""
+    members: dict[str, list[int]] = {label: [] for label in sorted(totals)}
+    for group, its in counts.items():
+        for label in its:
+            members[label].append(group)
+    first = next(iter(shares))
+    left = {label: len(groups) for label, groups in members.items()}
+    # The images still to come, by side and label.
+    wanted = {side: {x: share * totals[x] for x in members} for side, share in shares.items()}
+    lacks = {side: set(members) for side in shares}
+    for label, groups in members.items():
+        outside = totals[label] - sum(counts[group][label] for group in groups)
+        wanted[first][label] -= outside
+        if outside:
+            lacks[first].discard(label)
+    sides: dict[int, str] = {}
+    # The label in the fewest groups has the least choice.
+    for label, groups in sorted(members.items(), key=lambda item: len(item[1])):
+        still = rng.permutation([x for x in groups if x not in sides]).tolist()
+        for group in sorted(still, key=lambda x: -counts[x][label]):
+            # The last group of a label that the first side lacks has to go there.
+            if any(left[x] == 1 and x in lacks[first] for x in counts[group]):
+                side = first
+            else:
+                side = max(shares, key=lambda x: (label in lacks[x], wanted[x][label]))
+            sides[group] = side
+            lacks[side].difference_update(counts[group])
+            for x, count in counts[group].items():
+                wanted[side][x] -= count
+                left[x] -= 1
+    off = [abs(wanted[side][x]) / totals[x] for side in shares for x in members]
+    return sum(map(len, lacks.values())), float(np.mean(off)), sides
 
 
 def _check_present(labels: Sequence[str], splits: Array) -> None:

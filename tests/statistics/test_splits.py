@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
-from monkeyray.statistics.splits import SPLITS, fold_images, split_images
+from monkeyray.statistics.splits import SPLITS, divide, fold_images, split_images
 
 
 @given(
@@ -187,3 +189,46 @@ def test_folds_of_sites_with_a_rare_label(seed: int) -> None:
     labels, groups = sites(4, np.random.default_rng(seed))
     for fold in fold_images(labels, groups, np.ones(len(labels), bool), 4, 0.15, seed):
         assert (fold[np.array(labels) == "c"] == "train").any()
+
+
+SHARES = {"train": 0.6, "test": 0.2, "validation": 0.2}
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from("abc"), st.integers(1, 9), min_size=1),
+        min_size=1,
+        max_size=15,
+    ),
+    st.sets(st.sampled_from("abc")),
+    st.integers(0, 3),
+)
+@settings(deadline=None)
+def test_no_label_is_taken_from_train(
+    groups: list[dict[str, int]], held: set[str], seed: int
+) -> None:
+    several = Counter(label for counts in groups for label in counts)
+    if min(several.values()) < 3:
+        return
+    counts = dict(enumerate(groups))
+    totals: Counter[str] = sum(map(Counter, groups), Counter({x: x in held for x in several}))
+    sides = divide(counts, totals, SHARES, seed)
+    assert set(sides.values()) == set(SHARES)
+    left = {label for group in counts if sides[group] == "train" for label in counts[group]}
+    assert set(totals) <= left | held
+    assert sides == divide(counts, totals, SHARES, seed)
+
+
+def test_the_label_with_the_least_choice_comes_first() -> None:
+    # c is in three groups only, in which a and b have far more images.
+    counts = {i: Counter(a=50, b=40) + Counter(c=2 * (i >= 17)) for i in range(20)}
+    totals: Counter[str] = sum(counts.values(), Counter())
+    for seed in range(20):
+        sides = divide(counts, totals, SHARES, seed)
+        assert {sides[i] for i in range(17, 20)} == set(SHARES)
+        assert Counter(sides.values()) == {"train": 12, "test": 4, "validation": 4}
+
+
+def test_what_is_in_train_already_needs_no_group_there() -> None:
+    sides = divide({0: {"a": 1}, 1: {"a": 1}}, {"a": 9}, SHARES, 0)
+    assert set(sides.values()) == {"test", "validation"}
