@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monkeyray.errors import ObjectError
 from monkeyray.console import Reporter, in_words
+from monkeyray.errors import ObjectError
 from monkeyray.redact import masked
 from monkeyray.runs.telemetry import EpochMeter
 from monkeyray.storage.store import Storage

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import import_keras
-from monkeyray.console import Reporter
 from monkeyray.runs.cluster import wait_for_workers
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.loop import CachedSource, FitConfig, Learner, Splits, fit

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import monkeyray.training.tune
+from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.model.bundle import load_bundle
-from monkeyray.console import Reporter
 from monkeyray.options import StoreConfig
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
