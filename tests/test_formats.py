@@ -12,7 +12,8 @@ from monkeyray.images.boxes import BOX_FIELDS, PASSED, UNDETECTED
 from monkeyray.model import bundle
 from monkeyray.model.bundle_schema import COMPONENTS
 from monkeyray.runs.run import MAY_PASS
-from monkeyray.scoring.rows import OVERFLOW, SCHEMA_VERSION, SCORED, prediction_schema
+from monkeyray.scoring.rows import OVERFLOW
+from monkeyray.scoring.schema import SCHEMA_VERSION, SCORED, prediction_schema
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "pages" / "formats.md").read_text(encoding="utf-8")

@@ -13,7 +13,8 @@ from monkeyray.cli.options import DemoConfig
 from monkeyray.errors import ConfigError
 from monkeyray.runs.cluster import connected
 from monkeyray.scoring.options import ScoreConfig
-from monkeyray.scoring.score import Estimate, Summary, score
+from monkeyray.scoring.score import score
+from monkeyray.scoring.summary import Estimate, Summary
 from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import normalise
 from monkeyray.training.options import TrainConfig

@@ -17,7 +17,7 @@ from monkeyray.images.exif import as_stored, captured_at, read_exif, swaps_sides
 from monkeyray.images.formats import is_raw_preview, open_image, unidentified
 from monkeyray.images.jpeg import rescue, set_scale, smallest_scale
 from monkeyray.images.views import VIEWS, Box, View
-from monkeyray.statistics.fingerprints import thumbnail
+from monkeyray.statistics.fingerprints import grey_thumbnail
 
 #: Increases with every change of pixels, so that cached features are not mixed.
 DECODE_VERSION = 3
@@ -158,7 +158,7 @@ def _decode(
     for index, view in enumerate(views):
         if view.mirrored:
             pixels[index] = pixels[index, :, ::-1].copy()
-    small = thumbnail(squares[whole]) if thumbnails else None
+    small = grey_thumbnail(squares[whole]) if thumbnails else None
     return Decoded(pixels, *upright, taken_at, truncated, small)
 
 

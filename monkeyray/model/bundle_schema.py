@@ -109,7 +109,10 @@ def check_model(model: Mapping[str, Any]) -> None:
 
 
 def _check_thresholds(value: Mapping[str, Any], labels: list[str], count: str) -> None:
-    thresholds = Thresholds.from_json(value)
+    try:
+        thresholds = Thresholds.from_json(value)
+    except ValueError as error:
+        raise BundleError(f"its thresholds for {count} views are damaged: {error}") from error
     # From the rows themselves: a label that has two of them is one key of the mapping.
     theirs = [str(row["label"]) for row in value["per_label"]]
     if theirs != labels:
@@ -146,7 +149,10 @@ def check_arrays(
     shapes = [head[name].shape for name in sorted(head)]
     if shapes != wanted:
         raise BundleError(f"its head has the shapes {shapes}; head and labels ask for {wanted}")
-    found = OutlierModel.from_arrays(outliers)
+    try:
+        found = OutlierModel.from_arrays(outliers)
+    except ValueError as error:
+        raise BundleError(f"its outlier model is damaged: {error}") from error
     if found.bank.shape[1] != width:
         raise BundleError(
             f"its outlier model is of features {found.bank.shape[1]} wide, and they are {width}"

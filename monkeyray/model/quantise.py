@@ -140,12 +140,11 @@ def compare(
     labels = {name: each.argmax(axis=1) for name, each in scores.items()}
     best = [each.max(axis=1) for each in scores.values()]
     agreement = _mean(labels["float32"] == labels["int8"])
-    interval = None if agreement is None else wilson(agreement, len(truth))
     return {
         "images": len(truth),
         "accuracy": {name: _mean(found == truth) for name, found in labels.items()},
         "agreement": agreement,
-        "agreement_interval": list(interval) if interval else None,
+        "agreement_interval": wilson(agreement, len(truth)),
         "score_change": _mean(np.abs(best[0] - best[1])),
     }
 

@@ -18,7 +18,7 @@ from monkeyray.pages.review_page import Place, page_name, render_page
 from monkeyray.pages.review_rows import NEXT, Places, Shown, Wanted, read_review
 from monkeyray.pages.thumbnails import thumbnails
 from monkeyray.runs.reader import Predictions, open_predictions
-from monkeyray.scoring.rows import SCORED
+from monkeyray.scoring.schema import SCORED
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage

@@ -23,7 +23,7 @@ from monkeyray.pages.review_rows import (
     Shown,
 )
 from monkeyray.pages.template import ENVIRONMENT
-from monkeyray.scoring.rows import SCORED
+from monkeyray.scoring.schema import SCORED
 from monkeyray.statistics.thresholds import ACCEPTED
 
 #: Rows of a table; labels with an activity plot.

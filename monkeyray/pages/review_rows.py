@@ -25,7 +25,7 @@ from monkeyray.exports.event_groups import wall_times
 from monkeyray.exports.rows import listed_labels, relative
 from monkeyray.images.boxes import PASSED
 from monkeyray.runs.reader import Predictions
-from monkeyray.scoring.rows import SCORED
+from monkeyray.scoring.schema import SCORED
 from monkeyray.statistics.selection import k_center, squared_distances, unit
 
 #: The sections, in the order in which they are shown.

@@ -1,10 +1,9 @@
-"""The evaluation: a bundle on labelled images that it has not seen, or predictions and a table of
-labels. Figures go to metrics.json.
+"""The evaluation job: a model on labelled images that it has not seen, or finished predictions
+against a table of labels. The metrics go to metrics.json.
 
-Images whose label the model does not know are left out of the figures, as no answer of the model
-could be right, and they are counted and named: what the thresholds accept of them all the same
-counts against the model in the field. Images that the model was made with are counted and named
-too, and the figures are given with and without them.
+Images whose label the model does not know are left out of the metrics, since no prediction could be
+right; they are counted, and so are those of them that the thresholds accept. The model's own
+training images are counted and named, and metrics are given with and without them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from monkeyray.console import Reporter
@@ -25,30 +23,20 @@ from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import choose_engine
-from monkeyray.model.head import head_logits
-from monkeyray.model.known_images import KnownImages, describe_known_images
+from monkeyray.model.known_images import describe_known_images
 from monkeyray.options import write_options
 from monkeyray.runs.cluster import check_relative
 from monkeyray.runs.lease import hold
 from monkeyray.runs.pools import open_pool
-from monkeyray.scoring.evaluation_summary import some, summarise
 from monkeyray.scoring.features import FeatureCache, Features
-from monkeyray.scoring.labelled_predictions import join_labels
+from monkeyray.scoring.labelled import SOME, Sample, from_features, from_predictions, some
 from monkeyray.scoring.measure import (
-    Found,
-    LabelledPredictions,
-    count_statuses,
-    describe_unknown,
-    find_label_errors,
+    likely_label_errors,
     measure,
     measure_new,
+    measure_unknown,
 )
 from monkeyray.scoring.options import EvaluateConfig
-from monkeyray.scoring.rows import SCORED
-from monkeyray.statistics.fingerprints import thumbnails
-from monkeyray.statistics.metrics import softmax
-from monkeyray.statistics.outliers import OutlierModel
-from monkeyray.statistics.thresholds import decide
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage
 
@@ -56,18 +44,17 @@ METRICS = "metrics.json"
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """What an evaluation found. `content`: what metrics.json says."""
+class Evaluation:
+    """The result of an evaluation. `content`: that of metrics.json."""
 
     uri: str
     content: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        """For --summary-json: `metrics`, the file with all figures; `model_id`; images `labelled`
-        and `scored`; those left out for an `unknown_label`; those that the model has `seen` in
-        training, null where that is not known; `accuracy` with its `accuracy_interval`, `macro_f1`
-        and `ece`; `coverage` and `precision` of the thresholds, null without any; how many
-        `label_errors` are likely."""
+        """For --summary-json: `metrics`, the file with all metrics; `model_id`; images `labelled`
+        and `scored`; those left out for an `unknown_label`; those `seen` in training, null if not
+        known; `accuracy` with its `accuracy_interval`, `macro_f1` and `ece`; `coverage` and
+        `precision` of the thresholds, null without any; the number of likely `label_errors`."""
         metrics, unknown = self.content["metrics"], self.content["unknown_labels"]
         thresholds = metrics["thresholds"] or {}
         return {
@@ -87,11 +74,22 @@ class Evaluated:
         }
 
     def __str__(self) -> str:
-        return "\n".join([*summarise(self.content), f"all figures in {join(self.uri, METRICS)}"])
+        metrics = self.content["metrics"]
+        lines = [
+            *_data_lines(self.content["data"], self.content["unknown_labels"]),
+            *_metric_lines(metrics),
+            *_seen_lines(self.content["seen"], self.content["metrics_without_seen"]),
+        ]
+        suspects = self.content["findings"]["label_errors"]
+        if suspects:
+            lines.append(f"{len(suspects)} labels may be wrong, least plausible first:")
+        for each in suspects[:SOME]:
+            lines.append(f"  {each['uri']}: labelled {each['given']}, probably {each['suggested']}")
+        return "\n".join([*lines, f"all metrics in {join(self.uri, METRICS)}"])
 
 
-def evaluate(config: EvaluateConfig) -> Evaluated:
-    """Measure a model, and write the figures to metrics.json in the output.
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Measure a model and write the metrics to metrics.json in the output.
 
     Raises a MonkeyRayError that says what to change.
     """
@@ -110,108 +108,72 @@ def evaluate(config: EvaluateConfig) -> Evaluated:
     with hold(uri, storage, reporter.say) as lease:
         if config.images is not None:
             assert bundle is not None
-            found = _of_images(config, storage, reporter, bundle, config.images)
+            sample = _from_images(config, storage, reporter, bundle)
         else:
             assert config.predictions is not None
             assert config.labels is not None
-            seen = _load_seen(config, storage, bundle)
-            found = join_labels(storage, bundle, config.predictions, config.labels, seen)
-        content = _content(config, found)
+            known = None
+            if bundle is not None and config.model is not None:
+                known = load_known_images(config.model, storage, bundle)
+            sample = from_predictions(storage, bundle, config.predictions, config.labels, known)
+        content = _content(config, sample)
         lease.check()
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
         storage.write(join(uri, METRICS), text.encode())
         write_options(uri, config, storage)
-    return Evaluated(uri, content)
+    return Evaluation(uri, content)
 
 
-def _content(config: EvaluateConfig, found: Found) -> dict[str, Any]:
-    answers = found.answers
-    if not len(answers.given):
+def _content(config: EvaluateConfig, sample: Sample) -> dict[str, Any]:
+    predictions = sample.predictions
+    if not len(predictions.given):
         raise InputError(
-            f"none of the {found.data['labelled']} labelled images could be scored: "
-            f"{found.data['failures']}"
+            f"none of the {sample.data['labelled']} labelled images could be scored: "
+            f"{sample.data['failures']}"
         )
-    is_known = answers.known()
+    is_known = predictions.known()
     if not is_known.any():
         raise InputError(
-            f"none of the {len(answers.given)} labelled images that could be scored has a label "
-            f"that the model knows ({some(answers.labels)}): theirs are "
-            f"{some(sorted(set(answers.given)))}; write them alike"
+            f"the model knows none of the labels of the {len(predictions.given)} scored images: "
+            f"its labels are {some(predictions.labels)}, those of the images "
+            f"{some(sorted(set(predictions.given)))}; use the same names"
         )
-    known = answers.only(is_known)
-    suspects = find_label_errors(known)
-    seen = describe_known_images(known.seen, known.uris.tolist(), found.compared)
-    start = join(found.root, "")
+    known = predictions.only(is_known)
+    suspects = likely_label_errors(known)
+    seen = describe_known_images(known.seen, known.uris.tolist(), sample.compared)
     for each in (*suspects, *seen["uris"]):
-        each["uri"] = each["uri"].removeprefix(start)
+        each["uri"] = each["uri"].removeprefix(join(sample.root, ""))
     return {
-        "model_id": found.model_id,
+        "model_id": sample.model_id,
         "evaluated": {
             name: normalise(getattr(config, name))
             for name in ("images", "predictions", "labels")
             if getattr(config, name) is not None
         },
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "views": list(found.views),
-        "data": found.data,
-        "unknown_labels": describe_unknown(answers.only(~is_known)),
+        "views": list(sample.views),
+        "data": sample.data,
+        "unknown_labels": measure_unknown(predictions.only(~is_known)),
         "seen": seen,
-        "metrics": measure(known, found.target),
-        "metrics_without_seen": measure_new(known, found.target),
+        "metrics": measure(known, sample.target),
+        "metrics_without_seen": measure_new(known, sample.target),
         "findings": {"label_errors": suspects},
     }
 
 
-def _of_images(
-    config: EvaluateConfig, storage: Storage, reporter: Reporter, bundle: Bundle, place: str
-) -> Found:
+def _from_images(
+    config: EvaluateConfig, storage: Storage, reporter: Reporter, bundle: Bundle
+) -> Sample:
+    assert config.images is not None
+    assert config.model is not None
     views = bundle.choose_views(config.views)
     skipped: Counter[str] = Counter()
-    images = list_labelled(place, storage, skipped)
+    images = list_labelled(config.images, storage, skipped)
     features = _embed(config, storage, reporter, bundle, images)
-    statuses = features.table["status"].to_pylist()
-    scored = np.isin(statuses, SCORED)
-    calibration = bundle.calibration(views)
-    vectors = features.vectors[scored, : len(views)].mean(axis=1)
-    # As scoring computes them, so that a score on a threshold is decided alike.
-    logits = head_logits(bundle.head_weights, vectors) / calibration.temperature
-    probabilities = softmax(logits).astype(np.float32)
-    decisions, target = None, None
-    if calibration.thresholds is not None:
-        best = probabilities.argmax(axis=1)
-        decisions = decide(probabilities.max(axis=1), best, calibration.thresholds)
-        target = calibration.thresholds.target
-    seen, known, compared = _load_seen(config, storage, bundle), None, 0.0
-    rows = features.table.filter(pa.array(scored))
-    if seen is not None:
-        pictures = None
-        if seen.is_affordable(rows.num_rows):
-            pictures, compared = thumbnails(rows["thumbnail"]), seen.share
-        known = seen.find(rows["sha256"].to_pylist(), pictures)
-    answers = LabelledPredictions(
-        labels=bundle.labels,
-        uris=np.array(images["uri"].to_pylist(), dtype=object)[scored],
-        given=np.array(images["label"].to_pylist(), dtype=object)[scored],
-        probabilities=probabilities,
-        listed=len(bundle.labels),
-        decisions=decisions,
-        outliers=OutlierModel.from_arrays(bundle.outliers).score(vectors, len(views)),
-        seen=known,
-    )
-    data = count_statuses(Counter(statuses)) | {
-        "opened": images.num_rows - features.found,
-        "skipped_files": {why: number for why, number in skipped.items() if number},
-    }
-    return Found(answers, target, bundle.model_id, views, normalise(place), data, compared)
-
-
-def _load_seen(
-    config: EvaluateConfig, storage: Storage, bundle: Bundle | None
-) -> KnownImages | None:
-    if bundle is None:
-        return None
-    assert config.model is not None
-    return load_known_images(config.model, storage, bundle)
+    known = load_known_images(config.model, storage, bundle)
+    sample = from_features(bundle, views, images, features, known, normalise(config.images))
+    sample.data["skipped_files"] = {why: number for why, number in skipped.items() if number}
+    return sample
 
 
 def _embed(
@@ -219,7 +181,7 @@ def _embed(
 ) -> Features:
     assert config.images is not None
     place = normalise(config.features or join(normalise(config.output), "features"))
-    # With all views, whatever is asked for now: then another number of them opens no image.
+    # With all of the bundle's views, so that a call with another --views opens no image.
     network = Network(bundle.model["backbone"], bundle.backbone_weights, bundle.views)
     engine = choose_engine(config.engine, "float32", config.gpu)
     with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
@@ -229,3 +191,111 @@ def _embed(
             return FeatureCache(place, storage, network, engine=engine).get(
                 images, limits=Limits(), pool=pool, crew=crew, say=reporter.say, progress=bar
             )
+
+
+# -- The summary ---------------------------------------------------------------------------------
+
+
+def _data_lines(data: dict[str, Any], unknown: dict[str, Any] | None) -> list[str]:
+    lines = [f"{data['labelled']} labelled images, {data['scored']} scored"]
+    lines += [f"  {count:>9} {status}" for status, count in data["failures"].items()]
+    if "opened" in data:
+        rest = data["labelled"] - data["opened"]
+        cached = f", the features of {rest} are from the cache" if rest else ""
+        lines.append(f"{data['opened']} images opened{cached}")
+    for key, words in (
+        ("rows_without_label", "predictions without a label in the table"),
+        ("labels_without_row", "labels in the table without a prediction"),
+    ):
+        if data.get(key):
+            lines.append(f"{data[key]} {words}")
+    if unknown is not None:
+        names = [f"{label} ({count})" for label, count in unknown["labels"].items()]
+        lines.append(
+            f"{unknown['images']} images left out, with labels that the model does not know: "
+            + some(names)
+        )
+        accepted = ""
+        if unknown["accepted"] is not None:
+            accepted = f"; {unknown['accepted']} are accepted nevertheless"
+        lines.append(f"  {_percent(unknown['above_1'])} have an outlier score above 1{accepted}")
+    return lines
+
+
+def _metric_lines(metrics: dict[str, Any]) -> list[str]:
+    loss = "" if metrics["loss"] is None else f", loss {metrics['loss']:.4f}"
+    macro = [_ratio(metrics[f"macro_{name}"]) for name in ("precision", "recall", "f1")]
+    rows = metrics["per_label"]
+    labels = [row["label"] for row in rows]
+    width = max(len("label"), *map(len, labels))
+    lines = [
+        f"accuracy {metrics['accuracy']:.4f} {_interval(metrics['accuracy_interval'])} on "
+        f"{metrics['images']} images{loss}",
+        "macro precision {}, recall {}, F1 {}".format(*macro),
+        f"{'label':<{width}} {'images':>7} {'precision':>9} {'recall':>7} {'F1':>7}",
+    ]
+    for row in rows:
+        precision, recall, f1 = (_ratio(row[name]) for name in ("precision", "recall", "f1"))
+        lines.append(
+            f"{row['label']:<{width}} {row['images']:>7} {precision:>9} {recall:>7} {f1:>7}"
+        )
+    confused = sorted(
+        (-count, labels[true], labels[predicted])
+        for true, row in enumerate(metrics["confusion"])
+        for predicted, count in enumerate(row)
+        if count and true != predicted
+    )
+    if confused:
+        lines.append("most frequent errors:")
+    lines += [
+        f"  {-count:>6} {true} predicted as {other}" for count, true, other in confused[:SOME]
+    ]
+    calibration, thresholds = metrics["calibration"], metrics["thresholds"]
+    lines.append(
+        f"calibration error (ECE) {calibration['ece']:.4f} {_interval(calibration['ece_interval'])}"
+    )
+    if thresholds is not None:
+        target = "" if thresholds["target"] is None else f" for {thresholds['target']:g}"
+        lines.append(
+            f"the thresholds{target} accept {_percent(thresholds['coverage'])}, of which "
+            f"{_percent(thresholds['precision'])} are right "
+            f"{_interval(thresholds['precision_interval'])}"
+        )
+    above = _percent(metrics["outliers"]["above_1"])
+    return [*lines, f"outlier score above 1: {above}; 5% is normal for images like the training's"]
+
+
+def _seen_lines(seen: dict[str, Any], rest: dict[str, Any] | None) -> list[str]:
+    if seen["images"] is None:
+        return ["whether the model was trained on any of the images is unknown"]
+    how = ""
+    if not seen["compared"]:
+        how = " (compared as files, not as pictures)"
+    elif seen["compared"] < 1:
+        how = f" (pictures compared with {_percent(seen['compared'])} of its training images)"
+    if not seen["images"]:
+        return [f"the model was trained on none of the images{how}"]
+    names = some([each["uri"] for each in seen["uris"]])
+    lines = [
+        f"WARNING: the model was trained on {seen['images']} of these images, or on the same "
+        f"pictures{how}: {names}"
+    ]
+    if rest is None:
+        return [*lines, "  there are no others, so the metrics say nothing about new images"]
+    accuracy = f"accuracy {rest['accuracy']:.4f} {_interval(rest['accuracy_interval'])}"
+    return [*lines, f"  without them: {accuracy} on {rest['images']} images"]
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _percent(share: float | None) -> str:
+    """With one decimal, and 100.0 only for all."""
+    if share is None:
+        return "none"
+    return f"{100 * share if share >= 1 else min(100 * share, 99.9):.1f}%"
+
+
+def _interval(bounds: list[float] | None) -> str:
+    return "" if bounds is None else f"[{bounds[0]:.4f}, {bounds[1]:.4f}]"

@@ -1,7 +1,7 @@
-"""Figures of a model on labelled images that it was not trained on, from the scores it gave them.
+"""Metrics of a model's predictions on labelled images that it was not trained on.
 
-They are those of the scores as they are: temperature and thresholds were chosen before, on other
-images, and what they promised there is held against what they reach here.
+Temperature and thresholds were chosen earlier on other images; what they promised is compared with
+what they reach here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 
 from monkeyray.arrays import Array
 from monkeyray.model.known_images import NEW
-from monkeyray.scoring.rows import SCORED
 from monkeyray.statistics.calibration import (
     BINS,
     ece_interval,
@@ -22,19 +21,19 @@ from monkeyray.statistics.calibration import (
     reliability,
 )
 from monkeyray.statistics.label_errors import label_errors
-from monkeyray.statistics.metrics import evaluate, wilson
+from monkeyray.statistics.metrics import classification_metrics, wilson
 from monkeyray.statistics.thresholds import ACCEPTED, coverage_curve
 
 
 @dataclass(frozen=True)
 class LabelledPredictions:
-    """What a model said of n labelled images that could be scored; all arrays are in their order.
+    """Predictions for n labelled images; all arrays are in the same order.
 
-    `labels`: those that the model knows. `uris` and `given`: str (n,), where the given label may be
-    one that it does not know. `probabilities`: float32 (n, labels), of which each image has the
-    `listed` largest, and 0 for the rest. `decisions`: str (n,) of thresholds.decide, None without
-    thresholds. `outliers`: float32 (n,), as OutlierModel.score has them. `seen`: str (n,), as
-    KnownImages.find has them, None where it is not known what the model was made with.
+    `labels`: those the model knows. `uris` and `given`: str (n,); a given label may be unknown to
+    the model. `probabilities`: float32 (n, labels), the `listed` largest of each image, otherwise
+    0. `decisions`: str (n,) as in thresholds.decide, None without thresholds. `outliers`: float32
+    (n,) as in OutlierModel.score. `seen`: str (n,) as in KnownImages.find, None if the training
+    images are unknown.
     """
 
     labels: list[str]
@@ -47,7 +46,7 @@ class LabelledPredictions:
     seen: Array | None = None
 
     def only(self, rows: Array) -> LabelledPredictions:
-        """Some of the images, by a bool mask or by index."""
+        """A selection of the images, by a bool mask or by index."""
         return LabelledPredictions(
             self.labels,
             self.uris[rows],
@@ -60,120 +59,98 @@ class LabelledPredictions:
         )
 
     def known(self) -> Array:
-        """Which images have a given label that the model knows, bool (n,)."""
+        """Which images have a label that the model knows, bool (n,)."""
         return np.isin(self.given, np.array(self.labels, dtype=object))
 
     def truth(self) -> Array:
-        """The given labels as indices, int (n,); all of them have to be known."""
+        """The given labels as indices, int64 (n,). Raises KeyError for an unknown label."""
         index = {label: i for i, label in enumerate(self.labels)}
         return np.array([index[label] for label in self.given], np.int64)
 
 
-@dataclass(frozen=True)
-class Found:
-    """What there is to measure. `target`: the precision that the thresholds promised, where that is
-    known; `root`: below it, URIs are told relative to it; `data`: counts; `compared`: with what
-    share of the pictures that the model was made with these were compared."""
+def measure(predictions: LabelledPredictions, target: float | None) -> dict[str, Any]:
+    """All metrics of images with known labels, in JSON types.
 
-    answers: LabelledPredictions
-    target: float | None
-    model_id: str
-    views: tuple[str, ...]
-    root: str
-    data: dict[str, Any]
-    compared: float = 0.0
-
-
-def measure(answers: LabelledPredictions, target: float | None) -> dict[str, Any]:
-    """All figures of images with known labels, in JSON's types.
-
-    Those of metrics.evaluate, `calibration`, `thresholds` (None without decisions; `target` is the
-    precision that they promised, where that is known), `coverage` as of thresholds.coverage_curve,
-    and `outliers`. Where a row does not list all labels there is no `loss`, and no top-k accuracy
-    of more labels than are listed.
+    Those of classification_metrics; `calibration`; `thresholds` (None without decisions), whose
+    `target` is the precision that they promised, if known; `coverage` as in coverage_curve; and
+    `outliers`. If rows do not list all labels, `loss` is None, and `top_k_accuracy` ends at the
+    number listed.
     """
-    truth, probabilities = answers.truth(), answers.probabilities
+    truth, probabilities = predictions.truth(), predictions.probabilities
     scores = probabilities.max(axis=1, initial=0)
     correct = probabilities.argmax(axis=1) == truth
-    # A score that underflows to 0 is still of some use in the order, and has to have a logarithm.
+    # The logarithm of a score that underflowed to 0 must be finite.
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny), dtype=np.float64)
-    figures = evaluate(logits, truth, answers.labels)
-    if not _is_complete(answers):
-        figures["loss"] = None
-        figures["top_k_accuracy"] = {
-            k: share for k, share in figures["top_k_accuracy"].items() if int(k) <= answers.listed
+    metrics = classification_metrics(logits, truth, predictions.labels)
+    if not _is_complete(predictions):
+        metrics["loss"] = None
+        metrics["top_k_accuracy"] = {
+            k: share
+            for k, share in metrics["top_k_accuracy"].items()
+            if int(k) <= predictions.listed
         }
-    return figures | {
+    return metrics | {
         "calibration": {
             "bins": BINS,
             "ece": expected_calibration_error(scores, correct),
             "ece_interval": ece_interval(scores, correct),
             "reliability": reliability(scores, correct),
         },
-        "thresholds": _thresholds(answers.decisions, correct, target),
+        "thresholds": _thresholds(predictions.decisions, correct, target),
         "coverage": coverage_curve(scores, correct) if len(truth) else [],
-        "outliers": {"above_1": _share(answers.outliers > 1)},
+        "outliers": {"above_1": _share(predictions.outliers > 1)},
     }
 
 
-def describe_unknown(answers: LabelledPredictions) -> dict[str, Any] | None:
-    """What became of images whose label the model does not know, in JSON's types; None where there
-    are none.
+def measure_unknown(predictions: LabelledPredictions) -> dict[str, Any] | None:
+    """Images whose label the model does not know, in JSON types; None without such images.
 
-    `labels`: images of each; `above_1`: share with an outlier score above 1, which is what tells
-    them from the model's own; `accepted`: how many were accepted all the same, each of them wrong.
+    `labels`: images of each; `above_1`: share with an outlier score above 1, which should detect
+    them; `accepted`: how many were accepted nevertheless, each of them wrong.
     """
-    if not len(answers.given):
+    if not len(predictions.given):
         return None
-    accepted = None
-    if answers.decisions is not None:
-        accepted = int((answers.decisions == ACCEPTED).sum())
+    decisions = predictions.decisions
     return {
-        "images": len(answers.given),
-        "labels": dict(Counter(answers.given.tolist()).most_common()),
-        "above_1": _share(answers.outliers > 1),
-        "accepted": accepted,
+        "images": len(predictions.given),
+        "labels": dict(Counter(predictions.given.tolist()).most_common()),
+        "above_1": _share(predictions.outliers > 1),
+        "accepted": None if decisions is None else int((decisions == ACCEPTED).sum()),
     }
 
 
-def measure_new(answers: LabelledPredictions, target: float | None) -> dict[str, Any] | None:
-    """The figures of `measure` without the images that the model was made with; None where there
-    are none of those, or no others, or it is not known."""
-    if answers.seen is None:
+def measure_new(predictions: LabelledPredictions, target: float | None) -> dict[str, Any] | None:
+    """The metrics of `measure` without the model's own training images.
+
+    None if these are unknown, if there are none, or if there are no other images.
+    """
+    if predictions.seen is None:
         return None
-    new = answers.seen == NEW
-    return measure(answers.only(new), target) if new.any() and not new.all() else None
+    new = predictions.seen == NEW
+    return measure(predictions.only(new), target) if new.any() and not new.all() else None
 
 
-def find_label_errors(answers: LabelledPredictions) -> list[dict[str, Any]]:
-    """Images with known labels whose label is likely wrong, the least believed first, in JSON's
+def likely_label_errors(predictions: LabelledPredictions) -> list[dict[str, Any]]:
+    """Images with known labels whose label is likely wrong, least plausible first, in JSON
     types."""
-    found = label_errors(answers.probabilities, answers.truth()) if len(answers.given) else []
+    if not len(predictions.given):
+        return []
     return [
         {
-            "uri": str(answers.uris[each.index]),
-            "given": answers.labels[each.given],
-            "suggested": answers.labels[each.suggested],
+            "uri": str(predictions.uris[each.index]),
+            "given": predictions.labels[each.given],
+            "suggested": predictions.labels[each.suggested],
             "quality": each.quality,
         }
-        for each in found
+        for each in label_errors(predictions.probabilities, predictions.truth())
     ]
 
 
-def count_statuses(statuses: Counter[str]) -> dict[str, Any]:
-    """Labelled images, how many of them were scored, and the others by status."""
-    failures = {status: n for status, n in statuses.most_common() if status not in SCORED}
-    return {
-        "labelled": statuses.total(),
-        "scored": statuses.total() - sum(failures.values()),
-        "failures": failures,
-    }
-
-
-def _is_complete(answers: LabelledPredictions) -> bool:
-    # Labels that are known from the rows alone may not be all that the model has.
-    sums = answers.probabilities.sum(axis=1, dtype=np.float64)
-    return answers.listed >= len(answers.labels) and bool(np.all(np.abs(sums - 1) < 1e-3))
+def _is_complete(predictions: LabelledPredictions) -> bool:
+    # Labels collected from the rows may not be all that the model has.
+    sums = predictions.probabilities.sum(axis=1, dtype=np.float64)
+    complete = bool(np.all(np.abs(sums - 1) < 1e-3))
+    return predictions.listed >= len(predictions.labels) and complete
 
 
 def _thresholds(
@@ -184,14 +161,13 @@ def _thresholds(
     accepted = decisions == ACCEPTED
     count = int(accepted.sum())
     precision = _share(correct[accepted])
-    interval = wilson(precision, count)
     return {
         "target": target,
         "images": len(correct),
         "accepted": count,
         "coverage": _share(accepted),
         "precision": precision,
-        "precision_interval": list(interval) if interval else None,
+        "precision_interval": wilson(precision, count),
     }
 
 

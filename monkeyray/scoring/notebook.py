@@ -24,7 +24,8 @@ from monkeyray.options import StoreConfig, check_engine, check_precision, requir
 from monkeyray.runs.fetch import FETCH_THREADS, Batch, Fetched, attempt, fetch
 from monkeyray.scoring.given_images import Images, OneImage, one_by_one, to_file, uri_of
 from monkeyray.scoring.options import parse_top_k
-from monkeyray.scoring.rows import ScoreOptions, Scorer, prediction_schema
+from monkeyray.scoring.rows import ScoreOptions, Scorer
+from monkeyray.scoring.schema import prediction_schema
 from monkeyray.storage.store import Storage
 
 _PLAN = pa.schema([("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())])

@@ -1,9 +1,8 @@
-"""Calibration: scores that are right as often as they say, by one temperature on the logits.
+"""Temperature scaling, and how well scores are calibrated.
 
-A network trained to the end says 0.99 more often than it is right in 99 of 100. Dividing its
-logits by a temperature T before the softmax mends most of that and changes no prediction
-(Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). T has to come from images that
-the network was not trained on.
+Modern networks are overconfident. Dividing the logits by a temperature T before the softmax
+corrects most of that without changing a prediction (Guo et al., "On Calibration of Modern Neural
+Networks", ICML 2017). T must be fitted on images that the network was not trained on.
 """
 
 from __future__ import annotations
@@ -15,21 +14,19 @@ import numpy as np
 from monkeyray.arrays import Array
 from monkeyray.statistics.metrics import cross_entropy, softmax, wilson
 
-#: Bins of the top score, as many as Guo et al. have.
+#: Bins of the top score, as in Guo et al.
 BINS = 15
 
-#: No temperature below or above is believed, whatever a few images say.
+#: Bounds of the temperature, for fits on few images.
 LEAST, MOST = 0.05, 20.0
 
 
 def fit_temperature(logits: Array, truth: Array) -> float:
-    """The T of `softmax(logits / T)` with the least mean negative log likelihood.
+    """The T in [LEAST, MOST] that minimises the cross-entropy of `softmax(logits / T)`.
 
-    `logits`: float (n, labels); `truth`: int label indices (n,). The likelihood has one peak over
-    log T, which is looked for between LEAST and MOST. One error more than was seen is added, the
-    rule of succession: an average image with its second likeliest label for the true one. Without
-    it, where every image is right the likelihood would only rise the surer the scores become.
-    1.0 without images.
+    `logits`: float (n, labels); `truth`: int label indices (n,). The loss is unimodal in log T. One
+    error is added to those observed (the rule of succession): an average image whose true label is
+    its second likeliest. Otherwise T would go to 0 where every image is right. 1.0 without images.
     """
     from scipy.optimize import minimize_scalar
 
@@ -52,11 +49,10 @@ def fit_temperature(logits: Array, truth: Array) -> float:
 
 
 def expected_calibration_error(confidence: Array, correct: Array, bins: int = BINS) -> float | None:
-    """ECE: how far the top score is from the share of right answers, on average; 0-1.
+    """ECE, 0 to 1: the mean |accuracy - mean score| of bins, weighted by their images.
 
-    `confidence`: top scores, float (n,) in 0-1; `correct`: bool (n,). The images fall into `bins`
-    bins of equal width, (0, 1/bins] to (1 - 1/bins, 1]; the bins' |accuracy - mean score| are
-    averaged, weighted by their images (Guo et al. 2017, eq. 3). None without images.
+    `confidence`: top scores, float (n,) in 0-1; `correct`: bool (n,). There are `bins` bins of
+    equal width, (0, 1/bins] to (1 - 1/bins, 1] (Guo et al. 2017, eq. 3). None without images.
     """
     if not len(confidence):
         return None
@@ -69,8 +65,7 @@ def ece_interval(
 ) -> list[float] | None:
     """The 95% percentile bootstrap interval [low, high] of the ECE; None without images.
 
-    Images are drawn with replacement, `resamples` times. The chance in a bin counts as an error
-    whichever way it goes, so that the interval of few images lies rather high.
+    ECE is biased upwards on few images, and so is this interval.
     """
     images = len(confidence)
     if not images:
@@ -86,10 +81,10 @@ def ece_interval(
 
 
 def reliability(confidence: Array, correct: Array, bins: int = BINS) -> list[dict[str, Any]]:
-    """The bins of `expected_calibration_error` as rows of a diagram, from low scores to high.
+    """Rows of a reliability diagram: the bins of `expected_calibration_error`, lowest first.
 
-    A row has its bounds `low` and `high`, its `images`, their mean `confidence`, their `accuracy`
-    and its 95% Wilson `interval`; the last three are None in an empty bin.
+    Each has the bounds `low` and `high`, its number of `images`, their mean `confidence`, their
+    `accuracy` and its 95% Wilson `interval`; the last three are None in an empty bin.
     """
     which = _bin(confidence, bins)
     rows: list[dict[str, Any]] = []
@@ -97,7 +92,6 @@ def reliability(confidence: Array, correct: Array, bins: int = BINS) -> list[dic
         inside = which == i
         images = int(inside.sum())
         accuracy = float(np.mean(correct[inside])) if images else None
-        bounds = wilson(accuracy, images)
         rows.append(
             {
                 "low": i / bins,
@@ -105,7 +99,7 @@ def reliability(confidence: Array, correct: Array, bins: int = BINS) -> list[dic
                 "images": images,
                 "confidence": float(np.mean(confidence[inside])) if images else None,
                 "accuracy": accuracy,
-                "interval": list(bounds) if bounds else None,
+                "interval": wilson(accuracy, images),
             }
         )
     return rows
@@ -114,11 +108,11 @@ def reliability(confidence: Array, correct: Array, bins: int = BINS) -> list[dic
 def calibrate(
     logits: Array, truth: Array, temperature: float | None = None, *, seed: int = 0
 ) -> dict[str, Any]:
-    """The temperature, and what it changes on these images, in JSON's types.
+    """The temperature and its effect on these images, in JSON types.
 
     `logits`: float (n, labels); `truth`: int label indices (n,). The temperature is fitted on these
-    images unless one is given, as for a test split that must not choose it. `before` and `after`
-    have `loss` in nats, `ece`, `ece_interval` and `reliability`; `seed` is the bootstrap's.
+    images unless given; a test split must be given one. `before` and `after` have `loss` in nats,
+    `ece`, `ece_interval` and `reliability`. `seed` is the bootstrap's.
     """
     chosen = fit_temperature(logits, truth) if temperature is None else float(temperature)
     exact = np.asarray(logits, np.float64)
@@ -127,12 +121,12 @@ def calibrate(
         "temperature": chosen,
         "fitted_here": temperature is None,
         "bins": BINS,
-        "before": _figures(exact, truth, seed),
-        "after": _figures(exact / chosen, truth, seed),
+        "before": _metrics(exact, truth, seed),
+        "after": _metrics(exact / chosen, truth, seed),
     }
 
 
-def _figures(logits: Array, truth: Array, seed: int) -> dict[str, Any]:
+def _metrics(logits: Array, truth: Array, seed: int) -> dict[str, Any]:
     confidence = softmax(logits).max(axis=1)
     correct = logits.argmax(axis=1) == truth
     return {
@@ -145,10 +139,10 @@ def _figures(logits: Array, truth: Array, seed: int) -> dict[str, Any]:
 
 def _bin(confidence: Array, bins: int) -> Array:
     edges = np.arange(1, bins) / bins
-    # 'left' puts a score on an edge into the bin that the edge closes.
+    # 'left' puts a score on an edge into the bin below it.
     return np.searchsorted(edges, np.asarray(confidence, np.float64), side="left")
 
 
 def _ece(which: Array, gap: Array, bins: int) -> float:
-    # A bin's share times its mean gap is the sum of its gaps over all images.
+    # A bin's weight times its mean gap is the sum of its gaps divided by all images.
     return float(np.abs(np.bincount(which, gap, minlength=bins)).sum() / len(gap))

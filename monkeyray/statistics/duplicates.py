@@ -1,32 +1,30 @@
-"""Which files show the same picture: byte for byte, or encoded, scaled or cropped anew.
+"""Near-duplicates: files that show the same picture, re-encoded, scaled or slightly cropped.
 
-Another moment of the same scene is another picture where the animal covers enough of it. Where it
-does not, as with a small animal before a camera that does not move, the two can not be told apart,
-and count as one picture: a model that has seen the one has all but seen the other.
+Two moments of one scene count as one picture unless the animal covers enough of the frame. That is
+intended: a model trained on one of them has practically seen the other.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 
 from monkeyray.arrays import Bytes, Hashes, Ints
-from monkeyray.statistics.fingerprints import agreement, same_picture, window_hashes
+from monkeyray.statistics.fingerprints import correlation, same_picture, window_hashes
 
-#: Bits in which the hashes of two files of one picture may differ.
+#: Bits in which the hashes of one picture may differ.
 NEAR_BITS = 7
 
-#: The correlation above which two thumbnails are so equal that the search needs only one of them.
+#: Correlation above which only one of two thumbnails takes part in the search.
 _ALL_BUT_EQUAL = 0.98
 
-#: An image is compared until it was unlike so many others. Among photographs it is hardly ever
-#: unlike one that its hash is near; before a still camera it may be unlike thousands.
+#: An image is no longer compared after so many mismatches: with a fixed camera there may be
+#: thousands, otherwise there is hardly ever one.
 _PATIENCE = 32
 
-#: Comparisons, pairs of hashes and pairs that were found, that are worked on at a time.
+#: Thumbnails compared, hashes compared and pairs found at a time.
 _SOME = 2048
 _MANY = 2**20
 _LOT = 2**22
@@ -37,146 +35,69 @@ def group_images(
     pictures: Bytes | None,
     groups: Sequence[str | None] | None = None,
 ) -> Ints:
-    """A group number per image: same content hash, same picture, or same given group.
+    """Group numbers, int64 (n,), of images with the same content hash, picture or given group.
 
-    `pictures`: the thumbnails, uint8 (n, 32, 32), or None to compare no pictures. Groups are
-    joined transitively and numbered by their first image.
+    `pictures`: thumbnails, uint8 (n, 32, 32), or None not to compare pictures. Groups are joined
+    transitively and numbered by their first image.
     """
-    forest = _Forest(len(contents))
+    joined = np.arange(len(contents))
     for keys in (contents, groups or ()):
         first: dict[str, int] = {}
-        for i, key in enumerate(keys):
-            if key is not None:
-                forest.join(first.setdefault(key, i), i)
-    if pictures is not None:
-        distinct = np.unique(np.asarray(contents, dtype=object), return_index=True)[1]
-        _join_pictures(forest, np.sort(distinct), pictures)
-    return forest.roots()
+        same = [i if key is None else first.setdefault(key, i) for i, key in enumerate(keys)]
+        joined = _join(joined, np.arange(len(same)), np.array(same, np.int64))
+    if pictures is None:
+        return joined
+    distinct = np.unique(np.asarray(contents, dtype=object), return_index=True)[1]
+    return _join_pictures(joined, np.sort(distinct), pictures)
 
 
-def leaks(
-    uris: Sequence[str],
-    splits: Sequence[str],
-    contents: Sequence[str],
-    pictures: Ints,
-    groups: Ints,
-    most: int = 5,
-) -> list[dict[str, Any]]:
-    """Each test image that shares a group with an image of another split, then each validation
-    image that shares one with a training image, ready for JSON.
+def _join(groups: Ints, ones: Ints, others: Ints) -> Ints:
+    """Groups after joining each of `ones` with its one in `others`, transitively.
 
-    `pictures`: group numbers by picture alone; `groups`: with given groups too. A row has the
-    image's `uri` and `split`; `how` it is repeated, at its worst: "identical" (the same bytes),
-    "near" (the same picture) or "group" (only the given group); how many `images` of other splits
-    (of train, for a validation image) it repeats; and of these the `most` worst as `repeats`, each
-    with `uri`, `split` and `how`.
+    A group is known by its first member.
     """
-    its_groups = groups.tolist()
-    # From near to far; what is the same in one is the same in the next.
-    keys = [
-        list(zip(its_groups, contents, strict=True)),
-        list(zip(its_groups, pictures.tolist(), strict=True)),
-        its_groups,
-    ]
-    rows = []
-    for split, others in (("test", ("train", "validation")), ("validation", ("train",))):
-        elsewhere = _elsewhere(uris, splits, others, keys)
-        for i in range(len(uris)):
-            if splits[i] != split or its_groups[i] not in elsewhere[-1]:
-                continue
-            ranks: dict[int, int] = {}
-            for rank, (found, key) in enumerate(zip(elsewhere, keys, strict=True)):
-                # As many of each are enough, and a group may have thousands.
-                for j in found.get(key[i], ())[:most]:
-                    ranks.setdefault(j, rank)
-            repeats = [
-                {"uri": uris[j], "split": splits[j], "how": _HOW[rank]} for j, rank in ranks.items()
-            ]
-            rows.append(
-                {
-                    "uri": uris[i],
-                    "split": split,
-                    "how": repeats[0]["how"],
-                    "images": len(elsewhere[-1][its_groups[i]]),
-                    "repeats": repeats[:most],
-                }
-            )
-    return rows
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    pairs = (np.ones(len(ones), bool), (groups[ones], groups[others]))
+    graph = coo_array(pairs, shape=(len(groups), len(groups)))
+    component = connected_components(graph, directed=False)[1]
+    first = np.unique(component, return_index=True)[1]
+    return np.asarray(first[component[groups]], np.int64)
 
 
-def _elsewhere(
-    uris: Sequence[str], splits: Sequence[str], others: Sequence[str], keys: list[list[Any]]
-) -> list[dict[Any, list[int]]]:
-    """For each list of keys the images of other splits by their key, ordered by URI."""
-    images = [i for i, split in enumerate(splits) if split in others]
-    images.sort(key=lambda i: (uris[i], splits[i]))
-    found: list[dict[Any, list[int]]] = [{} for _ in keys]
-    for i in images:
-        for by_key, key in zip(found, keys, strict=True):
-            by_key.setdefault(key[i], []).append(i)
-    return found
-
-
-_HOW = ("identical", "near", "group")
-
-
-class _Forest:
-    """Groups that are joined two at a time; each is known by its smallest member."""
-
-    def __init__(self, size: int) -> None:
-        self._parent = np.arange(size)
-
-    def join(self, one: int, other: int) -> None:
-        a, b = self._root(one), self._root(other)
-        self._parent[max(a, b)] = min(a, b)
-
-    def roots(self) -> Ints:
-        """The group of each, all at once."""
-        while not np.array_equal(above := self._parent[self._parent], self._parent):
-            self._parent = above
-        return self._parent.copy()
-
-    def _root(self, i: int) -> int:
-        parent = self._parent
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = int(parent[i])
-        return i
-
-
-def _join_pictures(forest: _Forest, images: Ints, pictures: Bytes) -> None:
-    """Join the images, of which no two have the same bytes, that show the same picture."""
-    images, hashes = _thin_out(forest, images, window_hashes(pictures[images]), pictures)
+def _join_pictures(groups: Ints, images: Ints, pictures: Bytes) -> Ints:
+    """Groups after joining those of `images`, all with different bytes, that show one picture."""
+    groups, images, hashes = _thin_out(groups, images, window_hashes(pictures[images]), pictures)
     rng = np.random.default_rng(0)
     compared = np.empty(0, np.int64)
     unlike = np.zeros(len(images), np.int64)
     for lot in _in_lots(close_hashes(hashes)):
-        roots = forest.roots()[images]
-        lot = lot[roots[lot[:, 0]] != roots[lot[:, 1]]]
+        its = groups[images]
+        lot = lot[its[lot[:, 0]] != its[lot[:, 1]]]
         keys = _without_repeats(lot[:, 0] * len(images) + lot[:, 1])
         keys = keys[~np.isin(keys, compared, assume_unique=True)]
         compared = np.concatenate([compared, keys])
         rng.shuffle(keys)
         for start in range(0, len(keys), _SOME):
             one, other = np.divmod(keys[start : start + _SOME], len(images))
-            roots = forest.roots()[images]
-            open_ = roots[one] != roots[other]
+            open_ = groups[images[one]] != groups[images[other]]
             open_ &= (unlike[one] < _PATIENCE) | (unlike[other] < _PATIENCE)
             one, other = one[open_], other[open_]
             same = same_picture(pictures[images[one]], pictures[images[other]])
-            for i, j in zip(images[one[same]].tolist(), images[other[same]].tolist(), strict=True):
-                forest.join(i, j)
+            groups = _join(groups, images[one[same]], images[other[same]])
             np.add.at(unlike, one[~same], 1)
             np.add.at(unlike, other[~same], 1)
+    return groups
 
 
 def _thin_out(
-    forest: _Forest, images: Ints, hashes: Hashes, pictures: Bytes
-) -> tuple[Ints, Hashes]:
-    """Join what is all but equal, and keep one of each for the search.
+    groups: Ints, images: Ints, hashes: Hashes, pictures: Bytes
+) -> tuple[Ints, Ints, Hashes]:
+    """Join almost equal images, and keep one of each for the search.
 
-    Before a camera that does not move thousands of images are near each other, which would be
-    millions of pairs. So each is first compared with one that has a quarter of its hash.
+    With a fixed camera thousands of images are alike, and their pairs would be millions. So each is
+    first compared with a single image that shares a quarter of its hash.
     """
     for quarter in range(4):
         keys = _quarter(hashes[:, 0], quarter)
@@ -187,16 +108,15 @@ def _thin_out(
         equal = np.zeros(len(images), bool)
         for start in range(0, len(rows), _SOME):
             some = rows[start : start + _SOME]
-            score = agreement(pictures[images[first[some]]], pictures[images[some]])
+            score = correlation(pictures[images[first[some]]], pictures[images[some]])
             equal[some] = score >= _ALL_BUT_EQUAL
-        for i in np.flatnonzero(equal):
-            forest.join(int(images[first[i]]), int(images[i]))
+        groups = _join(groups, images[first[equal]], images[equal])
         images, hashes = images[~equal], hashes[~equal]
-    return images, hashes
+    return groups, images, hashes
 
 
 def _in_lots(found: Iterator[Ints]) -> Iterator[Ints]:
-    """The same pairs, but not a few at a time."""
+    """The same pairs in larger arrays."""
     lot: list[Ints] = []
     size = 0
     for pairs in found:
@@ -210,18 +130,17 @@ def _in_lots(found: Iterator[Ints]) -> Iterator[Ints]:
 
 
 def _without_repeats(keys: Ints) -> Ints:
-    # Not with np.unique, whose hash table takes seconds for a million keys such as these.
+    # np.unique hashes, which is slow for such keys.
     ordered = np.sort(keys)
     return ordered[np.diff(ordered, prepend=-1) > 0]
 
 
 def close_hashes(hashes: Hashes, bits: int = NEAR_BITS) -> Iterator[Ints]:
-    """Pairs (i, j), i != j, where any hash of i is at most `bits` from the first one of j.
+    """All pairs (i, j), i != j, where any hash of i is within `bits` of the first hash of j.
 
-    `hashes`: uint64 (n, k). All such pairs come, as int64 (m, 2) a time, some of them repeatedly.
-    Two hashes that near have a quarter in which they differ by a quarter of the bits at most, so
-    only what is in such a bucket is compared (multi-index hashing, Norouzi et al. 2012): some
-    seconds for 200,000 images, where all pairs would be 20 billion.
+    `hashes`: uint64 (n, k). Yields int64 (m, 2) arrays; pairs may repeat. Multi-index hashing
+    (Norouzi et al. 2012): such hashes have a quarter in which they differ by at most a quarter of
+    `bits`, so only hashes with similar quarters are compared.
     """
     flips = [
         sum(1 << bit for bit in flipped)
@@ -255,7 +174,7 @@ def _quarter(hashes: Hashes, quarter: int) -> Ints:
 
 
 def _blocks(counts: Ints) -> Iterator[slice]:
-    """Slices of rows with together some _MANY, or one row that alone has more."""
+    """Slices of rows whose counts sum to about _MANY, or of a single row with more."""
     totals = np.cumsum(counts)
     start = 0
     while start < len(counts) and totals[-1]:

@@ -1,7 +1,6 @@
-"""What is kept of an image to know its picture again: a small grey thumbnail of its whole frame.
+"""Image fingerprints: small greyscale thumbnails of the whole frame.
 
-Hashes of the thumbnail, and of parts of it, tell which images are worth a comparison, and laying
-one thumbnail over the other decides.
+Hashes of a thumbnail and of its parts select candidate pairs; aligning the two thumbnails decides.
 """
 
 from __future__ import annotations
@@ -12,35 +11,34 @@ from PIL import Image
 
 from monkeyray.arrays import Array, Bytes, Flags, Floats, Hashes
 
-#: Goes up with every change of what `thumbnail` returns, so that cached ones are not mixed.
+#: Increases with every change of the output of `grey_thumbnail`, as caches keep it.
 THUMBNAIL_VERSION = 1
 
-#: Pixels at each side of a thumbnail, and its bytes.
+#: Pixels on each side of a thumbnail, and its size in bytes.
 SIDE = 32
 THUMBNAIL_BYTES = SIDE * SIDE
 
-#: The least correlation of two thumbnails of one picture, the one laid over the other. Of 300
-#: million pairs of pieces of different photographs 10 were near by their hashes, and the most alike
-#: of these reached 0.91. Of copies with up to 5 % cut off at every side 99 in 100 are above.
-AGREEMENT = 0.92
+#: The least correlation of aligned thumbnails of one picture. Copies cropped by up to 5 % a side
+#: exceed it in 99 of 100 cases; different photographs have not reached it in 300 million pairs.
+SAME = 0.92
 
 
-#: Images that are worked on at a time.
+#: Images processed at a time.
 _SOME = 2048
 
 
-def thumbnail(image: Image.Image) -> bytes:
+def grey_thumbnail(image: Image.Image) -> bytes:
     """The fingerprint of an image in mode RGB or L: SIDE x SIDE grey levels, row by row.
 
-    It must be the whole frame, turned as it is displayed. Its proportions do not matter, so it may
-    have been squeezed, or decoded at a reduced scale, but not below SIDE.
+    The image must be the whole frame, upright. It may be squeezed, or decoded at a reduced scale of
+    at least SIDE.
     """
     small = image.resize((SIDE, SIDE), Image.Resampling.BOX)
     return small.convert("L").tobytes()
 
 
-def thumbnails(column: pa.ChunkedArray) -> Bytes:
-    """A column of fingerprints (fixed-size binary) as uint8 (n, SIDE, SIDE); null is all black."""
+def grey_thumbnails(column: pa.ChunkedArray) -> Bytes:
+    """A column of fingerprints (fixed-size binary) as uint8 (n, SIDE, SIDE); black for null."""
     array = column.combine_chunks()
     filled = array.fill_null(bytes(THUMBNAIL_BYTES))
     start = filled.offset * THUMBNAIL_BYTES
@@ -50,7 +48,7 @@ def thumbnails(column: pa.ChunkedArray) -> Bytes:
 
 # -- Hashes --------------------------------------------------------------------------------------
 
-#: What is cut off at a side, in shares of the frame, for the hashes of parts of it.
+#: Cropped from a side for the hashes of parts, as shares of the frame.
 _CUTS = (0.0, 0.03)
 
 
@@ -60,14 +58,14 @@ def _dct_matrix(rows: int, n: int) -> Array:
 
 
 def _window_matrix(start: float, end: float) -> Array:
-    """SIDE means over the pixels between two shares of SIDE pixels."""
+    """Box filter (SIDE, SIDE) that resamples the pixels between two shares of the frame."""
     edges = np.linspace(start, end, SIDE + 1)[:, None] * SIDE
     pixels = np.arange(SIDE)
     covered = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
     return np.asarray(np.maximum(covered, 0) / np.diff(edges, axis=0), dtype=np.float64)
 
 
-#: The low frequencies of each window along one axis, one below the other; the whole comes first.
+#: The low frequencies of each window along one axis, stacked; the whole frame comes first.
 _LOW = np.concatenate(
     [_dct_matrix(8, SIDE) @ _window_matrix(a, 1 - b) for a in _CUTS for b in _CUTS]
 ).astype(np.float32)
@@ -76,10 +74,10 @@ _LOW = np.concatenate(
 def window_hashes(pictures: Bytes) -> Hashes:
     """Hashes of thumbnails, uint8 (n, SIDE, SIDE), and of 15 parts of each: uint64 (n, 16).
 
-    The first is that of the whole. The parts have 3 % cut off at some of the sides, so one of
-    them is close to what another file shows that was cropped by a few per cent. A bit is the sign
-    of one of the 63 lowest frequencies of the cosine transform (pHash, Zauner 2010, with zero for
-    the median: then a change of contrast changes nothing).
+    The first is of the whole; the parts are cropped by 3 % at some of the sides, so that one of
+    them is near a file cropped by a few per cent. A bit is the sign of one of the 63 lowest
+    frequencies of the cosine transform (pHash, Zauner 2010, with zero in place of the median, which
+    makes it independent of contrast).
     """
     hashes = np.empty((len(pictures), len(_CUTS) ** 4), np.uint64)
     for start in range(0, len(pictures), _SOME):
@@ -91,12 +89,12 @@ def window_hashes(pictures: Bytes) -> Hashes:
     return hashes
 
 
-# -- One thumbnail over another --------------------------------------------------------------------
+# -- Alignment -----------------------------------------------------------------------------------
 
 _STEPS = 7
-#: So far the edges of one frame are looked for from those of the other, in shares of the frame.
+#: Largest shift of an edge between two frames, as a share of the frame.
 _REACH = 0.12
-#: Grey levels of deviation below which an image shows nothing: its noise is no picture.
+#: Standard deviation in grey levels below which a frame is blank.
 _FLAT = 1.0
 
 _CENTRES = ((np.arange(SIDE) + 0.5) / SIDE).astype(np.float32)
@@ -105,30 +103,30 @@ _CENTRES = ((np.arange(SIDE) + 0.5) / SIDE).astype(np.float32)
 def same_picture(ones: Bytes, others: Bytes) -> Flags:
     """Whether each of `others` shows the picture of its one in `ones`, or most of it: bool (n,).
 
-    Both are thumbnails, uint8 (n, SIDE, SIDE). The same, but brighter, darker or with another
-    contrast, is the same. Images that show nothing, such as black frames, are never the same.
+    Both are thumbnails, uint8 (n, SIDE, SIDE). Brightness and contrast do not matter. Blank images,
+    such as black frames, are never the same.
     """
     same = np.zeros(len(ones), bool)
     for start in range(0, len(ones), _SOME):
         one, other = ones[start : start + _SOME], others[start : start + _SOME]
-        score = agreement(one, other)
-        unlike = np.flatnonzero(score < AGREEMENT)
-        score[unlike] = _best_agreement(one[unlike], other[unlike])
-        same[start : start + _SOME] = score >= AGREEMENT
+        score = correlation(one, other)
+        unlike = np.flatnonzero(score < SAME)
+        score[unlike] = _aligned_correlation(one[unlike], other[unlike])
+        same[start : start + _SOME] = score >= SAME
     return same
 
 
-def agreement(ones: Bytes, others: Bytes) -> Floats:
-    """The correlation of pairs of thumbnails as they are, float32 (n,)."""
+def correlation(ones: Bytes, others: Bytes) -> Floats:
+    """The correlation of pairs of thumbnails without alignment, float32 (n,)."""
     products = _normed(ones.astype(np.float32)) * _normed(others.astype(np.float32))
     return np.asarray(np.sum(products, axis=(1, 2)), dtype=np.float32)
 
 
-def _best_agreement(ones: Bytes, others: Bytes) -> Floats:
-    """The correlation of `others` with the best of the windows in `ones`, float32 (n,).
+def _aligned_correlation(ones: Bytes, others: Bytes) -> Floats:
+    """The correlation of `others` with their best windows in `ones`, float32 (n,).
 
-    The window's four edges are found together with the change in contrast and brightness by
-    Gauss-Newton steps (Lucas and Kanade 1981), as long as they gain anything.
+    Gauss-Newton steps (Lucas and Kanade 1981) fit the window's four edges, contrast and brightness
+    together, as long as the correlation rises.
     """
     best = np.full(len(ones), -1, np.float32)
     edges = np.tile(np.array([0.015, 0.985] * 2, np.float32), (len(ones), 1))
@@ -139,7 +137,7 @@ def _best_agreement(ones: Bytes, others: Bytes) -> Floats:
         top, bottom, left, right = edges[rows].T
         seen = _sampler(top, bottom) @ frame @ _sampler(left, right).transpose(0, 2, 1)
         found = np.sum(_normed(seen) * _normed(wanted), axis=(1, 2))
-        going = found < AGREEMENT
+        going = found < SAME
         if step:
             going &= found > best[rows] + 0.002
         best[rows] = np.maximum(best[rows], found)
@@ -150,13 +148,13 @@ def _best_agreement(ones: Bytes, others: Bytes) -> Floats:
 
 
 def _step(seen: Array, wanted: Floats) -> Floats:
-    """How far the edges of the windows `seen` are from those of `wanted`: float32 (n, 4)."""
+    """How far the edges of the windows `seen` are from `wanted`: float32 (n, 4)."""
     down, along = np.gradient(seen * SIDE, axis=(1, 2))
     low, high = 1 - _CENTRES, _CENTRES
     by_edge = [down * low[:, None], down * high[:, None], along * low, along * high]
     slopes = np.stack([*by_edge, seen, np.ones_like(seen)], axis=1).reshape(-1, 6, SIDE * SIDE)
     square = slopes @ slopes.transpose(0, 2, 1)
-    # A little damping: edges that nothing in the image tells of stay where they are.
+    # Damping keeps edges in place that the image does not determine.
     size = np.trace(square, axis1=1, axis2=2)[:, None, None]
     square += np.eye(6, dtype=np.float32) * (1e-3 / 6 * size + 1e-3)
     solved = np.linalg.solve(square, slopes @ wanted.reshape(-1, SIDE * SIDE, 1))[:, :, 0]
@@ -165,14 +163,14 @@ def _step(seen: Array, wanted: Floats) -> Floats:
 
 
 def _sampler(start: Floats, end: Floats) -> Floats:
-    """Matrices (n, SIDE, SIDE) that read SIDE points between two shares, with interpolation."""
+    """Matrices (n, SIDE, SIDE) that interpolate SIDE points between two shares of the frame."""
     at = (start[:, None] + (end - start)[:, None] * _CENTRES) * SIDE - 0.5
     distance = np.abs(np.clip(at, 0, SIDE - 1)[:, :, None] - np.arange(SIDE, dtype=np.float32))
     return np.asarray(np.maximum(1 - distance, 0), dtype=np.float32)
 
 
 def _normed(images: Array) -> Floats:
-    """Mean 0 and length 1, or all 0 where there is nothing to see."""
+    """Normalised to mean 0 and length 1; all 0 for blank images."""
     centred = images - images.mean(axis=(1, 2), keepdims=True)
     length = np.sqrt(np.sum(centred**2, axis=(1, 2), keepdims=True))
     normed = np.where(length < _FLAT * SIDE, 0, centred / np.maximum(length, 1))

@@ -1,8 +1,7 @@
-"""Likely label errors: images whose given label the model, trained without them, does not believe.
+"""Likely label errors, by confident learning.
 
-Confident learning (Northcutt, Jiang, Chuang: "Confident Learning: Estimating Uncertainty in Dataset
-Labels", JAIR 70, 2021). The probabilities have to be out-of-fold: a model that has seen an image
-with its wrong label may well have learned it.
+Northcutt, Jiang, Chuang: "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR 70,
+2021. The probabilities must be out-of-fold: a model trained on a wrong label may have learned it.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from monkeyray.arrays import Array
 
 @dataclass(frozen=True)
 class LabelError:
-    """An image, by its index, that probably shows `suggested` and not `given` (label indices).
+    """An image, by its index, that probably shows `suggested` rather than `given` (label indices).
 
-    `quality` is that of `label_quality`. `sure`: it is off the diagonal of the confident joint;
-    if not, the suggested label is merely the likelier one.
+    `quality` as in `label_quality`. `sure`: the image is off the diagonal of the confident joint,
+    i.e. confidently shows `suggested`; otherwise that label is merely likelier.
     """
 
     index: int
@@ -30,38 +29,20 @@ class LabelError:
 
 
 def label_quality(probabilities: Array, truth: Array) -> Array:
-    """How far every image's given label is believed, float64 (n,), 0 to 1.
+    """The probability of each image's given label ("self-confidence"): float64 (n,), 0 to 1.
 
-    It is the given label's own probability. On photographs of ten species with 3% of the labels
-    swapped it ranked the swapped ones a little better than the margin to the likeliest other
-    label. `probabilities`: out-of-fold, (n, labels); `truth`: given int label indices (n,).
+    `probabilities`: out-of-fold, (n, labels); `truth`: given int label indices (n,).
     """
     return np.asarray(probabilities, np.float64)[np.arange(len(truth)), truth]
 
 
-def confident_joint(probabilities: Array, truth: Array) -> Array:
-    """Counts (labels, labels): row the given label, column the one that an image surely shows.
-
-    An image surely shows a label whose probability is at least the mean that the images given that
-    label have for it; the likeliest where there are several. Images that surely show nothing are
-    not counted. Off the diagonal are the likely errors.
-    """
-    labels = probabilities.shape[1]
-    shown = _surely(probabilities, truth)
-    sure = shown >= 0
-    return np.bincount(truth[sure] * labels + shown[sure], minlength=labels * labels).reshape(
-        labels, labels
-    )
-
-
 def label_errors(probabilities: Array, truth: Array) -> list[LabelError]:
-    """The images whose label is likely wrong, the least believed first.
+    """Images whose label is likely wrong, lowest quality first; ties in the order of the images.
 
-    These are the images off the diagonal of the confident joint, and those for which another label
-    is likelier than the given one: of labels swapped on purpose a quarter was in the latter alone.
-    Arguments as of `label_quality`. Of equal quality the earlier image comes first.
+    They are off the diagonal of the confident joint, or another label is likelier than the given
+    one. Arguments as in `label_quality`.
     """
-    shown = _surely(probabilities, truth)
+    shown = _confident(probabilities, truth)
     quality = label_quality(probabilities, truth)
     sure = (shown >= 0) & (shown != truth)
     likelier = probabilities.max(axis=1) > np.asarray(probabilities)[np.arange(len(truth)), truth]
@@ -73,14 +54,18 @@ def label_errors(probabilities: Array, truth: Array) -> list[LabelError]:
     ]
 
 
-def _surely(probabilities: Array, truth: Array) -> Array:
-    """The label that each image surely shows, int (n,), -1 where none."""
+def _confident(probabilities: Array, truth: Array) -> Array:
+    """The label that each image confidently shows, int (n,); -1 for none.
+
+    That is a label whose probability is at least its mean over the images given it; the likeliest
+    of several.
+    """
     exact = np.asarray(probabilities, np.float64)
     labels = exact.shape[1]
     images = np.bincount(truth, minlength=labels)
     sums = np.bincount(truth, label_quality(exact, truth), minlength=labels)
-    # Nothing can surely show a label that nothing was given. The hair's breadth is for rounding:
-    # the mean of equal numbers may come out above them.
+    # No image confidently shows a label that none was given. The tolerance is for rounding: the
+    # mean of equal numbers may exceed them.
     thresholds = np.where(images > 0, sums / np.maximum(images, 1) - 1e-12, np.inf)
     possible = np.where(exact >= thresholds, exact, -1.0)
     return np.where(possible.max(axis=1) >= 0, possible.argmax(axis=1), -1)

@@ -1,6 +1,6 @@
-"""Figures of a classifier from its logits: accuracy, loss, confusion, per-label results.
+"""Metrics of a classifier from its logits: accuracy, loss, confusion matrix, results per label.
 
-What goes into a file is made of JSON's types alone, with None where a figure is not defined.
+Dictionaries hold JSON types only; an undefined metric is None.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from monkeyray.arrays import Array
 _Z95 = 1.959963984540054
 
 
-def wilson(share: float | None, images: int) -> tuple[float, float] | None:
-    """The 95% Wilson score interval of a share of `images`; None where there is no share.
+def wilson(share: float | None, images: int) -> list[float] | None:
+    """The 95% Wilson score interval [low, high] of a proportion of `images`; None without images.
 
-    Wilson, JASA 22 (1927). Unlike the usual normal interval it stays within 0 to 1, and has a
-    width where all or none of the images count.
+    Wilson, JASA 22 (1927). Unlike the normal approximation, it stays within 0 to 1 and keeps a
+    width at 0 and 1. Written out because importing SciPy takes longer than the commands that
+    print it.
 
-    >>> low, high = wilson(0.5, 100)
-    >>> round(low, 3), round(high, 3)
-    (0.404, 0.596)
+    >>> [round(bound, 3) for bound in wilson(0.5, 100)]
+    [0.404, 0.596]
     """
     if share is None or not images:
         return None
     z2 = _Z95**2 / images
     middle = (share + z2 / 2) / (1 + z2)
     half = _Z95 * math.sqrt(share * (1 - share) / images + z2 / (4 * images)) / (1 + z2)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return [max(0.0, middle - half), min(1.0, middle + half)]
 
 
 def softmax(logits: Array) -> Array:
-    """Probabilities of shape (n, labels) from logits, each row's sum 1."""
+    """Probabilities of shape (n, labels) from logits (n, labels); each row sums to 1."""
     shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
@@ -47,17 +47,16 @@ def cross_entropy(logits: Array, truth: Array) -> float:
 
 
 def confusion(truth: Array, predicted: Array, labels: int) -> Array:
-    """Counts of shape (labels, labels): row the true label, column the predicted one."""
+    """Confusion matrix: counts (labels, labels), a row per true label, a column per prediction."""
     return np.bincount(truth * labels + predicted, minlength=labels * labels).reshape(
         labels, labels
     )
 
 
 def top_k_accuracy(logits: Array, truth: Array, k: int) -> float | None:
-    """Share of images whose true label is among the `k` largest logits; None without images.
+    """The share of images whose true label is among the `k` largest logits; None without images.
 
-    Of equal logits the earlier label counts as larger, as argmax has it, so that k = 1 is the
-    accuracy.
+    Ties go to the earlier label, as in argmax, so k = 1 gives the accuracy.
     """
     if not len(truth):
         return None
@@ -67,8 +66,8 @@ def top_k_accuracy(logits: Array, truth: Array, k: int) -> float | None:
     return float(np.mean(rank < k))
 
 
-def summarise(logits: Array, truth: Array) -> dict[str, Any]:
-    """Accuracy and loss of some images, as the bundle's metrics have them; None without images."""
+def accuracy_and_loss(logits: Array, truth: Array) -> dict[str, Any]:
+    """Number of images, accuracy, and cross-entropy in nats; the last two None without images."""
     some = len(truth) > 0
     return {
         "images": len(truth),
@@ -77,35 +76,35 @@ def summarise(logits: Array, truth: Array) -> dict[str, Any]:
     }
 
 
-def evaluate(logits: Array, truth: Array, labels: list[str]) -> dict[str, Any]:
-    """All figures of a split: `summarise`, the confusion matrix, and precision, recall and F1.
+def classification_metrics(logits: Array, truth: Array, labels: list[str]) -> dict[str, Any]:
+    """`accuracy_and_loss`, the confusion matrix, and precision, recall and F1 per label.
 
-    `logits`: float (n, labels); `truth`: int label indices (n,). A ratio whose denominator is 0 is
-    None; the macro means, in which every label weighs the same, leave such labels out.
-    `macro_recall` is what others call balanced accuracy. An `…_interval` is the 95% Wilson
-    interval [low, high] of its share. `top_k_accuracy` has the k below the number of labels.
+    `logits`: float (n, labels); `truth`: int label indices (n,). A ratio with a denominator of 0 is
+    None, and the macro means (every label counts the same) leave it out. `macro_recall` is also
+    known as balanced accuracy. An `…_interval` is a 95% Wilson interval [low, high].
+    `top_k_accuracy` has an entry for each k of 2, 3 and 5 below the number of labels.
     """
     matrix = confusion(truth, logits.argmax(axis=1), len(labels))
-    hits, actual, claimed = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
+    hits, actual, predicted = np.diag(matrix), matrix.sum(axis=1), matrix.sum(axis=0)
     rows = []
     for i, label in enumerate(labels):
-        precision, recall = _ratio(hits[i], claimed[i]), _ratio(hits[i], actual[i])
+        precision, recall = _ratio(hits[i], predicted[i]), _ratio(hits[i], actual[i])
         rows.append(
             {
                 "label": label,
                 "images": int(actual[i]),
-                "predicted": int(claimed[i]),
+                "predicted": int(predicted[i]),
                 "precision": precision,
-                "precision_interval": _interval(precision, claimed[i]),
+                "precision_interval": wilson(precision, int(predicted[i])),
                 "recall": recall,
-                "recall_interval": _interval(recall, actual[i]),
-                "f1": _ratio(2 * hits[i], actual[i] + claimed[i]),
+                "recall_interval": wilson(recall, int(actual[i])),
+                "f1": _ratio(2 * hits[i], actual[i] + predicted[i]),
             }
         )
-    summary = summarise(logits, truth)
+    overall = accuracy_and_loss(logits, truth)
     return {
-        **summary,
-        "accuracy_interval": _interval(summary["accuracy"], len(truth)),
+        **overall,
+        "accuracy_interval": wilson(overall["accuracy"], len(truth)),
         "top_k_accuracy": {
             str(k): top_k_accuracy(logits, truth, k) for k in (2, 3, 5) if k < len(labels)
         },
@@ -119,11 +118,6 @@ def evaluate(logits: Array, truth: Array, labels: list[str]) -> dict[str, Any]:
 
 def _ratio(part: int, whole: int) -> float | None:
     return float(part / whole) if whole else None
-
-
-def _interval(share: float | None, images: int) -> list[float] | None:
-    bounds = wilson(share, int(images))
-    return list(bounds) if bounds else None
 
 
 def _mean(values: list[Any]) -> float | None:

@@ -1,25 +1,24 @@
-"""Thresholds that keep a promise: of the images accepted, at least the target share is right.
+"""Score thresholds that guarantee the precision of what they accept.
 
-A threshold that merely had the target precision on some images will miss it on the next ones about
-every other time. Here a lower confidence bound has to reach the target: Clopper and Pearson's
-(Biometrika 26, 1934), exact at any number of images.
+A threshold that just reached the target precision on one sample misses it on about every other new
+one. So the lower confidence bound has to reach the target: Clopper and Pearson's (Biometrika 26,
+1934), which is exact at any sample size.
 
-A label's images are those predicted as it, since only they can be wrong under its name. They are
-walked from the surest down, and the bound is looked at again and again; picking the best of many
-looks would undo its confidence. So the looks form a fixed sequence (Maurer, Hothorn, Lehmacher
-1995; for thresholds: Angelopoulos et al., "Learn then Test", 2021): they are tested one after the
-other, the walk ends at the first that fails, and the last that passed counts. The chance of
-promising too much then stays at 1 - confidence for each threshold, however many looks there were.
+Each label has a threshold for the images predicted as that label. Candidates are tested from the
+highest score down. Picking the best of many tests would invalidate the bound, so they form a fixed
+sequence (Maurer, Hothorn, Lehmacher 1995; for thresholds: Angelopoulos et al., "Learn then Test",
+2021): testing stops at the first failure, and the last candidate that passed is the threshold. The
+chance of a false guarantee is then at most 1 - confidence per threshold.
 
-The first look is at the number of images at which the bound can be reached without an error (59 for
-0.95, 299 for 0.99), the next where it bears one (93, 473), then at every score, and where there are
-not so many images at every score from the first look on. What lies between the first two is left
-out since there a single error would end the walk. All of this follows from the target and the
-number of images, never from what is right, as it must. Images of equal score are accepted together:
-a look is always at the end of such a run.
+The first candidate accepts as many images as it takes to reach the target without an error (59 for
+0.95, 299 for 0.99), the second as many as it takes with one error (93, 473); from there every score
+is a candidate. Those between the first two are skipped because a single error there would end the
+sequence; with too few images for the second, every score from the first on is a candidate. The
+candidates depend on the target and the number of images only, never on which images are right.
+Images with equal scores are accepted together.
 
-Labels that reach no threshold of their own, for want of images or for errors, join one pool, which
-is tested in the same way; its promise holds for the pool as a whole.
+Labels without a threshold of their own share a pooled one, found in the same way; its guarantee
+holds for the pool as a whole.
 """
 
 from __future__ import annotations
@@ -31,20 +30,19 @@ from typing import Any
 import numpy as np
 
 from monkeyray.arrays import Array
-from monkeyray.errors import BundleError, ConfigError
 
 CONFIDENCE = 0.95
 
-#: What `decide` says.
+#: The decisions of `decide`.
 ACCEPTED, BELOW, NONE = "accepted", "below_threshold", "no_threshold"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a threshold rests on, or what was there where it could not be reached.
+    """The sample behind a threshold, or behind the failure to find one.
 
-    `images` were looked at, of which the threshold accepts `accepted` with `errors` among them, so
-    that the precision is at least `lower`, which is None where nothing is accepted.
+    Of `images`, the threshold accepts `accepted`, `errors` of them wrongly, so the precision is at
+    least `lower` (None if nothing is accepted).
     """
 
     images: int
@@ -55,7 +53,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The least score that is accepted, by label and for the pool; None where there is none.
+    """The lowest accepted score per label and for the pool; None if no score is accepted.
 
     `per_label` and `evidence` are in the order of the label indices.
     """
@@ -68,7 +66,7 @@ class Thresholds:
     pooled_evidence: Evidence
 
     def to_json(self) -> dict[str, Any]:
-        """The same in JSON's types; labels as a list, since their order counts."""
+        """JSON types; labels as a list, to keep their order."""
         return {
             "target": self.target,
             "confidence": self.confidence,
@@ -81,7 +79,7 @@ class Thresholds:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Thresholds:
-        """What `to_json` gave. Raises BundleError where it cannot be that."""
+        """The inverse of `to_json`. Raises ValueError for anything that it does not return."""
         try:
             rows, pool = value["per_label"], value["pooled"]
             return cls(
@@ -92,12 +90,12 @@ class Thresholds:
                 evidence={str(row["label"]): _evidence(row) for row in rows},
                 pooled_evidence=_evidence(pool),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise BundleError(f"the thresholds are damaged: {error!r}") from error
+        except (KeyError, TypeError) as error:
+            raise ValueError(repr(error)) from error
 
 
 def clopper_pearson_lower(hits: int, n: int, confidence: float = CONFIDENCE) -> float:
-    """The one-sided lower bound of a share of which `hits` of `n` were seen; 0.0 for none.
+    """The one-sided lower confidence bound of a proportion, after `hits` of `n`; 0.0 without hits.
 
     >>> round(clopper_pearson_lower(59, 59), 4)
     0.9505
@@ -113,24 +111,24 @@ def choose_thresholds(
     target_precision: float,
     confidence: float = CONFIDENCE,
 ) -> Thresholds:
-    """The lowest thresholds that keep the promise of `target_precision`.
+    """The lowest thresholds that guarantee `target_precision`.
 
     `scores`: top scores (n,), calibrated or not; `predicted` and `truth`: int indices (n,) into
-    `labels`, of images that the model was not trained on. A threshold accepts the scores that are
-    equal to it too; compare scores of the same dtype. Raises ConfigError for a target or a
-    confidence that is not between 0 and 1, both excluded: no number of images proves 1.
+    `labels`, of images that the model was not trained on. A threshold accepts scores equal to it;
+    compare scores of the same dtype. Raises ValueError unless target and confidence are between 0
+    and 1, exclusive: no number of images proves 1.
     """
     for name, value in (("target precision", target_precision), ("confidence", confidence)):
         if not 0 < value < 1:
-            raise ConfigError(f"a {name} of {value} cannot be shown: give one between 0 and 1")
+            raise ValueError(f"{name} is {value}; it must be between 0 and 1, exclusive")
     correct = np.asarray(predicted) == np.asarray(truth)
 
-    def walk(images: Array) -> tuple[float | None, Evidence]:
-        return _walk(scores[images], correct[images], target_precision, confidence)
+    def choose(images: Array) -> tuple[float | None, Evidence]:
+        return _choose(scores[images], correct[images], target_precision, confidence)
 
-    own = {label: walk(predicted == i) for i, label in enumerate(labels)}
+    own = {label: choose(predicted == i) for i, label in enumerate(labels)}
     left = [i for i, (threshold, _) in enumerate(own.values()) if threshold is None]
-    pooled, pooled_evidence = walk(np.isin(predicted, left))
+    pooled, pooled_evidence = choose(np.isin(predicted, left))
     return Thresholds(
         target=target_precision,
         confidence=confidence,
@@ -142,10 +140,9 @@ def choose_thresholds(
 
 
 def decide(scores: Array, predicted: Array, thresholds: Thresholds) -> Array:
-    """ "accepted", "below_threshold" or "no_threshold" for each image, an array of str (n,).
+    """ACCEPTED, BELOW or NONE for each image: str (n,). Arguments as in `choose_thresholds`.
 
-    A label without a threshold of its own has the pool's, if there is one. Arguments as of
-    `choose_thresholds`.
+    A label without a threshold of its own uses the pooled one.
     """
     each = [
         thresholds.pooled if own is None else own for own in thresholds.per_label.values()
@@ -158,12 +155,12 @@ def decide(scores: Array, predicted: Array, thresholds: Thresholds) -> Array:
 def coverage_curve(
     scores: Array, correct: Array, confidence: float = CONFIDENCE, points: int = 200
 ) -> list[dict[str, float]]:
-    """What accepting from a threshold on would give, as at most `points` rows of a plot.
+    """Coverage and precision over thresholds: at most `points` rows of a plot, highest first.
 
-    `scores`: top scores (n,); `correct`: bool (n,). From the highest threshold down: `threshold`,
-    the share of images accepted as `coverage`, their `precision` and its one-sided `lower` bound,
-    each row's by itself: a threshold picked off this curve promises less than one of
-    `choose_thresholds`. The first row and the last, which accepts everything, are always there.
+    `scores`: top scores (n,); `correct`: bool (n,). A row has the `threshold`, the share of images
+    accepted (`coverage`), their `precision` and its one-sided `lower` bound. Each bound holds by
+    itself: a threshold picked from this curve guarantees less than one of `choose_thresholds`. The
+    first row, and the last, which accepts everything, are always included.
     """
     values, accepted, hits = _prefixes(scores, correct)
     if len(values) > points:
@@ -182,13 +179,13 @@ def coverage_curve(
 
 
 def least_images(target: float, errors: int = 0, confidence: float = CONFIDENCE) -> int:
-    """How many images have to be accepted for the bound to reach the target in spite of `errors`.
+    """The least number of accepted images whose bound reaches the target despite `errors`.
 
     >>> [least_images(0.95, errors) for errors in (0, 1, 2)], least_images(0.99)
     ([59, 93, 124], 299)
     """
     low = high = errors
-    # Doubling, then halving: the bound rises with n where the errors stay the same.
+    # Bisection: with the errors fixed, the bound rises with n.
     while clopper_pearson_lower(high - errors, high, confidence) < target:
         low, high = high, 2 * high + 1
     while high - low > 1:
@@ -198,26 +195,26 @@ def least_images(target: float, errors: int = 0, confidence: float = CONFIDENCE)
     return high
 
 
-def _walk(
+def _choose(
     scores: Array, correct: Array, target: float, confidence: float
 ) -> tuple[float | None, Evidence]:
     images = len(scores)
     values, accepted, hits = _prefixes(scores, correct)
     first, second = (least_images(target, errors, confidence) for errors in (0, 1))
-    looks = np.flatnonzero(accepted >= first)
+    tested = np.flatnonzero(accepted >= first)
     if images >= second:
-        looks = looks[(accepted[looks] >= second) | (looks == looks[0])]
-    lower = _lower(hits[looks], accepted[looks], confidence)
+        tested = tested[(accepted[tested] >= second) | (tested == tested[0])]
+    lower = _lower(hits[tested], accepted[tested], confidence)
     passed = np.logical_and.accumulate(lower >= target).sum()
     if not passed:
         return None, Evidence(images, 0, 0, None)
-    at, bound = looks[passed - 1], float(lower[passed - 1])
+    at, bound = tested[passed - 1], float(lower[passed - 1])
     n = int(accepted[at])
     return float(values[at]), Evidence(images, n, n - int(hits[at]), bound)
 
 
 def _prefixes(scores: Array, correct: Array) -> tuple[Array, Array, Array]:
-    """Distinct scores from the top, how many images reach each, and how many of those are right."""
+    """Distinct scores, highest first; how many images reach each; how many of those are right."""
     values, index = np.unique(np.asarray(scores, np.float64), return_inverse=True)
     accepted = np.bincount(index, minlength=len(values))[::-1].cumsum()
     right = np.bincount(index, np.asarray(correct, np.float64), minlength=len(values))

@@ -19,7 +19,7 @@ from monkeyray.model.backbones import Weights
 from monkeyray.model.head import head_logits
 from monkeyray.statistics.calibration import calibrate, fit_temperature
 from monkeyray.statistics.label_errors import LabelError, label_errors
-from monkeyray.statistics.metrics import evaluate, softmax, summarise, wilson
+from monkeyray.statistics.metrics import accuracy_and_loss, classification_metrics, softmax, wilson
 from monkeyray.statistics.outliers import OutlierModel, fit_outliers
 from monkeyray.statistics.thresholds import (
     ACCEPTED,
@@ -88,16 +88,16 @@ def assess(
         probabilities[held.images] = softmax(held.logits[most] / chosen["temperature"])
         unseen[held.images] = True
     its, its_truth = splits.test, truth[splits.test]
-    test = evaluate(scaled[its], its_truth, labels)
+    test = classification_metrics(scaled[its], its_truth, labels)
     clean = its[~data.leaked[its]]
     test["without_leaks"] = None
     if 0 < len(clean) < len(its):
-        test["without_leaks"] = summarise(scaled[clean], truth[clean])
+        test["without_leaks"] = accuracy_and_loss(scaled[clean], truth[clean])
     # As scoring computes them, so that a score on a threshold is decided alike.
     scores = probabilities[its].max(axis=1).astype(np.float32)
     predicted = scaled[its].argmax(axis=1)
     metrics = {
-        "validation": summarise(scaled[splits.validation], truth[splits.validation]),
+        "validation": accuracy_and_loss(scaled[splits.validation], truth[splits.validation]),
         "test": test,
         "calibration": {
             "source": held.source, **calibrate(held.logits[most], truth[held.images])
@@ -123,7 +123,7 @@ def assess(
 
 
 def _accuracy(logits: Array, truth: Array, images: Array) -> float | None:
-    accuracy: float | None = summarise(logits[images], truth[images])["accuracy"]
+    accuracy: float | None = accuracy_and_loss(logits[images], truth[images])["accuracy"]
     return accuracy
 
 
@@ -134,7 +134,7 @@ def judge_on_validation(data: Dataset, vectors: Array, head: Weights) -> dict[st
     truth = data.splits.truth[images]
     logits = head_logits(head, vectors[images].mean(axis=1))
     temperature = fit_temperature(logits, truth)
-    return summarise(logits / temperature, truth) | {"temperature": temperature}
+    return accuracy_and_loss(logits / temperature, truth) | {"temperature": temperature}
 
 
 def suspicious_labels(assessment: Assessment, truth: Array) -> list[LabelError]:
@@ -204,7 +204,7 @@ def _thresholds(
             "accepted": count,
             "coverage": count / len(truth) if len(truth) else None,
             "precision": precision,
-            "precision_interval": list(interval) if interval else None,
+            "precision_interval": interval,
         }
     }
 
@@ -225,5 +225,5 @@ def _folds(data: Dataset, held: HeldOut, most: int, labels: list[str]) -> dict[s
         "mean": mean,
         "interval": [max(0.0, mean - half), min(1.0, mean + half)],
         "images": len(hits),
-        "pooled": evaluate(held.logits[most], truth, labels),
+        "pooled": classification_metrics(held.logits[most], truth, labels),
     }

@@ -17,7 +17,7 @@ from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
 from monkeyray.scoring.features import Features, unusable
 from monkeyray.statistics.duplicates import group_images
-from monkeyray.statistics.fingerprints import thumbnails
+from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.splits import SPLITS, Assignment, fold_images, split_images
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.store import Storage
@@ -202,7 +202,7 @@ def choose_images(
     usable = _usable(config, images, features)
     kept, rows = images.filter(pa.array(usable)), features.table.filter(pa.array(usable))
     contents = rows["sha256"].to_pylist()
-    pictures = group_images(contents, thumbnails(rows["thumbnail"]))
+    pictures = group_images(contents, grey_thumbnails(rows["thumbnail"]))
     # A group is never divided, whatever its pictures show.
     groups = group_images([str(number) for number in pictures], None, kept["group"].to_pylist())
     its_labels = kept["label"].to_pylist()

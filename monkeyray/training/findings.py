@@ -10,7 +10,7 @@ import numpy as np
 
 from monkeyray.arrays import Array
 from monkeyray.pages.thumbnails import least_certain, thumbnails, worst_mistakes
-from monkeyray.statistics.duplicates import leaks
+from monkeyray.statistics.leaks import leaks
 from monkeyray.storage.store import Storage
 from monkeyray.training.assess import Assessment, suspicious_labels
 from monkeyray.training.dataset import Dataset

@@ -42,7 +42,7 @@ from monkeyray.runs.lease import Lease, hold
 from monkeyray.runs.pools import Pool
 from monkeyray.runs.ray_pool import RayPool
 from monkeyray.scoring.features import FeatureCache, Features, unusable
-from monkeyray.statistics.fingerprints import thumbnails
+from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
 from monkeyray.storage.store import Storage
@@ -412,7 +412,7 @@ def _publish(
 
 def _remember(data: Dataset) -> KnownImages:
     rows = data.table.filter(pa.array(data.names != "test"))
-    return remember(rows["sha256"].to_pylist(), thumbnails(rows["thumbnail"]))
+    return remember(rows["sha256"].to_pylist(), grey_thumbnails(rows["thumbnail"]))
 
 
 def _places(config: TrainConfig, uri: str) -> tuple[dict[str, str], dict[str, str]]:

@@ -31,7 +31,7 @@ from monkeyray.pages.review import review
 from monkeyray.runs.lease import hold
 from monkeyray.runs.plan import collect
 from monkeyray.runs.run import create_run
-from monkeyray.scoring.rows import prediction_schema
+from monkeyray.scoring.schema import prediction_schema
 from monkeyray.storage.store import Storage
 
 LABELS = [f"species_{i}" for i in range(40)]

@@ -47,26 +47,24 @@ from monkeyray.runs.parts import Job, every_second
 from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.pools import open_pool
 from monkeyray.runs.run import create_run, open_run
-from monkeyray.scoring.rows import Finite, ScoreOptions, Scorer
+from monkeyray.scoring.rows import PostProcessor, ScoreOptions, Scorer
 from monkeyray.storage.store import Storage
 
 LABELS = [f"label {i}" for i in range(10)]
 
 
-class StubScorer(Scorer):
-    """The rows of predictions without a network: the scores are the mean colours'."""
+class StubPostProcessor(PostProcessor):
+    """Takes logits for scores."""
 
     def __init__(self, options: ScoreOptions) -> None:
+        self.model_id = "0" * 64
+        self.options = options
         self._labels = np.array(LABELS, dtype=object)
-        self._model_id = "0" * 64
-        self._options = options
-        self._engine = self._answer
-        self._finite = Finite(self._model_id)
-        self._judge = self._rate  # type: ignore[assignment]
+        self._overflows = 0
 
-    def _rate(self, features: Array, scores: Any) -> dict[str, list[Any]]:
-        first = scores.argmax(axis=1)
-        best = scores.max(axis=1).tolist()
+    def predict(self, features: Array, logits: Array) -> dict[str, list[Any]]:
+        first = logits.argmax(axis=1)
+        best = logits.max(axis=1).tolist()
         labels = self._labels[first].tolist()
         return {
             "label": labels,
@@ -76,7 +74,15 @@ class StubScorer(Scorer):
             "top_k": [[{"label": a, "score": b}] for a, b in zip(labels, best, strict=True)],
         }
 
-    def _answer(self, pixels: Array) -> tuple[Any, Any]:
+
+class StubScorer(Scorer):
+    """Rows of predictions without a network: the scores depend on the mean colours."""
+
+    def __init__(self, options: ScoreOptions) -> None:
+        self._engine = self._run
+        self._postprocess = StubPostProcessor(options)
+
+    def _run(self, pixels: Array) -> tuple[Any, Any]:
         mean = pixels.reshape(len(pixels), -1, 3).mean(axis=(1, 2), dtype=np.float32)
         scores = np.ones((len(pixels), len(LABELS)), np.float32) * 0.05
         scores[np.arange(len(pixels)), mean.astype(int) % len(LABELS)] = 0.55

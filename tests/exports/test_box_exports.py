@@ -12,8 +12,8 @@ from monkeyray.exports.events import bursts
 from monkeyray.exports.export import export
 from monkeyray.exports.options import BurstsConfig, ExportConfig
 from monkeyray.options import StoreConfig
-from monkeyray.scoring.labelled_predictions import join_labels
-from monkeyray.scoring.rows import SCHEMA_VERSION
+from monkeyray.scoring.labelled import from_predictions
+from monkeyray.scoring.schema import SCHEMA_VERSION
 from monkeyray.storage.store import Storage
 from tests.exports.test_megadetector import check
 from tests.support.camtrap import TIME, make_package, problems, read_csv
@@ -132,10 +132,13 @@ def test_of_an_images_boxes_the_surest_is_measured(place: Path) -> None:
         f"uri,label\n{HERD},deer\n{LONE},fox\n/x/A/1/blank.jpg,empty\n/x/B/1/bad.jpg,fox\n"
         "/x/none.jpg,fox\n"
     )
-    found = join_labels(Storage(), None, str(place / "predictions"), str(place / "labels.csv"))
-    assert found.answers.uris.tolist() == [HERD, LONE]
+    found = from_predictions(Storage(), None, str(place / "predictions"), str(place / "labels.csv"))
+    assert found.predictions.uris.tolist() == [HERD, LONE]
     # Of the herd box 0, though box 3 was scored too; of the lone one the box that was scored.
-    assert found.answers.probabilities[:, found.answers.labels.index("fox")].tolist() == [0.75] * 2
+    assert (
+        found.predictions.probabilities[:, found.predictions.labels.index("fox")].tolist()
+        == [0.75] * 2
+    )
     assert found.data["failures"] == {"blank": 1, "unreadable": 1}
     assert found.data["labels_without_row"] == 1
     assert found.data["rows_without_label"] == 2

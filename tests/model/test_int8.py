@@ -23,7 +23,7 @@ from monkeyray.model.int8 import int8_model, to_arrays
 from monkeyray.model.openvino import OpenVinoEngine
 from monkeyray.scoring.features import FeatureCache
 from monkeyray.scoring.options import ScoreConfig
-from monkeyray.scoring.score import _identity, _options
+from monkeyray.scoring.work import run_identity, score_options
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
 
@@ -117,7 +117,7 @@ def test_it_is_part_of_what_a_run_and_a_cache_are(quantised: Trained, network: N
     def identity(precision: str) -> dict[str, Any]:
         config = ScoreConfig(images="i", model="m", predictions="p", precision=precision)
         bundle = load_bundle(quantised.uri, Storage(), int8=precision == "int8")
-        return _identity(config, bundle, _options(config, bundle), None)
+        return run_identity(config, bundle, score_options(config, bundle), None)
 
     usual, int8 = identity("float32"), identity("int8")
     bundle = load_bundle(quantised.uri, Storage(), int8=True)

@@ -14,7 +14,7 @@ from PIL import Image
 import monkeyray.model.known_images
 from monkeyray.errors import BundleError
 from monkeyray.model.known_images import KnownImages, describe_known_images, remember
-from monkeyray.statistics.fingerprints import SIDE, thumbnail
+from monkeyray.statistics.fingerprints import SIDE, grey_thumbnail
 
 
 def facts(files: list[bytes]) -> tuple[list[str], Any]:
@@ -22,7 +22,7 @@ def facts(files: list[bytes]) -> tuple[list[str], Any]:
     pictures = []
     for data in files:
         with Image.open(io.BytesIO(data)) as image:
-            pictures.append(np.frombuffer(thumbnail(image.convert("RGB")), np.uint8))
+            pictures.append(np.frombuffer(grey_thumbnail(image.convert("RGB")), np.uint8))
     contents = [hashlib.sha256(data).hexdigest() for data in files]
     return contents, np.array(pictures).reshape(-1, SIDE, SIDE)
 

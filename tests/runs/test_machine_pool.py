@@ -165,7 +165,7 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "44 images, one row each" in done.stdout
+    assert "44 rows, one per image" in done.stdout
     # What the libraries of a child say stays off the terminal.
     said = done.stderr.replace("\r", "\n").splitlines()
     told = ("scoring: ", "embedding images: ")

@@ -17,7 +17,8 @@ from monkeyray.errors import RunError
 from monkeyray.options import PADDING, StoreConfig
 from monkeyray.scoring.options import RescoreConfig, ScoreConfig
 from monkeyray.scoring.rescore import rescore
-from monkeyray.scoring.score import Summary, score
+from monkeyray.scoring.score import score
+from monkeyray.scoring.summary import Summary
 from monkeyray.training.trained import Trained
 from tests.images.test_detections import detection, results
 

@@ -13,7 +13,7 @@ from PIL import Image
 from monkeyray.cli.parsing import parse
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.options import StoreConfig
-from monkeyray.scoring.evaluate import Evaluated, evaluate
+from monkeyray.scoring.evaluate import Evaluation, evaluate
 from monkeyray.scoring.options import EvaluateConfig
 from monkeyray.training.trained import Trained
 
@@ -35,7 +35,7 @@ def site(photos: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-def run(output: Path, **options: Any) -> Evaluated:
+def run(output: Path, **options: Any) -> Evaluation:
     return evaluate(EvaluateConfig(output=str(output), store=QUIET, **options))
 
 
@@ -70,7 +70,7 @@ def test_a_bundle_on_another_site(trained: Trained, site: Path, tmp_path: Path) 
     assert parse("evaluate", beside, "monkeyray").config.images == str(site)
     text = str(found)
     assert "n3 (5)" in text
-    assert text.endswith(f"all figures in {tmp_path}/out/metrics.json")
+    assert text.endswith(f"all metrics in {tmp_path}/out/metrics.json")
     again = run(tmp_path / "out", model=trained.uri, images=str(site))
     assert again.content["data"].pop("opened") == 0
     for name in ("metrics", "unknown_labels", "findings"):
@@ -140,7 +140,7 @@ def test_predictions_give_the_same_figures(
     assert metrics["thresholds"] is expected["thresholds"] is None
     # The model tells its labels, and that it is the one that made them.
     table.write_text(table.read_text().replace(f"{labelled[-1]},n9", f"{labelled[-1]},zebra"))
-    with pytest.raises(InputError, match=r"no row .* has \(zebra\): give --model"):
+    with pytest.raises(InputError, match=r"in no row .* \(zebra\): give --model"):
         run(tmp_path / "a", predictions=str(embedded), labels=str(table))
     known = run(
         tmp_path / "a", model=trained.uri, predictions=str(embedded), labels=str(table)
@@ -155,7 +155,7 @@ def test_labels_in_other_words_are_refused(
     paths = sorted((embedded.parent / "images").rglob("n*.jpg"))[:3]
     table = tmp_path / "labels.csv"
     table.write_text("\n".join(["uri,label", *(f"{path},Alouatta" for path in paths)]))
-    words = r"none of the 3 .* the model knows \(n0, n5, n9\): theirs are Alouatta; write them"
+    words = r"none of the labels of the 3 .* n0, n5, n9, those of the images Alouatta; use"
     with pytest.raises(InputError, match=words):
         run(tmp_path, model=trained.uri, predictions=str(embedded), labels=str(table))
     assert not (tmp_path / "metrics.json").exists()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -14,18 +13,17 @@ from hypothesis import strategies as st
 
 from monkeyray.arrays import Array
 from monkeyray.model.known_images import describe_known_images
-from monkeyray.scoring.evaluation_summary import some, summarise
+from monkeyray.scoring.evaluate import Evaluation
+from monkeyray.scoring.labelled import some
 from monkeyray.scoring.measure import (
     LabelledPredictions,
-    count_statuses,
-    describe_unknown,
-    find_label_errors,
+    likely_label_errors,
     measure,
     measure_new,
+    measure_unknown,
 )
 from monkeyray.statistics.calibration import calibrate
-from monkeyray.statistics.metrics import cross_entropy, softmax
-from monkeyray.statistics.metrics import evaluate as evaluate_logits
+from monkeyray.statistics.metrics import classification_metrics, cross_entropy, softmax
 
 LABELS = ["a", "b", "c", "d"]
 
@@ -55,7 +53,7 @@ def answers(
 @given(st.integers(0, 1000), st.integers(1, 80))
 def test_all_scores_give_what_their_logits_give(seed: int, images: int) -> None:
     each, logits = answers(seed, images)
-    found, expected = measure(each, None), evaluate_logits(logits, each.truth(), LABELS)
+    found, expected = measure(each, None), classification_metrics(logits, each.truth(), LABELS)
     assert found["loss"] == pytest.approx(cross_entropy(logits, each.truth()), abs=1e-5)
     for name, value in expected.items():
         if name != "loss":
@@ -109,15 +107,15 @@ def test_unknown_labels_are_told_apart() -> None:
     each, _ = answers(decisions=np.array(["accepted", "below_threshold"] * 30))
     each.given[:3] = ["x", "y", "x"]
     assert each.known().tolist() == [False] * 3 + [True] * 57
-    assert describe_unknown(each.only(~each.known())) == {
+    assert measure_unknown(each.only(~each.known())) == {
         "images": 3,
         "labels": {"x": 2, "y": 1},
         "above_1": 0.0,
         "accepted": 2,
     }
-    assert describe_unknown(each.only(np.zeros(60, bool))) is None
+    assert measure_unknown(each.only(np.zeros(60, bool))) is None
     each = answers()[0].only(np.array([58, 59]))
-    assert describe_unknown(each) == {
+    assert measure_unknown(each) == {
         "images": 2,
         "labels": dict.fromkeys(each.given, 1),
         "above_1": 1.0,
@@ -130,17 +128,12 @@ def test_planted_label_errors_come_first(listed: int) -> None:
     each, _ = answers(images=400, listed=listed)
     wrong = np.arange(0, 400, 40)
     each.given[wrong] = [LABELS[(LABELS.index(label) + 1) % 4] for label in each.given[wrong]]
-    found = find_label_errors(each)
+    found = likely_label_errors(each)
     uris = [row["uri"] for row in found]
     assert {*each.uris[wrong]} <= {*uris}
     assert len({*each.uris[wrong]} & {*uris[:40]}) >= 7
     assert all(row["given"] != row["suggested"] for row in found)
-    assert find_label_errors(each.only(np.zeros(400, bool))) == []
-
-
-def test_statuses_are_counted() -> None:
-    counted = count_statuses(Counter(ok=5, truncated=1, missing=2, empty=1))
-    assert counted == {"labelled": 9, "scored": 6, "failures": {"missing": 2, "empty": 1}}
+    assert likely_label_errors(each.only(np.zeros(400, bool))) == []
 
 
 def test_the_summary_names_what_a_person_wants_first() -> None:
@@ -155,24 +148,24 @@ def test_the_summary_names_what_a_person_wants_first() -> None:
             "opened": 7,
             "skipped_files": {},
         },
-        "unknown_labels": describe_unknown(each.only(~each.known())),
+        "unknown_labels": measure_unknown(each.only(~each.known())),
         "seen": describe_known_images(None, [], 0.0),
         "metrics": measure(known, 0.9),
         "metrics_without_seen": measure_new(known, 0.9),
-        "findings": {"label_errors": find_label_errors(known)},
+        "findings": {"label_errors": likely_label_errors(known)},
     }
-    text = "\n".join(summarise(content))
+    text = str(Evaluation("out", content))
     metrics = content["metrics"]
-    assert "63 labelled images, 60 of them scored\n          3 empty\n" in text
-    assert "7 images opened, the features of 56 were there" in text
-    assert "left out, as the model does not know their labels: x (2), y (1)" in text
-    assert "have an outlier score above 1; 2 of them are accepted all the same" in text
+    assert "63 labelled images, 60 scored\n          3 empty\n" in text
+    assert "7 images opened, the features of 56 are from the cache" in text
+    assert "left out, with labels that the model does not know: x (2), y (1)" in text
+    assert "have an outlier score above 1; 2 are accepted nevertheless" in text
     assert f"accuracy {metrics['accuracy']:.4f} [" in text
     assert "the thresholds for 0.9 accept 49.1%" in text
-    assert "not known: whether the model was trained on any of the images" in text
+    assert "whether the model was trained on any of the images is unknown" in text
     assert all(f"\n{label:<5} " in text for label in LABELS)
     first = content["findings"]["label_errors"][0]
-    assert f"{first['uri']}: given {first['given']}, rather {first['suggested']}" in text
+    assert f"{first['uri']}: labelled {first['given']}, probably {first['suggested']}" in text
     assert some([str(i) for i in range(10)]) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
 
 
@@ -180,12 +173,12 @@ def test_the_summary_names_what_a_person_wants_first() -> None:
     ("seen", "compared", "words"),
     [
         ([""] * 4, 1.0, ["the model was trained on none of the images"]),
-        ([""] * 4, 0.0, ["none of the images (only the same bytes were looked for)"]),
-        ([""] * 4, 0.25, ["none of the images (pictures were compared with 25.0% of those"]),
+        ([""] * 4, 0.0, ["none of the images (compared as files, not as pictures)"]),
+        ([""] * 4, 0.25, ["none of the images (pictures compared with 25.0% of its"]),
         (["", "near", "identical", ""], 1.0,
          ["WARNING: the model was trained on 30 of these images, or on the same pictures: "
           "s3://photos/1.jpg, s3://photos/2.jpg, ", "without them: accuracy ", " on 30 images"]),
-        (["near"] * 4, 1.0, ["trained on 60 of these", "there are no others, so that"]),
+        (["near"] * 4, 1.0, ["trained on 60 of these", "there are no others, so the"]),
     ],
 )  # fmt: skip
 def test_images_that_were_trained_on_are_left_out(
@@ -202,7 +195,7 @@ def test_images_that_were_trained_on_are_left_out(
         "metrics_without_seen": rest,
         "findings": {"label_errors": []},
     }
-    text = "\n".join(summarise(content))
+    text = str(Evaluation("out", content))
     for each_word in words:
         assert each_word in text
     if len(set(seen)) > 1:

@@ -31,8 +31,8 @@ from monkeyray.runs.fetch import Batch, fetch
 from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import RescoreConfig
 from monkeyray.scoring.rescore import Rescorer, rescore
-from monkeyray.scoring.rows import JUDGED, OVERFLOW, Finite, PostProcessor, ScoreOptions, Scorer
-from monkeyray.scoring.score import Summary
+from monkeyray.scoring.rows import OVERFLOW, PostProcessor, ScoreOptions, Scorer
+from monkeyray.scoring.summary import Summary
 from monkeyray.statistics.outliers import fit_outliers
 from monkeyray.statistics.thresholds import choose_thresholds
 from monkeyray.storage.store import Storage
@@ -59,12 +59,15 @@ def parts(place: Path) -> dict[str, pa.Table]:
     return {path.name[:10]: pq.read_table(path) for path in sorted(place.glob("*.parquet"))}
 
 
-def assert_same_but_judged(new: dict[str, pa.Table], old: dict[str, pa.Table]) -> None:
-    """Same files, rows, order and types; all that follows from no head is what it was."""
+PREDICTED = ("label", "score", "decision", "ood_score", "top_k")
+
+
+def assert_same_but_predicted(new: dict[str, pa.Table], old: dict[str, pa.Table]) -> None:
+    """Same files, rows, order and types; columns that do not depend on a head are unchanged."""
     assert list(new) == list(old)
     for name, table in new.items():
         assert table.schema.equals(old[name].schema, check_metadata=True)
-        for column in set(table.column_names) - {*JUDGED, "model_id", "predicted_at"}:
+        for column in set(table.column_names) - {*PREDICTED, "model_id", "predicted_at"}:
             assert table[column].equals(old[name][column]), column
 
 
@@ -122,7 +125,7 @@ def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_pat
     summary = run(embedded, trained.uri, out)
     old, new = parts(embedded), parts(out)
     assert len(old) == 22
-    assert_same_but_judged(new, old)
+    assert_same_but_predicted(new, old)
     assert_same_judgement(new, old)
     assert (summary.images, summary.scored, summary.already) == (44, 44, 0)
     assert summary.to_json()["statuses"] == {"ok": 42, "empty": 1, "unsupported": 1}
@@ -139,7 +142,7 @@ def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_pat
     run(out, trained.uri, tmp_path / "again", threshold=0.9, top_k="1", overwrite=True)
     assert len(list((tmp_path / "again").glob("*.parquet"))) == 22
     again = pa.concat_tables(parts(tmp_path / "again").values())
-    assert_same_but_judged(parts(tmp_path / "again"), old)
+    assert_same_but_predicted(parts(tmp_path / "again"), old)
     expected = [
         None if score is None else "accepted" if score >= np.float32(0.9) else "below_threshold"
         for score in again["score"].to_pylist()
@@ -211,7 +214,7 @@ def test_on_s3(trained: Trained, embedded: Path, s3: Storage) -> None:
         name[len(out) + 1 :][:10]: pq.read_table(pa.BufferReader(s3.read(name).data))
         for name in sorted(names)
     }
-    assert_same_but_judged(new, parts(embedded))
+    assert_same_but_predicted(new, parts(embedded))
     assert_same_judgement(new, parts(embedded))
 
 
@@ -273,8 +276,8 @@ def test_a_part_that_is_gone_or_changed_is_told(
     names[3].unlink()
     shutil.copy(names[5], names[4])
     bundle = load_bundle(trained.uri, Storage())
-    judge = PostProcessor(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
-    rescorer = Rescorer(old, judge, Finite(bundle.model_id), bundle.head_weights, bundle.model_id)
+    options = ScoreOptions(("middle",), 3, None, True, Limits())
+    rescorer = Rescorer(old, PostProcessor(bundle, options), bundle.head_weights)
     for part in (3, 4):
         with pytest.raises(InputError, match=f"{names[part].name} is gone or was changed"):
             list(rescorer(part, old.plan.read(part)))

@@ -15,8 +15,15 @@ from monkeyray.errors import BundleError
 from monkeyray.images.decode import Limits
 from monkeyray.model.engines import EngineChoice
 from monkeyray.runs.fetch import Batch, Fetched
-from monkeyray.scoring.rows import Finite, ScoreOptions, Scorer
+from monkeyray.scoring.rows import OVERFLOW, PostProcessor, ScoreOptions, Scorer
 from tests.model.test_bundle import WIDTH, make
+
+
+def postprocessor() -> PostProcessor:
+    bundle = make()
+    return PostProcessor(
+        bundle, ScoreOptions(bundle.views, 2, None, embeddings=True, limits=Limits())
+    )
 
 
 def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
@@ -43,14 +50,16 @@ def test_an_image_that_overflows_is_a_row(monkeypatch: pytest.MonkeyPatch) -> No
     assert [row["status"] for row in found] == ["ok", "overflow", "ok", "overflow"]
     assert [row["label"] for row in found] == [make().labels[0], None, make().labels[1], None]
     assert [row["embedding"] is None for row in found] == [False, True, False, True]
-    assert found[1]["error"] == "the network's answer to it is no finite number"
+    assert (found[1]["status"], found[1]["error"]) == OVERFLOW
     assert found[1]["width"] == 300
     for few in (rows([np.nan], monkeypatch), rows([np.nan] * 63, monkeypatch)):
         assert set(few["status"].to_pylist()) == {"overflow"}
         assert few["score"].null_count == len(few)
-    late = Finite("0" * 64)
-    assert late(np.zeros((1, 2)), np.zeros((1, 2))).all()
-    assert not late(np.zeros((99, 2)), np.full((99, 2), np.nan)).any()
+    late = postprocessor()
+    columns: dict[str, Any] = {"status": ["ok"] * 99, "error": [None] * 99}
+    zeros = np.zeros((99, 2), np.float32)
+    assert late(columns, np.arange(1), np.zeros((1, WIDTH)), zeros[:1]).all()
+    assert not late(columns, np.arange(99), np.zeros((99, WIDTH)), zeros * np.nan).any()
 
 
 def test_a_network_that_overflows_on_all_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from monkeyray.statistics.fingerprints import (
     SIDE,
+    grey_thumbnail,
+    grey_thumbnails,
     same_picture,
-    thumbnail,
-    thumbnails,
     window_hashes,
 )
 from tests.support.seen_pictures import jpeg, noise, seen
@@ -27,9 +27,9 @@ def test_a_turn_that_exif_asks_for_is_none() -> None:
 
 
 def test_a_column_with_gaps_and_chunks_is_read() -> None:
-    one = thumbnail(noise(0))
+    one = grey_thumbnail(noise(0))
     column = pa.chunked_array([pa.array([one, None], pa.binary(SIDE * SIDE)), [one]])
-    read = thumbnails(column.slice(1))
+    read = grey_thumbnails(column.slice(1))
     assert read.shape == (2, SIDE, SIDE)
     assert not read[0].any()
     assert read[1].tobytes() == one

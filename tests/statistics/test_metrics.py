@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.statistics.metrics import (
+    accuracy_and_loss,
+    classification_metrics,
     cross_entropy,
-    evaluate,
     softmax,
-    summarise,
     top_k_accuracy,
     wilson,
 )
@@ -29,7 +29,7 @@ def test_probabilities_and_loss() -> None:
 def test_figures_of_each_label() -> None:
     # truth a a a b; predicted a a b b; c neither is nor is claimed
     logits = np.eye(3)[[0, 0, 1, 1]] * 5
-    figures = evaluate(logits, np.array([0, 0, 0, 1]), ["a", "b", "c"])
+    figures = classification_metrics(logits, np.array([0, 0, 0, 1]), ["a", "b", "c"])
     assert figures["accuracy"] == 0.75
     assert figures["confusion"] == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
     a, b, c = figures["per_label"]
@@ -43,13 +43,13 @@ def test_figures_of_each_label() -> None:
 
 def test_intervals_belong_to_their_shares() -> None:
     logits = np.eye(3)[[0, 0, 1, 1]]
-    figures = evaluate(logits, np.array([0, 0, 0, 1]), ["a", "b", "c"])
+    figures = classification_metrics(logits, np.array([0, 0, 0, 1]), ["a", "b", "c"])
     a, b, c = figures["per_label"]
-    assert figures["accuracy_interval"] == list(wilson(3 / 4, 4) or ())
-    assert a["precision_interval"] == list(wilson(1.0, 2) or ())
-    assert a["recall_interval"] == list(wilson(2 / 3, 3) or ())
-    assert b["precision_interval"] == list(wilson(0.5, 2) or ())
-    assert b["recall_interval"] == list(wilson(1.0, 1) or ())
+    assert figures["accuracy_interval"] == wilson(3 / 4, 4)
+    assert a["precision_interval"] == wilson(1.0, 2)
+    assert a["recall_interval"] == wilson(2 / 3, 3)
+    assert b["precision_interval"] == wilson(0.5, 2)
+    assert b["recall_interval"] == wilson(1.0, 1)
     assert c["precision_interval"] is c["recall_interval"] is None
 
 
@@ -58,11 +58,14 @@ def test_top_k_accuracy() -> None:
     logits = np.array([[4, 3, 2, 1], [4, 3, 2, 1], [4, 3, 2, 1], [0, 0, 0, 0]])
     truth = np.array([0, 1, 3, 2])
     assert [top_k_accuracy(logits, truth, k) for k in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1.0]
-    assert evaluate(logits, truth, list("abcd"))["top_k_accuracy"] == {"2": 0.5, "3": 0.75}
+    assert classification_metrics(logits, truth, list("abcd"))["top_k_accuracy"] == {
+        "2": 0.5,
+        "3": 0.75,
+    }
 
 
 def test_nothing_has_no_figures() -> None:
-    empty = evaluate(np.zeros((0, 2)), np.zeros(0, int), ["a", "b"])
+    empty = classification_metrics(np.zeros((0, 2)), np.zeros(0, int), ["a", "b"])
     assert (empty["images"], empty["accuracy"], empty["loss"]) == (0, None, None)
     assert empty["macro_precision"] is empty["accuracy_interval"] is None
     assert top_k_accuracy(np.zeros((0, 2)), np.zeros(0, int), 1) is None
@@ -81,7 +84,7 @@ def test_figures_agree_with_scikit_learn(rows: list[tuple[int, list[int]]]) -> N
 
     truth = np.array([label for label, _ in rows], int)
     logits = np.array([values for _, values in rows], float).reshape(-1, 4)
-    figures = evaluate(logits, truth, list("abcd"))
+    figures = classification_metrics(logits, truth, list("abcd"))
     json.dumps(figures, allow_nan=False)
     if not rows:
         return
@@ -96,7 +99,7 @@ def test_figures_agree_with_scikit_learn(rows: list[tuple[int, list[int]]]) -> N
     assert figures["macro_recall"] == pytest.approx(
         recall_score(truth, predicted, labels=present, average="macro")
     )
-    assert summarise(logits, truth).items() <= figures.items()
+    assert accuracy_and_loss(logits, truth).items() <= figures.items()
 
 
 # Newcombe, Statistics in Medicine 17 (1998), table I, method 3

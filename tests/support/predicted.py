@@ -14,7 +14,7 @@ from monkeyray.images.boxes import BOX_FIELDS
 from monkeyray.runs.lease import hold
 from monkeyray.runs.plan import collect
 from monkeyray.runs.run import create_run
-from monkeyray.scoring.rows import prediction_schema
+from monkeyray.scoring.schema import prediction_schema
 from monkeyray.storage.store import Storage
 
 MODEL_ID = "ab" * 32

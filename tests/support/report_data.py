@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from monkeyray.statistics.calibration import calibrate
-from monkeyray.statistics.metrics import evaluate, softmax
+from monkeyray.statistics.metrics import classification_metrics, softmax
 from monkeyray.statistics.thresholds import choose_thresholds, coverage_curve
 from monkeyray.training.assess import _thresholds
 
@@ -107,7 +107,7 @@ def _figures() -> dict[str, Any]:
     )
     accuracies = [0.91, 0.88, 0.93, 0.9, 0.92]
     return {
-        "test": evaluate(scaled, truth, LABELS) | {"without_leaks": None},
+        "test": classification_metrics(scaled, truth, LABELS) | {"without_leaks": None},
         "calibration": {"source": "out-of-fold", **found},
         "test_calibration": calibrate(logits, truth, found["temperature"]),
         "thresholds": _thresholds(chosen.to_json(), scores, predicted, truth),
@@ -119,7 +119,7 @@ def _figures() -> dict[str, Any]:
             "mean": float(np.mean(accuracies)),
             "interval": [0.884, 0.932],
             "images": 600,
-            "pooled": evaluate(held, held_truth, LABELS),
+            "pooled": classification_metrics(held, held_truth, LABELS),
         },
         "fine_tuning": {
             "layers": "2-blocks",
@@ -320,7 +320,7 @@ def empty_model() -> dict[str, Any]:
         "epochs_run": 0,
         "history": [],
         "validation": {"images": 0, "accuracy": None, "loss": None},
-        "test": evaluate(*none, LABELS) | {"without_leaks": None},
+        "test": classification_metrics(*none, LABELS) | {"without_leaks": None},
         "calibration": {"source": "validation", **calibrate(*none)},
         "test_calibration": calibrate(*none, 1.0),
         "thresholds": _thresholds(thresholds, np.empty(0), none[1], none[1]),

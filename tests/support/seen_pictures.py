@@ -10,7 +10,7 @@ from PIL import Image
 
 from monkeyray.arrays import Bytes
 from monkeyray.images.decode import decode
-from monkeyray.statistics.fingerprints import SIDE, thumbnails
+from monkeyray.statistics.fingerprints import SIDE, grey_thumbnails
 
 
 def jpeg(image: Image.Image, quality: int = 85) -> bytes:
@@ -24,7 +24,7 @@ def seen(*files: bytes) -> Bytes:
     column = pa.array(
         [decode(data, 224, thumbnails=True).thumbnail for data in files], pa.binary(SIDE * SIDE)
     )
-    return thumbnails(pa.chunked_array([column]))
+    return grey_thumbnails(pa.chunked_array([column]))
 
 
 def noise(seed: int) -> Image.Image:

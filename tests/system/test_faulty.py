@@ -26,7 +26,8 @@ from monkeyray.runs import lease as leases
 from monkeyray.runs.fetch import Fetched, Refusals, batches
 from monkeyray.runs.run import read_parquet
 from monkeyray.scoring.options import ScoreConfig
-from monkeyray.scoring.score import Summary, score
+from monkeyray.scoring.score import score
+from monkeyray.scoring.summary import Summary
 from monkeyray.storage.retries import START_PATIENCE_SECONDS
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig

@@ -25,7 +25,8 @@ from monkeyray.errors import DecodeError
 from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.options import StoreConfig
 from monkeyray.scoring.options import ScoreConfig
-from monkeyray.scoring.score import Summary, score
+from monkeyray.scoring.score import score
+from monkeyray.scoring.summary import Summary
 from monkeyray.training.trained import Trained
 from tests.support.hostile import encode, hostile_files, odd_exif, segments, with_exif
 

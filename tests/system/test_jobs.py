@@ -38,7 +38,8 @@ from monkeyray.options import StoreConfig
 from monkeyray.runs.lease import hold
 from monkeyray.runs.parts import SPENT
 from monkeyray.scoring.options import ScoreConfig
-from monkeyray.scoring.score import Estimate, Summary, score
+from monkeyray.scoring.score import score
+from monkeyray.scoring.summary import Estimate, Summary
 from monkeyray.statistics.metrics import softmax
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import list_dataset

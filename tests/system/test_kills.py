@@ -30,7 +30,8 @@ from monkeyray.options import StoreConfig
 from monkeyray.runs import lease as leases
 from monkeyray.runs.run import open_run
 from monkeyray.scoring.options import ScoreConfig
-from monkeyray.scoring.score import Summary, score
+from monkeyray.scoring.score import score
+from monkeyray.scoring.summary import Summary
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained

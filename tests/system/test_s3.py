@@ -14,7 +14,8 @@ import pytest
 from monkeyray.errors import MissingError, StorageError
 from monkeyray.options import StoreConfig
 from monkeyray.scoring.options import ScoreConfig
-from monkeyray.scoring.score import Summary, score
+from monkeyray.scoring.score import score
+from monkeyray.scoring.summary import Summary
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train

@@ -7,14 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
 from monkeyray.runs.lease import hold
 from monkeyray.runs.run import create_run_of_parts
-from monkeyray.scoring.labelled_predictions import join_labels
-from monkeyray.scoring.rows import SCHEMA_VERSION, prediction_schema
+from monkeyray.scoring.labelled import best_box_per_image, from_predictions
+from monkeyray.scoring.schema import SCHEMA_VERSION, prediction_schema
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage()
@@ -73,7 +76,7 @@ def test_they_are_joined_on_the_uri(predictions: Predictions, tmp_path: Path) ->
         "label,uri\nb,/photos/2.jpg\na,/photos/./1.jpg\na,/photos/3.jpg\n"
         "c,file:///photos/%C3%A4%20%234.jpg\nb,/photos/6.jpg\nb,/photos/7.jpg\n"
     )
-    found = join_labels(STORAGE, None, str(place), str(tmp_path / "labels.csv"))
+    found = from_predictions(STORAGE, None, str(place), str(tmp_path / "labels.csv"))
     assert found.data == {
         "labelled": 4,
         "scored": 3,
@@ -81,38 +84,46 @@ def test_they_are_joined_on_the_uri(predictions: Predictions, tmp_path: Path) ->
         "rows_without_label": 1,
         "labels_without_row": 2,
     }
-    answers = found.answers
-    assert answers.labels == ["a", "b", "c"]
-    assert answers.uris.tolist() == ["/photos/1.jpg", "/photos/2.jpg", "/photos/ä #4.jpg"]
-    assert answers.given.tolist() == ["a", "b", "c"]
-    assert answers.probabilities.tolist() == [[0.75, 0.25, 0], [0, 0.5, 0.25], [0.5, 0, 0.5]]
-    assert answers.decisions is None
-    assert answers.outliers.tolist() == [0.5] * 3
-    assert (found.root, found.views, answers.listed) == ("/photos", ("middle",), 2)
+    predicted = found.predictions
+    assert predicted.labels == ["a", "b", "c"]
+    assert predicted.uris.tolist() == ["/photos/1.jpg", "/photos/2.jpg", "/photos/ä #4.jpg"]
+    assert predicted.given.tolist() == ["a", "b", "c"]
+    assert predicted.probabilities.tolist() == [[0.75, 0.25, 0], [0, 0.5, 0.25], [0.5, 0, 0.5]]
+    assert predicted.decisions is None
+    assert predicted.outliers.tolist() == [0.5] * 3
+    assert (found.root, found.views, predicted.listed) == ("/photos", ("middle",), 2)
 
 
 def test_decisions_are_taken_as_they_are(predictions: Predictions, tmp_path: Path) -> None:
     place = predictions(threshold=0.75)
     (tmp_path / "labels.csv").write_text("uri,label\n/photos/1.jpg,a\n/photos/2.jpg,b\n")
-    found = join_labels(STORAGE, None, str(place), str(tmp_path / "labels.csv"))
-    assert found.answers.decisions is not None
-    assert found.answers.decisions.tolist() == ["accepted", "below_threshold"]
+    found = from_predictions(STORAGE, None, str(place), str(tmp_path / "labels.csv"))
+    assert found.predictions.decisions is not None
+    assert found.predictions.decisions.tolist() == ["accepted", "below_threshold"]
     assert found.target is None
 
 
 def test_relative_uris_are_relative_to_the_table(predictions: Predictions, tmp_path: Path) -> None:
     place = predictions()
     (tmp_path / "labels.csv").write_text("uri,label\n../../../../../../photos/1.jpg,a\n")
-    found = join_labels(STORAGE, None, str(place), str(tmp_path / "labels.csv"))
-    assert found.answers.uris.tolist() == ["/photos/1.jpg"]
+    found = from_predictions(STORAGE, None, str(place), str(tmp_path / "labels.csv"))
+    assert found.predictions.uris.tolist() == ["/photos/1.jpg"]
 
 
 @pytest.mark.parametrize(
     ("changed", "labels", "words"),
     [
-        ({}, "/photos/1.jpg,x\n", r"1 images have labels that no row .* has \(x\): give --model"),
-        ({}, "/photos/9.jpg,a\n", r"no image of --labels .* such as /photos/9.jpg, .*/photos/1.j"),
-        ({"schema_version": 1}, "/photos/1.jpg,a\n", "no predictions of this version"),
+        (
+            {},
+            "/photos/1.jpg,x\n",
+            r"1 images have labels that are in no row .* \(x\): give --model",
+        ),
+        (
+            {},
+            "/photos/9.jpg,a\n",
+            r"none of the images in --labels .* like /photos/9.jpg, .* like /photos/1.j",
+        ),
+        ({"schema_version": 1}, "/photos/1.jpg,a\n", "another version of MonkeyRay"),
         ({}, "/photos/1.jpg,a\n/photos/1.jpg,b\n", "two labels"),
     ],
 )
@@ -125,9 +136,41 @@ def test_what_cannot_be_joined(
 ) -> None:
     (tmp_path / "labels.csv").write_text(f"uri,label\n{labels}")
     with pytest.raises(InputError, match=words):
-        join_labels(STORAGE, None, str(predictions(**changed)), str(tmp_path / "labels.csv"))
+        from_predictions(STORAGE, None, str(predictions(**changed)), str(tmp_path / "labels.csv"))
 
 
 def test_labels_are_a_table(predictions: Predictions, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"is no table: give a file that ends in \.csv"):
-        join_labels(STORAGE, None, str(predictions()), str(tmp_path))
+    with pytest.raises(InputError, match=r"is not a table: give a \.csv"):
+        from_predictions(STORAGE, None, str(predictions()), str(tmp_path))
+
+
+boxes = st.lists(
+    st.tuples(st.sampled_from(["ok", "truncated", "person", "unreadable"]), st.integers(0, 4)),
+    min_size=1, max_size=4,
+)  # fmt: skip
+
+
+@given(st.lists(boxes, max_size=6), st.randoms(use_true_random=False))
+def test_the_most_confident_scored_box_stands_for_its_image(
+    images: list[list[tuple[str, int]]], random: Any
+) -> None:
+    rows = [(image, *each) for image, its in enumerate(images) for each in its]
+    random.shuffle(rows)
+    table = pa.table(
+        {
+            "uri": pa.array([f"{image}.jpg" for image, _, _ in rows], pa.string()),
+            "status": pa.array([status for _, status, _ in rows], pa.string()),
+            "detection_conf": pa.array([conf / 4 for *_, conf in rows], pa.float32()),
+        }
+    )
+
+    def rank(number: int) -> tuple[bool, int, int]:
+        _, status, conf = rows[number]
+        scored = status in ("ok", "truncated")
+        return not scored, -conf if scored else 0, number
+
+    expected = {
+        min((i for i, row in enumerate(rows) if row[0] == image), key=rank)
+        for image in range(len(images))
+    }
+    assert set(np.flatnonzero(best_box_per_image(table)).tolist()) == expected

@@ -1,0 +1,52 @@
+"""The dry run of a scoring: score a few images, throw the result away, estimate the time."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.compute as pc
+
+from monkeyray.console import Say
+from monkeyray.runs.cluster import WorkerCount
+from monkeyray.runs.decode_process import Work
+from monkeyray.runs.lease import hold
+from monkeyray.runs.parts import Job
+from monkeyray.runs.plan import Listing
+from monkeyray.runs.pools import Pool
+from monkeyray.runs.run import create_run
+from monkeyray.scoring.summary import Estimate
+from monkeyray.storage.location import join
+
+_TRIAL_IMAGES = 64
+
+
+def estimate(
+    uri: str, listing: Listing, work: Work, pool: Pool, crew: WorkerCount, say: Say
+) -> Estimate:
+    """Score about 64 of the images, evenly spaced, with one worker, and estimate the time for all.
+
+    The trial is written to `uri`, so that it meets the same storage as the job, and deleted.
+    """
+    chosen = np.zeros(listing.rows, bool)
+    chosen[:: max(1, listing.rows // _TRIAL_IMAGES)] = True
+    sample = listing.only(chosen)
+    place = join(uri, f".trial-{time.time_ns()}")
+    half = -(-sample.rows // 2)
+    sizes = [size for size in (half, sample.rows - half) if size]
+    try:
+        with hold(place, work.storage, lambda line: None) as lease:
+            run = create_run(place, lease, {}, sample, sizes, ending="trial")
+            job, one = Job("scoring", run, lease, work), replace(crew, workers=1)
+            pool.run(job, list(range(len(sizes))), one, say, lambda rows: None)
+            tables = [table for _, table in run.read_parts(["status", "predicted_at"])]
+    finally:
+        work.storage.delete_tree(place)
+    # The first half warms up the network; the second is timed, from last row to last row.
+    ends = [pc.max(table["predicted_at"]).as_py() for table in tables if table.num_rows]
+    seconds = (ends[-1] - ends[0]).total_seconds() if len(ends) > 1 else None
+    tried = Counter(status for table in tables for status in table["status"].to_pylist())
+    rate = sizes[-1] / seconds * crew.workers if seconds else None
+    return Estimate(listing.rows, tried, rate, crew.workers)

@@ -1,0 +1,120 @@
+"""The columns of predictions: a versioned format. COLUMNS is its documentation."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from monkeyray.errors import InputError
+from monkeyray.images.boxes import BOX_FIELDS
+from monkeyray.runs.fetch import IMAGE_FIELDS
+from monkeyray.storage.tables import rename_reserved
+
+#: Increases when a column changes its name, type or meaning.
+SCHEMA_VERSION = 2
+
+#: Statuses of images that have a score.
+SCORED = ("ok", "truncated")
+
+
+class Column(NamedTuple):
+    """A column of predictions. `type` is None if it depends on the model."""
+
+    name: str
+    type: pa.DataType | None
+    meaning: str
+
+
+_TYPES = dict([*IMAGE_FIELDS, *BOX_FIELDS])
+_SCORES = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
+
+#: The columns of every row, in their order.
+COLUMNS = (
+    Column("uri", _TYPES["uri"], "the image"),
+    Column("status", _TYPES["status"], "`ok`, or why there is no score"),
+    Column("error", _TYPES["error"], "details of the status"),
+    Column("label", pa.string(), "the label with the highest score; null without a score"),
+    Column("score", pa.float32(), "its calibrated probability, 0 to 1"),
+    Column(
+        "decision", pa.string(),
+        "`accepted`, `below_threshold`, or `no_threshold` for a label without a threshold; null "
+        "without thresholds",
+    ),
+    Column(
+        "ood_score", pa.float32(),
+        "outlier score: 0 is the median of images with known labels, 1 their 95th percentile",
+    ),
+    Column("top_k", _SCORES, "the best labels with their scores, highest first"),
+    Column("width", _TYPES["width"], "pixels, of the upright image"),
+    Column("height", _TYPES["height"], "pixels, of the upright image"),
+    Column(
+        "captured_at", _TYPES["captured_at"],
+        "local time from EXIF, in ISO 8601, with an offset only if EXIF has one",
+    ),
+    Column("size_bytes", _TYPES["size_bytes"], "size of the file"),
+    Column("etag_or_mtime", _TYPES["etag_or_mtime"], "version of the file, as its store has it"),
+    Column("sha256", _TYPES["sha256"], "hash of the file's bytes; null if it was not read"),
+    Column("model_id", pa.string(), "the model, 64 hexadecimal digits"),
+    Column("predicted_at", pa.timestamp("us", "UTC"), "when the row was made"),
+)  # fmt: skip
+
+#: The last of the columns above, with --embeddings.
+EMBEDDING = Column("embedding", None, "features of the backbone, a fixed-size list of float32")
+
+#: With --detections, when each row is a box. They come after the others.
+BOX_COLUMNS = (
+    Column("detection", _TYPES["detection"], "index in the image's detections; null for no box"),
+    Column(
+        "detection_category", _TYPES["detection_category"],
+        "`animal`, `person` or `vehicle`; `blank` without a box; `failure` if the detector could "
+        "not read the image; null if it is not in the detections",
+    ),
+    Column("detection_conf", _TYPES["detection_conf"], "the detector's confidence, 0 to 1"),
+    Column(
+        "detection_bbox", _TYPES["detection_bbox"],
+        "left, top, width and height, as shares of the upright image",
+    ),
+)  # fmt: skip
+
+_PLAN_COLUMNS = ("uri", "size_bytes", "version")
+
+
+def describe_columns() -> list[tuple[str, str, str]]:
+    """Name, type and meaning of all columns, for documentation.
+
+    >>> describe_columns()[0]
+    ('uri', 'string', 'the image')
+    """
+    columns = (*COLUMNS, EMBEDDING, *BOX_COLUMNS)
+    return [(name, str(kind or "list<float>"), meaning) for name, kind, meaning in columns]
+
+
+def prediction_schema(plan: pa.Schema, embedding_width: int | None = None) -> pa.Schema:
+    """The schema of the predictions of a plan; columns carried from a manifest come last."""
+    fields = [(name, kind) for name, kind, _ in COLUMNS]
+    if embedding_width is not None:
+        fields.append((EMBEDDING.name, pa.list_(pa.float32(), embedding_width)))
+    fields += [(ours, plan.field(theirs).type) for theirs, ours in carried_columns(plan).items()]
+    return pa.schema(fields, metadata={"monkeyray.schema_version": str(SCHEMA_VERSION)})
+
+
+def carried_columns(plan: pa.Schema) -> dict[str, str]:
+    """The columns of a plan that predictions carry, each with its name there.
+
+    >>> carried_columns(pa.schema([("uri", pa.string()), ("site", pa.string()),
+    ...                            ("label", pa.string()), ("input_label", pa.string())]))
+    {'site': 'site', 'label': 'input_input_label', 'input_label': 'input_label'}
+    """
+    theirs = [name for name in plan.names if name not in _PLAN_COLUMNS]
+    return rename_reserved(theirs, {EMBEDDING.name, *(name for name, *_ in COLUMNS)})
+
+
+def check_columns(plan: pa.Schema) -> None:
+    """Raise InputError for columns that Parquet cannot hold."""
+    for field in plan:
+        if pa.types.is_null(field.type):
+            raise InputError(
+                f"the manifest's column {field.name!r} has no values, hence no type: leave it out "
+                "or give it one"
+            )

@@ -1,0 +1,113 @@
+"""What `score` and `rescore` return: a summary of the predictions, or a dry run's estimate."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from monkeyray.runs.parts import SPENT
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Summary of a scoring. `scored`: images of this call; `already`: images scored before;
+    `boxes`: whether rows are boxes; `spent`: the workers' nanoseconds by parts.SPENT."""
+
+    uri: str
+    statuses: Counter[str]
+    labels: Counter[str]
+    decisions: Counter[str]
+    names: dict[str, str]
+    notes: dict[str, Any]
+    scored: int
+    already: int
+    seconds: float
+    boxes: bool = False
+    spent: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def images(self) -> int:
+        """Rows in the predictions."""
+        return self.statuses.total()
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `predictions`, their place; `images`, the number of rows (with
+        `boxes`, one per box or image without one), of which this call made `scored_now` and earlier
+        ones `already_there`; rows by `statuses`, `labels` and `decisions`; `seconds` and
+        `images_per_second`, including start-up, null if none was scored; `worker_seconds` of all
+        workers, by fetch, decode, compute and write; `notes`, counts by sentences for people."""
+        return {
+            "predictions": self.uri,
+            "images": self.images,
+            "boxes": self.boxes,
+            "scored_now": self.scored,
+            "already_there": self.already,
+            "statuses": dict(self.statuses),
+            "labels": dict(self.labels),
+            "decisions": dict(self.decisions),
+            "seconds": self.seconds,
+            "images_per_second": self.scored / self.seconds if self.scored else None,
+            "worker_seconds": {name: self.spent[name] / 1e9 for name in SPENT},
+            "notes": self.notes,
+        }
+
+    def __str__(self) -> str:
+        unit = "one per box or image without one" if self.boxes else "one per image"
+        first = f"{self.images} rows, {unit}"
+        if self.already:
+            first += f"; {self.already} were there, {self.scored} scored now"
+        lines = [first]
+        lines += [f"  {count:>9} {status}" for status, count in self.statuses.most_common()]
+        lines += [f"labels of the {'boxes' if self.boxes else 'images'} with status ok"]
+        for label, count in self.labels.most_common():
+            name = self.names.get(label, label)
+            lines.append(f"  {count:>9} {label}" + (f" ({name})" if name != label else ""))
+        if self.decisions:
+            counts = (f"{count} {what}" for what, count in self.decisions.most_common())
+            lines.append(", ".join(counts))
+        lines += [f"{count} {note}" for note, count in self.notes.items() if count]
+        if self.scored:
+            lines.append(
+                f"{self.scored / self.seconds:.1f} images/s over {self.seconds:.0f} s, including "
+                "start-up"
+            )
+        if self.spent.total():
+            shares = {name: self.spent[name] / self.spent.total() for name in SPENT}
+            lines.append(
+                "workers' time: {fetch:.0%} waiting for images, {decode:.0%} decoding, "
+                "{compute:.0%} in the network, {write:.0%} writing".format(**shares)
+            )
+        return "\n".join([*lines, f"predictions in {self.uri}"])
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Result of a dry run. `rate`: images/s of all workers, None if too few were tried."""
+
+    images: int
+    tried: Counter[str]
+    rate: float | None
+    workers: int
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `dry_run`, true; the number of `images`; those `tried`, by status;
+        `workers`, and the `images_per_second` of all of them, null if too few were tried."""
+        return {
+            "dry_run": True,
+            "images": self.images,
+            "tried": dict(self.tried),
+            "workers": self.workers,
+            "images_per_second": self.rate,
+        }
+
+    def __str__(self) -> str:
+        tried = ", ".join(f"{count} {status}" for status, count in self.tried.most_common())
+        lines = [f"{self.images} images; {self.tried.total()} tried: {tried}"]
+        if self.rate:
+            minutes = self.images / self.rate / 60
+            time = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.1f} minutes"
+            lines.append(
+                f"{self.rate:.1f} images/s with {self.workers} workers: about {time}, plus start-up"
+            )
+        return "\n".join([*lines, "dry run: nothing was kept"])
