@@ -1,1 +1,17 @@
-"""From a file's bytes to pixels: listing, decoding, views and boxes."""
+"""Which images there are, and how their bytes become pixels."""
+
+from typing import TYPE_CHECKING
+
+from monkeyray.lazy import lazy_names
+
+__all__ = ["Decoded", "Detections", "Limits", "decode", "list_images"]
+
+if TYPE_CHECKING:
+    from monkeyray.images.decode import Decoded
+    from monkeyray.images.decode import Limits
+    from monkeyray.images.decode import decode
+    from monkeyray.images.detections import Detections
+    from monkeyray.images.listing import list_images
+else:
+    # Hidden from type checkers, which would accept any name.
+    __getattr__ = lazy_names(__name__, {"Decoded": "decode", "Detections": "detections", "Limits": "decode", "decode": "decode", "list_images": "listing"})

@@ -1,9 +1,9 @@
 """MegaDetector's results, read and checked.
 
-Read are batch results (format 1.x of megadetector-output-format.md in agentmorris/MegaDetector) and
-the predictions of SpeciesNet, whose detections have the same form. Each image's part of the JSON is
-let go as it is parsed: what stays is some 200 bytes for each file and 30 for each box. While it is
-read, a file of 1 GB takes some 3 GB, for Python's parser wants the text whole.
+Batch results (format 1.x of megadetector-output-format.md in agentmorris/MegaDetector) and the
+predictions of SpeciesNet, whose detections have the same form. Each image's JSON object is freed as
+it is parsed: some 200 bytes per file and 30 per box stay. Python's parser needs the whole text, so
+reading a file of 1 GB takes some 3 GB.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.boxes import ANIMAL, PERSON, VEHICLE
 from monkeyray.redact import masked
 from monkeyray.storage.keys import find, first_of_each, sha256, string_keys
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
-#: What MegaDetector 5 and later are used with, where the file does not say.
+#: The usual confidence threshold of MegaDetector 5 and later, for files without their own.
 THRESHOLD = 0.2
 
-#: What boxes are of, by their number here.
+#: The categories of boxes, by their number in `Detections.kinds`.
 KINDS = (ANIMAL, PERSON, VEHICLE)
 #: By the names that detectors write.
 _KINDS = {"animal": ANIMAL, "person": PERSON, "human": PERSON, "vehicle": VEHICLE}
 _SPECIESNET = {"1": "animal", "2": "human", "3": "vehicle"}
 
-#: Rounding may put a box this far outside of the image, in shares of it.
+#: How far rounding may put a box outside of the image, as a share of its side.
 _ROUNDING = 0.01
 
 _WAY_OUT = (
@@ -45,13 +45,13 @@ _WAY_OUT = (
 
 @dataclass(frozen=True)
 class Detections:
-    """What a detector says of files.
+    """A detector's results by file.
 
-    `files`: their names as written, with slashes. Of file i the boxes are those from `starts[i]` to
-    before `starts[i + 1]`. By box: `kinds`, numbers of KINDS, int8, and -1 for others; `confs`,
-    float32; `boxes`, float32 (n, 4), see boxes.BOX_FIELDS. `failed`: files that the detector could
-    not read. `threshold`: the file's own, else THRESHOLD. `repeated`: entries that named a file
-    again and said the same.
+    `files`: their names as written, with slashes. The boxes of file i are those from `starts[i]` to
+    before `starts[i + 1]`. By box: `kinds`, indices into KINDS, int8, -1 for others; `confs`,
+    float32; `boxes`, float32 (n, 4), see boxes.BOX_FIELDS. `failed`: whether the detector could not
+    read a file. `threshold`: the file's own, else THRESHOLD. `repeated`: how many entries repeated
+    a file with equal boxes.
     """
 
     uri: str
@@ -65,24 +65,24 @@ class Detections:
     repeated: int
 
 
-def read_detections(uri: str, storage: Storage) -> tuple[bytes, str]:
-    """The bytes of a file of detections, and their SHA-256, which is part of what a run is.
+def read_detections(uri: str | Location, storage: Storage) -> tuple[bytes, str]:
+    """The bytes of a file of detections, and their SHA-256, which is part of a run's identity.
 
-    Raises InputError where there is none.
+    Raises InputError if it cannot be read.
     """
-    uri = normalise(uri)
+    place = Location.parse(uri)
     try:
-        data = storage.read(uri).data
+        data = storage.read(place).data
     except ObjectError as error:
-        raise InputError(f"--detections {uri} cannot be read: {error}") from error
+        raise InputError(f"--detections {place} cannot be read: {error}") from error
     return data, sha256(data)
 
 
 def parse_detections(uri: str, data: bytes) -> Detections:
     """Detections out of the bytes of their file.
 
-    Raises InputError for another format, a box that is none or lies outside of its image, a
-    category that is not named, and a file that is listed twice with different boxes.
+    Raises InputError for another format, a malformed box or one outside of its image, a category
+    without a name, and a file that is listed twice with different boxes.
     """
     if data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         raise InputError(
@@ -91,14 +91,14 @@ def parse_detections(uri: str, data: bytes) -> Detections:
         )
     reader = _Reader(uri)
     try:
-        top = json.loads(data, object_hook=reader)
+        root = json.loads(data, object_hook=reader)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"--detections {uri} is no JSON: {error}") from error
-    return reader.finish(top)
+        raise InputError(f"--detections {uri} is not JSON: {error}") from error
+    return reader.finish(root)
 
 
 class _Reader:
-    """Takes images in as the parser comes by them."""
+    """Collects images while the JSON is parsed."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -111,7 +111,7 @@ class _Reader:
         self._categories: dict[str, int] = {}
 
     def __call__(self, found: dict[str, Any]) -> Any:
-        """An object of the JSON: None for an image, which is kept, all others as they are."""
+        """The parser's hook: None for an image, which is collected; other objects unchanged."""
         name = found.get("file", found.get("filepath"))
         if not isinstance(name, str) or not found.keys() & {"detections", "failure", "failures"}:
             return found
@@ -122,7 +122,7 @@ class _Reader:
                 raise self._wrong(name, f"detections that are no list: {detections!r:.80}")
             for detection in detections:
                 self._add(name, detection)
-        # A name may have halves of characters, which Arrow holds none of.
+        # JSON may hold lone surrogates, which Arrow strings cannot.
         name = name.encode("utf-8", "replace").decode()
         self._files.append(name.replace("\\", "/").removeprefix("./"))
         self._starts.append(len(self._codes))
@@ -134,7 +134,7 @@ class _Reader:
             raise self._wrong(name, f"a detection without a bbox: {detection!r:.80}")
         bbox, conf = detection["bbox"], detection.get("conf")
         if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-            raise self._wrong(name, f"the bbox {bbox!r:.80}, which is no four numbers")
+            raise self._wrong(name, f"the bbox {bbox!r:.80}, which is not four numbers")
         if not _is_number(conf) or not 0 <= conf <= 1:
             raise self._wrong(name, f"a detection whose conf is {conf!r:.80}, and not from 0 to 1")
         left, top, width, height = bbox
@@ -157,18 +157,18 @@ class _Reader:
             "this image out"
         )
 
-    def finish(self, top: Any) -> Detections:
-        named = top.get("detection_categories") if isinstance(top, dict) else None
-        if isinstance(top, dict) and "predictions" in top:
+    def finish(self, root: Any) -> Detections:
+        named = root.get("detection_categories") if isinstance(root, dict) else None
+        if isinstance(root, dict) and "predictions" in root:
             named = named or _SPECIESNET
-        if not isinstance(top, dict) or not {"images", "predictions"} & top.keys():
-            keys = ", ".join(top)[:80] if isinstance(top, dict) else type(top).__name__
+        if not isinstance(root, dict) or not {"images", "predictions"} & root.keys():
+            keys = ", ".join(root)[:80] if isinstance(root, dict) else type(root).__name__
             pixels = ", with boxes in pixels" if "annotations" in keys else ""
             raise InputError(
                 f"--detections {self._uri} is JSON of another kind{pixels} (it has {keys}): "
                 f"{_WAY_OUT}"
             )
-        if "annotations" in top:
+        if "annotations" in root:
             raise InputError(
                 f"--detections {self._uri} is in COCO's form, with boxes in pixels: {_WAY_OUT}"
             )
@@ -177,7 +177,7 @@ class _Reader:
                 f"--detections {self._uri} has no images with file and detections: {_WAY_OUT}"
             )
         kinds = self._kinds(named)
-        info = top.get("info")
+        info = root.get("info")
         meta = info.get("detector_metadata") if isinstance(info, dict) else None
         own: Any = meta.get("typical_detection_threshold") if isinstance(meta, dict) else None
         found = Detections(
@@ -191,7 +191,7 @@ class _Reader:
             float(own) if _is_number(own) and 0 <= own <= 1 else THRESHOLD,
             0,
         )
-        return _once(found)
+        return _deduplicated(found)
 
     def _kinds(self, named: Any) -> Array:
         if not isinstance(named, dict) or not named:
@@ -219,8 +219,8 @@ def _is_number(value: Any) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _once(found: Detections) -> Detections:
-    """Each file once. Raises InputError where two entries of a file differ."""
+def _deduplicated(found: Detections) -> Detections:
+    """Each file once. Raises InputError if two entries of a file differ."""
     names = pa.chunked_array([pa.array(found.files, pa.string())])
     keys = string_keys(names)
     first = first_of_each(keys)
@@ -229,7 +229,7 @@ def _once(found: Detections) -> Detections:
     kept = np.flatnonzero(first)
     original = kept[find(keys[~first], keys[first])]
     for again, before in zip(np.flatnonzero(~first).tolist(), original.tolist(), strict=True):
-        if _said(found, again) != _said(found, before):
+        if _results(found, again) != _results(found, before):
             raise InputError(
                 f"--detections {found.uri} lists {masked(found.files[again])} twice, with "
                 "different boxes: leave one of them out"
@@ -249,7 +249,7 @@ def _once(found: Detections) -> Detections:
     )
 
 
-def _said(found: Detections, file: int) -> tuple[Any, ...]:
+def _results(found: Detections, file: int) -> tuple[Any, ...]:
     its = slice(found.starts[file], found.starts[file + 1])
     return (
         bool(found.failed[file]),

@@ -1,4 +1,4 @@
-"""Hashes that stand for things: of strings by the million, of JSON, of bytes."""
+"""Hashes as keys: of strings by the million, of JSON, of bytes."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _SLICE = 8192
 
 
 def string_keys(strings: pa.ChunkedArray) -> Hashes:
-    """128 bits that stand for each string, uint64 of shape (n, 2).
+    """A hash of 128 bits of each string, uint64 of shape (n, 2).
 
     Multilinear hashing (Carter and Wegman 1979) with fixed random multipliers modulo 2^64, twice,
-    over the bytes of each string, without a Python object for any of them.
+    over the bytes of each string, without making Python objects.
     """
     found = [np.empty((0, 2), np.uint64)]
     for chunk in strings.chunks:
@@ -53,7 +53,7 @@ def _multipliers(length: int) -> tuple[Hashes, Hashes]:
 
 
 def first_of_each(keys: Hashes) -> Flags:
-    """Which rows are the first ones with their key."""
+    """Whether each row is the first with its key, bool of shape (n,)."""
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable, so the first of equals is first
     sorted_keys = keys[order]
     repeated = (sorted_keys[1:] == sorted_keys[:-1]).all(axis=1)
@@ -63,12 +63,12 @@ def first_of_each(keys: Hashes) -> Flags:
 
 
 def find(keys: Hashes, among: Hashes) -> Ints:
-    """For each key its row in `among`, in which none is twice; -1 where it is not there."""
+    """The row of each key in `among`, whose keys are distinct; -1 if it is not there."""
     order = np.lexsort((among[:, 1], among[:, 0]))
     if not len(order):
         return np.full(len(keys), -1, np.int64)
     firsts = among[order, 0]
-    # Two URIs with the same first half are one in 10^5 at ten million: then both are looked at.
+    # Among ten million keys, two share their first half with a chance of 10^-5: look at both.
     at = np.searchsorted(firsts, keys[:, 0])
     rows = np.full(len(keys), -1, np.int64)
     for step in range(2):
@@ -79,7 +79,7 @@ def find(keys: Hashes, among: Hashes) -> Ints:
 
 
 def fingerprint(value: Any) -> str:
-    """SHA-256 of anything that JSON can write, in 64 hexadecimal digits."""
+    """SHA-256 of any JSON value, 64 hexadecimal digits."""
     return hashlib.sha256(_json(value)).hexdigest()
 
 

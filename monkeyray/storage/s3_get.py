@@ -1,4 +1,4 @@
-"""S3's GET without all that boto3 does around one, which costs as much as a tenth of an image."""
+"""S3's GET without boto3's overhead, which costs a tenth of the time of an image."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from urllib.parse import quote
 if TYPE_CHECKING:
     import boto3.session
 
-#: So many plain GETs may be refused where boto3 succeeds, until a bucket is left to it.
+#: After this many refused plain GETs, a bucket is left to boto3.
 _REFUSALS = 3
 
-#: What a store says of one object, or for a while.
+#: Status codes that concern one object, or may pass.
 _PASSING = (404, 408, 425, 429)
 
-#: An error's words, after which the connection can be used again.
+#: The most bytes of an error that are read, so that the connection can be reused.
 _ERROR_BYTES = 2**16
 
 
 class PlainGet:
-    """GET of whole objects with botocore's own signer and connections, and nothing else of it.
+    """GET of whole objects with botocore's signer and connections alone.
 
-    It answers where all is well only. What boto3 knows beside that, such as another region's
-    bucket, other signatures, retries and the meaning of errors, stays boto3's: whoever calls this
-    asks boto3 again. A bucket that refuses what boto3 is given is left to boto3 from then on.
+    It returns successes only. Callers ask boto3 after a failure, which handles buckets of other
+    regions, other signatures and retries, and knows the meaning of errors. A bucket that keeps
+    refusing is left to boto3.
     """
 
     def __init__(self, session: boto3.session.Session, client: Any, anonymous: bool) -> None:
@@ -37,7 +37,7 @@ class PlainGet:
         self._usable = anonymous or self._credentials is not None
         options = client.meta.config
         self._http = URLLib3Session(
-            # As boto3 finds it; the names are those of botocore's configuration.
+            # Where boto3 finds it too.
             verify=session._session.get_config_variable("ca_bundle")
             or os.environ.get("REQUESTS_CA_BUNDLE")
             or True,
@@ -49,7 +49,7 @@ class PlainGet:
         self._refusals: Counter[str] = Counter()
 
     def get(self, bucket: str, key: str, max_bytes: int | None) -> tuple[bytes, str] | None:
-        """An object's bytes and its ETag; None where boto3 is to be asked, whatever the reason."""
+        """An object's bytes and its ETag, or None to ask boto3, whatever the reason."""
         if not self._usable or self._refusals[bucket] >= _REFUSALS:
             return None
         try:
@@ -59,23 +59,23 @@ class PlainGet:
             if answer.status_code == 200 and etag and 0 <= size <= (max_bytes or size):
                 data: bytes = answer.content
                 self._refusals.pop(bucket, None)
-                # A connection that ends early is no error to urllib3 as botocore sets it up.
+                # As botocore sets it up, urllib3 raises no error for a connection that ends early.
                 return (data, etag) if len(data) == size else None
             words = b""
             if answer.status_code != 200 and size <= _ERROR_BYTES:
                 words = answer.content
             else:
                 answer.raw.close()
-            # That one object is missing, forbidden or large says nothing of the bucket.
+            # A missing, forbidden or large object says nothing about the bucket.
             code = answer.status_code
             if 300 <= code < 500 and code not in _PASSING and b"AccessDenied" not in words:
                 self._refusals[bucket] += 1
-        except Exception:  # of botocore, urllib3 or a service of roles: boto3 tells which it is
+        except Exception:  # of botocore, urllib3 or a role service: boto3 will raise it again
             return None
         return None
 
     def _base(self, bucket: str) -> str:
-        """The URL of a bucket's objects, which boto3 knows: by path or by host, of which region."""
+        """The URL before the keys of a bucket, as boto3 writes it: by path or by host and region."""
         if bucket not in self._buckets:
             url: str = self._client.generate_presigned_url(
                 "get_object", Params={"Bucket": bucket, "Key": "k"}
@@ -89,7 +89,7 @@ class PlainGet:
 
         request = AWSRequest("GET", url, headers={}, stream_output=True)
         if self._credentials is not None:
-            # Frozen anew each time, which renews those of a role before they expire.
+            # Freezing them each time renews those of a role before they expire.
             frozen = self._credentials.get_frozen_credentials()
             S3SigV4Auth(frozen, "s3", self._client.meta.region_name).add_auth(request)
         return self._http.send(request.prepare())

@@ -1,8 +1,8 @@
-"""Texts in tables that people open in spreadsheets, which compute what begins as a formula does.
+"""Formula injection: spreadsheets evaluate a cell that starts like a formula.
 
-A label or a folder may be called `=HYPERLINK("http://…")` by whoever made the data. A `'` before it
-keeps it a text; where tables are read, one is taken off again, so that a label comes back as it
-was. What are URIs and absolute paths begin with no such character. See OWASP, CSV Injection.
+Labels and folders come from strangers and may be called `=HYPERLINK("http://…")`. A `'` in front
+keeps such a cell a text, and is removed when a table is read, so that labels survive the round
+trip. URIs and absolute paths never start like formulas. See OWASP, CSV Injection.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import re
 import pyarrow as pa
 import pyarrow.compute as pc
 
-#: In the syntax of Python and of RE2; also the wide forms, which spreadsheets in Asia take alike.
+#: In RE2 syntax; includes the full-width forms, which spreadsheets accept too.
 _FORMULA = r"^'*[=+\-@\t\r\n\x{ff1d}\x{ff0b}\x{ff0d}\x{ff20}]"
 _GUARDED = _FORMULA.replace("'*", "'+")
 _NUMBER = r"[+\-]?[0-9]*([.,][0-9]+)?"
 
 
 def is_formula(text: str) -> bool:
-    """Whether a spreadsheet would compute a text, which is no number.
+    """Whether a spreadsheet would evaluate a text that is not a number.
 
     >>> is_formula("=1+1"), is_formula("-1.5"), is_formula("red fox")
     (True, False, False)
@@ -29,7 +29,7 @@ def is_formula(text: str) -> bool:
 
 
 def guard(texts: pa.Array) -> pa.Array:
-    """A column of texts (string) with a ' before each that would be computed.
+    """A column of texts (string) with a ' before each that looks like a formula.
 
     >>> guard(pa.array(["=1+1", "fox", "'=1", None])).to_pylist()
     ["'=1+1", 'fox', "''=1", None]
