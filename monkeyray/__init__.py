@@ -20,9 +20,10 @@ monkeyray.errors.ConfigError: --model out/first is in --predictions out, where f
 and deleted: give --predictions a place of its own
 """
 
-import importlib
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from monkeyray.lazy import lazy_names
 
 try:
     __version__ = version("monkeyray")
@@ -62,10 +63,7 @@ if TYPE_CHECKING:
     from monkeyray.training.train import train
 else:
     # Hidden from type checkers, which would accept any name.
-    def __getattr__(name: str) -> Any:
-        if name in _PLACES:
-            return getattr(importlib.import_module(f"monkeyray.{_PLACES[name]}"), name)
-        raise AttributeError(f"module 'monkeyray' has no attribute {name!r}")
+    __getattr__ = lazy_names(__name__, _PLACES)
 
 
 def __dir__() -> list[str]:

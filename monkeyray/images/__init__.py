@@ -4,14 +4,20 @@ from typing import TYPE_CHECKING
 
 from monkeyray.lazy import lazy_names
 
-__all__ = ["Decoded", "Detections", "Limits", "decode", "list_images"]
+__all__ = ["Decoded", "Detections", "Limits", "list_images"]
 
 if TYPE_CHECKING:
-    from monkeyray.images.decode import Decoded
-    from monkeyray.images.decode import Limits
-    from monkeyray.images.decode import decode
+    from monkeyray.images.decode import Decoded, Limits
     from monkeyray.images.detections import Detections
     from monkeyray.images.listing import list_images
 else:
     # Hidden from type checkers, which would accept any name.
-    __getattr__ = lazy_names(__name__, {"Decoded": "decode", "Detections": "detections", "Limits": "decode", "decode": "decode", "list_images": "listing"})
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Decoded": "decode",
+            "Detections": "detections",
+            "Limits": "decode",
+            "list_images": "listing",
+        },
+    )

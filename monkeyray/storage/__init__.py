@@ -8,11 +8,19 @@ __all__ = ["Blob", "Entry", "Location", "Storage", "read_rows", "stream_table"]
 
 if TYPE_CHECKING:
     from monkeyray.storage.location import Location
-    from monkeyray.storage.protocol import Blob
-    from monkeyray.storage.protocol import Entry
+    from monkeyray.storage.protocol import Blob, Entry
     from monkeyray.storage.store import Storage
-    from monkeyray.storage.tables import read_rows
-    from monkeyray.storage.tables import stream_table
+    from monkeyray.storage.tables import read_rows, stream_table
 else:
     # Hidden from type checkers, which would accept any name.
-    __getattr__ = lazy_names(__name__, {"Blob": "protocol", "Entry": "protocol", "Location": "location", "Storage": "store", "read_rows": "tables", "stream_table": "tables"})
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Blob": "protocol",
+            "Entry": "protocol",
+            "Location": "location",
+            "Storage": "store",
+            "read_rows": "tables",
+            "stream_table": "tables",
+        },
+    )
