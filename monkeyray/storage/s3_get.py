@@ -75,7 +75,7 @@ class PlainGet:
         return None
 
     def _base(self, bucket: str) -> str:
-        """The URL before the keys of a bucket, as boto3 writes it: by path or by host and region."""
+        """The URL before the keys of a bucket, as boto3 forms it: by path or host."""
         if bucket not in self._buckets:
             url: str = self._client.generate_presigned_url(
                 "get_object", Params={"Bucket": bucket, "Key": "k"}
