@@ -11,19 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from monkeyray.exports.events import bursts
+from monkeyray.exports.options import BurstsConfig
 from monkeyray.runs.run import to_parquet
 
-PAGE = Path(__file__).parent.parent / "docs" / "pages" / "look-up.md"
+PAGES = Path(__file__).parent.parent / "docs" / "pages"
 
 
-def queries(predictions: Path, sites: Path, image: str) -> list[str]:
-    """The page's statements, with paths of this machine."""
-    text = "\n".join(re.findall(r"```sql\n(.*?)```", PAGE.read_text(), re.DOTALL))
-    for written, meant in {
-        "out/*.parquet": f"{predictions}/*.parquet",
-        "sites.csv": str(sites),
-        "s3://bucket/season-3/A/IMG_0042.JPG": image,
-    }.items():
+def queries(page: str, names: dict[str, str]) -> list[str]:
+    """The page's statements, with these names in the place of those written."""
+    text = "\n".join(re.findall(r"```sql\n(.*?)```", (PAGES / page).read_text(), re.DOTALL))
+    for written, meant in names.items():
         assert f"'{written}'" in text
         text = text.replace(f"'{written}'", f"'{meant}'")
     return [query for query in text.split(";") if query.strip()]
@@ -34,9 +32,13 @@ def test_documented_queries(embedded: Path, tmp_path: Path) -> None:
     scored = [row for row in rows.to_pylist() if row["label"] is not None]
     (tmp_path / "sites.csv").write_text("site,habitat\nn0,forest\nn5,forest\nn9,savanna\n")
     it = next(row for row in scored if row["uri"].split("/")[-2] == "n9")
+    names = {
+        "out/*.parquet": f"{embedded}/*.parquet",
+        "sites.csv": str(tmp_path / "sites.csv"),
+        "s3://bucket/season-3/A/IMG_0042.JPG": it["uri"],
+    }
     counts, unsure, habitats, like = (
-        duckdb.sql(query).fetchall()
-        for query in queries(embedded, tmp_path / "sites.csv", it["uri"])
+        duckdb.sql(query).fetchall() for query in queries("look-up.md", names)
     )
     assert sum(row[1] for row in counts) == len(scored) == 42
     lowest = sorted(scored, key=lambda row: row["score"])
@@ -55,6 +57,18 @@ def test_documented_queries(embedded: Path, tmp_path: Path) -> None:
     assert len(like) == 20
     assert like[0][0] == others[int(cosines.argmax())]["uri"]
     np.testing.assert_allclose([row[2] for row in like], np.sort(cosines)[::-1][:20], atol=1e-5)
+
+
+def test_documented_join_with_bursts(embedded: Path, tmp_path: Path) -> None:
+    written = tmp_path / "bursts.parquet"
+    bursts(BurstsConfig(predictions=str(embedded), output=str(written)))
+    names = {"out/*.parquet": f"{embedded}/*.parquet", "bursts.parquet": str(written)}
+    (query,) = queries("bursts.md", names)
+    joined = duckdb.sql(query)
+    assert {"label", "burst_label", "burst_id"} <= set(joined.columns)
+    assert len(joined.fetchall()) == sum(
+        pq.read_metadata(path).num_rows for path in embedded.glob("*.parquet")
+    )
 
 
 @pytest.mark.parametrize(("rows", "groups"), [(5, 1), (70_000, 3)])
