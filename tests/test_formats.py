@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from monkeyray import errors
+from monkeyray.exports.csv import SCHEMA
 from monkeyray.images.boxes import BOX_FIELDS, PASSED, UNDETECTED
 from monkeyray.model import bundle
 from monkeyray.model.bundle_schema import COMPONENTS
@@ -60,6 +61,13 @@ def test_statuses() -> None:
     assert known <= documented
     code = "".join(path.read_text() for path in (ROOT / "monkeyray").rglob("*.py"))
     assert [each for each in documented if f'"{each}"' not in code] == []
+
+
+def test_columns_of_the_csv() -> None:
+    names = [
+        name for cells, _ in rows("The CSV export", "csv column") for name in cells.split(", ")
+    ]
+    assert [name.strip("`") for name in names] == SCHEMA.names
 
 
 def test_files_of_a_bundle() -> None:
