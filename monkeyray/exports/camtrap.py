@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import IO, Any
@@ -26,21 +26,19 @@ import pyarrow as pa
 import pyarrow.csv
 
 from monkeyray import __version__
-from monkeyray.console import Advance
 from monkeyray.errors import InputError
-from monkeyray.exports.camtrap_profile import Project, deployments_csv, table_fields
-from monkeyray.exports.deployments import REASONS, Deployment, Deployments
+from monkeyray.exports.camtrap_profile import deployments_csv, table_fields
+from monkeyray.exports.deployments import REASONS, Deployment
+from monkeyray.exports.job import Export, Job
 from monkeyray.exports.rows import relative, tidy_box
-from monkeyray.exports.taxonomy import RANKS, Group, Taxa, Taxon, roll_up_rows, taxon_of
+from monkeyray.exports.taxonomy import RANKS, Group, Taxon, roll_up_rows, taxon_of
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED, PASSED
 from monkeyray.runs.reader import Predictions
 from monkeyray.statistics.thresholds import BELOW
-from monkeyray.storage.location import is_local, join
-from monkeyray.storage.store import Storage
+from monkeyray.storage.location import is_local, join, normalise
 
 VERSION = "1.0.2"
-FILES = ("datapackage.json", "deployments.csv", "media.csv", "observations.csv", "left-out.csv")
 
 _TYPES = {"boolean": pa.bool_(), "number": pa.float64()}
 MEDIA, OBSERVATIONS = (
@@ -92,32 +90,15 @@ class Counts:
     names: dict[str, Taxon] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Camtrap:
-    """The inputs of a package besides the predictions.
-
-    `root`: the folder or prefix below which site patterns match. `paths`: the folder or prefix
-    that file paths are relative to; images outside it have URLs if they are in a store. `rollup`:
-    the roll-up threshold, None for no roll-up.
-    """
-
-    project: Project
-    deployments: Deployments
-    taxa: Taxa
-    root: str
-    paths: str | None
-    rollup: float | None = None
-
-
-def export_camtrap(
-    predictions: Predictions, uri: str, storage: Storage, *, camtrap: Camtrap, advance: Advance
-) -> Counts:
+def export_camtrap(job: Job) -> Export:
     """Write a package: each table whole, and datapackage.json last.
 
     Raises InputError for a deployment that lacks a required value, and if no image has a known
     time.
     """
-    places = deployments_csv(camtrap.deployments.rows)
+    uri, storage = job.uri, job.storage
+    assert job.source.deployments is not None
+    places = deployments_csv(job.source.deployments.rows)
     with contextlib.ExitStack() as stack:
         tables = {
             name: _Table(stack.enter_context(storage.writing(join(uri, name))), schema)
@@ -127,27 +108,44 @@ def export_camtrap(
                 ("left-out.csv", _LEFT_OUT),
             )
         }
-        rows = _Rows(camtrap, *tables.values())
-        columns = [*_COLUMNS, *predictions.box_columns]
-        for table in predictions.tables([*columns, "top_k"], advance):
-            rolled = roll_up_rows(table, camtrap.taxa, camtrap.rollup)
+        rows = _Rows(job, *tables.values())
+        columns = [*_COLUMNS, *job.predictions.box_columns]
+        for table in job.predictions.tables([*columns, "top_k"], job.advance):
+            rolled = roll_up_rows(table, job.taxa, job.config.rollup_threshold)
             for row, found in zip(table.select(columns).to_pylist(), rolled, strict=True):
                 rows.add(row, found)
             for each in tables.values():
                 each.flush()
         counts = rows.counts
+        left_out = Counter({WHY[reason]: count for reason, count in counts.left_out.items()})
         if not counts.kinds:
-            reasons = "; ".join(f"{n} {WHY[reason]}" for reason, n in counts.left_out.most_common())
+            reasons = "; ".join(f"{count} {why}" for why, count in left_out.most_common())
             raise InputError(f"no image fits into a Camtrap DP package: {reasons}")
         for each in tables.values():
             each.close()
         # An older package must not describe these tables.
         storage.delete(join(uri, "datapackage.json"))
     storage.write(join(uri, "deployments.csv"), places)
-    package = _package(camtrap, counts)
+    package = _package(job, counts)
     text = json.dumps(package, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write(join(uri, "datapackage.json"), (text + "\n").encode())
-    return counts
+    return Export(uri, counts.kinds, left_out, tuple(_notes(uri, counts)))
+
+
+def _notes(uri: str, counts: Counts) -> Iterator[str]:
+    if counts.left_out:
+        yield f"images that were left out are listed in {join(uri, 'left-out.csv')}"
+    if counts.contradicted:
+        yield (
+            f"{counts.contradicted} images have a UTC offset in their EXIF that differs from their "
+            "deployment's time zone; the deployment's was used"
+        )
+    if counts.unnamed:
+        some = ", ".join(sorted(counts.unnamed)[:5])
+        yield (
+            f"{len(counts.unnamed)} labels of animals have no scientific name ({some}): add them "
+            "to --taxonomy"
+        )
 
 
 class _Table:
@@ -172,11 +170,15 @@ class _Table:
 class _Rows:
     """Turns rows of predictions into media, observations and left-out images."""
 
-    def __init__(
-        self, camtrap: Camtrap, media: _Table, observations: _Table, left_out: _Table
-    ) -> None:
+    def __init__(self, job: Job, media: _Table, observations: _Table, left_out: _Table) -> None:
+        assert job.source.deployments is not None
+        assert job.project is not None
         self.counts = Counts()
-        self._camtrap = camtrap
+        self._deployments, self._project = job.source.deployments, job.project
+        self._taxa, self._rolls_up = job.taxa, job.config.rollup_threshold is not None
+        self._root = job.source.required_root()
+        given = job.config.relative_to
+        self._paths = normalise(given) if given else default_paths(job.predictions, job.uri)
         self._media, self._observations, self._left_out = media, observations, left_out
         self._uri: str | None = None
         self._number = 0
@@ -187,9 +189,8 @@ class _Rows:
         self._number = self._number + 1 if uri == self._uri else 1
         self._uri = uri
         first = self._number == 1
-        camtrap = self._camtrap
-        dated = camtrap.deployments.date(relative(uri, camtrap.root) or "", row["captured_at"])
-        path = file_path(uri, camtrap.paths)
+        dated = self._deployments.date(relative(uri, self._root) or "", row["captured_at"])
+        path = file_path(uri, self._paths)
         if dated.time is None or dated.deployment is None or path is None:
             if first:
                 self._leave_out(row, dated.deployment, dated.reason or _NO_PATH)
@@ -212,10 +213,10 @@ class _Rows:
             self._media.add(
                 mediaID=media_id,
                 deploymentID=dated.deployment.id,
-                captureMethod=camtrap.project.method,
+                captureMethod=self._project.method,
                 timestamp=time,
                 filePath=path,
-                filePublic=camtrap.project.public,
+                filePublic=self._project.public,
                 fileName=path.rpartition("/")[2],
                 fileMediatype=mediatype(uri),
                 mediaComments=None
@@ -262,11 +263,11 @@ class _Rows:
     def _classify(self, row: dict[str, Any], rolled: tuple[Group, float] | None) -> dict[str, Any]:
         label, decision, score = row["label"], row["decision"], row["score"]
         # Below the threshold, the standard's type is unknown.
-        taxon, sure = self._camtrap.taxa.of(label), decision != BELOW
-        if self._camtrap.rollup is not None:
+        taxon, sure = self._taxa.of(label), decision != BELOW
+        if self._rolls_up:
             sure = rolled is not None
             if rolled is not None:
-                taxon, score = taxon_of(rolled[0], self._camtrap.taxa), rolled[1]
+                taxon, score = taxon_of(rolled[0], self._taxa), rolled[1]
         kind = taxon.kind if sure else "unknown"
         name = taxon.scientific_name if sure else None
         if name is not None:
@@ -288,8 +289,11 @@ class _Rows:
         }
 
 
-def _package(camtrap: Camtrap, counts: Counts) -> dict[str, Any]:
-    given = dict(camtrap.project.package)
+def _package(job: Job, counts: Counts) -> dict[str, Any]:
+    assert job.source.deployments is not None
+    assert job.project is not None
+    deployments = job.source.deployments.rows
+    given = dict(job.project.package)
     known = {
         taxon.get("scientificName"): taxon
         for taxon in given.pop("taxonomic", [])
@@ -314,8 +318,8 @@ def _package(camtrap: Camtrap, counts: Counts) -> dict[str, Any]:
         "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "sources": sources,
         # Values in the project file take precedence.
-        "spatial": _spatial(camtrap.deployments.rows),
-        "temporal": _temporal(camtrap.deployments.rows),
+        "spatial": _spatial(deployments),
+        "temporal": _temporal(deployments),
         **given,
         "taxonomic": [
             known.get(name) or {"scientificName": name, **_taxon_properties(taxon)}

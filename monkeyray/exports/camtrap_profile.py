@@ -27,6 +27,9 @@ from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import key
 
+#: The files of a package; left-out.csv is not part of the standard.
+FILES = ("datapackage.json", "deployments.csv", "media.csv", "observations.csv", "left-out.csv")
+
 #: Properties that the export itself writes.
 _WRITTEN = ("resources", "profile", "created")
 #: The schemas that the profile refers to, by URL.

@@ -1,4 +1,4 @@
-"""Predictions as one CSV, whose columns are the same whatever the model and options were."""
+"""Predictions as one CSV file, with the same columns for all models and options."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from monkeyray.console import Advance
-from monkeyray.exports.deployments import Deployments
+from monkeyray.exports.deployments import REASONS, Deployments
+from monkeyray.exports.job import Export, Job
 from monkeyray.exports.rows import relative, tidy_box
 from monkeyray.exports.taxonomy import Group, Taxa, roll_up_rows
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED
-from monkeyray.runs.reader import Predictions
 from monkeyray.storage.spreadsheets import guard, is_formula
-from monkeyray.storage.store import Storage
 
-#: Those that are in the predictions, under the same names.
+#: Columns that predictions have too.
 _COPIED = [
     ("uri", pa.string()),
     ("status", pa.string()),
@@ -36,11 +34,11 @@ _COPIED = [
     ("model_id", pa.string()),
     ("predicted_at", pa.string()),
 ]
-#: `path`: below the images' folder, empty for what is not; with ./ before it where a spreadsheet
-#: would compute it, as other texts have a '. `top_k`: a JSON list of [label, score].
-#: `timestamp` to `longitude`: by the deployments table, empty without one. `rollup_…`: the taxon
-#: of the label, or a wider one, that is sure enough; empty where none is or nobody asked.
-#: `detection…`: of which box a row is; empty where whole images were scored.
+#: `path`: below the images' folder, empty for other images; ./ in front keeps spreadsheets from
+#: evaluating it, as ' does for other text. `top_k`: a JSON list of [label, score].
+#: `timestamp` to `longitude`: from the deployments, empty without them. `rollup_…`: the lowest
+#: taxon that reaches the roll-up threshold, empty if there is none. `detection…`: the box of the
+#: row, empty if whole images were scored.
 SCHEMA = pa.schema(
     [
         *_COPIED,
@@ -71,27 +69,17 @@ _ROLLUP: dict[str, Callable[[Group, float], Any]] = {
 }
 
 
-def export_csv(
-    predictions: Predictions,
-    uri: str,
-    storage: Storage,
-    *,
-    root: str | None,
-    taxa: Taxa,
-    rollup_threshold: float | None,
-    deployments: Deployments | None,
-    advance: Advance,
-) -> tuple[Counter[str], Counter[str]]:
-    """Write all rows, one a line, undated ones too. Returns the rows by kind, and the undated ones
-    by reason."""
+def export_csv(job: Job) -> Export:
+    """Write all rows, also of images without a time, which are counted as left out."""
+    predictions, taxa, deployments = job.predictions, job.taxa, job.source.deployments
     kinds: Counter[str] = Counter()
     undated: Counter[str] = Counter()
     columns = [name for name, _ in _COPIED] + ["top_k"]
-    with storage.writing(uri) as file, pyarrow.csv.CSVWriter(file, SCHEMA) as writer:
-        for table in predictions.tables([*columns, *predictions.box_columns], advance):
+    with job.storage.writing(job.uri) as file, pyarrow.csv.CSVWriter(file, SCHEMA) as writer:
+        for table in predictions.tables([*columns, *predictions.box_columns], job.advance):
             rows = table.select(["uri", "status", "label", "captured_at", "top_k"]).to_pydict()
-            made = _derive(rows, root, taxa, deployments) | _boxes(table)
-            rolled = roll_up_rows(table, taxa, rollup_threshold)
+            made = _derive(rows, job.source.root, taxa, deployments) | _boxes(table)
+            rolled = roll_up_rows(table, taxa, job.config.rollup_threshold)
             for name, value in _ROLLUP.items():
                 made[name] = [found and value(*found) for found in rolled]
             kinds.update(kind or "not classified" for kind in made["observation_type"])
@@ -110,11 +98,12 @@ def export_csv(
             named = zip(SCHEMA, arrays, strict=True)
             arrays = [guard(x) if pa.types.is_string(f.type) else x for f, x in named]
             writer.write_table(pa.table(arrays, schema=SCHEMA))
-    return kinds, undated
+    left_out = Counter({REASONS[reason]: count for reason, count in undated.items()})
+    return Export(job.uri, kinds, left_out)
 
 
 def _boxes(table: pa.Table) -> dict[str, list[Any]]:
-    """The columns of boxes, null where the table has none."""
+    """The columns of boxes, null if whole images were scored."""
     if "detection" not in table.column_names:
         return {name: [None] * table.num_rows for name in _BOX}
     boxes = [box and tidy_box(box) for box in table["detection_bbox"].to_pylist()]

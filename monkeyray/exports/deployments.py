@@ -1,4 +1,11 @@
-"""Which site and camera an image is from, by its path."""
+"""Deployments: where and when cameras took images, by a table and the images' paths.
+
+    deployment_id, site, camera, latitude, longitude, start, end, time_zone, clock_offset
+
+An image belongs to the deployment that its path names (`SitePattern`) and that was active when it
+was taken. Columns may also have the names of Camtrap DP, and all other columns of Camtrap DP's
+deployments are kept.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +20,7 @@ from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import read_rows
 
-#: What a pattern may ask for.
+#: The names that a pattern may contain.
 FIELDS = ("site", "camera", "deployment")
 
 _TOKEN = re.compile(r"\{([^{}]*)\}|(\*)|(\?)|([{}])|([^{}*?]+)", re.DOTALL)
@@ -23,8 +30,8 @@ _TOKEN = re.compile(r"\{([^{}]*)\}|(\*)|(\?)|([{}])|([^{}*?]+)", re.DOTALL)
 class SitePattern:
     """A rule such as `{site}/{camera}/*` for the path of an image below the images' folder.
 
-    A name in braces stands for a folder's name or a part of it, `*` for anything, folders too, and
-    `?` for one character of a name. Raises ConfigError for a pattern that cannot be read.
+    A name in braces matches a folder's name or a part of it, `*` anything including folders, and
+    `?` one character of a name. Raises ConfigError for an invalid pattern.
 
     >>> SitePattern("{site}/cam{camera}/*").match("A1/cam7/100MEDIA/IMG_1.JPG")
     {'site': 'A1', 'camera': '7'}
@@ -37,20 +44,20 @@ class SitePattern:
         strange = [name for name in names if name not in FIELDS]
         braces = re.sub(r"\{[^{}]*\}", "", self.text)
         if strange or "{" in braces or "}" in braces:
-            what = f"{{{strange[0]}}}" if strange else "a brace without its other one"
+            what = f"{{{strange[0]}}}" if strange else "an unmatched brace"
             raise ConfigError(
-                f"--site-pattern {self.text} has {what}: it knows {{site}}, {{camera}} and "
+                f"--site-pattern {self.text} has {what}: the names are {{site}}, {{camera}} and "
                 "{deployment}"
             )
         if not names or len(set(names)) < len(names):
             raise ConfigError(
-                f"--site-pattern {self.text} must have {{site}}, {{camera}} or {{deployment}}, "
-                "each once at most, as in {site}/{camera}/*"
+                f"--site-pattern {self.text} must contain {{site}}, {{camera}} or {{deployment}}, "
+                "each at most once, as in {site}/{camera}/*"
             )
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """What the pattern finds, in the order of FIELDS."""
+        """The names in the pattern, in the order of FIELDS."""
         return tuple(name for name in FIELDS if f"{{{name}}}" in self.text)
 
     @cached_property
@@ -64,23 +71,23 @@ class SitePattern:
         return re.compile("".join(parts), re.DOTALL)
 
     def match(self, path: str) -> dict[str, str] | None:
-        """What the pattern finds in a path; None where it does not fit the whole of it."""
+        """The values of the names in a path, None if the pattern does not match the whole path."""
         match = self._regex.fullmatch(path)
         return match.groupdict() if match else None
 
 
-#: Why an image has no time, or no deployment.
+#: Why images have no time or no deployment.
 REASONS = {
-    "no_deployment": "no deployment has the site and camera of its path",
-    "no_time": "no time in its EXIF",
-    "no_time_zone": "its deployment has no time zone, nor has its EXIF",
-    "ambiguous_time": "the end of summer time makes its hour twice: give a fixed offset as zone",
-    "nonexistent_time": "summer time skips its hour: the camera has another time zone or offset",
-    "outside_deployment": "its time is not between the start and end of a deployment of its camera",
-    "several_deployments": "its time is in several deployments of its camera",
+    "no_deployment": "no deployment has the site and camera of their path",
+    "no_time": "no time in their EXIF",
+    "no_time_zone": "neither their deployment nor their EXIF has a time zone",
+    "ambiguous_time": "the end of daylight saving time repeats their hour: give a fixed UTC offset",
+    "nonexistent_time": "daylight saving time skips their hour: correct the time zone or offset",
+    "outside_deployment": "taken before the start or after the end of their camera's deployments",
+    "several_deployments": "taken during several deployments of their camera",
 }
 
-#: The columns that are read, each with the names that it may have (see `tables.key`).
+#: The columns, each with its possible names (see `tables.key`).
 _NAMES = {
     "deployment": ("deploymentid", "deployment"),
     "site": ("site", "siteid", "locationid", "locationname"),
@@ -92,7 +99,7 @@ _NAMES = {
     "time_zone": ("timezone", "tz"),
     "clock_offset": ("clockoffset",),
 }
-#: What Camtrap DP takes for no value, so that no deployment can be called so.
+#: Camtrap DP's missing values, which cannot be names of deployments.
 NOTHING = ("NA", "NaN", "nan")
 
 _EXIF_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([+\-]\d\d:\d\d)?")
@@ -100,11 +107,11 @@ _EXIF_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([+\-]\d\d:\d\d)?")
 
 @dataclass(frozen=True)
 class Deployment:
-    """A camera at a place for a time.
+    """A camera at a location for a period.
 
-    `latitude`, `longitude`: WGS84 degrees. `zone`: of the camera's clock. `clock_offset`: what is
-    added to the camera's time to make it right. `start`, `end`: instants, the end included.
-    `columns`: all of its row, by column in the form of `tables.key`.
+    `latitude`, `longitude`: WGS84 degrees. `zone`: of the camera's clock. `clock_offset`: what to
+    add to the camera's time to correct it. `start`, `end`: instants, inclusive. `columns`: its
+    whole row, by column in the form of `tables.key`.
     """
 
     id: str
@@ -121,9 +128,9 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Dated:
-    """An image's deployment and time with offset, or one of REASONS why it has none.
+    """An image's deployment and time with UTC offset, or the one of REASONS why it has none.
 
-    `contradicted`: its EXIF has another offset than its deployment's time zone, which was taken.
+    `contradicted`: the offset in its EXIF differs from that of its deployment, which is used.
     """
 
     deployment: Deployment | None = None
@@ -133,23 +140,23 @@ class Dated:
 
 
 class Deployments:
-    """The deployments of a project, by what a site pattern finds in a path.
+    """The deployments of a project, looked up by the path of an image.
 
-    Without a pattern there is one deployment, which all images are of. Raises ConfigError where
-    there are more, or where the table has no such column as the pattern finds.
+    Without a pattern there must be a single deployment, which all images belong to. Raises
+    ConfigError if there are more, or if a deployment lacks a value for a name in the pattern.
     """
 
     def __init__(self, rows: list[Deployment], pattern: SitePattern | None) -> None:
         self.rows = rows
-        #: Of the first image that was of no deployment: what is known of it, in words.
+        #: A description of the first image that had no deployment.
         self.unknown: str | None = None
         self._pattern = pattern
         self._found: dict[tuple[str, ...], list[Deployment]] = {}
         if pattern is None:
             if len(rows) != 1:
                 raise ConfigError(
-                    f"--deployments has {len(rows)} rows: say with --site-pattern which of them an "
-                    "image is of, as {site}/{camera}/* for its path below the images' folder"
+                    f"--deployments has {len(rows)} rows: give --site-pattern to match them to "
+                    "images, as {site}/{camera}/* for the paths below the images' folder"
                 )
             self._found[()] = rows
             return
@@ -159,16 +166,16 @@ class Deployments:
             if not all(found):
                 empty = pattern.fields[found.index("")]
                 raise ConfigError(
-                    f"--site-pattern {pattern.text} finds a {empty}, and the deployment {row.id} "
-                    f"has none: fill the column {empty} of --deployments"
+                    f"--site-pattern {pattern.text} has a {empty}, but the deployment {row.id} "
+                    f"has none: fill in the column {empty} of --deployments"
                 )
             self._found.setdefault(found, []).append(row)
 
     def date(self, path: str, captured_at: str | None) -> Dated:
         """The deployment and the time of an image.
 
-        `path`: below the images' folder. `captured_at`: EXIF's local time in ISO 8601, with an
-        offset or without one.
+        `path`: below the images' folder. `captured_at`: EXIF's local time in ISO 8601, with or
+        without an offset.
         """
         rows = self._rows_of(path)
         if not rows:
@@ -191,7 +198,7 @@ class Deployments:
             return inside[0]
         if len(dated) == 1:
             return dated[0]
-        # What the one that it may be of says is more to the point than that others are over.
+        # Any other reason says more than that some deployments were not active.
         reasons = {found.reason for found in dated} - {"outside_deployment"}
         return Dated(reason=min((str(reason) for reason in reasons), default="outside_deployment"))
 
@@ -199,10 +206,10 @@ class Deployments:
         assert self._pattern is not None
         found = self._pattern.match(path)
         if found is None:
-            return f"{path} does not fit --site-pattern {self._pattern.text}"
+            return f"{path} does not match --site-pattern {self._pattern.text}"
         its = ", ".join(f"{name} {found[name]!r}" for name in self._pattern.fields)
         first = ", ".join(map(repr, next(iter(self._found), ())))
-        return f"{path} has {its}, and the first row of --deployments has {first}"
+        return f"{path} has {its}, but the first row of --deployments has {first}"
 
     def _rows_of(self, path: str) -> list[Deployment]:
         if self._pattern is None:
@@ -234,7 +241,7 @@ def _date(row: Deployment, wall: datetime, offset: str | None) -> Dated:
 
 
 def read_deployments(uri: str, storage: Storage, pattern: SitePattern | None) -> Deployments:
-    """Read a table of deployments (CSV or Parquet). Raises InputError, naming row and value."""
+    """Read a table of deployments (CSV or Parquet). Raises InputError with the row and value."""
     rows = []
     seen: dict[str, int] = {}
     for number, line in enumerate(read_rows(uri, storage, "deployments"), 1):
@@ -270,7 +277,7 @@ def _deployment(line: dict[str, str]) -> Deployment:
     identifier = values["deployment"] or made
     if not identifier or identifier in NOTHING:
         raise InputError(
-            f"{identifier!r} is no name of a deployment: fill the column deployment_id"
+            f"{identifier!r} cannot be a deployment's name: fill in the column deployment_id"
         )
     offset = values["clock_offset"]
     return Deployment(
@@ -296,8 +303,8 @@ def _degrees(text: str, name: str, limit: int) -> float | None:
         value = float("nan")
     if not -limit <= value <= limit:
         raise InputError(
-            f"the {name} {text!r} is none: write decimal degrees from {-limit} to {limit}, with a "
-            "point"
+            f"invalid {name} {text!r}: give decimal degrees from {-limit} to {limit}, with a "
+            "decimal point"
         )
     return value
 
@@ -307,26 +314,26 @@ _NO_OFFSET = timedelta(0)
 
 @dataclass(frozen=True)
 class Origin:
-    """The deployment that claims an image, or else what a pattern finds in its path, or neither."""
+    """An image's deployment, or else the site and camera in its path, or neither."""
 
     deployment: Deployment | None = None
     found: dict[str, str] | None = None
 
     @property
     def clock_offset(self) -> timedelta:
-        """What is added to the camera's time to make it right."""
+        """What to add to the camera's time to correct it."""
         return _NO_OFFSET if self.deployment is None else self.deployment.clock_offset
 
     @property
     def camera(self) -> tuple[str, ...]:
-        """A name that the images of one camera share, empty where none is known."""
+        """A key that the images of one camera share, empty if the camera is unknown."""
         if self.deployment is not None:
             return ("deployment", self.deployment.id)
         return () if self.found is None else ("camera", *self.found.values())
 
     @property
     def site(self) -> str | None:
-        """Its site's name; where it has none, that of the deployment or camera."""
+        """The name of the site, otherwise of the deployment or camera."""
         if self.deployment is not None:
             return self.deployment.site or self.deployment.id
         found = self.found or {}
@@ -341,9 +348,9 @@ def origin(
     pattern: SitePattern | None,
     deployments: Deployments | None,
 ) -> Origin:
-    """The origin of an image by its path below the images' folder and EXIF's local time.
+    """The origin of an image, from its path below the images' folder and EXIF's local time.
 
-    Images that no deployment, or no single one, claims are of the camera that the pattern finds.
+    An image without a single matching deployment belongs to the camera that the pattern finds.
     """
     if deployments is not None:
         deployment = deployments.date(path, captured_at).deployment

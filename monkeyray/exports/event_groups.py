@@ -21,10 +21,10 @@ from monkeyray.runs.reader import Predictions
 
 @dataclass(frozen=True)
 class Groups:
-    """Images as bursts, which are numbered by camera and time.
+    """Bursts of images, numbered by camera and time.
 
-    `burst`: the number of each image's. By burst: `sizes`, its images; `first`, the image that was
-    taken first; `begin` and `end`, the first and the last of its images as they are listed.
+    `burst`: the number of each image's burst. For each burst: `sizes`, its images; `first`, the
+    image that was taken first; `begin` and `end`, its first and last image in the listing.
     """
 
     burst: Ints
@@ -34,8 +34,7 @@ class Groups:
     end: Ints
 
     def most_open(self) -> int:
-        """How many bursts there are at most of which, as the images are read in the order in which
-        they are listed, some have been read and some have not."""
+        """The maximum number of bursts that are partly read when the images are read in order."""
         change = np.zeros(len(self.burst) + 1, np.int32)
         np.add.at(change, self.begin, 1)
         np.add.at(change, self.end, -1)
@@ -43,12 +42,11 @@ class Groups:
 
 
 def group_bursts(cameras: Ints, times: Ints, alone: Flags, gap: int) -> Groups:
-    """Images to bursts, some 60 bytes an image.
+    """Group images into bursts, with some 60 bytes per image.
 
-    `cameras`: numbers (n,); `times` (n,) and `gap` in one unit. The next image of a camera is of
-    the same burst where it was taken within the gap, both ends included, however long the burst is
-    by then; of two at the same time, the first listed is the first. Those that are `alone` are
-    bursts of one whatever their camera and time.
+    `cameras`: numbers (n,); `times` (n,) and `gap` in the same unit. The next image of a camera
+    belongs to the same burst if it was taken within the gap (inclusive), however long the burst is.
+    Images with the same time keep their order. Images that are `alone` are bursts of one.
 
     >>> nobody = np.zeros(4, bool)
     >>> group_bursts(np.array([0, 1, 0, 0]), np.array([9, 5, 4, 14]), nobody, 5).burst.tolist()
@@ -59,8 +57,7 @@ def group_bursts(cameras: Ints, times: Ints, alone: Flags, gap: int) -> Groups:
     apart[1:] = np.diff(cameras[order]) != 0
     apart[1:] |= np.diff(times[order]) > gap
     apart |= alone[order]
-    # Those that are alone come last, in whatever order their cameras and times give; the first of
-    # them is set apart by itself.
+    # Images that are alone come last, and each of them starts a burst.
     starts = np.flatnonzero(apart)
     burst = np.empty(len(order), np.int64)
     burst[order] = np.cumsum(apart) - 1
@@ -71,7 +68,7 @@ def group_bursts(cameras: Ints, times: Ints, alone: Flags, gap: int) -> Groups:
     return Groups(burst, sizes, order[starts], begin, end)
 
 
-#: Why an image can be in no burst with others; the first that holds.
+#: Why an image cannot be in a burst with others; the first that applies.
 _NOT_SCORED, _NO_CAMERA, _NO_TIME = "not scored", "no camera in their path", "no time in their EXIF"
 
 _NO_NAME = ("",)
@@ -80,11 +77,11 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class Survey:
-    """All rows in order.
+    """The cameras and times of all rows, in order.
 
-    `cameras`: numbers of `names`, int64 (n,). `times`: microseconds since 1970 by the camera's own
-    clock, made right by its deployment's clock offset, int64 (n,); 0 where not `timed`. `alone`: a
-    burst of its own. `labels`: all that are listed, sorted. `counts`: those alone, by why.
+    `cameras`: indices in `names`, int64 (n,). `times`: the camera's local time, corrected by its
+    deployment's clock offset, in microseconds since 1970, int64 (n,); 0 if not `timed`. `alone`:
+    a burst of its own. `labels`: all listed labels, sorted. `counts`: images alone, by reason.
     """
 
     cameras: Array
@@ -96,7 +93,7 @@ class Survey:
     counts: dict[str, int]
 
     def ids(self, rows: Array, uris: pa.ChunkedArray) -> Array:
-        """64-bit names of the bursts that begin with these images."""
+        """64-bit identifiers of the bursts that begin with these images."""
         cameras = self.cameras[rows].tolist()
         return np.array(
             [
@@ -108,7 +105,7 @@ class Survey:
 
 
 def _digest(parts: tuple[str, ...]) -> bytes:
-    # Names of files may hold anything but a zero byte.
+    # File names may contain any byte but zero.
     return hashlib.sha256("\0".join(parts).encode()).digest()[:8]
 
 
@@ -119,11 +116,10 @@ def survey(
     deployments: Deployments | None,
     advance: Advance,
 ) -> Survey:
-    """One pass over the rows.
+    """Read the cameras and times in one pass.
 
-    Images of a camera are compared by the clock of that camera alone, so no time zone is needed. Of
-    images that no deployment, or no single one, claims, those that the pattern finds the same in
-    are of one camera.
+    Only times of the same camera are compared, so no time zone is needed. Images without a single
+    matching deployment are of the camera that the pattern finds.
     """
     rows = predictions.rows
     cameras = np.zeros(rows, np.int64)
@@ -157,9 +153,9 @@ def survey(
 def numbered(
     predictions: Predictions, columns: list[str], advance: Advance
 ) -> Iterator[tuple[slice, pa.Table]]:
-    """All rows, some thousand at a time, each time with their numbers.
+    """All rows, some thousand at a time, with their numbers.
 
-    Raises RunError where they are more or fewer than the plan has.
+    Raises RunError if there are more or fewer than planned.
     """
     row = 0
     for table in predictions.tables(columns, advance):
@@ -175,7 +171,7 @@ def numbered(
 
 
 def wall_times(captured_at: pa.ChunkedArray) -> tuple[Array, Array]:
-    """Local times in ISO 8601 as microseconds since 1970, int64, and which of them are there."""
+    """Local times in ISO 8601 as microseconds since 1970, int64, and a mask of valid ones."""
     wall = pc.utf8_slice_codeunits(captured_at, 0, 19)
     found = pc.strptime(wall, format="%Y-%m-%dT%H:%M:%S", unit="us", error_is_null=True)
     there = pc.is_valid(found).to_numpy()
@@ -183,9 +179,9 @@ def wall_times(captured_at: pa.ChunkedArray) -> tuple[Array, Array]:
 
 
 class BurstMeans:
-    """The mean scores of bursts whose images come in any order.
+    """The mean scores of bursts whose images arrive in any order.
 
-    It holds one vector for each burst of which some images have come and some have not.
+    Holds one vector for each incomplete burst.
 
     >>> pool = BurstMeans(np.array([2, 1]))
     >>> pool.add(np.array([0, 1]), np.array([[0.5, 0.5], [1.0, 0.0]]))
@@ -195,16 +191,16 @@ class BurstMeans:
     """
 
     def __init__(self, sizes: Array) -> None:
-        """`sizes`: by number of burst, its images."""
+        """`sizes`: the number of images of each burst."""
         self._sizes = sizes
         self._open: dict[int, tuple[int, Array]] = {}
 
     def __len__(self) -> int:
-        """Bursts that are not complete."""
+        """The number of incomplete bursts."""
         return len(self._open)
 
     def add(self, bursts: Array, scores: Array) -> tuple[Array, Array]:
-        """The bursts that are complete with these images: numbers (m,) and scores (m, labels).
+        """The bursts that these images complete: numbers (m,) and scores (m, labels).
 
         `bursts`: the number of each image's (n,); `scores`: probabilities, float64 (n, labels).
         """
@@ -221,17 +217,17 @@ class BurstMeans:
             sums[i] += total
             complete[i] = counts[i] == self._sizes[number]
             if not complete[i]:
-                # A copy: a row of `sums` would keep all of it in memory.
+                # A copy, since a view would keep all of `sums` in memory.
                 self._open[number] = int(counts[i]), sums[i].copy()
         return numbers[complete], sums[complete] / counts[complete, None]
 
 
 def distribute_residual(scores: Array) -> tuple[Array, Array]:
-    """Scores with what the labels that are not listed have together, in equal parts.
+    """Distribute the residual probability of each row evenly among the labels it does not list.
 
-    `scores`: float64 (n, labels), 0 for what is not listed. No label gets as much as the least
-    that is listed. Returns the scores, and what was to be spread of each row, (n,), which is 0
-    where all labels are listed.
+    `scores`: float64 (n, labels), 0 for labels that are not listed, which get less than the
+    smallest listed score. Returns the scores and the residual of each row, (n,), 0 if all labels
+    are listed.
     """
     listed = scores > 0
     missing = scores.shape[1] - listed.sum(axis=1)

@@ -1,8 +1,8 @@
-"""The bursts job: which images were taken together, and what their scores say together.
+"""The bursts job: groups images that were taken together and pools their scores.
 
-Three passes over the predictions, some thousand rows at a time. Memory holds some 60 bytes for each
-image, as many for each burst, and the scores of the bursts that are begun and not complete; where
-these would be more than _OPEN, the second pass is made in several rounds.
+Three passes over the predictions, some thousand rows at a time. Memory holds some 60 bytes per
+image and per burst, and the scores of incomplete bursts; if these would exceed _OPEN, the second
+pass takes several rounds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 from monkeyray.arrays import Array
 from monkeyray.console import Advance
 from monkeyray.errors import InputError
-from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.event_groups import (
     BurstMeans,
     Groups,
@@ -29,20 +28,21 @@ from monkeyray.exports.event_groups import (
     numbered,
     survey,
 )
+from monkeyray.exports.job import open_source
 from monkeyray.exports.options import BurstsConfig, parse_gap
-from monkeyray.exports.rows import check_output, listed_scores, root_of
-from monkeyray.exports.taxonomy import RollUp, Taxa, read_taxa
+from monkeyray.exports.rows import listed_scores
+from monkeyray.exports.taxonomy import RollUp, read_taxa
 from monkeyray.options import write_options_beside
-from monkeyray.runs.reader import Predictions, open_predictions
+from monkeyray.runs.reader import Predictions
 from monkeyray.storage.location import normalise
 
-#: Bytes of scores of bursts that are open at a time.
+#: Maximum bytes of the scores of incomplete bursts.
 _OPEN = 256 * 2**20
 #: Rows in a row group.
 _GROUP = 131_072
 
-#: `burst_start`: when its first image was taken by the camera's clock, made right by the clock
-#: offset; in no time zone. `burst_label`, `burst_score`: null for what was not scored.
+#: `burst_start`: the local time of its first image, corrected by the clock offset. `burst_label`,
+#: `burst_score`: null for images that were not scored.
 SCHEMA = pa.schema(
     [
         ("uri", pa.string()),
@@ -53,7 +53,7 @@ SCHEMA = pa.schema(
         ("burst_score", pa.float32()),
     ]
 )
-#: What a taxonomy adds.
+#: Columns that a taxonomy adds.
 _ROLLUP = [
     ("rollup_rank", pa.string()),
     ("rollup_taxon", pa.string()),
@@ -63,9 +63,9 @@ _ROLLUP = [
 
 @dataclass(frozen=True)
 class Bursts:
-    """What was found. `bursts`: of two images or more, with `together` images. `alone`: images that
-    are a burst of their own since they cannot be with others, by why. `changed`: images whose burst
-    has another label than they have. `notes`: what people should look at."""
+    """The result. `bursts`: with two or more images, `together` in all. `alone`: by reason, images
+    that cannot be in a burst with others. `changed`: images whose label differs from that of their
+    burst. `notes`: for people."""
 
     uri: str
     images: int
@@ -76,9 +76,9 @@ class Bursts:
     notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """For --summary-json: `output`; `images`, and of them those `together` in `bursts` of two
-        or more; those `alone`, by sentences for people; `changed`, images with another label than
-        their burst; `notes` for people."""
+        """For --summary-json: `output`; `images`, and how many of them are `together` in `bursts`
+        of two or more; `alone`, by reason in words; `changed`, images whose label differs from
+        that of their burst; `notes` for people."""
         return {
             "output": self.uri,
             "images": self.images,
@@ -92,8 +92,8 @@ class Bursts:
     def __str__(self) -> str:
         lines = [
             f"{self.images} images, {self.together} of them in {self.bursts} bursts of two or more",
-            *(f"  {count:>9} by themselves: {why}" for why, count in self.alone.items() if count),
-            f"  {self.changed:>9} with another label than their burst",
+            *(f"  {count:>9} alone: {why}" for why, count in self.alone.items() if count),
+            f"  {self.changed:>9} with a different label from their burst",
         ]
         return "\n".join([*lines, *self.notes, f"written to {self.uri}"])
 
@@ -101,28 +101,22 @@ class Bursts:
 def bursts(config: BurstsConfig) -> Bursts:
     """Group predictions into bursts, pool their scores, and write one row for each image.
 
-    Raises a MonkeyRayError that says what to change.
+    Raises MonkeyRayError.
     """
     storage = config.store.storage()
     uri = normalise(config.output)
-    storage.check_reachable(normalise(config.predictions))
-    predictions = open_predictions(config.predictions, storage, partial=config.partial)
+    source = open_source(config, storage, [uri])
+    predictions = source.predictions
     if predictions.box_columns:
         raise InputError(
-            f"the rows of {predictions.run.uri} are boxes, of which an image has several, and "
-            "bursts are of images: score the images without --detections for this"
+            f"the rows of {predictions.uri} are boxes, but bursts are of images: score the images "
+            "without --detections"
         )
-    inputs = {"deployments": config.deployments, "taxonomy": config.taxonomy}
-    check_output([uri], inputs, storage, overwrite=config.overwrite)
     taxa = read_taxa(config.taxonomy, storage, config.kinds()) if config.taxonomy else None
-    pattern = SitePattern(config.site_pattern) if config.site_pattern else None
-    deployments = (
-        read_deployments(config.deployments, storage, pattern) if config.deployments else None
-    )
-    root = root_of(predictions, config.relative_to)
+    root = source.required_root()
     reporter = config.store.reporter()
     with reporter.bar("finding bursts") as bar:
-        seen = survey(predictions, root, pattern, deployments, bar)
+        seen = survey(predictions, root, source.pattern, source.deployments, bar)
     groups = group_bursts(seen.cameras, seen.times, seen.alone, parse_gap(config.burst_gap))
     starts = seen.times[groups.first]
     roll_up = None
@@ -142,30 +136,23 @@ def bursts(config: BurstsConfig) -> Bursts:
         int(groups.sizes[several].sum()),
         changed,
         seen.counts,
-        (*_notes(config, predictions, pooled), *_notes_of_taxa(taxa)),
+        (*_notes(pooled), *source.notes(), *(taxa.notes() if taxa else ())),
     )
 
 
-def _notes(config: BurstsConfig, predictions: Predictions, pooled: _Pooled) -> Iterator[str]:
+def _notes(pooled: _Pooled) -> Iterator[str]:
     if pooled.rest > 1e-3:
         yield (
-            f"the labels that the rows do not list have {pooled.rest:.3f} of the probability, "
-            "spread over them evenly: score with --top-k all to pool exactly"
+            f"labels that the rows do not list have {pooled.rest:.3f} of the probability, "
+            "distributed evenly among them: score with --top-k all to pool exactly"
         )
-    if config.partial and not predictions.is_complete:
-        yield f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
-
-
-def _notes_of_taxa(taxa: Taxa | None) -> Iterator[str]:
-    if taxa is not None and (note := taxa.note_of_unlisted()):
-        yield note
 
 
 @dataclass
 class _Pooled:
-    """By burst: `ids`, the hash of its camera and first image; `label`, a number in the survey's
-    labels, -1 where none was scored, and `score`; `group`, one of the roll-up's, -1 for none, and
-    `sum`. `rest`: what the labels not listed have of the probability, on average."""
+    """For each burst: `ids`, the hash of its camera and first image; `label`, an index in the
+    survey's labels, -1 if none was scored, and `score`; `group`, an index in the roll-up's groups,
+    -1 for none, and `sum`. `rest`: the average probability of the labels that are not listed."""
 
     ids: Array
     label: Array
@@ -216,7 +203,7 @@ def _pool(
 
 
 def _rounds(groups: Groups, labels: int) -> list[tuple[int, int]]:
-    """Ranges of bursts, so few at a time that those that are open fit into _OPEN bytes."""
+    """Ranges of bursts, small enough for the incomplete ones to fit into _OPEN bytes."""
     count = len(groups.sizes)
     limit = max(_OPEN // (8 * max(labels, 1) + 200), 1)  # a vector, and Python's objects around it
     if groups.most_open() <= limit:
@@ -234,8 +221,8 @@ def _write(
     roll_up: RollUp | None,
     advance: Advance,
 ) -> int:
-    """One row for each image, in the order in which they were listed. Returns how many of them have
-    another label than their burst."""
+    """Write one row per image, in the order of the predictions. Returns how many images have a
+    different label from their burst."""
     schema = SCHEMA
     for name, kind in _ROLLUP if roll_up else []:
         schema = schema.append(pa.field(name, kind))

@@ -1,9 +1,9 @@
-"""What is exported: the rows of predictions, some thousand at a time, and the names of files."""
+"""Columns of predictions, paths and boxes in the form that exports need."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import numpy as np
@@ -11,10 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Array
-from monkeyray.errors import ConfigError, InputError, StorageError
-from monkeyray.runs.reader import Predictions
-from monkeyray.storage.location import join, local_path, normalise
-from monkeyray.storage.store import Storage
+from monkeyray.storage.location import join, local_path
 
 
 def listed_labels(top_k: pa.ChunkedArray) -> set[str]:
@@ -23,7 +20,7 @@ def listed_labels(top_k: pa.ChunkedArray) -> set[str]:
 
 
 def listed_scores(top_k: pa.ChunkedArray, labels: list[str]) -> Array:
-    """A column top_k as float64 (n, labels), 0 for a label that a row does not list and for rows
+    """A column top_k as float64 (n, labels), 0 for labels that a row does not list and for rows
     that were not scored."""
     scores = np.zeros((len(top_k), len(labels)))
     counts = pc.fill_null(pc.list_value_length(top_k), 0).to_numpy()
@@ -38,9 +35,9 @@ def _listed(top_k: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def relative(uri: str, root: str) -> str | None:
-    """The path of an image below a place, None where it is not below it.
+    """The path of an image below a folder or prefix, None if it is not below it.
 
-    Of a local name that is no UTF-8, the bytes are percent-encoded.
+    Bytes of local names that are not UTF-8 are percent-encoded.
 
     >>> relative("s3://bucket/a/b c.jpg", "s3://bucket/a"), relative("/x/y.jpg", "/z")
     ('b c.jpg', None)
@@ -55,7 +52,7 @@ def relative(uri: str, root: str) -> str | None:
 
 
 def tidy_box(bbox: Sequence[float]) -> list[float]:
-    """Left, top, width and height of a box with the digits that a float32 has, within 0 and 1.
+    """Left, top, width and height of a box, rounded to the digits of a float32, within 0 and 1.
 
     >>> tidy_box([0.20000000298, -0.001, 0.5, 1.002])
     [0.2, 0.0, 0.5, 1.0]
@@ -64,35 +61,3 @@ def tidy_box(bbox: Sequence[float]) -> list[float]:
     ends = [min(max(bbox[i] + bbox[i + 2], 0.0), 1.0) for i in (0, 1)]
     sides = (end - start for start, end in zip(starts, ends, strict=True))
     return starts + [max(round(side, 6), 0.0) for side in sides]
-
-
-def root_of(predictions: Predictions, relative_to: str | None) -> str:
-    """The place that paths are relative to: the option's, or the images' own.
-
-    Raises InputError where neither is known.
-    """
-    root = normalise(relative_to) if relative_to else predictions.root
-    if root is None:
-        raise InputError(
-            f"{predictions.run.uri} does not say where its images were: say with --relative-to "
-            "what their paths are to be relative to"
-        )
-    return root
-
-
-def check_output(
-    targets: Sequence[str], inputs: Mapping[str, str | None], storage: Storage, *, overwrite: bool
-) -> None:
-    """Refuse to write over what is there, and over what is read.
-
-    `inputs`: by option, the tables that are given. Raises ConfigError or StorageError.
-    """
-    for name, value in inputs.items():
-        if value and normalise(value) in targets:
-            raise ConfigError(f"--{name} {value} would be overwritten: choose another --output")
-    for target in () if overwrite else targets:
-        if storage.exists(target):
-            raise StorageError(
-                f"{target} is there already: choose another --output, or replace it with "
-                "--overwrite"
-            )

@@ -1,9 +1,14 @@
-"""What a label stands for: an animal and its scientific name, a person, a vehicle, or nothing."""
+"""The taxa of labels, and roll-up to the lowest taxon whose labels together reach a threshold.
+
+With three species of macaque at 0.3 each, none is likely, but a macaque is nearly certain.
+Probabilities of mutually exclusive labels add up, and so do those of a genus, a family and so on up
+to the kingdom. The answer is the lowest taxon whose sum reaches the threshold.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +23,10 @@ from monkeyray.storage.spreadsheets import unguarded
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import key, read_rows
 
-#: What a label can stand for; the names are those of Camtrap DP's observationType.
+#: What a label can stand for, as in Camtrap DP's observationType.
 KINDS = ("animal", "human", "vehicle", "blank", "unknown")
 
-#: The ranks that a taxon may be given with, from the widest.
+#: The ranks above the species that a taxonomy may have, highest first.
 RANKS = ("kingdom", "phylum", "class", "order", "family", "genus")
 
 _SCIENTIFIC = ("scientificname", "latinname")
@@ -32,11 +37,11 @@ _VERNACULAR = re.compile(r"vernacularnames?([a-z]{3})")
 
 @dataclass(frozen=True)
 class Taxon:
-    """What a label stands for.
+    """The meaning of a label.
 
-    `kind`: one of KINDS. `name`: what people call it, the label where there is no other.
-    `scientific_name`: of an animal or a person, where it is known. `rest`: what else Camtrap DP
-    says of a taxon: taxonID, taxonRank, the RANKS, and vernacularNames by language.
+    `kind`: one of KINDS. `name`: the common name, or the label. `scientific_name`: of an animal or
+    a person, if known. `rest`: Camtrap DP's other properties of a taxon: taxonID, taxonRank, the
+    RANKS, and vernacularNames by language.
     """
 
     label: str
@@ -47,7 +52,7 @@ class Taxon:
 
 
 class Taxa:
-    """Labels with what they stand for; one that nothing is known of is an animal without a name.
+    """The taxa of labels. An unknown label is an animal without a scientific name.
 
     >>> taxa = Taxa({}, {"blank": ["empty"]})
     >>> taxa.of("Empty").kind, taxa.of("fox").kind
@@ -57,15 +62,15 @@ class Taxa:
     def __init__(
         self, rows: Mapping[str, Mapping[str, str]], kinds: Mapping[str, Iterable[str]]
     ) -> None:
-        """`rows`: by label, the columns of a table. `kinds`: by kind, the labels that are meant
-        where the table does not say, in any case of letters."""
-        #: Animals that were asked for and are in no row.
+        """`rows`: the columns of a table, by label. `kinds`: labels by kind, for labels without a
+        kind in the table; case-insensitive."""
+        #: Labels without a row that count as animals.
         self._unlisted: set[str] = set()
         self._kinds = {label.lower(): kind for kind, labels in kinds.items() for label in labels}
         self._taxa = {label: self._taxon(label, row) for label, row in rows.items()}
 
     def of(self, label: str) -> Taxon:
-        """What a label stands for."""
+        """The taxon of a label."""
         taxon = self._taxa.get(label)
         if taxon is None:
             taxon = self._taxa[label] = self._taxon(label, {})
@@ -73,15 +78,14 @@ class Taxa:
                 self._unlisted.add(label)
         return taxon
 
-    def note_of_unlisted(self) -> str | None:
-        """What to tell who gave a table that lacks labels which were asked for."""
-        if not self._unlisted:
-            return None
-        some = ", ".join(sorted(self._unlisted)[:5])
-        return (
-            f"{len(self._unlisted)} labels are not in --taxonomy ({some}): they are animals "
-            "without a scientific name"
-        )
+    def notes(self) -> Iterator[str]:
+        """A note about labels that the table lacks."""
+        if self._unlisted:
+            some = ", ".join(sorted(self._unlisted)[:5])
+            yield (
+                f"{len(self._unlisted)} labels are not in --taxonomy ({some}) and count as animals "
+                "without a scientific name"
+            )
 
     def _taxon(self, label: str, row: Mapping[str, str]) -> Taxon:
         def first(names: Iterable[str]) -> str:
@@ -90,7 +94,7 @@ class Taxa:
         kind = first(_KIND) or self._kinds.get(label.lower(), "animal")
         if kind not in KINDS:
             raise InputError(
-                f"the label {label!r} is of the kind {kind!r}: write one of {', '.join(KINDS)}"
+                f"the label {label!r} has the kind {kind!r}: use one of {', '.join(KINDS)}"
             )
         scientific = first(_SCIENTIFIC) if kind in ("animal", "human") else ""
         rest: dict[str, Any] = {
@@ -113,7 +117,7 @@ class Taxa:
 
 
 def _binomial(name: str) -> str:
-    """A scientific name as it is written: `alouatta_palliata` is Alouatta palliata."""
+    """The usual spelling of a scientific name: `alouatta_palliata` is Alouatta palliata."""
     name = " ".join(name.replace("_", " ").split())
     name = name.lower() if name.isupper() else name
     return name[:1].upper() + name[1:]
@@ -127,10 +131,10 @@ def read_taxa(
 ) -> Taxa:
     """The taxa of a table (CSV or Parquet), of a project file's `labels`, or of both.
 
-    The table's first column, or the one named label, is the label; the others may be
-    scientific_name (or latin_name), common_name, observation_type (one of KINDS), taxonID,
-    taxonRank and the RANKS. The project file has the same by label. What the table says of a label
-    comes first. Raises InputError for a label that comes twice, or a kind that is none.
+    The label is in the column label, or else the first; other columns may be scientific_name (or
+    latin_name), common_name, observation_type (one of KINDS), taxonID, taxonRank and the RANKS. The
+    project file has the same by label. The table takes precedence. Raises InputError for a
+    duplicate label or an invalid kind.
     """
     rows: dict[str, dict[str, str]] = {}
     for label, values in (project or {}).items():
@@ -141,16 +145,20 @@ def read_taxa(
     for line in read_rows(uri, storage, "taxonomy") if uri else []:
         label = unguarded(line["label"] if "label" in line else next(iter(line.values())))
         if not label:
-            raise InputError(f"--taxonomy {uri} has a row without a label: fill it or drop it")
+            raise InputError(
+                f"--taxonomy {uri} has a row without a label: fill in the label, or remove the row"
+            )
         if label in seen:
-            raise InputError(f"--taxonomy {uri} has the label {label!r} twice: keep one")
+            raise InputError(
+                f"--taxonomy {uri} has the label {label!r} twice: remove one of the rows"
+            )
         seen.add(label)
         rows[label] = {**rows.get(label, {}), **_one_name(line)}
     return Taxa(rows, kinds)
 
 
 def _one_name(row: Mapping[str, str]) -> dict[str, str]:
-    """A row's values under one name for each, so that those of another row can be laid over it."""
+    """A row with one spelling of each column, so that rows can be merged."""
     named = {name: value for name, value in row.items() if value}
     for names in (_SCIENTIFIC, _COMMON, _KIND):
         found = next((named[name] for name in names if name in named), None)
@@ -159,17 +167,17 @@ def _one_name(row: Mapping[str, str]) -> dict[str, str]:
     return named
 
 
-#: Sums of float32 probabilities miss 1 by less than this.
+#: Sums of float32 probabilities are within this of 1.
 _SLACK = 1e-6
 
 
 @dataclass(frozen=True)
 class Group:
-    """A taxon with the labels that are of it.
+    """A taxon that labels belong to.
 
-    `rank`: one of RANKS, or species or another that the table gives a label, or `label` where a
-    label has no taxon, as a blank. `label`: the first of its labels, where it is their own taxon
-    and not one above. `above`: the wider taxa, by rank.
+    `rank`: one of RANKS, species or another rank of the table, or `label` for a label without a
+    taxon, such as blank. `label`: its first label, None for a taxon above those of labels.
+    `above`: the higher taxa, by rank.
     """
 
     rank: str
@@ -181,10 +189,10 @@ class Group:
 class RollUp:
     """Rolls scores up to the lowest group that reaches a threshold (above 0, up to 1).
 
-    Labels with the same scientific name are one taxon. Only animals have taxa above their own: a
-    person, a vehicle or a blank is sure enough by itself or not at all. An animal whose kingdom the
-    table does not give is of the Animalia, and one with a binomial and no genus is of the genus
-    that its name begins with. Raises InputError for a taxon that is in two wider ones of a rank.
+    Labels with the same scientific name are one taxon. Only animals have higher taxa: a person, a
+    vehicle or a blank reaches the threshold by itself or not at all. The default kingdom of animals
+    is Animalia, and the default genus is the first word of a binomial. Raises InputError for a
+    taxon in two higher taxa of the same rank.
 
     >>> taxa = Taxa({name: {"scientificname": name} for name in ("Papio anubis", "Papio ursinus")},
     ...             {"blank": ["empty"]})
@@ -196,10 +204,10 @@ class RollUp:
 
     def __init__(self, taxa: Taxa, labels: Sequence[str], threshold: float) -> None:
         self.groups: list[Group] = []
-        #: By label, the number of its own taxon in `groups`.
+        #: The index in `groups` of each label's own taxon.
         self.own: dict[str, int] = {}
         self._threshold = threshold
-        #: By level, the number of its first group, and which label (row) is of which group of it.
+        #: By rank: the index of its first group, and a matrix of labels and groups, 1 for members.
         self._levels: list[tuple[int, Array]] = []
         self._lines = [_Line.of(taxa.of(label)) for label in labels]
         own: dict[tuple[str, str], list[int]] = {}
@@ -225,7 +233,7 @@ class RollUp:
             names = sorted({taxa[wider] for taxa in its if wider in taxa})
             if len(names) > 1:
                 raise InputError(
-                    f"--taxonomy has the {rank} {name} in two of rank {wider}, {names[0]} and "
+                    f"--taxonomy has the {rank} {name} in two taxa of rank {wider}, {names[0]} and "
                     f"{names[1]}: correct the {wider} of its labels"
                 )
             if names:
@@ -242,11 +250,11 @@ class RollUp:
             self.groups += [group for group, _ in groups]
 
     def __call__(self, scores: Array) -> tuple[Array, Array]:
-        """The number in `groups` of the lowest group that reaches the threshold, int64 (n,), -1
-        where none does, and its summed score, float64 (n,), 0.0 where there is none.
+        """The index in `groups` of the lowest group that reaches the threshold, int64 (n,), -1 for
+        none, and its summed score, float64 (n,), 0.0 for none.
 
-        `scores`: probabilities (n, labels). Sums of what a row does not list are too small, so with
-        a few labels of many a group may be wider than it had to be, and never too narrow.
+        `scores`: probabilities (n, labels), 0 for labels that are not listed. If few of many labels
+        are listed, a group may be higher than necessary, but never too low.
         """
         which = np.full(len(scores), -1)
         sums = np.zeros(len(scores))
@@ -263,7 +271,7 @@ class RollUp:
 
 @dataclass(frozen=True)
 class _Line:
-    """A label's own rank and name, and all its taxa by rank."""
+    """A label's rank and name, and its taxa by rank."""
 
     rank: str
     name: str
@@ -287,24 +295,24 @@ class _Line:
 
 
 def _rank(name: str, taxa: Mapping[str, str]) -> str:
-    """A rank that is not given: that at which the table has the name too; else a name of one word
-    is no species."""
+    """The rank of a taxon without one: the rank at which the table has the same name, otherwise
+    species for a binomial."""
     same = [rank for rank, other in taxa.items() if other == name]
     return same[-1] if same else "species" if " " in name else "label"
 
 
-#: The columns of predictions that are needed.
+#: The columns of predictions that roll-up needs.
 COLUMNS = ("label", "score", "decision", "top_k")
 
 
 def roll_up_rows(
     table: pa.Table, taxa: Taxa, threshold: float | None
 ) -> list[tuple[Group, float] | None]:
-    """For each row its lowest group that is sure enough and the score of that, None where there is
-    none, and everywhere where there is no threshold.
+    """The lowest group that reaches the threshold and its score, for each row; None if there is
+    none, and for all rows without a threshold.
 
-    A label that the model's thresholds or --threshold accepted is sure enough whatever its score.
-    Labels that a row does not list count as nothing.
+    A label that the model's thresholds or --threshold accepted needs no roll-up, whatever its
+    score. Labels that a row does not list count as 0.
     """
     if threshold is None:
         return [None] * table.num_rows
@@ -325,7 +333,7 @@ def roll_up_rows(
 
 
 def taxon_of(group: Group, taxa: Taxa) -> Taxon:
-    """A group as what a label stands for."""
+    """A group as a taxon."""
     if group.label is not None:
         return taxa.of(group.label)
     rest = {**group.above, "taxonRank": group.rank}

@@ -1,7 +1,7 @@
-"""What a camera's clock says, as instants: time zones, clocks that are wrong, and summer time.
+"""Instants from camera clocks: time zones, wrong clocks, and daylight saving time.
 
-A camera writes local time without saying whose. A time zone makes it an instant, but for the hours
-that summer time skips or repeats: those are said to be what they are, and never guessed.
+A camera writes local time without a time zone. With one, the time is an instant, except in the
+hours that daylight saving time skips or repeats, which are reported and never guessed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from monkeyray.errors import InputError
 
-#: Why a wall time in a zone is no instant.
+#: Why a local time in a zone is not a single instant.
 NoInstant = Literal["ambiguous_time", "nonexistent_time"]
 
 _FIXED = re.compile(r"(?:UTC|GMT)?([+\-\u2212])(\d{1,2})(?::?([0-5]\d))?")
@@ -24,7 +24,7 @@ _SECONDS = re.compile(r"[+\-]?\d+(\.\d+)?")
 def parse_zone(text: str) -> tzinfo:
     """A time zone by its IANA name, or a fixed offset from UTC.
 
-    A camera that nobody switches to summer time has a fixed offset, wherever it hangs. Raises
+    A camera that never switches to daylight saving time has a fixed offset, wherever it is. Raises
     InputError for anything else.
 
     >>> parse_zone("+02:00").utcoffset(None)
@@ -42,17 +42,17 @@ def parse_zone(text: str) -> tzinfo:
     except (KeyError, ValueError, OSError):
         if not available_timezones():
             raise InputError(
-                f"the time zone {text!r} is not known, for this machine has no time zones: install "
+                f"unknown time zone {text!r}, because this machine has no time zone data: install "
                 "the package tzdata"
             ) from None
         raise InputError(
-            f"the time zone {text!r} is not known: write its IANA name, as Africa/Nairobi, or an "
-            "offset from UTC, as +03:00"
+            f"unknown time zone {text!r}: give an IANA name, as Africa/Nairobi, or an offset from "
+            "UTC, as +03:00"
         ) from None
 
 
 def parse_clock_offset(text: str) -> timedelta:
-    """What is added to a camera's time to make it right: seconds, or [-]hours:minutes[:seconds].
+    """What to add to a camera's time to correct it: seconds, or [-]hours:minutes[:seconds].
 
     >>> parse_clock_offset("-1:30"), parse_clock_offset("90")
     (datetime.timedelta(days=-1, seconds=81000), datetime.timedelta(seconds=90))
@@ -68,15 +68,15 @@ def parse_clock_offset(text: str) -> timedelta:
     except OverflowError:
         pass
     raise InputError(
-        f"the clock offset {text!r} is not known: write the seconds that are to be added to the "
-        "camera's time, as -90, or hours:minutes:seconds, as 1:00:00"
+        f"unknown clock offset {text!r}: give the seconds to add to the camera's time, as -90, or "
+        "hours:minutes:seconds, as 1:00:00"
     )
 
 
 def localise(wall: datetime, zone: tzinfo) -> datetime | NoInstant:
-    """A wall time, which has no zone, as the instant it is there, or why it is none or two.
+    """A local time without a zone as an instant in `zone`, or the reason why it is none or two.
 
-    The two readings of PEP 495 agree but for the hours around a change of the clocks.
+    The two interpretations of PEP 495 differ only around a change of the clocks.
     """
     first = wall.replace(tzinfo=zone, fold=0)
     before, after = first.utcoffset(), first.replace(fold=1).utcoffset()
@@ -88,11 +88,11 @@ def localise(wall: datetime, zone: tzinfo) -> datetime | NoInstant:
 
 
 def parse_bound(text: str, zone: tzinfo | None, *, end: bool) -> datetime:
-    """The instant at which something starts or ends: a day, or a time, in ISO 8601.
+    """The instant at which a period starts or ends: a day or a time in ISO 8601.
 
-    A day begins with its first second and ends with its last. Where summer time makes an hour
-    twice, the period is the longer one, and an hour that it skips is the one after it. Raises
-    InputError for another form, and for a time without an offset where there is no `zone`.
+    A day begins with its first second and ends with its last. Of a repeated hour, the longer period
+    counts; a skipped hour is the one after it. Raises InputError for any other format, and for a
+    time without an offset if there is no `zone`.
     """
     try:
         if len(text) == 10:
@@ -102,18 +102,18 @@ def parse_bound(text: str, zone: tzinfo | None, *, end: bool) -> datetime:
             wall = datetime.fromisoformat(text)
     except ValueError:
         raise InputError(
-            f"{text!r} is no time: write ISO 8601, as 2021-05-31 or 2021-05-31T08:25:00"
+            f"{text!r} is not a time: use ISO 8601, as 2021-05-31 or 2021-05-31T08:25:00"
         ) from None
     wall = wall.replace(microsecond=0)
     if wall.tzinfo is not None:
         return wall
     if zone is None:
-        raise InputError(f"{text!r} has no time zone: fill the column time_zone")
+        raise InputError(f"{text!r} has no time zone: fill in the column time_zone")
     try:
-        # To UTC and back, so that an hour that is skipped gets a name that it has.
+        # To UTC and back, which moves a skipped hour to an existing one.
         return wall.replace(tzinfo=zone, fold=int(end)).astimezone(UTC).astimezone(zone)
     except OverflowError:
-        raise InputError(f"{text!r} is too far off: correct its year") from None
+        raise InputError(f"{text!r} is out of range: correct its year") from None
 
 
 def stamp(moment: datetime) -> str:

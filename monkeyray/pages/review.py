@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from monkeyray.errors import InputError
-from monkeyray.exports.deployments import SitePattern, read_deployments
-from monkeyray.exports.rows import check_output, root_of
+from monkeyray.exports.job import open_source
 from monkeyray.images.decode import Limits
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
@@ -17,7 +16,7 @@ from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review_page import Place, page_name, render_page
 from monkeyray.pages.review_rows import NEXT, Places, Shown, Wanted, read_review
 from monkeyray.pages.thumbnails import thumbnails
-from monkeyray.runs.reader import Predictions, open_predictions
+from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import SCORED
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
@@ -71,13 +70,13 @@ def review(config: ReviewConfig) -> Review:
     """
     storage = config.store.storage()
     reporter = config.store.reporter()
-    storage.check_reachable(normalise(config.predictions))
-    predictions = open_predictions(config.predictions, storage, partial=config.partial)
     first = _page_uri(config, 1)
-    inputs = {"deployments": config.deployments, "label-names": config.label_names}
-    check_output([first], inputs, storage, overwrite=config.overwrite)
+    source = open_source(config, storage, [first])
+    predictions = source.predictions
     names = read_label_names(config.label_names, storage) if config.label_names else {}
-    places = _places(config, predictions, storage)
+    # Without a pattern, paths are only displayed.
+    root = source.required_root() if source.pattern else source.root
+    places = Places(root, source.pattern, source.deployments)
     wanted = _wanted(config, predictions, storage)
     figures, rows = read_review(predictions, places, wanted, reporter.bar)
     pages = -(-len(rows) // config.images_per_page) or 1
@@ -111,7 +110,7 @@ def review(config: ReviewConfig) -> Review:
     selected = sum(NEXT in row.sections for row in rows)
     return Review(
         first, figures.images, len(rows), selected, unseen, pages,
-        tuple(_notes(config, predictions, selected)),
+        (*_notes(config, predictions, selected), *source.notes()),
     )  # fmt: skip
 
 
@@ -122,17 +121,6 @@ def _is_file(output: str) -> bool:
 def _page_uri(config: ReviewConfig, number: int) -> str:
     uri = normalise(config.output)
     return uri if _is_file(config.output) else join(uri, page_name(number))
-
-
-def _places(config: ReviewConfig, predictions: Predictions, storage: Storage) -> Places:
-    pattern = SitePattern(config.site_pattern) if config.site_pattern else None
-    deployments = (
-        read_deployments(config.deployments, storage, pattern) if config.deployments else None
-    )
-    # Without a pattern, paths are only displayed.
-    needed = pattern is not None or config.relative_to is not None
-    root = root_of(predictions, config.relative_to) if needed else predictions.root
-    return Places(root, pattern, deployments)
 
 
 def _wanted(config: ReviewConfig, predictions: Predictions, storage: Storage) -> Wanted:
@@ -180,8 +168,4 @@ def _notes(config: ReviewConfig, predictions: Predictions, selected: int) -> lis
         )
     if config.select and selected < config.count:
         notes.append(f"--select found only {selected} of {config.count} images without a label")
-    if config.partial and not predictions.is_complete:
-        notes.append(
-            f"partial: {predictions.rows} of {predictions.run.rows} images are scored so far"
-        )
     return notes

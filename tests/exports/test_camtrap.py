@@ -176,7 +176,7 @@ def test_taxa_of_the_project_file_and_of_a_table(tmp_path: Path) -> None:
 
 
 def test_nothing_that_can_be_dated_is_no_package(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no image fits into.*1 no time in its EXIF"):
+    with pytest.raises(InputError, match=r"no image fits into.*1 no time in their EXIF"):
         make_package(tmp_path, [scored("/x/A/1/1.jpg", ("fox", 0.75))])
     assert not list((tmp_path / "package").iterdir())
 
@@ -184,7 +184,7 @@ def test_nothing_that_can_be_dated_is_no_package(tmp_path: Path) -> None:
 def test_a_package_is_replaced_only_when_asked_for(tmp_path: Path) -> None:
     rows = [scored("/x/A/1/1.jpg", ("fox", 0.75), captured_at=TIME)]
     make_package(tmp_path, rows)
-    with pytest.raises(Exception, match=r"datapackage\.json is there already"):
+    with pytest.raises(Exception, match=r"datapackage\.json already exists"):
         make_package(tmp_path, rows)
     make_package(tmp_path, rows, overwrite=True)
 

@@ -103,21 +103,21 @@ def test_names_of_camtrap_dp_are_read(tmp_path: Path) -> None:
 
 
 def test_a_pattern_needs_its_columns(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="finds a camera, and the deployment d1 has none"):
+    with pytest.raises(ConfigError, match="has a camera, but the deployment d1 has none"):
         table(tmp_path, HEAD + "d1,A,,1,2,,,UTC,\n")
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("d1,A,1,51,5,4,,UTC,", "row 1: '4' is no time: write ISO 8601"),
-        ("d1,A,1,95,4,,,UTC,", "row 1: the latitude '95'"),
-        ("d1,A,1,5,nan,,,UTC,", "row 1: the longitude 'nan'"),
+        ("d1,A,1,51,5,4,,UTC,", "row 1: '4' is not a time: use ISO 8601"),
+        ("d1,A,1,95,4,,,UTC,", "row 1: invalid latitude '95'"),
+        ("d1,A,1,5,nan,,,UTC,", "row 1: invalid longitude 'nan'"),
         ("d1,A,1,5,4,2021-05-02,2021-05-01,UTC,", "ends .* before it starts"),
         ("d1,A,1,5,4,2021-05-02,,,", "'2021-05-02' has no time zone"),
         ("d1,A,1,5,4,,,Mars,", "time zone 'Mars'"),
         ("d1,A,1,5,4,,,UTC,soon", "clock offset 'soon'"),
-        ("NA,A,1,5,4,,,UTC,", "'NA' is no name"),
+        ("NA,A,1,5,4,,,UTC,", "'NA' cannot be"),
         ("d1,A,1,5,4,,,UTC,\nd1,B,1,5,4,,,UTC,", "'d1' in rows 1 and 2"),
     ],
 )

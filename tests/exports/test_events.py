@@ -231,7 +231,7 @@ def test_rows_that_are_not_those_of_the_plan(place: Path) -> None:
 
 def test_nothing_is_written_over(place: Path) -> None:
     (place / "bursts.parquet").write_text("mine")
-    with pytest.raises(StorageError, match="is there already"):
+    with pytest.raises(StorageError, match="already exists"):
         run(place, overwrite=False)
     with pytest.raises(ConfigError, match="would be overwritten"):
         run(place, taxonomy=str(place / "bursts.parquet"))

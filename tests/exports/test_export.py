@@ -15,7 +15,8 @@ import pytest
 from monkeyray.cli.main import main
 from monkeyray.errors import ConfigError, InputError, MonkeyRayError
 from monkeyray.exports.csv import SCHEMA
-from monkeyray.exports.export import Export, export
+from monkeyray.exports.export import export
+from monkeyray.exports.job import Export
 from monkeyray.exports.options import ExportConfig
 from monkeyray.options import StoreConfig
 from monkeyray.storage.store import Storage
@@ -109,15 +110,15 @@ def test_what_the_tables_lack_is_said(place: Path) -> None:
     }
     said = str(run(place, format="csv", output=str(place / "all.csv"),
                    site_pattern="{site}/{camera}/*", **tables))  # fmt: skip
-    assert "3 no deployment has the site and camera of its path" in said
+    assert "3 no deployment has the site and camera of their path" in said
     assert (
-        "A/1/a.jpg has site 'A', camera '1', and the first row of --deployments has 'a', '1'"
+        "A/1/a.jpg has site 'A', camera '1', but the first row of --deployments has 'a', '1'"
         in (said)
     )
     assert "1 labels are not in --taxonomy (n0)" in said
     said = str(run(place, format="csv", output=str(place / "all.csv"),
                    site_pattern="{site}-{camera}", **tables))  # fmt: skip
-    assert "A/1/a.jpg does not fit --site-pattern {site}-{camera}" in said
+    assert "A/1/a.jpg does not match --site-pattern {site}-{camera}" in said
     del tables["deployments"]
     said = str(run(place, format="megadetector", output=str(place / "all.json"), **tables))
     assert "(n0)" in said
@@ -168,7 +169,7 @@ def test_nothing_is_written_over(place: Path) -> None:
     output = place / "all.csv"
     output.write_text("mine")
     options = {"format": "csv", "output": str(output)}
-    with pytest.raises(MonkeyRayError, match=r"is there already.*--overwrite"):
+    with pytest.raises(MonkeyRayError, match=r"already exists.*--overwrite"):
         run(place, **options)
     assert output.read_text() == "mine"
     run(place, **options, overwrite=True)

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
-from monkeyray.exports.export import Export, export
+from monkeyray.exports.export import export
+from monkeyray.exports.job import Export
 from monkeyray.exports.options import ExportConfig
 from monkeyray.options import StoreConfig
 from tests.support.predicted import MODEL_ID, predict, scored
@@ -119,7 +120,7 @@ def test_paths_are_relative_to_what_is_asked_for(tmp_path: Path) -> None:
     assert [image["file"] for image in results["images"]] == ["A/1.jpg", "A%20/2.jpg", "%FF.jpg"]
     results, _ = run(tmp_path / "top", rows, relative_to="/")
     assert [image["file"] for image in results["images"]][:2] == ["x/A/1.jpg", "x/A%20/2.jpg"]
-    with pytest.raises(InputError, match=r"2\.jpg is not below /x/A: give as --relative-to"):
+    with pytest.raises(InputError, match=r"2\.jpg is not below /x/A: give --relative-to"):
         run(tmp_path / "below", rows, relative_to="/x/A")
     assert not (tmp_path / "below" / "results.json").exists()
 

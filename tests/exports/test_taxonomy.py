@@ -173,5 +173,7 @@ def test_ranks_in_any_case_are_one_taxon_and_two_of_them_are_a_mistake() -> None
         ("family", "Cercopithecidae"), ("kingdom", "Animalia"),
     ]  # fmt: skip
     rows["b"]["family"] = "Cercopithecidea"
-    with pytest.raises(InputError, match="genus Papio in two of rank family, Cercopithecidae and"):
+    with pytest.raises(
+        InputError, match="genus Papio in two taxa of rank family, Cercopithecidae and"
+    ):
         RollUp(Taxa(rows, {}), ["a", "b"], 0.8)

@@ -47,7 +47,7 @@ def test_clock_offsets_in_both_forms(seconds: int) -> None:
 
 @pytest.mark.parametrize("text", ["1h", "1:60", "nan", "inf", "9" * 30, "1:2:3:4"])
 def test_no_clock_offsets(text: str) -> None:
-    with pytest.raises(InputError, match="added to the camera's time"):
+    with pytest.raises(InputError, match="add to the camera's time"):
         parse_clock_offset(text)
 
 

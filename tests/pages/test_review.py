@@ -163,7 +163,7 @@ def test_images_that_are_gone_have_no_picture(place: Path) -> None:
 
 def test_nothing_is_written_over(place: Path) -> None:
     (place / "review.html").write_text("mine")
-    with pytest.raises(StorageError, match="is there already"):
+    with pytest.raises(StorageError, match="already exists"):
         run(place)
     with pytest.raises(ConfigError, match="would be overwritten"):
         run(place, label_names=str(place / "review.html"), overwrite=True)

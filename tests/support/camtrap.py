@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import monkeyray.exports
-from monkeyray.exports.export import Export, export
+from monkeyray.exports.export import export
+from monkeyray.exports.job import Export
 from monkeyray.exports.options import ExportConfig
 from monkeyray.options import StoreConfig
 from tests.support.predicted import predict

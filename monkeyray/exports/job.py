@@ -1,0 +1,139 @@
+"""What export, bursts and review have in common: their inputs, and checks of their output."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from monkeyray.console import Advance
+from monkeyray.errors import ConfigError, InputError, StorageError
+from monkeyray.exports.camtrap_profile import Project
+from monkeyray.exports.deployments import Deployments, SitePattern, read_deployments
+from monkeyray.exports.options import ExportConfig, PredictionsConfig
+from monkeyray.exports.taxonomy import Taxa
+from monkeyray.runs.reader import Predictions, open_predictions
+from monkeyray.storage.location import normalise
+from monkeyray.storage.store import Storage
+
+#: The options that name input files.
+_INPUTS = ("deployments", "project", "taxonomy", "label_names")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Predictions, and how to find the deployments of their images."""
+
+    config: PredictionsConfig
+    predictions: Predictions
+    storage: Storage
+    pattern: SitePattern | None
+    deployments: Deployments | None
+
+    @property
+    def root(self) -> str | None:
+        """The folder or prefix that paths are relative to: --relative-to, otherwise that of the
+        images, if the run has it."""
+        given = self.config.relative_to
+        return normalise(given) if given else self.predictions.root
+
+    def required_root(self) -> str:
+        """`root`. Raises InputError if it is unknown."""
+        if self.root is None:
+            raise InputError(
+                f"{self.predictions.uri} does not say where its images were: give --relative-to"
+            )
+        return self.root
+
+    def notes(self) -> Iterator[str]:
+        """A note if the predictions are incomplete."""
+        if self.config.partial and not self.predictions.is_complete:
+            done, planned = self.predictions.rows, self.predictions.run.rows
+            yield f"partial: {done} of {planned} images are scored so far"
+
+
+def open_source(config: PredictionsConfig, storage: Storage, targets: Sequence[str]) -> Source:
+    """Open predictions, and the deployments if there are any.
+
+    `targets`: the files to write, as URIs. Raises StorageError if one of them exists and is not to
+    be overwritten, ConfigError if one of them is an input, and InputError for inputs that cannot
+    be read.
+    """
+    storage.check_reachable(normalise(config.predictions))
+    predictions = open_predictions(config.predictions, storage, partial=config.partial)
+    for name in _INPUTS:
+        value = getattr(config, name, None)
+        if value and normalise(value) in targets:
+            option = name.replace("_", "-")
+            raise ConfigError(f"--{option} {value} would be overwritten: choose another --output")
+    for target in () if config.overwrite else targets:
+        if storage.exists(target):
+            raise StorageError(
+                f"{target} already exists: choose another --output, or give --overwrite"
+            )
+    pattern = SitePattern(config.site_pattern) if config.site_pattern else None
+    deployments = (
+        read_deployments(config.deployments, storage, pattern) if config.deployments else None
+    )
+    return Source(config, predictions, storage, pattern, deployments)
+
+
+@dataclass(frozen=True)
+class Job:
+    """An export: everything that a format needs. `uri`: where to write it."""
+
+    config: ExportConfig
+    source: Source
+    taxa: Taxa
+    project: Project | None
+    uri: str
+    advance: Advance
+
+    @property
+    def predictions(self) -> Predictions:
+        """The predictions to export."""
+        return self.source.predictions
+
+    @property
+    def storage(self) -> Storage:
+        """The store to read from and write to."""
+        return self.source.storage
+
+
+@dataclass(frozen=True)
+class Export:
+    """The result of an export.
+
+    `kinds`: rows written, by observation type. `left_out`: by reason, images that were left out,
+    or in a CSV have no time. `notes`: for people. `boxes`: whether rows are boxes, in runs with
+    detections.
+    """
+
+    uri: str
+    kinds: Counter[str]
+    left_out: Counter[str] = field(default_factory=Counter)
+    notes: tuple[str, ...] = ()
+    boxes: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """For --summary-json: `output`; how many `images` were written, by `kinds` (if `boxes` is
+        true, rows of boxes and of images without one); `left_out`, images without a time or a
+        valid path, by reason in words; `notes` for people."""
+        return {
+            "output": self.uri,
+            "images": self.kinds.total(),
+            "boxes": self.boxes,
+            "kinds": dict(self.kinds),
+            "left_out": dict(self.left_out),
+            "notes": list(self.notes),
+        }
+
+    def __str__(self) -> str:
+        rows = "boxes, and images without one," if self.boxes else "images"
+        lines = [f"{self.kinds.total()} {rows} exported"]
+        lines += [f"  {count:>9} {kind}" for kind, count in self.kinds.most_common()]
+        if self.left_out:
+            lines.append(f"{self.left_out.total()} images without a time or a valid path")
+            lines += [f"  {count:>9} {why}" for why, count in self.left_out.most_common()]
+        return "\n".join([*lines, *self.notes, f"written to {self.uri}"])
