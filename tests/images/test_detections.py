@@ -153,7 +153,7 @@ def test_no_file_and_no_json(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_detections(str(tmp_path / "none.json"), Storage())
     for data in (b"", b"\xff\xfe", b'{"images": [', b"[" * 100_000):
-        with pytest.raises(InputError, match=r"no JSON|is a list"):
+        with pytest.raises(InputError, match=r"not JSON|is a list"):
             parse_detections("/x.json", data)
-    with pytest.raises(InputError, match="no JSON"):
+    with pytest.raises(InputError, match="not JSON"):
         parse_detections("/x.json", b'{"a":' * 100_000)
