@@ -19,14 +19,13 @@ from monkeyray.errors import (
     FaultError,
     MissingError,
     ObjectError,
-    TooLargeError,
 )
 from monkeyray.redact import masked
 from monkeyray.storage.local import temporary_file
 from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import ABSENT, Blob, Entry, check_size
 from monkeyray.storage.retries import with_retries
-from monkeyray.storage.s3_errors import s3_errors
+from monkeyray.storage.s3_errors import EmptyObjectError, s3_errors
 from monkeyray.storage.s3_get import PlainGet
 
 if TYPE_CHECKING:
@@ -99,22 +98,26 @@ class S3Store:
             raise ConfigError(f"cannot use S3 at {self._where}: {error}") from error
 
     def read(self, place: Location, max_bytes: int | None = None) -> Blob:
-        bucket, key = _bucket_and_key(place)
-        if (got := self._plain.get(bucket, key, max_bytes)) is not None:
+        named = _named(place)
+        if (got := self._plain.get(named["Bucket"], named["Key"], max_bytes)) is not None:
             return Blob(*got)
+        return Blob(*self._get(place, max_bytes)[::2])
+
+    def _get(
+        self, place: Location, max_bytes: int | None = None, **options: str
+    ) -> tuple[bytes, int, str]:
+        """An object's bytes, or those of a range, its whole size, and its ETag."""
         with self._errors(place):
-            answer = self._client.get_object(Bucket=bucket, Key=key)
-            try:
+            answer = self._client.get_object(**_named(place), **options)
+            with contextlib.closing(answer["Body"]) as body:
                 check_size(place, int(answer["ContentLength"]), max_bytes)
-            except TooLargeError:
-                answer["Body"].close()
-                raise
-            return Blob(answer["Body"].read(), _etag(answer))
+                data: bytes = body.read()
+            whole = str(answer.get("ContentRange", len(data))).rpartition("/")[2]
+            return data, int(whole), _etag(answer)
 
     def stat(self, place: Location) -> Entry:
-        bucket, key = _bucket_and_key(place)
         with self._errors(place):
-            answer = self._client.head_object(Bucket=bucket, Key=key)
+            answer = self._client.head_object(**_named(place))
             return Entry(str(place), int(answer["ContentLength"]), _etag(answer))
 
     def open(self, place: Location) -> IO[bytes]:
@@ -122,28 +125,15 @@ class S3Store:
 
     def get_tail(self, place: Location, size: int) -> tuple[bytes, int, str]:
         """An object's last `size` bytes or all of them, its whole size in bytes, and its ETag."""
-        bucket, key = _bucket_and_key(place)
-        with self._errors(place):
-            try:
-                answer = self._client.get_object(Bucket=bucket, Key=key, Range=f"bytes=-{size}")
-            except self._client.exceptions.ClientError as error:
-                if error.response.get("Error", {}).get("Code") != "InvalidRange":
-                    raise
-                # An empty object has no range of bytes.
-                answer = self._client.get_object(Bucket=bucket, Key=key)
-            data = answer["Body"].read()
-            whole = str(answer.get("ContentRange", len(data))).rpartition("/")[2]
-            return data, int(whole), _etag(answer)
+        try:
+            return self._get(place, Range=f"bytes=-{size}")
+        except EmptyObjectError:
+            return self._get(place)
 
     def get_range(self, place: Location, start: int, end: int, etag: str) -> bytes:
         """An object's bytes from `start` to before `end`. Raises ConflictError if its ETag has
         changed."""
-        bucket, key = _bucket_and_key(place)
-        with self._errors(place):
-            answer = self._client.get_object(
-                Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{etag}"'
-            )
-            data: bytes = answer["Body"].read()
+        data = self._get(place, Range=f"bytes={start}-{end - 1}", IfMatch=f'"{etag}"')[0]
         if len(data) != end - start:
             raise FaultError(
                 f"{self._where} returned {len(data)} of {end - start} bytes of {place}: run the "
@@ -152,15 +142,12 @@ class S3Store:
         return data
 
     def write(self, place: Location, data: bytes, replacing: str | None = None) -> str:
-        bucket, key = _bucket_and_key(place)
-        conditions = {"IfNoneMatch": "*"} if replacing == ABSENT else {"IfMatch": replacing}
-        if replacing is None:
-            conditions = {}
+        conditions = {} if replacing is None else {"IfMatch": replacing}
+        if replacing == ABSENT:
+            conditions = {"IfNoneMatch": "*"}
         try:
             with self._errors(place):
-                return _etag(
-                    self._client.put_object(Bucket=bucket, Key=key, Body=data, **conditions)
-                )
+                return _etag(self._client.put_object(**_named(place), Body=data, **conditions))
         except ConflictError:
             # An earlier try may have succeeded and its answer been lost. The bytes are compared,
             # since an ETag need not be their MD5.
@@ -177,14 +164,12 @@ class S3Store:
         return temporary_file(place)
 
     def publish(self, staged: Path, place: Location) -> None:
-        bucket, key = _bucket_and_key(place)
         with open(staged, "rb") as file, self._errors(place):
-            self._client.upload_fileobj(file, bucket, key)
+            self._client.upload_fileobj(file, **_named(place))
 
     def delete(self, place: Location) -> None:
-        bucket, key = _bucket_and_key(place)
         with self._errors(place):
-            self._client.delete_object(Bucket=bucket, Key=key)
+            self._client.delete_object(**_named(place))
 
     def exists(self, place: Location) -> bool:
         return self._find(place) is not None
@@ -331,10 +316,10 @@ class S3File(io.RawIOBase):
         )
 
 
-def _bucket_and_key(place: Location) -> tuple[str, str]:
+def _named(place: Location) -> dict[str, str]:
     if not place.path:
         raise ConfigError(f"{place} is a bucket, not a file: write {place}/path")
-    return place.bucket, place.path
+    return {"Bucket": place.bucket, "Key": place.path}
 
 
 def _objects(bucket: str, page: Any) -> Iterator[Entry]:

@@ -15,26 +15,41 @@ from monkeyray.errors import (
 )
 from monkeyray.storage.location import Location
 
-_WRONG = (
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "InvalidToken",
-    "AuthorizationHeaderMalformed",
-)
-_EXPIRED = ("ExpiredToken", "RequestExpired", "ExpiredTokenException", "TokenRefreshRequired")
-_FORBIDDEN = ("AccessDenied", "403", "AllAccessDisabled", "InvalidObjectState", "Forbidden")
-_MISSING = ("NoSuchKey", "404", "KeyTooLongError", "NoSuchVersion")
-_CONFLICT = ("PreconditionFailed", "412")
-_BUSY = (
-    "SlowDown", "InternalError", "ServiceUnavailable", "Throttling", "ThrottlingException",
-    "RequestLimitExceeded", "RequestTimeout", "TooManyRequests", "OperationAborted",
-    "ConditionalRequestConflict",
+
+class EmptyObjectError(StorageError):
+    """A range of bytes was asked of an object that has none."""
+
+
+#: Codes, the error, and its message.
+_ANSWERS = (
+    ("NoSuchKey 404 KeyTooLongError NoSuchVersion", MissingError, "{place} does not exist"),
+    ("NoSuchBucket", StorageError,
+     "bucket {place.bucket!r} does not exist at {server}: create it, or correct the URI"),
+    ("AccessDenied 403 AllAccessDisabled InvalidObjectState Forbidden", ForbiddenError,
+     "{server} refuses {place} ({code}): check the permissions of these credentials"),
+    ("PreconditionFailed 412", ConflictError, "{place} was changed by another program ({code})"),
+    ("InvalidRange", EmptyObjectError, "{place} is empty"),
+    ("NotImplemented", StorageError,
+     "{answer}: this store has no conditional writes (If-Match, If-None-Match), which keep two runs "
+     "apart: write to another store"),
+    ("SlowDown InternalError ServiceUnavailable Throttling ThrottlingException OperationAborted "
+     "RequestLimitExceeded RequestTimeout TooManyRequests ConditionalRequestConflict", FaultError,
+     "{answer}: the store is overloaded or down, run the same command again later"),
+    ("InvalidAccessKeyId SignatureDoesNotMatch InvalidToken AuthorizationHeaderMalformed",
+     StorageError, "{answer}: the credentials are wrong, correct them"),
+    ("ExpiredToken RequestExpired ExpiredTokenException TokenRefreshRequired", StorageError,
+     "{answer}: the credentials have expired, renew them and run the same command again"),
 )  # fmt: skip
+_BY_CODE = {code: (kind, say) for codes, kind, say in _ANSWERS for code in codes.split()}
+_OTHER = (
+    StorageError,
+    "{answer}: run the same command again, or look the code up in the store's documentation",
+)
 
 
 @contextlib.contextmanager
 def s3_errors(server: str, place: Location) -> Iterator[None]:
-    """Turn botocore's errors into ours. `server`: how messages call it."""
+    """Turn botocore's errors into ours. `server`: its name in messages."""
     from botocore import exceptions as aws
 
     try:
@@ -60,34 +75,10 @@ def s3_errors(server: str, place: Location) -> Iterator[None]:
 def _answered(server: str, place: Location, response: dict[str, Any]) -> StorageError:
     code = str(response.get("Error", {}).get("Code", "unknown"))
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    if code in _MISSING:
-        return MissingError(f"{place} does not exist")
-    if code == "NoSuchBucket":
-        return StorageError(
-            f"bucket {place.bucket!r} does not exist at {server}: create it, or correct the URI"
-        )
-    if code in _FORBIDDEN:
-        return ForbiddenError(
-            f"{server} refuses {place} ({code}): check the permissions of these credentials"
-        )
-    if code in _CONFLICT:
-        return ConflictError(f"{place} was changed by another program ({code})")
+    status = int(code) if code.isdigit() else status
+    known = code
+    if code not in _BY_CODE and (status == 429 or status >= 500):
+        known = "NotImplemented" if status == 501 else "SlowDown"
+    kind, message = _BY_CODE.get(known, _OTHER)
     answer = f"{server} answers {code} for {place}"
-    if code == "NotImplemented" or status == 501:
-        return StorageError(
-            f"{answer}: this store has no conditional writes (If-Match, If-None-Match), which keep "
-            "two runs apart: write to another store"
-        )
-    if code in _BUSY or status == 429 or status >= 500 or (code.isdigit() and int(code) >= 500):
-        return FaultError(
-            f"{answer}: the store is overloaded or down, run the same command again later"
-        )
-    if code in _WRONG:
-        return StorageError(f"{answer}: the credentials are wrong, correct them")
-    if code in _EXPIRED:
-        return StorageError(
-            f"{answer}: the credentials have expired, renew them and run the same command again"
-        )
-    return StorageError(
-        f"{answer}: run the same command again, or look the code up in the store's documentation"
-    )
+    return kind(message.format(server=server, place=place, code=code, answer=answer))
