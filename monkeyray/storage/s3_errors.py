@@ -30,8 +30,8 @@ _ANSWERS = (
     ("PreconditionFailed 412", ConflictError, "{place} was changed by another program ({code})"),
     ("InvalidRange", EmptyObjectError, "{place} is empty"),
     ("NotImplemented", StorageError,
-     "{answer}: this store has no conditional writes (If-Match, If-None-Match), which keep two runs "
-     "apart: write to another store"),
+     "{answer}: this store has no conditional writes (If-Match, If-None-Match), which keep two "
+     "runs apart: write to another store"),
     ("SlowDown InternalError ServiceUnavailable Throttling ThrottlingException OperationAborted "
      "RequestLimitExceeded RequestTimeout TooManyRequests ConditionalRequestConflict", FaultError,
      "{answer}: the store is overloaded or down, run the same command again later"),
