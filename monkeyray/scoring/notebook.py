@@ -1,10 +1,17 @@
-"""A trained model in this process, for notebooks: images in, an Arrow table of predictions out."""
+"""A trained model in this process, for notebooks: images in, an Arrow table of predictions out.
+
+An image is a path, a URI, bytes, a PIL image or an array. All of them pass through the one decoder:
+pixels that come without a file are written to one in memory first.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import os
 import sys
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -12,25 +19,35 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from monkeyray.arrays import Array
-from monkeyray.errors import ConfigError, DecodeError
+from monkeyray.errors import ConfigError, DecodeError, InputError
 from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.model.backbones import import_keras
 from monkeyray.model.bundle import Bundle, load_bundle
 from monkeyray.model.engines import choose_engine
 from monkeyray.options import StoreConfig, check_engine, check_precision, require
 from monkeyray.runs.fetch import FETCH_THREADS, Batch, Fetched, attempt, fetch
-from monkeyray.scoring.given_images import Images, OneImage, one_by_one, to_file, uri_of
 from monkeyray.scoring.options import parse_top_k
 from monkeyray.scoring.rows import ScoreOptions, Scorer
-from monkeyray.scoring.schema import prediction_schema
+from monkeyray.scoring.schema import EMBEDDING, prediction_schema
+from monkeyray.storage.location import local_uri, normalise
 from monkeyray.storage.store import Storage
+
+#: One image: a path or URI, the bytes of a file, a PIL image, or an array of uint8 RGB, (h, w, 3).
+OneImage = str | os.PathLike[str] | bytes | bytearray | memoryview | Image.Image | Array
+
+#: One image or several: a list, tuple or generator, a pandas or Polars Series, an Arrow column, an
+#: array (n, h, w, 3). None, NaN and null stand for a missing image.
+Images = OneImage | Iterable[OneImage | None]
+
+_BYTES = (bytes, bytearray, memoryview)
+_EXPECTED = "a path or URI, bytes, a PIL image, or an array of uint8 RGB of shape (h, w, 3)"
 
 _PLAN = pa.schema([("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())])
 
-#: Of the columns of predictions, those that say something of an image that is in no collection.
+#: The columns of predictions that do not describe a file, a model or a run.
 _COLUMNS = (
     "uri", "status", "error", "label", "score", "decision", "ood_score", "top_k", "width", "height",
     "captured_at",
@@ -38,12 +55,12 @@ _COLUMNS = (
 
 
 class Model:
-    """A trained model that is ready to predict. `load_model` makes it."""
+    """A trained model, ready to predict; `load_model` returns it."""
 
     def __init__(self, bundle: Bundle, storage: Storage, options: ScoreOptions) -> None:
         self._bundle = bundle
         self._storage = storage
-        # Always with embeddings, which are there anyway: each call says whether it wants them.
+        # Embeddings cost nothing here, and each call chooses whether to return them.
         self._options = replace(options, embeddings=True)
         self._scorer = Scorer(bundle, self._options)
         self._size = bundle.network(options.views).size
@@ -51,17 +68,17 @@ class Model:
 
     @property
     def model_id(self) -> str:
-        """64 hexadecimal digits that stand for everything that decides a score."""
+        """64 hexadecimal digits that identify everything that decides a score."""
         return self._bundle.model_id
 
     @property
     def labels(self) -> list[str]:
-        """The labels that it tells apart."""
+        """The model's labels, in the order of its outputs."""
         return self._bundle.labels
 
     @property
     def names(self) -> dict[str, str]:
-        """Label to what people call it, the label itself where it has no name."""
+        """Display names by label; the label itself if it has none."""
         return self._bundle.names
 
     def __repr__(self) -> str:
@@ -70,29 +87,28 @@ class Model:
     def predict(
         self, images: Images, *, embeddings: bool = False, batch_size: int = 32
     ) -> pa.Table:
-        """Predictions for one image or several, a row each, in their order.
+        """Predictions for one image or several, one row each, in their order.
 
         `images`: a path or URI, the bytes of a file, a PIL image, an array of uint8 RGB of shape
         (h, w, 3), or a list, tuple, generator, pandas Series or Arrow column of any of them.
-        `embeddings`: with the features of the backbone, as a list of float32. `batch_size`: images
-        that are in memory at a time, beside those that were given.
+        `embeddings`: include the features of the backbone, as a list of float32. `batch_size`:
+        images in memory at a time, apart from those given.
 
-        The table has the columns of `score`'s predictions that do not tell of a file: uri (null
-        where none was given), status, error, label, score, decision, ood_score, top_k, width,
-        height, captured_at and embedding. An image that cannot be read, or is null, is a row whose
-        status and error say why, and whose score is null. `.to_pandas()` makes a DataFrame of it.
+        The columns are those of `score`'s predictions that do not describe a file: uri (null if
+        none was given), status, error, label, score, decision, ood_score, top_k, width, height,
+        captured_at and embedding. For an image that is null or cannot be read, status and error
+        say why, and score is null. `.to_pandas()` turns the table into a DataFrame.
 
-        Of a PIL image or an array every pixel is seen, where a JPEG that is given by its path or
-        bytes is decoded at a reduced scale as in training; so above twice the network's input size
-        their scores can differ a little.
+        PIL images and arrays are resized from their full resolution, JPEGs given by path or bytes
+        are decoded at a reduced scale as in training; above twice the network's input size their
+        scores can differ slightly.
 
-        Raises InputError for what is no image by its type, ConfigError for a malformed URI, and
-        StorageError where the store cannot be used.
+        Raises InputError for objects that are not images, ConfigError for a malformed URI, and
+        StorageError if the store cannot be used.
         """
         require(batch_size >= 1, "batch-size", batch_size, "1 or more")
-        names = [*_COLUMNS, *(["embedding"] if embeddings else [])]
-        width = int(self._bundle.model["feature_width"])
-        whole = prediction_schema(_PLAN, width)
+        names = [*_COLUMNS, *([EMBEDDING.name] if embeddings else [])]
+        whole = prediction_schema(_PLAN, int(self._bundle.model["feature_width"]))
         schema = pa.schema([whole.field(name) for name in names], metadata=whole.metadata)
         size = max(1, batch_size // len(self._options.views))
         tables = [schema.empty_table()]
@@ -111,7 +127,7 @@ class Model:
         plan = pa.table({"uri": uris, "size_bytes": nothing, "version": nothing}, schema=_PLAN)
         fetched = list(pool.map(self._fetch, images, uris))
         outcomes = {
-            place: self._see(image)
+            place: self._decode_pixels(image)
             for place, image in enumerate(images)
             if isinstance(image, (Image.Image, np.ndarray))
         }
@@ -126,12 +142,12 @@ class Model:
             return Fetched(None, None, "missing", "null is given for this image")
         if uri is not None:
             return fetch(self._storage, uri, None, self._options.limits)
-        if isinstance(image, (bytes, bytearray, memoryview)):
+        if isinstance(image, _BYTES):
             return Fetched(bytes(image), None)
-        return Fetched(b"", None)  # its outcome is known otherwise
+        return Fetched(b"", None)  # decoded by _decode_pixels
 
-    def _see(self, image: Image.Image | Array) -> Decoded | DecodeError:
-        # Each at once, so that never more than one is there as a file, whose bytes nobody gave.
+    def _decode_pixels(self, image: Image.Image | Array) -> Decoded | DecodeError:
+        # One at a time, since the uncompressed files are large.
         limits = replace(self._options.limits, max_bytes=sys.maxsize)
         try:
             data = to_file(image)
@@ -152,18 +168,18 @@ def load_model(
     gpu: bool = False,
     store: StoreConfig | None = None,
 ) -> Model:
-    """A model bundle, loaded into this process and ready to predict, without Ray::
+    """Load a model bundle into this process, ready to predict, without Ray::
 
         model = monkeyray.load_model("models/first")
         model.predict(sorted(Path("photographs").rglob("*.jpg"))).to_pandas()
 
-    The options are those of ScoreConfig, where each is explained; `top_k` may be a number. OpenVINO
-    computes in one thread, or in as many as the environment's OMP_NUM_THREADS says. Unlike a job's,
-    the decoder runs in this process, which an image that is made to can crash or keep busy. Keras
-    runs on TensorFlow. A model that was trained on crops of boxes says so, for it wants crops.
+    The options are those of ScoreConfig; `top_k` may be a number. OpenVINO computes in one thread,
+    or in OMP_NUM_THREADS of the environment. Unlike in a job, images are decoded in this process,
+    so a malicious one can crash it or keep it busy. Keras must run on TensorFlow. A model that was
+    trained on crops of boxes prints a note, since it expects crops.
 
-    Raises BundleError where there is no such model or it is damaged, and ConfigError for options
-    that cannot work, or where Keras runs on something else in this process already.
+    Raises BundleError if there is no such model or it is damaged, and ConfigError for invalid
+    options or if Keras already runs on another backend in this process.
     """
     top_k = str(top_k)
     parse_top_k(top_k, 1)
@@ -183,7 +199,7 @@ def load_model(
         limits=Limits(),
         engine=choose_engine(engine, precision, gpu),
     )
-    # Left alone, OpenVINO's engine would set Keras up for itself, and for the whole notebook.
+    # Otherwise OpenVINO's engine would choose Keras's backend, for the whole notebook.
     backend = import_keras().backend.backend()
     if backend != "tensorflow":
         raise ConfigError(
@@ -191,3 +207,122 @@ def load_model(
             "imported, or call load_model in another process"
         )
     return Model(bundle, storage, options)
+
+
+# -- Images as a notebook has them ---------------------------------------------------------------
+
+
+def one_by_one(images: Images) -> Iterator[OneImage | None]:
+    """The images in their order, None for a missing one.
+
+    Raises InputError, when it is reached, for an item that is not an image.
+
+    >>> list(one_by_one("a.jpg")), list(one_by_one(pa.array(["a.jpg", None])))
+    (['a.jpg'], ['a.jpg', None])
+    >>> len(list(one_by_one(np.zeros((2, 4, 6, 3), np.uint8))))
+    2
+    """
+    if isinstance(images, Mapping) or hasattr(images, "columns"):
+        raise InputError(
+            f"images is a {type(images).__name__}: give one column of it, with paths or bytes"
+        )
+    for place, item in enumerate(_items(images)):
+        yield _checked(item, place)
+
+
+def _items(images: Any) -> Iterable[Any]:
+    if isinstance(images, (pa.Array, pa.ChunkedArray)):
+        return (scalar.as_py() for scalar in images)
+    if isinstance(images, np.ndarray) and images.ndim == 1:
+        return images.tolist()  # type: ignore[no-any-return]
+    if isinstance(images, np.ndarray) and images.ndim == 4:
+        return images
+    if isinstance(images, (str, os.PathLike, Image.Image, np.ndarray, *_BYTES)):
+        return [images]
+    if isinstance(images, Iterable):
+        return images
+    raise InputError(f"images is a {type(images).__name__}: give {_EXPECTED}, or a list of them")
+
+
+def _checked(item: Any, place: int) -> OneImage | None:
+    if isinstance(item, np.ndarray):
+        if item.dtype == np.uint8 and item.ndim == 3 and item.shape[2] == 3:
+            return item
+        raise InputError(
+            f"image {place} is an array of {item.dtype} of shape {item.shape}: give uint8 RGB of "
+            "shape (h, w, 3), or a PIL image, as PIL.Image.fromarray makes of other arrays"
+        )
+    if isinstance(item, (str, os.PathLike, Image.Image, *_BYTES)):
+        return item
+    if _is_null(item):
+        return None
+    raise InputError(f"image {place} is a {type(item).__name__}: give {_EXPECTED}")
+
+
+def _is_null(item: Any) -> bool:
+    # Without importing pandas only to compare with its NA.
+    pandas = sys.modules.get("pandas")
+    return (
+        item is None
+        or (isinstance(item, float) and item != item)
+        or (pandas is not None and item is pandas.NA)
+    )
+
+
+def uri_of(image: OneImage | None) -> str | None:
+    """The URI of an image given by path or URI, otherwise None.
+
+    Raises ConfigError for a URI that is malformed or contains a password.
+
+    >>> uri_of("/photographs/../a.jpg"), uri_of("s3://bucket/a.jpg"), uri_of(b"")
+    ('/a.jpg', 's3://bucket/a.jpg', None)
+    """
+    if isinstance(image, (str, os.PathLike)):
+        return local_uri(normalise(os.fspath(image)))
+    return None
+
+
+def to_file(image: Image.Image | Array) -> bytes:
+    """A PIL image or an array, uint8 (h, w, 3), as the bytes of an uncompressed TIFF.
+
+    Raises DecodeError of kind empty or unreadable.
+
+    >>> from monkeyray.images.decode import decode
+    >>> image = Image.new("RGB", (40, 30), "white")
+    >>> decoded = decode(to_file(image), 8)
+    >>> decoded.width, decoded.height, decoded.pixels.shape, int(decoded.pixels.min())
+    (40, 30, (1, 8, 8, 3), 255)
+    """
+    if 0 in (image.shape if isinstance(image, np.ndarray) else image.size):
+        raise DecodeError("empty", "it has no pixels")
+    file = io.BytesIO()
+    try:
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        image.load()
+        tags = _exif_tags(image)
+        if not image.mode.startswith("I") and image.mode != "F":  # which the decoder rescales
+            mode = "RGBA" if image.has_transparency_data else "RGB"
+            image = image if image.mode == mode else image.convert(mode)
+        image.save(file, "TIFF", compression="raw", tiffinfo=tags, icc_profile=None)
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's plugins raise almost anything
+        reason = " ".join(str(error).split())[:200]
+        raise DecodeError("unreadable", reason or type(error).__name__) from None
+    return file.getvalue()
+
+
+def _exif_tags(image: Image.Image) -> TiffImagePlugin.ImageFileDirectory_v2:
+    """The EXIF tags that the decoder reads. Pillow cannot write some others back."""
+    kept = TiffImagePlugin.ImageFileDirectory_v2()
+    with contextlib.suppress(Exception):
+        found = image.getexif()
+        orientation = found.get(ExifTags.Base.Orientation)
+        if orientation in range(1, 9):
+            kept[ExifTags.Base.Orientation] = orientation
+        details = found.get_ifd(ExifTags.IFD.Exif)
+        tags = (ExifTags.Base.DateTimeOriginal, ExifTags.Base.OffsetTimeOriginal)
+        if times := {tag: str(details[tag]) for tag in tags if tag in details}:
+            kept[ExifTags.IFD.Exif] = times
+    return kept

@@ -152,7 +152,7 @@ def test_what_cannot_be_loaded(trained: Trained, options: dict[str, Any], words:
         load_model(trained.uri, **options)
 
 
-def test_keras_on_another_backend_is_told(
+def test_keras_on_another_backend_is_refused(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keras = SimpleNamespace(backend=SimpleNamespace(backend=lambda: "jax"))

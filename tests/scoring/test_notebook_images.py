@@ -15,7 +15,7 @@ from PIL import ExifTags, Image
 
 from monkeyray.errors import DecodeError, InputError
 from monkeyray.images.decode import decode
-from monkeyray.scoring.given_images import one_by_one, to_file, uri_of
+from monkeyray.scoring.notebook import one_by_one, to_file, uri_of
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_one_is_not_taken_apart() -> None:
         ([np.zeros((2, 3, 4), np.uint8)], r"shape \(2, 3, 4\): .*PIL\.Image\.fromarray"),
     ],
 )
-def test_what_is_no_image_is_told(images: Any, words: str) -> None:
+def test_what_is_not_an_image_is_refused(images: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         list(one_by_one(images))
 
@@ -111,7 +111,7 @@ def test_modes_are_seen_as_in_a_file(mode: str, form: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_is_heeded_as_in_a_file(orientation: int) -> None:
+def test_exif_counts_as_in_a_file(orientation: int) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
     exif[ExifTags.IFD.Exif] = {
@@ -127,7 +127,7 @@ def test_exif_is_heeded_as_in_a_file(orientation: int) -> None:
     assert np.abs(seen.pixels.astype(int) - expected.pixels).max() <= 1
 
 
-def test_broken_images_are_told_by_kind() -> None:
+def test_kinds_of_broken_images() -> None:
     file = io.BytesIO()
     picture("RGB").save(file, "JPEG")
     broken: list[tuple[Any, str]] = [
