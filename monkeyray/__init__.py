@@ -17,7 +17,7 @@ command line with underscores.
 >>> monkeyray.score(images="photographs", model="out/first", predictions="out")
 Traceback (most recent call last):
 monkeyray.errors.ConfigError: --model out/first is in --predictions out, where files are written \
-and deleted: give --predictions a place of its own
+and deleted: give --predictions a folder of its own
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -1,4 +1,4 @@
-"""The options of scoring, and of what is done with predictions and models then."""
+"""The options of score, rescore and evaluate."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from monkeyray.storage.location import join, normalise
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Score every image of a collection with a model bundle, and write predictions to Parquet."""
+    """Score all images of a collection with a model bundle; write predictions as Parquet."""
 
     GROUPS: ClassVar = {
         "Places": ("images", "model", "predictions", "include", "exclude", "limit"),
         "Boxes": ("detections", "detection_threshold", "box_padding"),
-        "What a row says": ("top_k", "threshold", "views", "embeddings"),
-        "Going on and starting anew": ("update", "retry_failed", "overwrite", "dry_run"),
+        "Rows": ("top_k", "threshold", "views", "embeddings"),
+        "Resuming and restarting": ("update", "retry_failed", "overwrite", "dry_run"),
         "Machines": ("workers", "gpu", "engine", "precision", "rows_per_file"),
         SELDOM: (
             "model_id",
@@ -43,99 +43,99 @@ class ScoreConfig:
     }
 
     images: Place
-    """Folder or prefix with images at any depth, or a CSV or Parquet manifest with a column uri."""
+    """Folder or prefix with images at any depth, or a CSV or Parquet manifest with a uri column."""
 
     model: Place
     """The model bundle to score with."""
 
     predictions: Place
-    """Folder or prefix for the Parquet files. The same command goes on where it was stopped."""
+    """Folder or prefix for the Parquet files. Rerun the same command to resume."""
 
     model_id: str | None = None
-    """Refuse any other model than the one with this id (or its first 8 digits or more)."""
+    """Refuse any model but the one with this id (or at least its first 8 digits)."""
 
     include: tuple[str, ...] = ()
-    """Score only what one of these globs matches: paths below --images, as *.jpg or site-1/*; *
-    goes through folders too. Of a manifest, whole URIs."""
+    """Score only images that match one of these globs, by their path below --images, such as *.jpg
+    or site-1/*; * also matches /. In a manifest, by their URI."""
 
     exclude: tuple[str, ...] = ()
-    """Leave out what one of these globs matches."""
+    """Skip images that match one of these globs."""
 
     detections: Place | None = None
-    """MegaDetector's results (JSON) for these images: the crop of each box of an animal is scored,
-    a row a box; people, vehicles and blanks get a row that says so and no label."""
+    """MegaDetector results (JSON) for these images. The crop of each animal is scored, one row per
+    box; people, vehicles and blank images get a row without a label."""
 
     detection_threshold: float | None = None
-    """Confidence from which a box of --detections counts, 0 to 1. Default: what the file gives as
-    typical_detection_threshold, else 0.2."""
+    """Minimum confidence of boxes in --detections, 0 to 1. Default: typical_detection_threshold in
+    the file, or else 0.2."""
 
     box_padding: float = PADDING
-    """What is seen around a box, on each side, as a share of its longer side."""
+    """Margin around a box on each side, as a share of its longer side."""
 
     views: int | None = None
-    """Over how many views of an image scores are averaged. Default: as the model was trained; fewer
-    are faster."""
+    """Number of views of an image to average over. Default: as the model was trained; fewer are
+    faster."""
 
     top_k: str = "5"
-    """How many labels with their scores each row lists: a number, or all."""
+    """Number of labels listed in each row with their scores, or all."""
 
     threshold: float | None = None
-    """Score from which a prediction is `accepted`, else it is `below_threshold`; 0 to 1. Default:
-    the thresholds that the model was given by --target-precision."""
+    """Minimum score to be `accepted` rather than `below_threshold`, 0 to 1. Default: the model's
+    own thresholds, from --target-precision."""
 
     embeddings: bool = False
-    """Write the backbone's features of each image too, as a list of float32."""
+    """Also write the backbone's features of each image, as a list of float32."""
 
     batch_size: int = 32
-    """Images that go through the network at a time."""
+    """Images per batch of the network."""
 
     workers: int | None = None
-    """Processes that decode and predict. Default: one per CPU core. With --gpu they share the GPUs,
-    up to 8 on each, as far as there are cores."""
+    """Processes that decode and predict. Default: one per CPU core; with --gpu, up to 8 per GPU as
+    cores allow."""
 
     gpu: bool = False
     """Predict on GPUs."""
 
     engine: str = "auto"
-    """What runs the network: tensorflow, openvino (on CPUs, the fastest there), or auto: openvino
-    where it is installed and no GPU is used, else tensorflow."""
+    """Inference engine: tensorflow, openvino (fastest on CPUs), or auto: openvino if it is
+    installed and no GPU is used, otherwise tensorflow."""
 
     precision: str = "float32"
-    """float32, mixed (float16 on GPUs and bfloat16 on CPUs; faster where the hardware has it, and
-    scores change in the third digit), or int8 (by OpenVINO on CPUs, the fastest, for models that
-    were trained with --int8, whose report says what it does to the labels)."""
+    """float32; mixed (float16 on GPUs, bfloat16 on CPUs: faster on hardware that supports it,
+    scores change in the third digit); or int8 (OpenVINO on CPUs, the fastest, for models trained
+    with --int8, whose report shows the effect on labels)."""
 
     rows_per_file: int = 4096
-    """Images in one Parquet file at most. A killed run loses at most the files being made."""
+    """Maximum images per Parquet file. A killed run loses at most the files being written."""
 
     max_bytes: int = 256 * 2**20
-    """Larger files are not read but get a row `too_large`."""
+    """Larger files are not read; their status is `too_large`."""
 
     max_pixels: int = 150_000_000
-    """Images with more pixels (width x height) are not decoded but get a row `too_large`."""
+    """Images with more pixels (width x height) are not decoded; their status is `too_large`."""
 
     decode_seconds: float = 60.0
-    """Seconds after which an image that is still being decoded gets a row `timeout`."""
+    """Time limit for decoding an image, in seconds; its status is then `timeout`."""
 
     max_refused: int = 1000
-    """Stop when this many images in sequence are missing or forbidden: it is rather the
-    credentials or the place than the images."""
+    """Stop after this many consecutive missing or forbidden images; the path or the credentials are
+    probably wrong."""
 
     limit: int | None = None
-    """Score this many images at most, the first of the list."""
+    """Score only the first of the images, at most this many."""
 
     update: bool = False
-    """List the images again, and score what is new or has changed since a finished or stopped run.
-    Images that have vanished keep their rows and are reported."""
+    """List the images again and score those that are new or changed. Rows of images that are gone
+    are kept and counted."""
 
     retry_failed: bool = False
-    """Score again what was missing, forbidden, crashed or timeout."""
+    """Retry images with status missing, forbidden, crashed or timeout."""
 
     overwrite: bool = False
-    """Delete what is in --predictions and start anew."""
+    """Delete everything in --predictions and start over."""
 
     dry_run: bool = False
-    """Count the images, score a few, estimate the time, and stop. Nothing is kept."""
+    """Count the images, score a few, estimate the time and stop. Nothing is kept."""
 
     store: StoreConfig = field(default_factory=StoreConfig)
 
@@ -146,7 +146,7 @@ class ScoreConfig:
             if place is not None and join(normalise(place), "").startswith(join(predictions, "")):
                 raise ConfigError(
                     f"--{name} {getattr(self, name)} is in --predictions {self.predictions}, where "
-                    "files are written and deleted: give --predictions a place of its own"
+                    "files are written and deleted: give --predictions a folder of its own"
                 )
         check_detections(self.detections, self.detection_threshold, self.box_padding)
         parse_top_k(self.top_k, 1)
@@ -161,7 +161,7 @@ class ScoreConfig:
         for name in ("update", "retry_failed"):
             if getattr(self, name) and self.overwrite:
                 raise ConfigError(
-                    f"--{flag(name)} keeps what is there and --overwrite deletes it: give one"
+                    f"--{flag(name)} keeps existing rows and --overwrite deletes them: give one"
                 )
         views = self.views
         require(
@@ -174,35 +174,35 @@ class ScoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RescoreConfig:
-    """Score predictions that were written with --embeddings again, by another head, temperature or
-    threshold on the same backbone, without opening an image."""
+    """Score predictions made with --embeddings again, with another head, temperature or threshold
+    on the same backbone, without opening an image."""
 
     predictions: Place
-    """The finished predictions to score again; they are only read."""
+    """The finished predictions to score again; not modified."""
 
     model: Place
-    """The model bundle to score with: the original one, or one with the same backbone, --crop and
-    as many --views."""
+    """The model bundle to score with. It must have the same backbone, --crop and number of --views
+    as the original one."""
 
     output: Place
-    """Folder or prefix for the new Parquet files, one for each old one. The same command goes on
-    where it was stopped."""
+    """Folder or prefix for the new Parquet files, one for each old one. Rerun the same command to
+    resume."""
 
     model_id: str | None = None
-    """Refuse any other model than the one with this id (or its first 8 digits or more)."""
+    """Refuse any model but the one with this id (or at least its first 8 digits)."""
 
     top_k: str = "5"
-    """How many labels with their scores each row lists: a number, or all."""
+    """Number of labels listed in each row with their scores, or all."""
 
     threshold: float | None = None
-    """Score from which a prediction is `accepted`, else it is `below_threshold`; 0 to 1. Default:
-    the thresholds that the model was given by --target-precision."""
+    """Minimum score to be `accepted` rather than `below_threshold`, 0 to 1. Default: the model's
+    own thresholds, from --target-precision."""
 
     workers: int | None = None
-    """Processes at work, each on a file at a time. Default: one per CPU core."""
+    """Processes, each working on one file at a time. Default: one per CPU core."""
 
     overwrite: bool = False
-    """Delete what is in --output and start anew."""
+    """Delete everything in --output and start over."""
 
     store: StoreConfig = field(default_factory=StoreConfig)
 
@@ -212,8 +212,8 @@ class RescoreConfig:
             place = join(normalise(getattr(self, name)), "")
             if place.startswith(output) or (name == "predictions" and output.startswith(place)):
                 raise ConfigError(
-                    f"--{name} {getattr(self, name)} and --output {self.output} are one in the "
-                    "other, and files are written and deleted in --output: give it a place of its "
+                    f"one of --{name} {getattr(self, name)} and --output {self.output} is in the "
+                    "other, and files are written and deleted in --output: give it a folder of its "
                     "own"
                 )
         parse_top_k(self.top_k, 1)
@@ -224,43 +224,43 @@ class RescoreConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """Measure a model on labelled images that it has not seen, as of another site: either --model
-    on --images, or finished --predictions against a table of --labels."""
+    """Evaluate a model on labelled images that it has not seen, such as those of another site:
+    either --model on --images, or finished --predictions against a table of --labels."""
 
     output: Place
-    """Folder or prefix for metrics.json, which replaces an older one."""
+    """Folder or prefix for metrics.json, which is overwritten."""
 
     images: Place | None = None
-    """Labelled images for --model: a folder or prefix whose sub-folders are the labels, or a CSV or
+    """Labelled images for --model: a folder or prefix with one sub-folder per label, or a CSV or
     Parquet manifest with the columns uri and label."""
 
     model: Place | None = None
-    """The model bundle to measure. With --predictions it may be left out; it tells the labels that
-    the model knows and has never found."""
+    """The model bundle to evaluate. Optional with --predictions, where it tells labels that the
+    model never predicted from those it does not know."""
 
     predictions: Place | None = None
-    """Finished predictions to compare with --labels. No image is opened."""
+    """Finished predictions to compare with --labels; no image is opened."""
 
     labels: Place | None = None
     """CSV or Parquet table with the columns uri and label, for --predictions."""
 
     features: Place | None = None
-    """Where the features of the backbone are kept, so that a second call opens no image. Default:
-    features/ below --output."""
+    """Cache of the backbone's features, so that a second call opens no image. Default: features/ in
+    --output."""
 
     views: int | None = None
-    """Over how many views of an image scores are averaged. Default: as the model was trained."""
+    """Number of views of an image to average over. Default: as the model was trained."""
 
     workers: int | None = None
-    """Processes that decode and predict. Default: one per CPU core. With --gpu they share the GPUs,
-    up to 8 on each, as far as there are cores."""
+    """Processes that decode and predict. Default: one per CPU core; with --gpu, up to 8 per GPU as
+    cores allow."""
 
     gpu: bool = False
     """Predict on GPUs."""
 
     engine: str = "auto"
-    """What runs the network: tensorflow, openvino (on CPUs, the fastest there), or auto: openvino
-    where it is installed and no GPU is used, else tensorflow."""
+    """Inference engine: tensorflow, openvino (fastest on CPUs), or auto: openvino if it is
+    installed and no GPU is used, otherwise tensorflow."""
 
     store: StoreConfig = field(default_factory=StoreConfig)
 
@@ -275,12 +275,12 @@ class EvaluateConfig:
             given == {"images"}
         ):
             raise ConfigError(
-                "evaluate needs --model and --images, or --predictions and --labels; it was given "
+                "evaluate needs --model and --images, or --predictions and --labels; given: "
                 + (" and ".join(f"--{name}" for name in sorted(given)) or "none of them")
             )
         if self.predictions is not None and (self.features is not None or self.views is not None):
             raise ConfigError(
-                "--features and --views are for --images: --predictions are measured as they are"
+                "--features and --views require --images; --predictions are evaluated as they are"
             )
         for name in ("output", "features", *given):
             if getattr(self, name) is not None:
@@ -289,8 +289,8 @@ class EvaluateConfig:
             place = join(normalise(self.predictions), "")
             if join(normalise(self.output), "").startswith(place):
                 raise ConfigError(
-                    f"--output {self.output} is in --predictions {self.predictions}, where a "
-                    "strange file is in the way: give --output a place of its own"
+                    f"--output {self.output} is in --predictions {self.predictions}, where no "
+                    "other files may be: give --output a folder of its own"
                 )
         require(self.workers is None or self.workers >= 1, "workers", self.workers, "1 or more")
         require(
@@ -300,7 +300,7 @@ class EvaluateConfig:
 
 
 def parse_top_k(top_k: str, labels: int) -> int:
-    """How many of a model's `labels` each row lists that `--top-k` names.
+    """The number of labels to list with --top-k, for a model with `labels` labels.
 
     >>> parse_top_k("5", 10), parse_top_k("5", 3), parse_top_k("all", 10)
     (5, 3, 10)

@@ -168,13 +168,13 @@ def test_labels_in_other_words_are_refused(
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({}, "it was given none of them"),
-        ({"images": "a"}, "it was given --images"),
-        ({"model": "m"}, "it was given --model"),
-        ({"predictions": "p"}, "it was given --predictions"),
+        ({}, "given: none of them"),
+        ({"images": "a"}, "given: --images"),
+        ({"model": "m"}, "given: --model"),
+        ({"predictions": "p"}, "given: --predictions"),
         ({"model": "m", "images": "a", "labels": "l.csv"}, "--images and --labels and --model"),
         ({"images": "a", "predictions": "p", "labels": "l.csv"}, "--predictions and --labels"),
-        ({"predictions": "p", "labels": "l.csv", "views": 1}, "--views are for --images"),
+        ({"predictions": "p", "labels": "l.csv", "views": 1}, "--views require --images"),
         ({"predictions": "p", "labels": "l.csv", "output": "p/x"}, "--output p/x is in"),
         ({"model": "m", "images": "a", "views": 3}, "--views is 3"),
         ({"model": "m", "images": "a", "workers": 0}, "--workers is 0"),
