@@ -1,16 +1,15 @@
-"""The Ray cluster: connect to it, or start one here; what it can give; what its nodes share."""
+"""The Ray cluster: connect to it, or start one here; how many workers it has room for."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-import re
 import signal
 import socket
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,9 @@ from typing import Any
 
 from monkeyray.console import Say, follow_root, silence_stderr
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.storage.location import is_local, join, local_path, scheme
-from monkeyray.storage.store import Storage
+from monkeyray.storage.location import scheme
 
 _WAIT_LINE_SECONDS = 30.0
-
-#: Types of file systems that other machines can mount too.
-_NETWORK = frozenset(
-    ["nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "beegfs", "gpfs", "efs", "glusterfs", "9p"]
-)
 
 
 @dataclass(frozen=True)
@@ -83,46 +76,56 @@ def connected(address: str | None, debug: bool = False) -> Iterator[None]:
     """Be connected to a Ray cluster: the given one, RAY_ADDRESS, what `ray start` has started here,
     or a new one.
 
-    A connection that is there already is used and left as it is.
+    A connection that is there already is used and left as it is. Of this process, Ray's environment
+    variables, its signal handler and its loggers' levels are restored at the end.
     """
     import ray
 
     if ray.is_initialized():
         yield
         return
-    _quiet(debug)
-    package = Path(__file__).parent
-    # Workers that Ray starts here find this very copy of the code, installed or not.
-    paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
+    with _quiet(debug):
+        try:
+            with _signal_handler_kept(), contextlib.nullcontext() if debug else silence_stderr():
+                _connect(address or os.environ.get("RAY_ADDRESS"), debug)
+            follow_root("ray", "ray.data")
+            yield
+        finally:
+            with _signal_handler_kept():
+                ray.shutdown()
+
+
+@contextlib.contextmanager
+def _signal_handler_kept() -> Iterator[None]:
+    """Restore the handler of SIGTERM, which Ray replaces, in the main thread."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread() and handler is not None:
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _connect(address: str | None, debug: bool) -> None:
+    import ray
+
+    package = Path(__file__).parents[1]
     options: dict[str, Any] = {
         "log_to_driver": debug,
         "logging_level": "INFO" if debug else "ERROR",
     }
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    try:
-        with contextlib.nullcontext() if debug else silence_stderr():
-            _connect(address or os.environ.get("RAY_ADDRESS"), options, _code(package))
-        # Ray replaces the handler.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm or signal.SIG_DFL)
-        follow_root("ray", "ray.data")
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _connect(address: str | None, options: dict[str, Any], code: dict[str, Any]) -> None:
-    import ray
-
+    # Send this code to a cluster, unless a submitted job has brought it along already.
+    code = {} if in_submitted_job() else {"runtime_env": {"py_modules": [str(package)]}}
     if address is None and (started := _started_here()) is not None:
-        # Where it has ended since, its address is still written down.
+        # If it has ended since, its address is still written down.
         with contextlib.suppress(ConnectionError):
             ray.init(address=started, **options, **code)
             return
     if address in (None, "local"):
-        ray.init(address="local", include_dashboard=False, **options)
-        _end_autoscaler()
+        # Workers that Ray starts here find this very copy of the code, installed or not.
+        paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        with _environment(PYTHONPATH=os.pathsep.join(dict.fromkeys(paths))):
+            ray.init(address="local", include_dashboard=False, **options)
         return
     try:
         ray.init(address=address, **options, **code)
@@ -132,18 +135,19 @@ def _connect(address: str | None, options: dict[str, Any], code: dict[str, Any])
         ) from error
 
 
-def _end_autoscaler() -> None:
-    """End the autoscaler of a Ray that is this program's own, which has no nodes to add.
-
-    It takes a core's time while the workers start, and Ray waits a second for it at the end. Where
-    Ray keeps its processes is not public, so its absence is no error.
-    """
-    with contextlib.suppress(ImportError, AttributeError, KeyError, OSError):
-        from ray._private import worker
-
-        for started in worker._global_node.all_processes["monitor"]:
-            started.process.kill()
-            started.process.wait()
+@contextlib.contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Set environment variables, and restore them at the end."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _started_here() -> str | None:
@@ -162,45 +166,53 @@ def _address_file() -> Path:
     return Path(os.environ.get("RAY_TMPDIR", on_linux)) / "ray" / "ray_current_cluster"
 
 
-def _code(package: Path) -> dict[str, Any]:
-    """Send this code to a cluster, unless a submitted job has brought it along already."""
-    if in_submitted_job():
-        return {}
-    return {"runtime_env": {"py_modules": [str(package)]}}
-
-
-def _quiet(debug: bool) -> None:
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[None]:
     if debug:
+        yield
         return
-    import logging
+    # The log lines of Ray's core and of TensorFlow, which go to the terminal from C++.
+    variables = {
+        "RAY_BACKEND_LOG_LEVEL": "fatal",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "GLOG_minloglevel": "3",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    variables = {name: os.environ.get(name, value) for name, value in variables.items()}
+    # Ray Data and Ray Train log to the terminal what our own lines say already, and Ray Tune the
+    # traceback of every trial that fails, which may be one of many.
+    levels = {"ray.data": logging.ERROR, "ray.train": logging.ERROR, "ray.tune": logging.CRITICAL}
+    with _environment(**variables), contextlib.ExitStack() as restore:
+        for name, level in levels.items():
+            logger = logging.getLogger(name)
+            restore.callback(logger.setLevel, logger.level)
+            logger.setLevel(level)
+        yield
 
-    # Core's and TensorFlow's own log lines, which go to the terminal from C++.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("GLOG_minloglevel", "3")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Ray Data and Ray Train log to the terminal what our own lines say already.
-    for name in ("ray.data", "ray.train"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    # And Ray Tune the traceback of every trial that fails, which may be one of many.
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
 
-
-def quiet_data() -> None:
-    """Keep Ray Data's progress bars and log lines off the terminal."""
-    import logging
-
+@contextlib.contextmanager
+def quiet_data(preserve_order: bool = False) -> Iterator[None]:
+    """Keep Ray Data's progress bars and log lines off the terminal; the settings of its context and
+    loggers are restored at the end. `preserve_order`: whether blocks keep their order."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    logger = logging.getLogger("ray.data")
-    for handler in logger.handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(
-            handler, logging.FileHandler
-        ):
-            handler.setLevel(logging.ERROR)
+    settings = [
+        (context, "enable_progress_bars", False),
+        (context, "print_on_execution_start", False),
+        (context.execution_options, "preserve_order", preserve_order),
+    ]
+    with contextlib.ExitStack() as restore:
+        for owner, name, value in settings:
+            restore.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, value)
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, logging.StreamHandler) and not isinstance(
+                handler, logging.FileHandler
+            ):
+                restore.callback(handler.setLevel, handler.level)
+                handler.setLevel(logging.ERROR)
+        yield
 
 
 def capacity() -> Capacity:
@@ -337,91 +349,3 @@ def run_in_fresh_process(say: Say, function: Callable[..., Any], *arguments: Any
             f"Ray gave a step of the job up ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:200]}): run the same command again"
         ) from error
-
-
-def is_network_mount(path: str, mounts_text: str) -> bool:
-    """Whether an absolute path is on a network disk, by what /proc/mounts says.
-
-    >>> mounts = "/dev/sda1 / ext4 rw 0 0\\nserver:/x /mnt/a\\\\040b nfs4 rw 0 0\\n"
-    >>> is_network_mount("/mnt/a b/photos", mounts), is_network_mount("/mnt/a bc", mounts)
-    (True, False)
-    """
-    longest, kind = "", ""
-    for line in mounts_text.splitlines():
-        fields = line.split(" ")
-        if len(fields) < 3:
-            continue
-        # Spaces and the like are written as octal numbers.
-        point = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), fields[1])
-        inside = f"{path}/".startswith(f"{point.rstrip('/')}/")
-        # Of two mounts on one point the later one hides the other.
-        if inside and len(point) >= len(longest):
-            longest, kind = point, fields[2]
-    return kind in _NETWORK or kind.startswith("fuse.")
-
-
-def _mounts() -> str:
-    try:
-        return Path("/proc/mounts").read_text(errors="replace")
-    except OSError:
-        return ""
-
-
-def check_shared(storage: Storage, inputs: dict[str, str], outputs: dict[str, str]) -> None:
-    """Refuse local paths that not all nodes of the cluster see alike.
-
-    `inputs` and `outputs`: option to URI. An input must be there on every node; for an output the
-    driver writes a small file that every node must see. Nodes that an autoscaler may add later
-    cannot be asked: they are taken to see network disks only.
-    """
-    import ray
-
-    has = capacity()
-    if has.max_cpus > has.cpus or has.max_gpus > has.gpus:
-        mounts = _mounts()
-        for option, uri in {**inputs, **outputs}.items():
-            if is_local(uri) and not is_network_mount(os.path.realpath(local_path(uri)), mounts):
-                raise _not_shared(option, uri)
-    if has.nodes < 2:
-        return
-    probes: dict[str, str] = {}
-    paths = {option: uri for option, uri in inputs.items() if is_local(uri)}
-    for option, uri in outputs.items():
-        if is_local(uri):
-            probes[option] = join(uri, f".monkeyray-{uuid.uuid4().hex[:8]}.tmp")
-            storage.write(probes[option], b"")
-            paths[option] = probes[option]
-    if not paths:
-        return
-
-    def exist(paths: dict[str, str]) -> dict[str, bool]:
-        return {option: Path(path).exists() for option, path in paths.items()}
-
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    try:
-        answers = ray.get(
-            [
-                ray.remote(exist)
-                .options(
-                    num_cpus=0,
-                    scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
-                )
-                .remote(paths)
-                for node in ray.nodes()
-                if node["Alive"]
-            ]
-        )
-    finally:
-        for probe in probes.values():
-            storage.delete(probe)
-    for option, uri in {**inputs, **outputs}.items():
-        if is_local(uri) and not all(answer[option] for answer in answers):
-            raise _not_shared(option, uri)
-
-
-def _not_shared(option: str, uri: str) -> ConfigError:
-    return ConfigError(
-        f"--{option} {uri} is a local path that not every node of this cluster sees: give "
-        "s3://… or another store, or a disk that all nodes mount"
-    )

@@ -1,8 +1,7 @@
-"""The process that opens images, and may die of it.
+"""The process that opens images, and may die of it; supervisor.py watches it from outside.
 
-A worker runs the decoder and the network in a child, and watches it from outside: C code that
-crashes or hangs takes the child along and nothing else. The child says which image it opens, so
-the one that it died of is known. It is then tried alone, in another child that does nothing else.
+The decoder and the network run here in one thread, so C code that crashes or hangs takes this
+process along and nothing else. It says which image it has open, so the one it died of is known.
 """
 
 from __future__ import annotations
@@ -11,31 +10,25 @@ import contextlib
 import ctypes
 import mmap
 import os
-import pickle
 import signal
 import struct
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from monkeyray.errors import ClusterError, DecodeError, MonkeyRayError
+from monkeyray.errors import DecodeError, MonkeyRayError
 from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.runs.fetch import (
     FETCH_THREADS,
-    REFUSED,
     Batch,
     Decode,
     Outcomes,
@@ -43,7 +36,6 @@ from monkeyray.runs.fetch import (
     attempt,
     batches,
     fetch,
-    how_to_decode,
 )
 from monkeyray.storage.store import Storage
 
@@ -62,17 +54,6 @@ class Work:
     batch_size: int
     decode: Decode = decode
     threads: int = FETCH_THREADS
-
-
-class DecodeProcessDiedError(Exception):
-    """The child is gone. `position`: the image that it had open, None when there was none.
-    `hung`: it was ended because it did not come back from that image."""
-
-    def __init__(self, position: int | None, hung: bool, how: str) -> None:
-        super().__init__(how)
-        self.position = position
-        self.hung = hung
-        self.how = how
 
 
 class OpenImage:
@@ -120,299 +101,6 @@ class OpenImage:
         """Give the memory back."""
         self._memory.close()
         os.close(self.descriptor)
-
-
-class DecodeProcess:
-    """A child process, seen from its worker."""
-
-    def __init__(
-        self,
-        work: bytes,
-        timeout_seconds: float,
-        environment: Mapping[str, str] | None = None,
-        quiet: bool = False,
-    ) -> None:
-        import multiprocessing
-
-        self._timeout_seconds = timeout_seconds
-        self._pipe, far = multiprocessing.Pipe()
-        self._image = OpenImage.create()
-        paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
-        handed = [far.fileno(), self._image.descriptor]
-        # Never into standard output, which is the job's result.
-        said = subprocess.DEVNULL if quiet else 2
-        try:
-            # From a thread that stays, because the child ends with the thread that started it.
-            self._process = _starter.submit(
-                subprocess.Popen,
-                [
-                    sys.executable,
-                    "-m",
-                    "monkeyray.runs.decode_process",
-                    *map(str, handed),
-                    str(os.getpid()),
-                ],
-                pass_fds=handed,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                # An interrupt at the terminal is for the job alone, which then ends its children.
-                start_new_session=True,
-                env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
-            ).result()
-        except OSError as error:
-            self._pipe.close()
-            self._image.close()
-            raise ClusterError(
-                f"no process to open images in can be started ({error}): try fewer --workers"
-            ) from None
-        finally:
-            far.close()
-        #: Nanoseconds that it has spent, by what on: fetch, decode and compute.
-        self.spent: Counter[str] = Counter()
-        with contextlib.suppress(OSError):  # it died at once, which `_receive` will see
-            self._pipe.send_bytes(work)
-
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return self._process.pid
-
-    def run(
-        self,
-        plan: pa.Table,
-        start: int = 0,
-        outcomes: Outcomes | None = None,
-        readable: str | None = None,
-        unproven: int = 0,
-    ) -> Iterator[pa.Table]:
-        """Tables of the plan's rows from position `start` on, a batch each.
-
-        `readable` and `unproven`: see Refusals.recall.
-        Raises DecodeProcessDiedError, the MonkeyRayError that the process met, or RuntimeError
-        for a bug.
-        """
-        yield from self._ask(("run", plan, start, dict(outcomes or {}), readable, unproven))
-
-    def open(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
-        """Open one image, as `how` tells the decoder; None where its bytes cannot be had. Raises as
-        `run` does."""
-        (outcome,) = self._ask(("open", uri, dict(how)))
-        return outcome  # type: ignore[no-any-return]
-
-    def _ask(self, request: tuple[Any, ...]) -> Iterator[Any]:
-        try:
-            self._pipe.send(request)
-        except OSError:
-            raise self._died(hung=False) from None
-        while True:
-            kind, value = self._receive()
-            if kind == "error":
-                raise value
-            elif kind == "spent":
-                self.spent.update(value)
-            elif kind == "end":
-                return
-            else:
-                yield value
-
-    def _receive(self) -> Any:
-        # Only an open image is timed: the store has its own patience, and the network none needed.
-        try:
-            while not self._pipe.poll(min(1.0, self._timeout_seconds / 4)):
-                if self._image.longer_than(self._timeout_seconds):
-                    raise self._died(hung=True)
-            return self._pipe.recv()
-        except (EOFError, OSError):  # closed, or broken off within a message
-            raise self._died(hung=False) from None
-
-    def _died(self, hung: bool) -> DecodeProcessDiedError:
-        if not hung:
-            # Its pipe is closed, so it is ending: its own end is what is told.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(5)
-        self._process.kill()
-        code = self._process.wait()
-        how = f"exit code {code}"
-        if code < 0:
-            names = {number.value: number.name for number in signal.Signals}
-            how = f"signal {-code} ({names.get(-code, 'unknown')})"
-        return DecodeProcessDiedError(self._image.position(), hung, how)
-
-    def kill(self) -> None:
-        """Kill the process, from any thread."""
-        self._process.kill()
-
-    def close(self) -> None:
-        """End the process and give its resources back."""
-        self._process.kill()
-        self._process.wait()
-        self._pipe.close()
-        self._image.close()
-
-
-_starter = ThreadPoolExecutor(1, "starter")
-
-
-def _renew_starter() -> None:
-    # Its thread is not there in a process that was forked.
-    global _starter
-    _starter = ThreadPoolExecutor(1, "starter")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_starter)
-
-
-@dataclass(frozen=True)
-class Packed:
-    """Work as it is sent to children: `whole`, or `bare` of its network, to open single images."""
-
-    whole: bytes
-    bare: bytes
-    batch_size: int
-    decode_seconds: float
-
-
-def pack(work: Work, pickle: Callable[[Any], bytes] = pickle.dumps) -> Packed:
-    """Pack work once for any number of children. `pickle` makes bytes that `pickle.loads`
-    understands."""
-    bare = replace(work, make_mapper=_no_mapper)
-    return Packed(pickle(work), pickle(bare), work.batch_size, work.limits.decode_seconds)
-
-
-class SupervisedDecoder:
-    """A child for work that is started again when it dies, and finds out which image it was.
-
-    `environment` is added to the child's. `quiet` drops what it says on its terminal, such as the C
-    code of decoders and networks. Raises ClusterError where no process can be started.
-    """
-
-    def __init__(self, packed: Packed, environment: Mapping[str, str], quiet: bool = False) -> None:
-        self._packed = packed
-        self._environment = dict(environment)
-        self._quiet = quiet
-        self._readable: str | None = None
-        self._before: Counter[str] = Counter()
-        self._stopped = threading.Event()
-        self._alone: DecodeProcess | None = None
-        self._child = self._start()
-
-    def _start(self) -> DecodeProcess:
-        return DecodeProcess(
-            self._packed.whole, self._packed.decode_seconds, self._environment, self._quiet
-        )
-
-    def spent(self) -> Counter[str]:
-        """Nanoseconds that children have spent since the start: waiting for images (`fetch`), on
-        decoding them (`decode`), and on the network and the rows (`compute`)."""
-        return self._before + self._child.spent
-
-    def run(self, plan: pa.Table) -> Iterator[pa.Table]:
-        """Tables of all rows of a plan in order, whatever happens to the child on the way.
-
-        Raises ClusterError when it dies again and again for no image's fault.
-        """
-        done, deaths, refused, forgotten = 0, 0, 0, 0
-        outcomes: dict[int, Decoded | DecodeError] = {}
-        while done < plan.num_rows:
-            try:
-                for table in self._child.run(plan, done, outcomes, self._readable, forgotten):
-                    done += table.num_rows
-                    deaths = 0
-                    refused += self._note(table)
-                    yield table
-            except DecodeProcessDiedError as death:
-                if self._stopped.is_set():
-                    raise
-                deaths += 1
-                if deaths > 4:
-                    raise ClusterError(
-                        f"the process that opens images died {deaths} times in sequence "
-                        f"({death.how}), and no image alone is the cause: it may lack memory; try "
-                        "fewer --workers or a smaller --batch-size"
-                    ) from None
-                suspects = [] if death.position is None else [death.position]
-                if not suspects and deaths > 1:
-                    # It may have been hurt by an image that it had closed already.
-                    suspects = list(range(done, min(done + self._packed.batch_size, plan.num_rows)))
-                for position in suspects:
-                    if position not in outcomes:
-                        row = plan.slice(position, 1)
-                        found = self._try_alone(row["uri"][0].as_py(), how_to_decode(row)[0])
-                        if found is not None:
-                            outcomes[position] = found
-                            if isinstance(found, DecodeError):
-                                deaths = 0  # that one is explained
-                self._before += self._child.spent
-                self._child.close()
-                self._child = self._start()
-                if self._stopped.is_set():  # between the two
-                    raise
-                # The new one has not seen what the old one had no proof of yet.
-                forgotten = refused
-
-    def _note(self, table: pa.Table) -> int:
-        """Remember an image that could be read; returns how many were refused."""
-        read = table["uri"].filter(table["sha256"].is_valid())
-        if len(read):
-            self._readable = read[-1].as_py()
-        return int(pc.sum(pc.is_in(table["status"], pa.array(REFUSED))).as_py() or 0)
-
-    def _try_alone(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
-        """What comes of an image in a process of its own, tried twice; None where its bytes cannot
-        be had. Raises ClusterError where such a process cannot even start."""
-        died: list[DecodeProcessDiedError] = []
-        failed = 0
-        while len(died) < 2:
-            child = self._alone = DecodeProcess(
-                self._packed.bare, self._packed.decode_seconds, quiet=self._quiet
-            )
-            try:
-                if self._stopped.is_set():
-                    raise DecodeProcessDiedError(None, False, "stopped")
-                return child.open(uri, how)
-            except DecodeProcessDiedError as death:
-                if self._stopped.is_set():
-                    raise
-                if death.position is not None:
-                    died.append(death)
-                    continue
-                # It had no image open, so it is no image's fault.
-                failed += 1
-                if failed > 5:
-                    raise ClusterError(
-                        f"a process to open one image dies before it has opened it ({death.how}): "
-                        "look at the memory and the installation of this node, and at what it says "
-                        "with --debug"
-                    ) from None
-                self._stopped.wait(failed)
-            finally:
-                self._alone = None
-                child.close()
-        if died[-1].hung:
-            return DecodeError(
-                "timeout", f"not decoded within {self._packed.decode_seconds:g} s, twice"
-            )
-        return DecodeError("crashed", f"the decoder died of it twice, by {died[-1].how}")
-
-    def stop(self) -> None:
-        """Kill the process, from any thread: a run in progress ends with DecodeProcessDiedError."""
-        self._stopped.set()
-        for child in (self._child, self._alone):
-            if child is not None:
-                child.kill()
-
-    def close(self) -> None:
-        """End the child."""
-        self._child.close()
-
-
-def _no_mapper() -> Mapper:
-    raise ClusterError("a child that opens single images was asked for more")
-
-
-# -- inside the child --------------------------------------------------------------------------
 
 
 def main(descriptor: int, memory: int, parent: int) -> None:

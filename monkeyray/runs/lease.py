@@ -1,7 +1,9 @@
 """One run at a time in a place: a small file that its owner renews and others respect.
 
-A run whose lease was not renewed for LAPSE_SECONDS is taken for dead, at once where its process can
-be seen to be. If it wakes up all the same, its workers find another's token in the file and stop.
+A lease expires after LAPSE_SECONDS without renewal, or at once if its owner ran on this machine and
+has exited. It only refuses a second live run. If an owner wakes up after its lease has expired, or
+two runs race for an expired one, the fence of run.py protects the rows; so the lease needs no
+conditional replacement.
 """
 
 from __future__ import annotations
@@ -27,10 +29,13 @@ from monkeyray.storage.store import Storage
 RENEW_SECONDS = 5.0
 LAPSE_SECONDS = 60.0
 
-#: The lease is renewed, checked and given back with less patience than it takes to lapse.
+#: The lease is renewed and given back with less patience than it takes to expire.
 _PATIENCE_SECONDS = 10.0
 
 NAME = "_lease.json"
+
+#: The fields below; a lease of another format is only judged by its renewals.
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -42,85 +47,84 @@ class Lease:
     token: str
 
     def check(self) -> None:
-        """Raise LeaseError when the place has been taken over."""
-        try:
-            token = json.loads(self.storage.read(join(self.place, NAME)).data)["token"]
-        except (MissingError, ValueError, KeyError, TypeError, RecursionError):
-            token = None
-        if token != self.token:
+        """Raise LeaseError if another run has taken the place."""
+        if not self.is_held():
             raise LeaseError(
                 f"{self.place} was taken over by another run while this one did not answer: "
                 "nothing is lost, let that one go on"
             )
+
+    def is_held(self) -> bool:
+        """Whether the lease is still this one."""
+        try:
+            content = json.loads(self.storage.read(join(self.place, NAME)).data)
+            return bool(content["token"] == self.token)
+        except (MissingError, ValueError, KeyError, TypeError, RecursionError):
+            return False
 
 
 @contextlib.contextmanager
 def hold(place: str, storage: Storage, say: Callable[[str], None]) -> Iterator[Lease]:
     """Hold the lease of a place, renewed by a thread.
 
-    Raises LeaseError when a live run has it; where that cannot be seen at once, it waits for up to
+    Raises LeaseError if a live run has it. If that cannot be seen at once, it waits for up to
     LAPSE_SECONDS, and says so.
     """
     uri = join(place, NAME)
-    mine: dict[str, Any] = {
-        "token": uuid.uuid4().hex,
+    lease = Lease(place, storage, uuid.uuid4().hex)
+    content: dict[str, Any] = {
+        "format": _FORMAT,
+        "token": lease.token,
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": socket.gethostname(),
         "process": _process(os.getpid()),
         "renewals": 0,
     }
-    brief = replace(storage, patience_seconds=_PATIENCE_SECONDS)
-    version = _acquire(uri, storage, mine, say)
+    brief = replace(lease, storage=replace(storage, patience_seconds=_PATIENCE_SECONDS))
+    _acquire(uri, storage, content, say)
     stop = threading.Event()
 
     def renew() -> None:
-        held = version
         while not stop.wait(RENEW_SECONDS):
-            mine["renewals"] += 1
-            try:
-                held = brief.replace(uri, _bytes(mine), held)
-            except ConflictError:
-                return  # taken over: the workers' own checks stop them
-            except StorageError:
-                continue  # it may lapse, and then a later try finds that out
+            # If the store does not answer, the lease may expire; a later try finds that out.
+            with contextlib.suppress(StorageError):
+                if not brief.is_held():
+                    return  # the next check of the job tells
+                content["renewals"] += 1
+                brief.storage.write(uri, _bytes(content))
 
     thread = threading.Thread(target=renew, daemon=True, name="lease")
     thread.start()
-    lease = Lease(place, storage, mine["token"])
     try:
         yield lease
     finally:
         stop.set()
         thread.join()
-        # Where the store does not answer any more, the job's own error is the one to tell.
-        with contextlib.suppress(LeaseError, StorageError):
-            replace(lease, storage=brief).check()
-            brief.delete(uri)
+        # If the store does not answer any more, the job's own error is the one to tell.
+        with contextlib.suppress(StorageError):
+            if brief.is_held():
+                brief.storage.delete(uri)
 
 
 def _acquire(
-    uri: str, storage: Storage, mine: dict[str, Any], say: Callable[[str], None]
-) -> str | None:
+    uri: str, storage: Storage, content: dict[str, Any], say: Callable[[str], None]
+) -> None:
     while True:
-        try:
-            return storage.create(uri, _bytes(mine))
-        except ConflictError:
-            pass
+        with contextlib.suppress(ConflictError):
+            storage.create(uri, _bytes(content))
+            return
         try:
             seen = storage.read(uri)
         except MissingError:
             time.sleep(0.2)
             continue  # given back just now
-        if not _is_dead(seen):
+        if not _has_exited(seen):
             _watch(uri, storage, seen, say)
-        try:
-            return storage.replace(uri, _bytes(mine), seen.version)
-        except ConflictError:
-            continue  # a third one was quicker
+        storage.delete(uri)
 
 
 def _watch(uri: str, storage: Storage, seen: Blob, say: Callable[[str], None]) -> None:
-    """Return when a lease is not renewed for as long as it takes to lapse."""
+    """Return once a lease has not been renewed for LAPSE_SECONDS."""
     start = time.monotonic()
     said = False
     while (waited := time.monotonic() - start) < LAPSE_SECONDS:
@@ -137,7 +141,10 @@ def _watch(uri: str, storage: Storage, seen: Blob, say: Callable[[str], None]) -
             )
         if waited > 2 * RENEW_SECONDS and not said:
             said = True
-            say(f"another run ({_owner(seen)}) has not been seen for a while: waiting to be sure")
+            say(
+                f"another run ({_owner(seen)}) has not been seen for a while: waiting until its "
+                "lease expires"
+            )
 
 
 def _owner(lease: Blob) -> str:
@@ -148,20 +155,20 @@ def _owner(lease: Blob) -> str:
         return "unknown"
 
 
-def _is_dead(lease: Blob) -> bool:
-    """Whether the owner ran on this machine and is no more."""
+def _has_exited(lease: Blob) -> bool:
+    """Whether the owner is known to have run on this machine and to have exited."""
     try:
-        owner = json.loads(lease.data)["process"]
-        here = _process(os.getpid())
-        if owner is None or here is None or owner["system"] != here["system"]:
+        content = json.loads(lease.data)
+        owner, here = content["process"], _process(os.getpid())
+        if content["format"] != _FORMAT or owner is None or here is None:
             return False
-        return bool(_process(owner["pid"]) != owner)
+        return bool(owner["system"] == here["system"] and _process(owner["pid"]) != owner)
     except (ValueError, KeyError, TypeError, RecursionError):
-        return True  # no lease of ours
+        return False
 
 
 def _process(pid: int) -> dict[str, Any] | None:
-    """What tells a process from all others, on Linux; None where that cannot be said."""
+    """What identifies a process on Linux; None if it has exited, or on other systems."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         namespace = Path("/proc/self/ns/pid").readlink()

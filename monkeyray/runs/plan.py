@@ -1,6 +1,6 @@
-"""The plan of a run: which images, each once, cut into parts, kept beside the output.
+"""The plan of a run: which images, each once, cut into shards, kept beside the output.
 
-    place/_plan/<name>/plan-00000.arrow …    sixteen parts in a file, each one record batch
+    place/_plan/<name>/plan-00000.arrow …    sixteen shards in a file, each one record batch
 
 A plan is written as it is listed. Memory holds 16 bytes for each image, not its name.
 """
@@ -25,7 +25,7 @@ from monkeyray.storage.keys import first_of_each, string_keys
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 
-PARTS_IN_FILE = 16
+SHARDS_PER_FILE = 16
 
 _ZSTD = pa.ipc.IpcWriteOptions(compression="zstd")
 
@@ -33,48 +33,48 @@ _ZSTD = pa.ipc.IpcWriteOptions(compression="zstd")
 @dataclass(frozen=True)
 class Plan:
     """A plan in a folder of its own, which is written once. `sizes`: the number of images in each
-    part, in order."""
+    shard, in order."""
 
     folder: str
     storage: Storage
     sizes: tuple[int, ...]
 
-    def read(self, part: int) -> pa.Table:
-        """The rows of one part."""
-        with _open_file(self, part // PARTS_IN_FILE) as reader:
-            return pa.Table.from_batches([reader.get_batch(part % PARTS_IN_FILE)])
+    def read(self, shard: int) -> pa.Table:
+        """The rows of one shard."""
+        with _open_file(self, shard // SHARDS_PER_FILE) as reader:
+            return pa.Table.from_batches([reader.get_batch(shard % SHARDS_PER_FILE)])
 
     def schema(self) -> pa.Schema:
         """The columns of the plan."""
         return self.read(0).schema
 
     def read_all(self) -> Iterator[tuple[int, pa.Table]]:
-        """All parts in order, each with its number."""
-        for file in range(-(-len(self.sizes) // PARTS_IN_FILE)):
+        """All shards in order, each with its number."""
+        for file in range(-(-len(self.sizes) // SHARDS_PER_FILE)):
             with _open_file(self, file) as reader:
                 for index in range(reader.num_record_batches):
                     batch = reader.get_batch(index)
-                    yield file * PARTS_IN_FILE + index, pa.Table.from_batches([batch])
+                    yield file * SHARDS_PER_FILE + index, pa.Table.from_batches([batch])
 
-    def write_all(self, parts: Iterable[pa.Table]) -> None:
-        """Write all parts, given in order."""
+    def write_all(self, shards: Iterable[pa.Table]) -> None:
+        """Write all shards, given in order."""
         waiting: list[pa.Table] = []
         file = 0
-        for part in parts:
-            waiting.append(part)
-            if len(waiting) == PARTS_IN_FILE:
+        for shard in shards:
+            waiting.append(shard)
+            if len(waiting) == SHARDS_PER_FILE:
                 self._write_file(file, waiting)
                 file, waiting = file + 1, []
         if waiting:
             self._write_file(file, waiting)
 
-    def _write_file(self, file: int, parts: list[pa.Table]) -> None:
+    def _write_file(self, file: int, shards: list[pa.Table]) -> None:
         sink = io.BytesIO()
-        with pa.ipc.new_file(sink, parts[0].schema, options=_ZSTD) as writer:
-            for part in parts:
-                # One part is one batch, an empty one too.
-                (batch,) = part.combine_chunks().to_batches() or [
-                    pa.RecordBatch.from_pylist([], part.schema)
+        with pa.ipc.new_file(sink, shards[0].schema, options=_ZSTD) as writer:
+            for shard in shards:
+                # One shard is one batch, an empty one too.
+                (batch,) = shard.combine_chunks().to_batches() or [
+                    pa.RecordBatch.from_pylist([], shard.schema)
                 ]
                 writer.write_batch(batch)
         self.storage.write(_file_uri(self, file), sink.getvalue())
@@ -189,9 +189,9 @@ def same_rows(table: pa.Table, plan: pa.Table) -> bool:
 
 
 def shard_sizes(rows: int, workers: int, rows_per_file: int, smallest: int = 64) -> list[int]:
-    """The sizes of parts for a number of images: large first, small towards the end.
+    """The sizes of shards for a number of images: large first, small towards the end.
 
-    Guided self-scheduling (Polychronopoulos and Kuck 1987): each part is half of a worker's share
+    Guided self-scheduling (Polychronopoulos and Kuck 1987): each shard is half of a worker's share
     of what is left, so that all workers end together and files stay few.
 
     >>> shard_sizes(1000, workers=2, rows_per_file=200)

@@ -7,7 +7,7 @@ run, one that is not finished, a damaged file, is an InputError.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from monkeyray.console import Advance
 from monkeyray.errors import InputError, MissingError, RunError
 from monkeyray.images.boxes import BOX_COLUMNS
-from monkeyray.runs.run import Run, read_run
-from monkeyray.storage.location import join, normalise
+from monkeyray.runs.place import read_run
+from monkeyray.runs.run import Run, read_parquet
+from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import is_table
 
@@ -27,10 +28,11 @@ _ROWS = 8192
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predictions to read. `shards`: the shards of the run that have a file, in order."""
+    """Predictions to read. `files`: the URI of each shard's file, in order; in one that is not
+    finished some have none."""
 
     run: Run
-    shards: tuple[int, ...]
+    files: Mapping[int, str]
 
     @property
     def uri(self) -> str:
@@ -58,12 +60,12 @@ class Predictions:
     @property
     def rows(self) -> int:
         """Rows in the files that are there."""
-        return sum(self.run.plan.sizes[shard] for shard in self.shards)
+        return sum(self.run.plan.sizes[shard] for shard in self.files)
 
     @property
     def is_complete(self) -> bool:
         """Whether every shard has a file."""
-        return len(self.shards) == len(self.run.plan.sizes)
+        return len(self.files) == len(self.run.plan.sizes)
 
     def tables(self, columns: list[str], advance: Advance | None = None) -> Iterator[pa.Table]:
         """The rows in the order in which the images were listed, some thousand at a time, with
@@ -72,8 +74,7 @@ class Predictions:
         Raises InputError for a file that is damaged, was deleted meanwhile, or lacks a column.
         """
         done = 0
-        for shard in self.shards:
-            uri = self.run.part_uri(shard)
+        for uri in self.files.values():
             try:
                 with self.run.storage.open(uri) as source, pq.ParquetFile(source) as file:
                     missing = [name for name in columns if name not in file.schema_arrow.names]
@@ -99,6 +100,10 @@ class Predictions:
                     "the scoring command again"
                 ) from error
 
+    def read_shard(self, shard: int) -> pa.Table:
+        """All columns of one shard. Raises MissingError if its file was deleted meanwhile."""
+        return read_parquet(self.run.storage, self.files[shard])
+
 
 def open_predictions(uri: str, storage: Storage, *, partial: bool = False) -> Predictions:
     """The predictions in a place, of whatever model and options.
@@ -115,19 +120,20 @@ def open_predictions(uri: str, storage: Storage, *, partial: bool = False) -> Pr
             f"no predictions in {uri}: it has no _run.json; give the folder or prefix that was "
             "--predictions of `monkeyray score`, or --output of `monkeyray rescore`"
         )
-    predictions = Predictions(run, tuple(sorted(run.finished())))
+    files = {shard: run.file_uri(shard, run_id) for shard, run_id in run.files().items()}
+    predictions = Predictions(run, files)
     if not partial:
-        files = f"{len(predictions.shards)} of {len(run.plan.sizes)} files"
-        if not storage.exists(join(uri, "_SUCCESS")):
+        there = f"{len(files)} of {len(run.plan.sizes)} files"
+        if not run.is_finished():
             raise InputError(
-                f"the predictions in {uri} are not finished ({files}, no _SUCCESS): run the "
+                f"the predictions in {uri} are not finished ({there}, no _SUCCESS): run the "
                 "command that writes them again; export, bursts and review also take --partial"
             )
         if not predictions.is_complete:
             raise InputError(
-                f"{uri} has {files}, others were deleted: run the command that wrote them again; "
+                f"{uri} has {there}, others were deleted: run the command that wrote them again; "
                 "export, bursts and review also take --partial"
             )
-    if not predictions.shards:
+    if not files:
         raise InputError(f"{uri} has no rows yet: run the scoring command again")
     return predictions

@@ -1,15 +1,30 @@
-"""A run: a plan of images, and each of its parts written as one whole Parquet file.
+"""A run: a plan of images, cut into shards, each published as one whole Parquet file.
 
-    place/part-00000-….parquet …   a file for each part, there whole or not at all
-    place/_run.json                what the run is (its identity) and how the plan is cut
-    place/_config.toml             the options of its latest call, for people and for --config
-    place/_plan/…                  the plan itself; an update writes another and then changes over
-    place/_lease.json              who is writing, as long as somebody is
-    place/_SUCCESS                 counts, written last
+    place/part-00000-….parquet …   one file per shard, there whole or not at all
+    place/_run.json                the run's ids, its identity, and how the plan is cut
+    place/_config.toml             the options of the latest call, for people and for --config
+    place/_plan/<id>/…             the plan itself
+    place/_lease.json              who is writing, while somebody is
+    place/_SUCCESS                 the run's id and its counts, written last
 
-Side files never end in .parquet, because DuckDB's globs do not skip names with an underscore.
-A part's name follows from its place in the plan, so a part that is made twice is one file. It also
-names the run, so that what a forgotten process of an overwritten run writes can be told apart.
+Files are called `part-…` because tables of several Parquet files usually are; everything else calls
+them shards. Side files never end in .parquet, because DuckDB's globs do not skip underscores.
+
+The fence: a run has an id, in `_run.json` and in the name of each file it makes. Files are
+created, never overwritten, so a shard that is made twice is one file. Before and after it creates a
+file, a process looks for its id in `_run.json`; if another run has taken the place, the file
+removes itself. The lease (lease.py) only keeps a second live run out. When two processes race for
+the place of a dead run, work may be done twice, but no row is lost or doubled.
+
+Redo (`--update`, `--retry-failed`; update.py): the run gets a new id, and with it a new plan and
+the rows to make again. `ids` lists the earlier ids whose files still count. A worker copies the
+other rows of a shard from its newest file and publishes the shard again under the new id. The old
+file stays until `finish` has found all successors. So our own readers, which take the newest file
+of each shard, see each URI once at any time. A reader that globs `*.parquet` sees each URI once
+while `_SUCCESS` is there; during a redo it also sees the rows of files that are not deleted yet.
+
+`_run.json` is the only file that is replaced on condition: a redo replaces the version it has read,
+so that of two at a time only one goes on.
 """
 
 from __future__ import annotations
@@ -19,209 +34,244 @@ import json
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from monkeyray.arrays import Ints
-from monkeyray.errors import ConflictError, LeaseError, MissingError, RunError
-from monkeyray.images.boxes import has_boxes
-from monkeyray.runs.lease import NAME as LEASE
+from monkeyray.errors import ConfigError, ConflictError, LeaseError, MissingError, RunError
 from monkeyray.runs.lease import Lease
-from monkeyray.runs.plan import Listing, Plan, same_rows
-from monkeyray.storage.keys import _json
+from monkeyray.runs.plan import Plan, row_keys, same_rows
+from monkeyray.storage.keys import _json, sha256
 from monkeyray.storage.location import is_local, join
+from monkeyray.storage.protocol import Entry
 from monkeyray.storage.store import Storage
 
 #: Statuses whose reason may have passed since.
 MAY_PASS = ("missing", "forbidden", "crashed", "timeout")
 
+#: Columns whose values each file counts in its footer, where it has them.
+COUNTED = ("status", "label", "decision")
 
-_PART = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.(parquet|trial)")
-#: Of a run and of a plan: parts of paths, of which an update deletes some.
-_NAME = re.compile(r"[0-9a-f]{8}")
-#: What is ours in a place, but the lease.
-_OURS = re.compile(
-    r"_SUCCESS|_run\.json|_config\.toml|_plan/.*|\.trial-.*|\..*\.tmp|" + _PART.pattern, re.DOTALL
-)
+FILE_NAME = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.(parquet|trial)")
+_FOOTER = b"monkeyray.shard"
 _READERS = 16
 
 #: Rows in one group, which readers take into memory whole: with 2,048 features 256 MiB.
 _GROUP_ROWS = 2**15
 
-
-@dataclass(frozen=True)
-class Redo:
-    """Rows of finished parts that are to be made again: by part, the rows in it.
-
-    A row that was made at or after `since` has been made again already.
-    """
-
-    since: datetime
-    rows: dict[int, list[int]]
+#: Of shards to make again, the rows; None for all of them.
+Redo = dict[int, list[int] | None]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run in its place."""
+    """A run in its place. `ids`: its own last, before it those of earlier states whose files still
+    count, oldest first. `redo`: the rows of earlier files that it makes again."""
 
     uri: str
     storage: Storage
-    run_id: str
+    ids: tuple[str, ...]
     identity: dict[str, Any]
     plan: Plan
     #: What was seen while planning, such as files skipped, for the summary.
     notes: dict[str, Any] = field(default_factory=dict)
-    redo: Redo | None = None
+    redo: Redo = field(default_factory=dict)
     #: The version of _run.json that this is.
     version: str | None = None
-    #: A trial's files have another ending, so that no reader takes them for predictions.
+    #: The files of a trial end differently, so that no reader takes them for predictions.
     ending: str = "parquet"
 
     @property
+    def run_id(self) -> str:
+        """The run's id, which changes with every redo."""
+        return self.ids[-1]
+
+    @property
     def rows(self) -> int:
-        """Images in the plan."""
+        """Rows in the plan."""
         return sum(self.plan.sizes)
 
-    def part_uri(self, part: int) -> str:
-        """The Parquet file of a part."""
-        return join(self.uri, f"part-{part:05d}-{self.run_id}.{self.ending}")
+    # -- the fence -----------------------------------------------------------------------------
 
-    def finished(self) -> set[int]:
-        """The parts that have a file."""
-        found = set()
-        for entry in self.storage.list(self.uri):
-            match = _PART.fullmatch(entry.uri[len(self.uri) + 1 :])
-            if match and match[2] == self.run_id and match[3] == self.ending:
-                found.add(int(match[1]))
-        return found
+    def check(self) -> None:
+        """Raise LeaseError unless the place still belongs to this run."""
+        if self._id_in_place() != self.run_id:
+            raise LeaseError(
+                f"{self.uri} was taken over by another run while this one did not answer: "
+                "nothing is lost, let that one go on"
+            )
+
+    def check_shared(self) -> None:
+        """Raise ConfigError if this process does not see the run at all: the place is a local path
+        that not every node mounts. Workers ask this before their first shard."""
+        if is_local(self.uri) and self._id_in_place() is None:
+            raise ConfigError(
+                f"{self.uri} is a local path that not every worker sees: give s3://… or another "
+                "store, or a disk that all nodes mount"
+            )
+
+    def _id_in_place(self) -> str | None:
+        try:
+            return str(json.loads(self.storage.read(join(self.uri, "_run.json")).data)["ids"][-1])
+        except (MissingError, ValueError, KeyError, TypeError, IndexError, RecursionError):
+            return None
+
+    # -- files ---------------------------------------------------------------------------------
+
+    def file_uri(self, shard: int, run_id: str | None = None) -> str:
+        """The file of a shard, as this run or an earlier state of it makes it."""
+        return join(self.uri, f"part-{shard:05d}-{run_id or self.run_id}.{self.ending}")
+
+    def files(self) -> dict[int, str]:
+        """The shards that have a file, in order, each with the id in the name of its newest."""
+        return self._newest(self.storage.list(self.uri))
+
+    def _newest(self, entries: Iterable[Entry]) -> dict[int, str]:
+        ages = {run_id: age for age, run_id in enumerate(self.ids)}
+        found: dict[int, int] = {}
+        for entry in entries:
+            match = FILE_NAME.fullmatch(entry.uri[len(self.uri) + 1 :])
+            if match and match[2] in ages and match[3] == self.ending:
+                shard = int(match[1])
+                if shard < len(self.plan.sizes):
+                    found[shard] = max(found.get(shard, 0), ages[match[2]])
+        return {shard: self.ids[found[shard]] for shard in sorted(found)}
 
     def pending(self) -> dict[int, int]:
-        """The parts that have no file yet or hold rows to be made again, in order, each with the
-        number of images that are to be opened for it."""
-        finished = self.finished()
-        pending = {p: n for p, n in enumerate(self.plan.sizes) if p not in finished}
-        if self.redo is not None:
-            again = [part for part in sorted(self.redo.rows) if part in finished]
-            for part, table in self.read_parts(["predicted_at"], again):
-                rows = self._to_redo(part, table["predicted_at"])
-                if len(rows):
-                    pending[part] = len(rows)
-        return dict(sorted(pending.items()))
+        """The shards still to make, in order, each with its number of rows to make."""
+        return self._pending(self.files())
 
-    def _to_redo(self, part: int, made: pa.ChunkedArray) -> Ints:
-        """Which rows of a finished part are still to be made again; `made`: when they were."""
-        assert self.redo is not None
-        wanted = np.array(self.redo.rows.get(part, []), np.int64)
-        since = int(self.redo.since.timestamp() * 1_000_000)
-        early = made.cast(pa.int64()).to_numpy()[wanted] < since
-        return np.asarray(wanted[early], np.int64)
+    def _pending(self, files: dict[int, str]) -> dict[int, int]:
+        pending = {}
+        for shard, size in enumerate(self.plan.sizes):
+            if shard not in files:
+                pending[shard] = size
+            elif shard in self.redo and files[shard] != self.run_id:
+                rows = self.redo[shard]
+                pending[shard] = size if rows is None else len(rows)
+        return pending
 
-    def read_to_redo(self, part: int) -> tuple[pa.Table, str | None, Ints] | None:
-        """A part's file, its version, and the rows of it to be made again; None without a file."""
-        if self.redo is None or part not in self.redo.rows:
-            return None
-        try:
-            blob = self.storage.read(self.part_uri(part))
-        except MissingError:
-            return None
-        table = pq.read_table(pa.BufferReader(blob.data))
-        return table, blob.version, self._to_redo(part, table["predicted_at"])
+    def read_files(self, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
+        """The newest file of each shard that has one, as shards and tables, in order."""
+        files = list(self.files().items())
 
-    def read_part(self, part: int, columns: list[str] | None = None) -> pa.Table:
-        """A part's file, whole or some columns."""
-        return read_parquet(self.storage, self.part_uri(part), columns)
+        def read(file: tuple[int, str]) -> tuple[int, pa.Table]:
+            return file[0], read_parquet(self.storage, self.file_uri(*file), columns)
 
-    def publish(self, part: int, plan: pa.Table, table: pa.Table, lease: Lease) -> None:
-        """Publish the rows of a part that has no file yet.
+        with ThreadPoolExecutor(_READERS) as pool:
+            # A window, so that memory holds a few files and not all.
+            for start in range(0, len(files), 2 * _READERS):
+                yield from pool.map(read, files[start : start + 2 * _READERS])
 
-        Another worker's file of the same part is left as it is. Raises RunError when the rows are
-        not those of the plan, and LeaseError when the place has been taken over.
+    def read_earlier(self, shard: int, plan: pa.Table) -> pa.Table | None:
+        """The newest file of a shard by an earlier state of the run, None if there is none.
+
+        Raises RunError if it does not have the rows of the plan.
         """
-        self._check(part, plan, table)
-        lease.check()
+        for run_id in reversed(self.ids[:-1]):
+            uri = self.file_uri(shard, run_id)
+            try:
+                table = read_parquet(self.storage, uri)
+            except MissingError:
+                continue
+            if not same_rows(table, plan):
+                raise _changed(uri)
+            return table
+        return None
+
+    def publish(self, shard: int, plan: pa.Table, table: pa.Table) -> None:
+        """Publish the rows of a shard. A file that another worker has published stays as it is.
+
+        Raises RunError if the rows are not those of the plan, and LeaseError if another run has
+        taken the place.
+        """
+        if not same_rows(table, plan):
+            raise RunError(
+                f"shard {shard} has {table.num_rows} rows that are not its {plan.num_rows} planned "
+                "images: this is a bug in MonkeyRay"
+            )
+        footer = {
+            "run": self.run_id,
+            "plan": _hash(plan),
+            "images": pc.count_distinct(table["uri"]).as_py(),
+            "rows": table.num_rows,
+            "counts": {name: _count(table[name]) for name in COUNTED if name in table.column_names},
+        }
+        data = to_parquet(table, {_FOOTER: json.dumps(footer).encode()})
+        uri = self.file_uri(shard)
+        self.check()
         try:
-            self.storage.create(self.part_uri(part), to_parquet(table))
+            self.storage.create(uri, data)
         except ConflictError:
             return
         try:
-            lease.check()
-        except RunError:
-            # Between the first check and the file the place was taken over; where that was to
-            # start anew, a file of the old run must not stay.
-            if self._is_replaced():
-                self.storage.delete(self.part_uri(part))
+            self.check()
+        except LeaseError:
+            self.storage.delete(uri)
             raise
 
-    def publish_again(
-        self, part: int, plan: pa.Table, table: pa.Table, version: str | None, lease: Lease
-    ) -> None:
-        """Replace a part's file whole, if it is still the version that was read."""
-        self._check(part, plan, table)
+    # -- the end -------------------------------------------------------------------------------
+
+    def reopen(self, lease: Lease) -> None:
+        """Withdraw _SUCCESS, before anything changes."""
         lease.check()
-        self.storage.replace(self.part_uri(part), to_parquet(table), version)
+        self.storage.delete(join(self.uri, "_SUCCESS"))
 
-    def _check(self, part: int, plan: pa.Table, table: pa.Table) -> None:
-        if not same_rows(table, plan):
-            raise RunError(
-                f"part {part} has {table.num_rows} rows that are not its {plan.num_rows} planned "
-                "images: this is a bug in MonkeyRay"
-            )
-
-    def _is_replaced(self) -> bool:
+    def is_finished(self) -> bool:
+        """Whether _SUCCESS is there, and of this state of the run."""
         try:
-            stored = json.loads(self.storage.read(join(self.uri, "_run.json")).data)
-        except (MissingError, ValueError, RecursionError):
-            return True
-        return bool(stored.get("run_id") != self.run_id)
+            stored = json.loads(self.storage.read(join(self.uri, "_SUCCESS")).data)
+            return bool(stored["run"] == self.run_id)
+        except (MissingError, ValueError, KeyError, TypeError, RecursionError):
+            return False
 
-    def finish(self, lease: Lease, count: tuple[str, ...] = ()) -> dict[str, Counter[str]]:
-        """Compare what the files hold with the plan, count it, and write _SUCCESS.
+    def finish(self, lease: Lease) -> dict[str, Counter[str]]:
+        """Compare the footers of all files with the plan, delete the files that they supersede, and
+        write _SUCCESS.
 
-        Returns the rows by `status`, and by each column of `count`. Raises RunError when the files
-        do not hold one row for each image of the plan, and LeaseError when the place has been
-        taken over.
+        Returns the number of rows by value of each of COUNTED. Raises RunError if the files do not
+        hold one row for each row of the plan, and LeaseError if another run has taken the place.
         """
         lease.check()
-        self._delete_strays()
-        columns = ["status", *count]
-        totals: dict[str, Counter[str]] = {name: Counter() for name in columns}
+        self.check()
+        entries = list(self.storage.list(self.uri))
+        files = self._newest(entries)
+        totals = {name: Counter[str]() for name in COUNTED}
         rows = 0
-        finished = sorted(self.finished())
-        plan = self.plan.read_all()
-        key = ["uri", *(["detection"] if has_boxes(self.plan.schema().names) else [])]
-        for part, table in self.read_parts([*key, *columns], finished):
-            planned = next(rows for number, rows in plan if number == part)
-            if not same_rows(table, planned):
-                raise RunError(
-                    f"{self.part_uri(part)} has {table.num_rows} rows that are not its "
-                    f"{planned.num_rows} images: it was changed by another program; delete it and "
-                    "run the same command again"
-                )
-            rows += table.num_rows
-            for name in columns:
-                for item in table[name].value_counts().to_pylist():
-                    if item["values"] is not None:
-                        totals[name][item["values"]] += item["counts"]
-        if not rows == self.rows == totals["status"].total() or len(finished) < len(
-            self.plan.sizes
-        ):
+        planned = ((shard, plan) for shard, plan in self.plan.read_all() if shard in files)
+        with ThreadPoolExecutor(_READERS) as pool:
+            footers = pool.map(self._read_footer, files, files.values())
+            for (shard, plan), footer in zip(planned, footers, strict=True):
+                if not footer or footer["plan"] != _hash(plan) or footer["rows"] != plan.num_rows:
+                    raise _changed(self.file_uri(shard, files[shard]))
+                rows += footer["rows"]
+                for name, counts in footer["counts"].items():
+                    totals[name].update(counts)
+        if self._pending(files):
             raise RunError(
                 f"{self.uri} has {rows} rows for {self.rows} planned images: files were removed by "
                 "another program; run the same command again"
             )
+        # What was listed before this check is of no later run.
+        lease.check()
+        self.check()
+        for entry in entries:
+            name = entry.uri[len(self.uri) + 1 :]
+            match = FILE_NAME.fullmatch(name)
+            left = name.startswith(".part-") and name.endswith(".tmp")
+            if left or (match and files.get(int(match[1])) != match[2]):
+                self.storage.delete(entry.uri)
         summary = {
+            "run": self.run_id,
             "planned": self.rows,
             "rows": rows,
-            **totals,
+            **{name: counts for name, counts in totals.items() if counts},
             **self.notes,
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -229,93 +279,28 @@ class Run:
         self.storage.write(join(self.uri, "_SUCCESS"), _json(summary))
         return totals
 
-    def _delete_strays(self) -> None:
-        """Delete files of an overwritten run, and what killed processes of this one left behind."""
-        for entry in self.storage.list(self.uri):
-            name = entry.uri[len(self.uri) + 1 :]
-            match = _PART.fullmatch(name)
-            left = name.startswith(".part-") and name.endswith(".tmp")
-            if left or (match and match[2] != self.run_id):
-                self.storage.delete(entry.uri)
+    def _read_footer(self, shard: int, run_id: str) -> dict[str, Any] | None:
+        """What a file says of itself; None if it is not what this run has written."""
+        try:
+            with self.storage.open(self.file_uri(shard, run_id)) as file:
+                metadata = pq.read_metadata(file)
+            footer = json.loads((metadata.metadata or {})[_FOOTER])
+            whole = metadata.num_rows == footer["rows"] == sum(footer["counts"]["status"].values())
+        except (MissingError, OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+            return None
+        return dict(footer) if whole and footer["run"] == run_id else None
 
-    def read_parts(
-        self, columns: list[str] | None = None, parts: list[int] | None = None
-    ) -> Iterator[tuple[int, pa.Table]]:
-        """The files that are there, or those of the given parts, as numbers and tables."""
-        parts = sorted(self.finished()) if parts is None else parts
+    def save(self, lease: Lease) -> Run:
+        """Write _run.json, after the plan and only over the version it was read from.
 
-        def read(part: int) -> tuple[int, pa.Table]:
-            return part, self.read_part(part, columns)
-
-        with ThreadPoolExecutor(_READERS) as pool:
-            # A window, so that memory holds a few files and not all.
-            for start in range(0, len(parts), 2 * _READERS):
-                yield from pool.map(read, parts[start : start + 2 * _READERS])
-
-    def update(
-        self,
-        lease: Lease,
-        changes: Callable[[pa.Table, pa.Table | None], tuple[pa.Table, list[int]]],
-        columns: list[str],
-        new: Listing | None = None,
-        sizes: list[int] | None = None,
-        notes: Callable[[], dict[str, Any]] | None = None,
-    ) -> Run:
-        """Change the plan, so that some rows are made again and new parts of `sizes` are added.
-
-        `changes` gets a part's plan and what its file holds of `columns` (None where it has no
-        file), and returns the part's new plan and the rows to be made again. `notes` is asked for
-        new ones once all parts have been seen.
-        """
-        lease.check()
-        self.storage.delete(join(self.uri, "_SUCCESS"))
-        finished = self.finished()
-        again: dict[int, list[int]] = {}
-        latest = datetime.now(UTC)
-
-        def parts() -> Iterator[pa.Table]:
-            nonlocal latest
-            for part, rows in self.plan.read_all():
-                held = None
-                if part in finished:
-                    held = self.read_part(part, [*columns, "predicted_at"])
-                    # Clocks differ: all that was made so far is before what is made again.
-                    newest = pc.max(held["predicted_at"]).as_py()
-                    latest = max(latest, newest + timedelta(microseconds=1))
-                changed, redo = changes(rows, held)
-                if held is not None and self.redo is not None:
-                    # What an earlier update asked for and did not get.
-                    redo = sorted({*redo, *self._to_redo(part, held["predicted_at"]).tolist()})
-                if redo:
-                    again[part] = redo
-                yield changed
-            if new is not None:
-                yield from new.shards(sizes or [])
-
-        all_sizes = (*self.plan.sizes, *(sizes or []))
-        plan = Plan(_new_plan(self.uri), self.storage, all_sizes)
-        plan.write_all(parts())
-        run = replace(self, plan=plan, redo=Redo(latest, again))
-        run = replace(run, notes=notes() if notes else self.notes)._save(lease)
-        for entry in list(self.storage.list(self.plan.folder)):
-            if not _leads_out(self.uri, entry.uri[len(self.uri) + 1 :]):
-                self.storage.delete(entry.uri)
-        return run
-
-    def _save(self, lease: Lease) -> Run:
-        """Write _run.json, after the plan that it tells of and only over the one it was read from.
-
-        Raises LeaseError when the place has been taken over.
+        Raises LeaseError if another run has taken the place.
         """
         stored = {
-            "run_id": self.run_id,
+            "ids": self.ids,
             "identity": self.identity,
-            "plan": self.plan.folder.rpartition("/")[2],
             "sizes": self.plan.sizes,
             "notes": self.notes,
-            "redo": None
-            if self.redo is None
-            else {"since": self.redo.since.isoformat(), "rows": self.redo.rows},
+            "redo": self.redo,
         }
         lease.check()
         uri = join(self.uri, "_run.json")
@@ -329,141 +314,36 @@ class Run:
         return replace(self, version=version)
 
 
-def _new_plan(uri: str) -> str:
-    return join(uri, "_plan", uuid.uuid4().hex[:8])
+def _hash(plan: pa.Table) -> str:
+    return sha256(row_keys(plan).tobytes())[:16]
 
 
-def read_run(uri: str, storage: Storage, remedy: str) -> Run | None:
-    """The run in a place as it says of itself; None where there is none.
-
-    Raises RunError, with the `remedy`, where _run.json is damaged or of another version.
-    """
-    try:
-        blob = storage.read(join(uri, "_run.json"))
-    except MissingError:
-        return None
-    try:
-        stored = json.loads(blob.data)
-        if not all(_NAME.fullmatch(stored[key]) for key in ("run_id", "plan")):
-            raise ValueError("a name that leads elsewhere")
-        redo = stored["redo"]
-        if redo is not None:
-            rows = {int(part): rows for part, rows in redo["rows"].items()}
-            redo = Redo(datetime.fromisoformat(redo["since"]), rows)
-        plan = Plan(join(uri, "_plan", stored["plan"]), storage, tuple(stored["sizes"]))
-        identity = dict(stored["identity"])
-        run = Run(uri, storage, stored["run_id"], identity, plan, stored["notes"], redo)
-        return replace(run, version=blob.version)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(
-            f"{uri}/_run.json is damaged or of another version of MonkeyRay: {remedy}"
-        ) from error
+def _count(column: pa.ChunkedArray) -> dict[str, int]:
+    counts = column.drop_null().value_counts().to_pylist()
+    return {item["values"]: item["counts"] for item in counts}
 
 
-def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None:
-    """The run in a place, to go on with; None where there is nothing yet.
-
-    Raises RunError when the place holds a run of another identity, naming what differs, or files
-    that belong to no run.
-    """
-    run = read_run(uri, storage, "choose another place, or start anew with --overwrite")
-    if run is None:
-        _check_empty(uri, storage)
-        return None
-    different = [
-        f"{key} is {identity.get(key)!r}, was {run.identity.get(key)!r}"
-        for key in sorted({*identity, *run.identity})
-        if identity.get(key) != run.identity.get(key)
-    ]
-    if different:
-        raise RunError(
-            f"{uri} holds another run: {'; '.join(different)}. Choose another place, or replace "
-            "it with --overwrite"
-        )
-    return run
-
-
-def _check_empty(uri: str, storage: Storage) -> None:
-    for entry in storage.list(uri):
-        name = entry.uri[len(uri) + 1 :]
-        if name != LEASE and (not _OURS.fullmatch(name) or _PART.fullmatch(name)):
-            raise RunError(
-                f"{uri} is not empty and holds no run (it has {name}): choose an empty place, or "
-                "delete it there"
-            )
-
-
-def _leads_out(uri: str, name: str) -> bool:
-    """Whether a file below a place is elsewhere, since a folder on the way is a link."""
-    if not is_local(uri) or "/" not in name:
-        return False
-    folder = Path(join(uri, name)).parent.resolve()
-    return not folder.is_relative_to(Path(uri).resolve())
-
-
-def create_run(
-    uri: str,
-    lease: Lease,
-    identity: dict[str, Any],
-    listing: Listing,
-    sizes: list[int],
-    notes: dict[str, Any] | None = None,
-    *,
-    ending: str = "parquet",
-) -> Run:
-    """Write a new run's plan, and _run.json last, so that a plan is there whole or not at all."""
-    if sum(sizes) != listing.rows:
-        raise RunError(f"parts of {sum(sizes)} images for a plan of {listing.rows}")
-    return create_run_of_parts(
-        uri, lease, identity, listing.shards(sizes), sizes, notes, ending=ending
+def _changed(uri: str) -> RunError:
+    return RunError(
+        f"{uri} has rows that are not its planned images: it was changed by another program; "
+        "delete it and run the same command again"
     )
 
 
-def create_run_of_parts(
-    uri: str,
-    lease: Lease,
-    identity: dict[str, Any],
-    parts: Iterable[pa.Table],
-    sizes: Sequence[int],
-    notes: dict[str, Any] | None = None,
-    *,
-    ending: str = "parquet",
-) -> Run:
-    """`create_run` for a plan that is cut already; `parts`: in order, as long as `sizes` say."""
-    storage = lease.storage
-    plan = Plan(_new_plan(uri), storage, tuple(sizes))
-    plan.write_all(parts)
-    run_id = uuid.uuid4().hex[:8]
-    return Run(uri, storage, run_id, identity, plan, notes or {}, ending=ending)._save(lease)
+def new_id() -> str:
+    """A new run's id, eight hexadecimal digits."""
+    return uuid.uuid4().hex[:8]
 
 
-def clear(uri: str, lease: Lease) -> None:
-    """Delete all of a run but its lease, its claim to be finished first.
-
-    Raises RunError, and deletes nothing, where there are files that are not of a run.
-    """
-    storage = lease.storage
-    names = [entry.uri[len(uri) + 1 :] for entry in storage.list(uri)]
-    strange = [
-        name
-        for name in names
-        if name != LEASE and (not _OURS.fullmatch(name) or _leads_out(uri, name))
-    ]
-    if strange:
-        raise RunError(
-            f"{uri} holds other files than predictions ({len(strange)}, such as {strange[0]}), "
-            "which --overwrite does not delete: choose another place"
-        )
-    lease.check()
-    for name in ("_SUCCESS", "_run.json"):
-        storage.delete(join(uri, name))
-    with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(storage.delete, (join(uri, name) for name in names if name != LEASE)))
+def plan_of(uri: str, storage: Storage, run_id: str, sizes: Iterable[int]) -> Plan:
+    """The plan of a run in its place."""
+    return Plan(join(uri, "_plan", run_id), storage, tuple(sizes))
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """A table as the bytes of a Parquet file, with a page index, from which viewers and engines see
-    what of it they need."""
+def to_parquet(table: pa.Table, metadata: dict[bytes, bytes] | None = None) -> bytes:
+    """A table as the bytes of a Parquet file, with a page index, from which viewers and engines
+    find the pages they need. `metadata` is added to the file's footer."""
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **(metadata or {})})
     sink = io.BytesIO()
     pq.write_table(
         table, sink, compression="zstd", write_page_index=True, row_group_size=_GROUP_ROWS

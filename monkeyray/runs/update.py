@@ -1,8 +1,15 @@
-"""What changed since a run: new, changed and vanished images, and failures worth another try."""
+"""The redo of a run: new, changed and vanished images, and failures worth another try.
+
+`update_run` gives a run its successor in the same place, as run.py describes. The steps, between
+any two of which it may be killed: _SUCCESS is withdrawn; the new plan is written beside the old
+one; `_run.json` is replaced, if it is still the version that was read; the old plan is deleted.
+From then on workers make what is pending, and `finish` deletes the files that have a successor.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,17 +17,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Flags, Hashes
+from monkeyray.runs.lease import Lease
+from monkeyray.runs.place import delete_plan
 from monkeyray.runs.plan import Listing, row_keys
-from monkeyray.runs.run import MAY_PASS, Run
+from monkeyray.runs.run import MAY_PASS, Redo, Run, new_id, plan_of, read_parquet
 from monkeyray.storage.keys import find, string_keys
 
-#: Of what was scored, what tells whether it has changed or failed.
-COLUMNS = ["status", "size_bytes", "etag_or_mtime"]
+#: The columns of a file that tell whether an image has changed or failed.
+_COLUMNS = ["status", "size_bytes", "etag_or_mtime"]
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What was listed now. `version_keys`: size and version of each, `told`: where there is one."""
+    """What is listed now. `version_keys`: a hash of each image's size and version; `told`: whether
+    its version is known."""
 
     listing: Listing
     version_keys: Hashes
@@ -38,9 +48,9 @@ class Listed:
 
 
 class Changes:
-    """Decides, part by part, which rows of a run are to be made again; counts as it goes.
+    """Decides, shard by shard, which rows of a run to make again, and counts them.
 
-    `listed`: what there is now, None not to compare. `retry`: whether to try failures again that
+    `listed`: what is there now; None not to compare. `retry`: whether to try failures again that
     may have passed.
     """
 
@@ -52,7 +62,7 @@ class Changes:
         self.retried = 0
 
     def __call__(self, plan: pa.Table, held: pa.Table | None) -> tuple[pa.Table, list[int]]:
-        """A part's new plan, and its rows to be made again; `held`: COLUMNS of its file."""
+        """A shard's new plan, and its rows to make again; `held`: _COLUMNS of its file."""
         again = np.zeros(plan.num_rows, bool)
         if self._retry and held is not None:
             again = pc.is_in(held["status"], value_set=pa.array(MAY_PASS)).to_numpy()
@@ -71,7 +81,7 @@ class Changes:
         if not changed.any():
             return plan, np.flatnonzero(again & there).tolist()
         self.changed += int(changed.sum())
-        # What is read then tells the new size and version.
+        # The new size and version are known when it is read.
         for name in ("size_bytes", "version"):
             column = pc.if_else(pa.array(changed), pa.scalar(None, plan[name].type), plan[name])
             plan = plan.set_column(plan.column_names.index(name), name, column)
@@ -80,8 +90,55 @@ class Changes:
         return plan, np.flatnonzero((again & there) | changed).tolist()
 
 
+def update_run(
+    run: Run,
+    lease: Lease,
+    changes: Changes,
+    new: Listing | None = None,
+    sizes: Sequence[int] = (),
+    notes: Callable[[], dict[str, Any]] | None = None,
+) -> Run:
+    """The successor of a run, which makes some rows again and has new shards of `sizes` for the
+    `new` images.
+
+    `notes` is asked for new ones once all shards have been seen. Raises LeaseError if another run
+    has taken the place.
+    """
+    run.reopen(lease)
+    files = run.files()
+    redo: Redo = {}
+
+    def shards() -> Iterator[pa.Table]:
+        for shard, plan in run.plan.read_all():
+            if shard not in files:
+                redo[shard] = None
+                yield changes(plan, None)[0]
+                continue
+            held = read_parquet(run.storage, run.file_uri(shard, files[shard]), _COLUMNS)
+            changed, rows = changes(plan, held)
+            if shard in run.redo and files[shard] != run.run_id:
+                # What an earlier redo asked for and did not get.
+                before = run.redo[shard]
+                redo[shard] = None if before is None else sorted({*before, *rows})
+            elif rows:
+                redo[shard] = rows
+            yield changed
+        if new is not None:
+            yield from new.shards(sizes)
+
+    run_id = new_id()
+    plan = plan_of(run.uri, run.storage, run_id, (*run.plan.sizes, *sizes))
+    plan.write_all(shards())
+    # Not those without a file that counts; but a worker of this state may publish one just now.
+    earlier = (each for each in run.ids if each in files.values() or each == run.run_id)
+    successor = replace(run, ids=(*earlier, run_id), plan=plan, redo=redo)
+    successor = replace(successor, notes=notes() if notes else run.notes).save(lease)
+    delete_plan(run)
+    return successor
+
+
 def new_rows(run: Run, listing: Listing) -> Flags:
-    """Which listed images are not in the plan of a run."""
+    """Which of the listed images the plan of a run lacks, bool (n,)."""
     keys = [row_keys(table) for _, table in run.plan.read_all()]
     return find(listing.keys, np.concatenate(keys)) < 0
 

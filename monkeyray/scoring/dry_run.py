@@ -13,10 +13,10 @@ from monkeyray.console import Say
 from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import hold
-from monkeyray.runs.parts import Job
+from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import Listing
-from monkeyray.runs.pools import Pool
-from monkeyray.runs.run import create_run
+from monkeyray.runs.shards import Job
+from monkeyray.runs.workers import Pool
 from monkeyray.scoring.summary import Estimate
 from monkeyray.storage.location import join
 
@@ -24,7 +24,7 @@ _TRIAL_IMAGES = 64
 
 
 def estimate(
-    uri: str, listing: Listing, work: Work, pool: Pool, crew: WorkerCount, say: Say
+    uri: str, listing: Listing, work: Work, pool: Pool, workers: WorkerCount, say: Say
 ) -> Estimate:
     """Score about 64 of the images, evenly spaced, with one worker, and estimate the time for all.
 
@@ -39,14 +39,14 @@ def estimate(
     try:
         with hold(place, work.storage, lambda line: None) as lease:
             run = create_run(place, lease, {}, sample, sizes, ending="trial")
-            job, one = Job("scoring", run, lease, work), replace(crew, workers=1)
+            job, one = Job("scoring", run, work), replace(workers, workers=1)
             pool.run(job, list(range(len(sizes))), one, say, lambda rows: None)
-            tables = [table for _, table in run.read_parts(["status", "predicted_at"])]
+            tables = [table for _, table in run.read_files(["status", "predicted_at"])]
     finally:
         work.storage.delete_tree(place)
     # The first half warms up the network; the second is timed, from last row to last row.
     ends = [pc.max(table["predicted_at"]).as_py() for table in tables if table.num_rows]
     seconds = (ends[-1] - ends[0]).total_seconds() if len(ends) > 1 else None
     tried = Counter(status for table in tables for status in table["status"].to_pylist())
-    rate = sizes[-1] / seconds * crew.workers if seconds else None
-    return Estimate(listing.rows, tried, rate, crew.workers)
+    rate = sizes[-1] / seconds * workers.workers if seconds else None
+    return Estimate(listing.rows, tried, rate, workers.workers)

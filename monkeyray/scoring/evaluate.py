@@ -27,7 +27,7 @@ from monkeyray.model.known_images import describe_known_images
 from monkeyray.options import write_options
 from monkeyray.runs.cluster import check_relative
 from monkeyray.runs.lease import hold
-from monkeyray.runs.pools import open_pool
+from monkeyray.runs.workers import open_pool
 from monkeyray.scoring.features import FeatureCache, Features
 from monkeyray.scoring.labelled import SOME, Sample, from_features, from_predictions, some
 from monkeyray.scoring.measure import (
@@ -185,11 +185,10 @@ def _embed(
     network = Network(bundle.model["backbone"], bundle.backbone_weights, bundle.views)
     engine = choose_engine(config.engine, "float32", config.gpu)
     with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
-        crew = pool.crew("workers", config.workers, config.gpu)
-        pool.check_shared(storage, {"images": normalise(config.images)}, {"features": place})
+        workers = pool.count("workers", config.workers, config.gpu)
         with reporter.bar("embedding images") as bar:
             return FeatureCache(place, storage, network, engine=engine).get(
-                images, limits=Limits(), pool=pool, crew=crew, say=reporter.say, progress=bar
+                images, limits=Limits(), pool=pool, workers=workers, say=reporter.say, progress=bar
             )
 
 

@@ -25,10 +25,11 @@ from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.fetch import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.runs.lease import hold
-from monkeyray.runs.parts import Job
+from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
-from monkeyray.runs.pools import Pool
-from monkeyray.runs.run import MAY_PASS, create_run, read_parquet
+from monkeyray.runs.run import MAY_PASS, read_parquet
+from monkeyray.runs.shards import Job
+from monkeyray.runs.workers import Pool
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join
@@ -130,11 +131,11 @@ class FeatureCache:
         *,
         limits: Limits,
         pool: Pool,
-        crew: WorkerCount,
+        workers: WorkerCount,
         say: Say,
         progress: Callable[[int, dict[str, int]], None],
     ) -> Features:
-        """The features of all images; a pool's crew computes those that are not there or changed.
+        """The features of all images; the pool's `workers` compute what is new or has changed.
 
         `progress` is called with the number of images to compute and the rows by status so far;
         `say` as Pool.run does.
@@ -146,7 +147,7 @@ class FeatureCache:
         boxes = BOX_COLUMNS if self.padding is not None else ()
         todo = images.filter(missing).select(["uri", "size_bytes", "version", *boxes])
         if todo.num_rows:
-            self._compute(todo, limits, pool, crew, say, progress)
+            self._compute(todo, limits, pool, workers, say, progress)
             cached = self.load()
             where = _find(images, cached, fresh=todo["uri"])
         if cached is None or pc.any(pc.is_null(where)).as_py():
@@ -188,7 +189,7 @@ class FeatureCache:
         todo: pa.Table,
         limits: Limits,
         pool: Pool,
-        crew: WorkerCount,
+        workers: WorkerCount,
         say: Say,
         progress: Callable[[int, dict[str, int]], None],
     ) -> None:
@@ -212,12 +213,12 @@ class FeatureCache:
         listing = collect([todo])
         assert listing is not None
         with hold(place, self.storage, lambda line: None) as lease:
-            sizes = shard_sizes(todo.num_rows, crew.workers, _ROWS_PER_FILE)
+            sizes = shard_sizes(todo.num_rows, workers.workers, _ROWS_PER_FILE)
             run = create_run(place, lease, {"features": self.place}, listing, sizes)
             pool.run(
-                Job("embedding", run, lease, work, self.uri),
+                Job("embedding", run, work, self.uri),
                 list(range(len(sizes))),
-                crew,
+                workers,
                 say,
                 lambda rows: progress(todo.num_rows, rows),
                 images=todo.num_rows,

@@ -23,11 +23,12 @@ from monkeyray.model.head import head_logits
 from monkeyray.options import HIDDEN_NAME, write_options
 from monkeyray.runs.cluster import check_relative, connected
 from monkeyray.runs.lease import hold
-from monkeyray.runs.parts import Job
+from monkeyray.runs.place import clear, create_run_of_shards, open_run
 from monkeyray.runs.plan import same_rows
-from monkeyray.runs.ray_pool import RayPool
-from monkeyray.runs.reader import open_predictions
-from monkeyray.runs.run import Run, clear, create_run_of_parts, open_run
+from monkeyray.runs.reader import Predictions, open_predictions
+from monkeyray.runs.run import Run
+from monkeyray.runs.shards import Job
+from monkeyray.runs.workers import RayPool
 from monkeyray.scoring.options import RescoreConfig, parse_top_k
 from monkeyray.scoring.rows import PostProcessor, ScoreOptions
 from monkeyray.scoring.schema import SCHEMA_VERSION
@@ -42,24 +43,24 @@ _ROWS = 2048
 
 @dataclass(frozen=True)
 class Rescorer:
-    """Maps the old rows of a part to the new ones, in the same order."""
+    """Maps the old rows of a shard to the new ones, in the same order."""
 
-    old: Run
+    old: Predictions
     postprocess: PostProcessor
     head_weights: Weights
 
-    def __call__(self, part: int, plan: pa.Table) -> Iterator[pa.Table]:
+    def __call__(self, shard: int, plan: pa.Table) -> Iterator[pa.Table]:
         """The new rows, as tables of up to _ROWS.
 
-        Raises InputError if the old part is gone or its rows are not those planned.
+        Raises InputError if the old file is gone or its rows are not those planned.
         """
         try:
-            table = self.old.read_part(part)
+            table = self.old.read_shard(shard)
         except MissingError:
             table = None
         if table is None or not same_rows(table, plan):
             raise InputError(
-                f"{self.old.part_uri(part)} is gone or was changed by another program: rerun the "
+                f"{self.old.files[shard]} is gone or was changed by another program: rerun the "
                 "command that wrote it, which repairs it, then this one"
             )
         for start in range(0, max(1, table.num_rows), _ROWS):
@@ -91,10 +92,11 @@ def rescore(config: RescoreConfig) -> Summary:
         storage.check_reachable(normalise(getattr(config, option)))
     uri = normalise(config.output)
     bundle = load_bundle(config.model, storage, config.model_id)
-    old = open_predictions(config.predictions, storage).run
+    predictions = open_predictions(config.predictions, storage)
+    old = predictions.run
     options = _options(config, old, bundle)
     identity = _identity(old, bundle, options)
-    rescorer = Rescorer(old, PostProcessor(bundle, options), bundle.head_weights)
+    rescorer = Rescorer(predictions, PostProcessor(bundle, options), bundle.head_weights)
     storage.check_writable(uri)
     with hold(uri, storage, reporter.say) as lease:
         run = None if config.overwrite else open_run(uri, storage, identity)
@@ -103,18 +105,17 @@ def rescore(config: RescoreConfig) -> Summary:
                 clear(uri, lease)
             kept = [name for name in ("uri", "detection") if name in old.plan.schema().names]
             plans = (plan.select(kept) for _, plan in old.plan.read_all())
-            run = create_run_of_parts(uri, lease, identity, plans, old.plan.sizes)
+            run = create_run_of_shards(uri, lease, identity, plans, old.plan.sizes)
         write_options(uri, config, storage, HIDDEN_NAME)
         scored = 0
         if run.pending():
             with connected(config.store.ray_address, config.store.debug):
                 pool = RayPool()
-                crew = pool.crew("workers", config.workers, False)
-                pool.check_shared(storage, {"predictions": old.uri}, {"output": uri})
-                job = Job("rescoring", run, lease, rescorer)
-                scored, _ = run_pending(job, pool, crew, reporter)
+                workers = pool.count("workers", config.workers, False)
+                job = Job("rescoring", run, rescorer)
+                scored, _ = run_pending(job, lease, pool, workers, reporter)
         _check_unchanged(old, storage)
-        totals = run.finish(lease, count=("label", "decision"))
+        totals = run.finish(lease)
     return Summary(
         uri,
         totals["status"],
@@ -169,22 +170,18 @@ def _views(views: tuple[str, ...]) -> str:
 
 
 def _identity(old: Run, bundle: Bundle, options: ScoreOptions) -> dict[str, Any]:
-    """The old run's identity with what changes, and its state: an update gives it another plan."""
+    """The old run's identity with what changes, and its state: an update gives it another id."""
     return old.identity | {
         "model_id": bundle.model_id,
         "top_k": options.top_k,
         "threshold": options.threshold,
-        "rescored": {
-            "predictions": old.uri,
-            "run_id": old.run_id,
-            "plan": old.plan.folder.rpartition("/")[2],
-        },
+        "rescored": {"predictions": old.uri, "run_id": old.run_id},
     }
 
 
 def _check_unchanged(old: Run, storage: Storage) -> None:
     now = open_predictions(old.uri, storage).run
-    if (now.run_id, now.plan.folder) != (old.run_id, old.plan.folder):
+    if now.run_id != old.run_id:
         raise InputError(
             f"the predictions in {old.uri} were updated meanwhile: rescore them again with "
             "--overwrite"

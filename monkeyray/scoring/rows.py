@@ -33,8 +33,7 @@ class ScoreOptions:
     """The options that rows depend on.
 
     `views`: those that scores are averaged over. `top_k`: how many labels each row lists.
-    `threshold`: one for all labels, in place of the bundle's. `not_before`: the least
-    `predicted_at`, so that new rows are later than those they replace even if clocks differ.
+    `threshold`: one for all labels, in place of the bundle's.
     """
 
     views: tuple[str, ...]
@@ -43,7 +42,6 @@ class ScoreOptions:
     embeddings: bool
     limits: Limits
     engine: EngineChoice = TENSORFLOW
-    not_before: datetime | None = None
 
 
 class PostProcessor:
@@ -73,9 +71,8 @@ class PostProcessor:
         rows = len(columns["status"])
         for name, values in self.predict(features[finite], logits[finite]).items():
             columns[name] = scatter(values, places[finite], rows)
-        now = datetime.now(UTC)
         columns["model_id"] = [self.model_id] * rows
-        columns["predicted_at"] = [max(now, self.options.not_before or now)] * rows
+        columns["predicted_at"] = [datetime.now(UTC)] * rows
         return finite
 
     def predict(self, features: Array, logits: Array) -> dict[str, list[Any]]:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 from monkeyray.errors import InputError
 from monkeyray.images.detections import read_detections
 from monkeyray.model.bundle import load_bundle
 from monkeyray.options import HIDDEN_NAME, takes_options, write_options
-from monkeyray.runs.cluster import WorkerCount, check_relative
+from monkeyray.runs.cluster import check_relative
 from monkeyray.runs.lease import Lease, hold
-from monkeyray.runs.parts import Job
+from monkeyray.runs.place import clear, create_run, open_run
 from monkeyray.runs.plan import Listing, shard_sizes
-from monkeyray.runs.pools import Pool, open_pool
-from monkeyray.runs.run import Run, clear, create_run, open_run
-from monkeyray.runs.update import COLUMNS, Changes, Listed, new_rows
+from monkeyray.runs.run import Run
+from monkeyray.runs.shards import Job
+from monkeyray.runs.update import Changes, Listed, new_rows, update_run
+from monkeyray.runs.workers import open_pool
 from monkeyray.scoring.collection import list_collection
 from monkeyray.scoring.dry_run import estimate
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.summary import Estimate, Summary
 from monkeyray.scoring.work import image_work, run_identity, run_pending, score_options
 from monkeyray.storage.location import normalise
-from monkeyray.storage.store import Storage
 
 
 @takes_options(ScoreConfig)
@@ -51,9 +50,9 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     if config.dry_run:
         listing, _ = list_collection(config, storage, detections)
         with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
-            crew = _crew(config, storage, uri, pool)
+            workers = pool.count("workers", config.workers, config.gpu)
             work = image_work(config, bundle, options, storage)
-            return estimate(uri, listing, work, pool, crew, reporter.say)
+            return estimate(uri, listing, work, pool, workers, reporter.say)
     with hold(uri, storage, reporter.say) as lease:
         identity = run_identity(config, bundle, options, sha256)
         found = None if config.overwrite else open_run(uri, storage, identity)
@@ -63,13 +62,13 @@ def score(config: ScoreConfig) -> Summary | Estimate:
             listed = list_collection(config, storage, detections)
         del detections  # may be a gigabyte
         with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
-            crew = _crew(config, storage, uri, pool)
-            run = _open(config, lease, uri, identity, found, listed, crew.workers)
+            workers = pool.count("workers", config.workers, config.gpu)
+            run = _open(config, lease, uri, identity, found, listed, workers.workers)
             write_options(uri, config, storage, HIDDEN_NAME)
-            options = replace(options, not_before=run.redo.since if run.redo else None)
             work = image_work(config, bundle, options, storage)
-            scored, spent = run_pending(Job("scoring", run, lease, work), pool, crew, reporter)
-        totals = run.finish(lease, count=("label", "decision"))
+            job = Job("scoring", run, work)
+            scored, spent = run_pending(job, lease, pool, workers, reporter)
+        totals = run.finish(lease)
     return Summary(
         uri,
         totals["status"],
@@ -83,12 +82,6 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         boxes=config.detections is not None,
         spent=spent,
     )
-
-
-def _crew(config: ScoreConfig, storage: Storage, uri: str, pool: Pool) -> WorkerCount:
-    crew = pool.crew("workers", config.workers, config.gpu)
-    pool.check_shared(storage, {"images": normalise(config.images)}, {"predictions": uri})
-    return crew
 
 
 def _open(
@@ -132,4 +125,4 @@ def _open(
             "images that failed and are tried again": changes.retried,
         }
 
-    return run.update(lease, changes, COLUMNS, new, sizes, notes_of_changes)
+    return update_run(run, lease, changes, new, sizes, notes_of_changes)

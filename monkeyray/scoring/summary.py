@@ -6,13 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from monkeyray.runs.parts import SPENT
+from monkeyray.runs.shards import SPENT
 
 
 @dataclass(frozen=True)
 class Summary:
     """Summary of a scoring. `scored`: images of this call; `already`: images scored before;
-    `boxes`: whether rows are boxes; `spent`: the workers' nanoseconds by parts.SPENT."""
+    `boxes`: whether rows are boxes; `spent`: the workers' nanoseconds by shards.SPENT."""
 
     uri: str
     statuses: Counter[str]

@@ -12,12 +12,13 @@ from monkeyray.model.bundle import Bundle, int8_sha256
 from monkeyray.model.engines import choose_engine
 from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
-from monkeyray.runs.parts import Job
-from monkeyray.runs.pools import Pool
+from monkeyray.runs.lease import Lease
+from monkeyray.runs.shards import Job
+from monkeyray.runs.workers import Pool
 from monkeyray.scoring.options import ScoreConfig, parse_top_k
 from monkeyray.scoring.rows import ScoreOptions, Scorer
 from monkeyray.scoring.schema import SCHEMA_VERSION
-from monkeyray.storage.location import join, normalise
+from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 
 
@@ -81,11 +82,11 @@ def image_work(
 
 
 def run_pending(
-    job: Job, pool: Pool, crew: WorkerCount, reporter: Reporter
+    job: Job, lease: Lease, pool: Pool, workers: WorkerCount, reporter: Reporter
 ) -> tuple[int, Counter[str]]:
     """Make the rows of a job's run that are missing.
 
-    Returns how many images that took, and the workers' nanoseconds by parts.SPENT.
+    Returns how many images that took, and the workers' nanoseconds by shards.SPENT.
     """
     run = job.run
     pending = run.pending()
@@ -94,10 +95,9 @@ def run_pending(
         return 0, Counter()
     if todo < run.rows:
         reporter.say(f"resuming: {run.rows - todo} of {run.rows} images are done")
-    job.lease.check()
-    run.storage.delete(join(run.uri, "_SUCCESS"))
+    run.reopen(lease)
     with reporter.bar(job.task) as bar:
         spent = pool.run(
-            job, list(pending), crew, reporter.say, lambda rows: bar(todo, rows), images=todo
+            job, list(pending), workers, reporter.say, lambda rows: bar(todo, rows), images=todo
         )
     return todo, spent

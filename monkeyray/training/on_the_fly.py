@@ -88,22 +88,20 @@ class PixelSource:
 
         if not len(index):
             return
-        quiet_data()
-        context = ray.data.DataContext.get_current()
-        context.execution_options.preserve_order = True
         steps = [self._rows(step) for step in index]
         augmented = None
         if epoch is not None and self.augment_seed is not None:
             augmented = (self.augment_seed, epoch)
         decoder = Decoder(self.storage, self.size, self.views, augmented, self.padding)
-        pixels = ray.data.from_arrow(steps).map_batches(
-            decoder, batch_size=None, batch_format="pyarrow", num_cpus=0.25
-        )
-        batches = pixels.iter_batches(
-            batch_size=index.shape[1], prefetch_batches=_STEPS_AHEAD, batch_format="numpy"
-        )
-        for batch in batches:
-            yield batch["pixels"]
+        with quiet_data(preserve_order=True):
+            pixels = ray.data.from_arrow(steps).map_batches(
+                decoder, batch_size=None, batch_format="pyarrow", num_cpus=0.25
+            )
+            batches = pixels.iter_batches(
+                batch_size=index.shape[1], prefetch_batches=_STEPS_AHEAD, batch_format="numpy"
+            )
+            for batch in batches:
+                yield batch["pixels"]
 
     def reader(self, images: Array) -> Callable[[], Array]:
         """What gives the pixels of a few images, uint8 (n, views, size, size, 3), read where it is

@@ -39,8 +39,7 @@ from monkeyray.runs.cluster import (
     run_in_fresh_process,
 )
 from monkeyray.runs.lease import Lease, hold
-from monkeyray.runs.pools import Pool
-from monkeyray.runs.ray_pool import RayPool
+from monkeyray.runs.workers import Pool, RayPool
 from monkeyray.scoring.features import FeatureCache, Features, unusable
 from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.storage.keys import fingerprint
@@ -125,9 +124,7 @@ def train_with(config: TrainConfig, search: Search | None = None) -> Trained:
             seconds = {"ray": time.monotonic() - start}
             pool = RayPool()
             workers = choose_workers("workers", config.workers, config.gpu)
-            embedders = pool.crew("embed-workers", config.embed_workers, config.gpu)
-            inputs, outputs = _places(config, uri)
-            pool.check_shared(storage, inputs, outputs | tracking.places)
+            embedders = pool.count("embed-workers", config.embed_workers, config.gpu)
             job = _Job(config, storage, reporter, tracking, uri, workers, pool, embedders)
             data = _read(job, network, images, skipped, seconds)
             searched = None
@@ -176,7 +173,7 @@ def _embed(
             images,
             limits=Limits(),
             pool=job.pool,
-            crew=replace(job.embedders, gpu=gpu),
+            workers=replace(job.embedders, gpu=gpu),
             say=job.reporter.say,
             progress=bar,
         )
@@ -413,18 +410,6 @@ def _publish(
 def _remember(data: Dataset) -> KnownImages:
     rows = data.table.filter(pa.array(data.names != "test"))
     return remember(rows["sha256"].to_pylist(), grey_thumbnails(rows["thumbnail"]))
-
-
-def _places(config: TrainConfig, uri: str) -> tuple[dict[str, str], dict[str, str]]:
-    inputs = {
-        option: normalise(value)
-        for option, value in (("images", config.images), ("test", config.test))
-        if value is not None
-    }
-    outputs = {"model": uri}
-    if config.features is not None:
-        outputs["features"] = normalise(config.features)
-    return inputs, outputs
 
 
 # -- what the bundle says ----------------------------------------------------------------------

@@ -29,8 +29,8 @@ from monkeyray.options import StoreConfig
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review import review
 from monkeyray.runs.lease import hold
+from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect
-from monkeyray.runs.run import create_run
 from monkeyray.scoring.schema import prediction_schema
 from monkeyray.storage.store import Storage
 
@@ -60,9 +60,9 @@ def make(folder: Path, rows: int) -> None:
     place, random = str(folder / "predictions"), np.random.default_rng(0)
     with hold(place, Storage(), print) as lease:
         run = create_run(place, lease, {"images": "/photos"}, listing, sizes)
-        for part in range(len(sizes)):
-            plan = run.plan.read(part)
-            run.publish(part, plan, _rows(plan, random), lease)
+        for shard in range(len(sizes)):
+            plan = run.plan.read(shard)
+            run.publish(shard, plan, _rows(plan, random))
         run.finish(lease)
 
 

@@ -2,14 +2,14 @@
 
     python -m tests.benchmarks.scale images --photos FOLDER --counts 1000 10000 100000
     python -m tests.benchmarks.scale images --photos FOLDER --counts 5000 50000 --model BUNDLE
-    python -m tests.benchmarks.scale driver --parts 2000
+    python -m tests.benchmarks.scale driver --shards 2000
     python -m tests.benchmarks.scale plan --rows 10000000
 
 Without `--model` the network is replaced by one that answers at once, so that all else is what is
 measured: the plan, the workers and their children, the decoder, the files. `--ray` has a Ray of
 its own do it, and not this machine's own workers. Memory is the
 proportional set size (PSS) of the driver and all processes below it, so that what they share is
-counted once. `driver`: parts whose rows are there at once, so that handing them out, publishing
+counted once. `driver`: shards whose rows are there at once, so that handing them out, publishing
 them and counting them is all there is to do.
 """
 
@@ -43,10 +43,10 @@ from monkeyray.model.engines import choose_engine
 from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import hold
-from monkeyray.runs.parts import Job, every_second
+from monkeyray.runs.place import create_run, open_run
 from monkeyray.runs.plan import collect, shard_sizes
-from monkeyray.runs.pools import open_pool
-from monkeyray.runs.run import create_run, open_run
+from monkeyray.runs.shards import Job, every_second
+from monkeyray.runs.workers import open_pool
 from monkeyray.scoring.rows import PostProcessor, ScoreOptions, Scorer
 from monkeyray.storage.store import Storage
 
@@ -122,7 +122,7 @@ def watch_memory(samples: list[dict[str, float]]) -> Any:
     def sample() -> None:
         samples.append(pss_of_tree(os.getpid()))
 
-    with every_second(sample):
+    with every_second(sample, Reporter(True).say):
         yield
         sample()
 
@@ -176,7 +176,7 @@ def score_images(
             run = create_run(str(root / "out"), lease, {}, listing, sizes)
             planned = time.monotonic()
             pool.run(
-                Job("scoring", run, lease, work), list(range(len(sizes))), WorkerCount(workers),
+                Job("scoring", run, work), list(range(len(sizes))), WorkerCount(workers),
                 Reporter(True).say,
                 lambda rows: ticks.append((time.monotonic(), sum(rows.values()))),
             )  # fmt: skip
@@ -204,7 +204,7 @@ def score_images(
     }
 
 
-def no_images(part: int, plan: pa.Table) -> Iterator[pa.Table]:
+def no_images(shard: int, plan: pa.Table) -> Iterator[pa.Table]:
     """Rows of predictions that nobody had to make."""
     count = plan.num_rows
     columns = {
@@ -216,9 +216,9 @@ def no_images(part: int, plan: pa.Table) -> Iterator[pa.Table]:
     yield pa.table(columns)
 
 
-def drive(parts: int, rows_per_part: int, workers: int) -> dict[str, Any]:
-    """Hand out many parts to workers that have them at once."""
-    count = parts * rows_per_part
+def drive(shards: int, rows_per_shard: int, workers: int) -> dict[str, Any]:
+    """Hand out many shards to workers that have them at once."""
+    count = shards * rows_per_shard
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         numbers = pa.array(np.arange(count)).cast(pa.string())
@@ -230,10 +230,10 @@ def drive(parts: int, rows_per_part: int, workers: int) -> dict[str, Any]:
             start = time.monotonic()
             listing = collect(list_images(str(root / "manifest.parquet"), storage, Counter()))
             assert listing is not None
-            run = create_run(out, lease, {}, listing, [rows_per_part] * parts)
+            run = create_run(out, lease, {}, listing, [rows_per_shard] * shards)
             planned, cpu = time.monotonic(), time.process_time()
             pool.run(
-                Job("rescoring", run, lease, no_images), list(range(parts)), WorkerCount(workers),
+                Job("rescoring", run, no_images), list(range(shards)), WorkerCount(workers),
                 Reporter(True).say,
                 lambda rows: None,
             )  # fmt: skip
@@ -241,12 +241,12 @@ def drive(parts: int, rows_per_part: int, workers: int) -> dict[str, Any]:
             run.finish(lease)
             end = time.monotonic()
     return {
-        "parts": parts,
+        "shards": shards,
         "rows": count,
         "plan_seconds": round(planned - start, 2),
         "hand_out_and_write_seconds": round(done - planned, 2),
-        "parts_per_second": round(parts / (done - planned), 1),
-        "driver_cpu_ms_per_part": round(1000 * driver / parts, 2),
+        "shards_per_second": round(shards / (done - planned), 1),
+        "driver_cpu_ms_per_shard": round(1000 * driver / shards, 2),
         "finish_seconds": round(end - done, 2),
     }
 
@@ -273,8 +273,8 @@ def plan_many(rows: int, place: str | None) -> dict[str, Any]:
             run = create_run(out, lease, {"a": 1}, listing, sizes)
         planned = time.monotonic()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for part in range(0, len(sizes), 2):
-            storage.write(run.part_uri(part), b"stands for a finished file")
+        for shard in range(0, len(sizes), 2):
+            storage.write(run.file_uri(shard), b"stands for a finished file")
         began = time.monotonic()
         again = open_run(out, storage, {"a": 1})
         assert again is not None
@@ -283,7 +283,7 @@ def plan_many(rows: int, place: str | None) -> dict[str, Any]:
         assert sum(pending.values()) == sum(sizes[1::2])
     return {
         "rows": rows,
-        "parts": len(sizes),
+        "shards": len(sizes),
         "plan_seconds": round(planned - start, 1),
         "peak_rss_mib": round(peak / 1024),
         "rss_before_mib": round(before / 1024),
@@ -302,8 +302,8 @@ def main() -> None:
     images.add_argument("--model", help="a bundle, for its network; default: none")
     images.add_argument("--ray", action="store_true", help="on a Ray of its own")
     driver = which.add_parser("driver")
-    driver.add_argument("--parts", type=int, default=2000)
-    driver.add_argument("--rows-per-part", type=int, default=4096)
+    driver.add_argument("--shards", type=int, default=2000)
+    driver.add_argument("--rows-per-shard", type=int, default=4096)
     driver.add_argument("--workers", type=int, default=os.cpu_count())
     plan = which.add_parser("plan")
     plan.add_argument("--rows", type=int, default=10_000_000)
@@ -313,7 +313,7 @@ def main() -> None:
         print(json.dumps(plan_many(given.rows, given.place), indent=1))
         return
     if given.which == "driver":
-        print(json.dumps(drive(given.parts, given.rows_per_part, given.workers), indent=1))
+        print(json.dumps(drive(given.shards, given.rows_per_shard, given.workers), indent=1))
         return
     for count in given.counts:
         found = score_images(given.photos, count, given.workers, given.model, given.ray)

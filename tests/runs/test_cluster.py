@@ -1,58 +1,21 @@
-"""What can be known of a cluster: mounts, who may add nodes, and when there is room."""
+"""The workers that a cluster has room for, and what a connection leaves of the caller's process."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from monkeyray.errors import ClusterError, ConfigError
+from monkeyray.errors import ClusterError
 from monkeyray.runs import cluster
 from monkeyray.runs.cluster import (
     Capacity,
     WorkerCount,
-    check_shared,
     choose_worker_count,
-    is_network_mount,
     wait_for_workers,
 )
-from monkeyray.storage.store import Storage
-
-MOUNTS = r"""overlay / overlay rw,relatime 0 0
-/dev/sdb1 /data ext4 rw 0 0
-server:/export /data/shared nfs4 rw,vers=4.2 0 0
-tmpfs /data/shared/scratch tmpfs rw 0 0
-//nas/photos /mnt/my\040photos cifs rw 0 0
-bucket /mnt/bucket fuse.s3fs rw 0 0
-/dev/sdc1 /mnt/usb fuseblk rw 0 0
-/dev/sdd1 /mnt/twice ext4 rw 0 0
-server:/b /mnt/twice nfs rw 0 0
-"""
-
-
-@pytest.mark.parametrize(
-    ("path", "shared"),
-    [
-        ("/home/me/photos", False),
-        ("/data", False),
-        ("/data/sharedness", False),
-        ("/data/shared", True),
-        ("/data/shared/a/b", True),
-        ("/data/shared/scratch/a", False),
-        ("/mnt/my photos/a.jpg", True),
-        ("/mnt/bucket/a", True),
-        ("/mnt/usb/a", False),
-        ("/mnt/twice/a", True),
-    ],
-)
-def test_the_longest_mount_point_decides(path: str, shared: bool) -> None:
-    assert is_network_mount(path, MOUNTS) is shared
-
-
-def test_without_mounts_nothing_is_shared() -> None:
-    assert not is_network_mount("/data", "")
-    assert not is_network_mount("/data", "a line\n\n")
 
 
 @pytest.fixture
@@ -63,31 +26,8 @@ def capacity(monkeypatch: pytest.MonkeyPatch) -> list[Capacity]:
     return has
 
 
-def test_one_machine_shares_with_itself(capacity: list[Capacity], tmp_path: Path) -> None:
-    check_shared(Storage(), {"images": str(tmp_path)}, {"model": str(tmp_path / "model")})
-
-
-@pytest.mark.parametrize("most", [Capacity(4, 0, 64, 0, 1), Capacity(4, 0, 4, 8, 1)])
-def test_local_paths_are_refused_where_nodes_may_come(
-    capacity: list[Capacity], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: Capacity
-) -> None:
-    capacity[0] = most
-    monkeypatch.setattr(cluster, "_mounts", lambda: "a / ext4 rw 0 0\n")
-    store = {"images": "s3://bucket/photos"}
-    check_shared(Storage(), store, {"model": "s3://bucket/model"})
-    with pytest.raises(ConfigError, match=f"--model {tmp_path} is a local path that not every"):
-        check_shared(Storage(), store, {"model": str(tmp_path)})
-    monkeypatch.setattr(cluster, "_mounts", lambda: f"a / ext4 rw 0 0\nb {tmp_path} nfs4 rw 0 0\n")
-    check_shared(Storage(), {"images": str(tmp_path / "images")}, {"model": str(tmp_path)})
-    assert list(tmp_path.iterdir()) == []
-    # A link on the shared disk may lead away from it.
-    (tmp_path / "link").symlink_to("/usr")
-    with pytest.raises(ConfigError, match="--images"):
-        check_shared(Storage(), {"images": str(tmp_path / "link")}, {"model": str(tmp_path)})
-
-
 @pytest.mark.parametrize(
-    ("has", "asked", "gpu", "crew"),
+    ("has", "asked", "gpu", "workers"),
     [
         (Capacity(4, 0, 4, 0, 1), None, False, WorkerCount(4)),
         (Capacity(4, 0, 4, 0, 1), 3, False, WorkerCount(3)),
@@ -103,11 +43,11 @@ def test_local_paths_are_refused_where_nodes_may_come(
     ],
 )
 def test_workers_share_the_gpus(
-    capacity: list[Capacity], has: Capacity, asked: int | None, gpu: bool, crew: WorkerCount
+    capacity: list[Capacity], has: Capacity, asked: int | None, gpu: bool, workers: WorkerCount
 ) -> None:
     capacity[:] = [has]
     found = choose_worker_count("workers", asked, gpu)
-    assert found == crew
+    assert found == workers
     if gpu:
         # All of them find room, whole workers on each GPU.
         gpus = max(has.gpus, has.max_gpus if asked else 0)
@@ -151,3 +91,35 @@ def test_what_is_not_there_yet_is_waited_for(
 
     with pytest.raises(KeyboardInterrupt):
         wait_for_workers(2, 0.5, stop)
+
+
+CALLER = """
+import logging, os, signal, sys
+from monkeyray.runs.cluster import connected, quiet_data
+
+def state():
+    from ray.data import DataContext
+    context = DataContext.get_current()
+    return [
+        {name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+        signal.getsignal(signal.SIGTERM),
+        [logging.getLogger(name).level for name in ("ray.data", "ray.train", "ray.tune")],
+        (context.enable_progress_bars, context.execution_options.preserve_order),
+    ]
+
+signal.signal(signal.SIGTERM, print)
+before = state()
+with connected("local"):
+    assert signal.getsignal(signal.SIGTERM) is print
+    with quiet_data(preserve_order=True):
+        assert state() != before
+for was, now in zip(before, state(), strict=True):
+    assert was == now, (was, now)
+"""
+
+
+def test_a_caller_gets_back_what_a_connection_changes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CALLER], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")

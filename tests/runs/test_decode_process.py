@@ -20,8 +20,9 @@ import ray.cloudpickle
 
 from monkeyray.errors import ClusterError, DecodeError, StorageError
 from monkeyray.images.decode import Decoded, Limits
-from monkeyray.runs.decode_process import OpenImage, SupervisedDecoder, Work, pack
+from monkeyray.runs.decode_process import OpenImage, Work
 from monkeyray.runs.fetch import IMAGE_FIELDS, Batch
+from monkeyray.runs.supervisor import SupervisedDecoder, pack
 from monkeyray.storage.store import Storage
 
 # The hooks below go to the child by value: it cannot import this file.

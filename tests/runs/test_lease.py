@@ -94,13 +94,24 @@ def test_a_run_that_sleeps_is_followed_and_finds_out(
     assert process.returncode == 0
 
 
-def test_a_lease_of_another_machine_must_lapse(
+def test_a_lease_of_another_machine_or_version_must_expire(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "LAPSE_SECONDS", 3.0)
-    for process in (None, {"system": "elsewhere", "pid": 1, "started": 1}):
-        stale = {"token": "x", "host": "far", "since": "then", "process": process}
+    with hold(str(tmp_path), STORAGE, print):
+        mine = json.loads((tmp_path / NAME).read_text())
+    exited = mine["process"] | {"started": 1}
+    for stale in (
+        mine | {"process": None},
+        mine | {"process": {"system": "elsewhere", "pid": 1, "started": 1}},
+        mine | {"format": 99, "process": exited | {"threads": 2}},
+        {"owner": "of a version to come"},
+    ):
         STORAGE.write(join(str(tmp_path), NAME), json.dumps(stale).encode())
         start = time.monotonic()
         with hold(str(tmp_path), STORAGE, print):
             assert time.monotonic() - start >= 3.0
+    STORAGE.write(join(str(tmp_path), NAME), json.dumps(mine | {"process": exited}).encode())
+    start = time.monotonic()
+    with hold(str(tmp_path), STORAGE, print):
+        assert time.monotonic() - start < 3.0

@@ -18,16 +18,16 @@ from monkeyray.errors import StorageError
 from monkeyray.images.decode import Limits
 from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.lease import hold
-from monkeyray.runs.parts import SPENT, Job
-from monkeyray.runs.ray_pool import RayPool
+from monkeyray.runs.shards import SPENT, Job
+from monkeyray.runs.workers import RayPool
 from monkeyray.storage.store import Storage
 from tests.runs import test_decode_process as test_child
 from tests.runs.test_decode_process import plan_of
-from tests.support import part_jobs
-from tests.support.part_jobs import prepare, work
+from tests.support import shard_jobs
+from tests.support.shard_jobs import prepare, work
 
 # The actors and their children cannot import these files.
-for module in (test_child, part_jobs):
+for module in (test_child, shard_jobs):
     ray.cloudpickle.register_pickle_by_value(module)
 
 
@@ -76,7 +76,7 @@ def test_poison_and_a_kill_from_outside_in_one_run(
         run = prepare(lease, plan, 16)
         thread.start()
         seen: list[dict[str, int]] = []
-        job = Job("scoring", run, lease, work(Limits(decode_seconds=2)))
+        job = Job("scoring", run, work(Limits(decode_seconds=2)))
         say = Reporter(True).say
         spent = RayPool().run(job, list(run.pending()), WorkerCount(2), say, seen.append)
         thread.join()
@@ -85,7 +85,7 @@ def test_poison_and_a_kill_from_outside_in_one_run(
     assert all(spent[name] > 0 for name in SPENT)
     # Decoding is made slow here, and all else does next to nothing.
     assert spent["decode"] > spent["fetch"] + spent["compute"]
-    table = pa.concat_tables(table for _, table in run.read_parts())
+    table = pa.concat_tables(table for _, table in run.read_files())
     assert table["uri"].to_pylist() == plan["uri"].to_pylist()
     rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
     assert rows["0031.jpg"]["status"] == "crashed"
@@ -103,9 +103,9 @@ def test_a_fault_stops_the_job_with_its_own_error(
         path.unlink()
     with hold(str(tmp_path / "out"), Storage(), print) as lease:
         run = prepare(lease, plan, 16)
-        job = Job("scoring", run, lease, work(Limits(max_refused=8)))
+        job = Job("scoring", run, work(Limits(max_refused=8)))
         say = Reporter(True).say
-        # Another part may have been begun before the first error arrives.
+        # Another shard may have been begun before the first error arrives.
         with pytest.raises(StorageError, match=r"^\d+ images in sequence are missing, the last is"):
             RayPool().run(job, list(run.pending()), WorkerCount(1), say, lambda rows: None)
     assert not list((tmp_path / "out").glob("*.tmp"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
 from monkeyray.runs.lease import hold
-from monkeyray.runs.run import create_run_of_parts
+from monkeyray.runs.place import create_run_of_shards
 from monkeyray.scoring.labelled import best_box_per_image, from_predictions
 from monkeyray.scoring.schema import SCHEMA_VERSION, prediction_schema
 from monkeyray.storage.store import Storage
@@ -42,13 +42,13 @@ def predictions(tmp_path: Path) -> Predictions:
         place = tmp_path / "predictions"
         plans = [pa.table({"uri": [uri for uri, _ in rows]}) for rows in ROWS]
         with hold(str(place), STORAGE, print) as lease:
-            run = create_run_of_parts(
+            run = create_run_of_shards(
                 str(place), lease, IDENTITY | changed, plans, [len(rows) for rows in ROWS]
             )
             schema = prediction_schema(plans[0].schema)
             threshold = run.identity["threshold"]
-            for part, rows in enumerate(ROWS):
-                run.publish(part, plans[part], table_of(rows, schema, threshold), lease)
+            for shard, rows in enumerate(ROWS):
+                run.publish(shard, plans[shard], table_of(rows, schema, threshold))
             run.finish(lease)
         return place
 

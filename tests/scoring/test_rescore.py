@@ -272,7 +272,7 @@ def test_a_part_that_is_gone_or_changed_is_told(
 ) -> None:
     shutil.copytree(embedded, tmp_path / "in")
     names = sorted((tmp_path / "in").glob("*.parquet"))
-    old = open_predictions(str(tmp_path / "in"), Storage()).run
+    old = open_predictions(str(tmp_path / "in"), Storage())
     names[3].unlink()
     shutil.copy(names[5], names[4])
     bundle = load_bundle(trained.uri, Storage())
@@ -280,13 +280,13 @@ def test_a_part_that_is_gone_or_changed_is_told(
     rescorer = Rescorer(old, PostProcessor(bundle, options), bundle.head_weights)
     for part in (3, 4):
         with pytest.raises(InputError, match=f"{names[part].name} is gone or was changed"):
-            list(rescorer(part, old.plan.read(part)))
-    (rows,) = rescorer(5, old.plan.read(5))
+            list(rescorer(part, old.run.plan.read(part)))
+    (rows,) = rescorer(5, old.run.plan.read(5))
     assert rows.num_rows == 2
     head = {name: array.copy() for name, array in bundle.head_weights.items()}
     bias = next(name for name, array in head.items() if array.ndim == 1)
     head[bias][0] = np.inf
-    (rows,) = replace(rescorer, head_weights=head)(5, old.plan.read(5))
+    (rows,) = replace(rescorer, head_weights=head)(5, old.run.plan.read(5))
     assert rows.select(["status", "error", "label"]).to_pylist() == 2 * [
         {"status": OVERFLOW[0], "error": OVERFLOW[1], "label": None}
     ]
@@ -301,7 +301,7 @@ def test_predictions_updated_meanwhile_are_refused(
         stored = json.loads((tmp_path / "in" / "_run.json").read_text())
         (tmp_path / "in" / "_run.json").write_text(json.dumps({**stored, "plan": "0123abcd"}))
 
-    monkeypatch.setattr("monkeyray.runs.ray_pool.RayPool.run", update)
+    monkeypatch.setattr("monkeyray.runs.workers.RayPool.run", update)
     with pytest.raises(InputError, match="updated meanwhile"):
         run(tmp_path / "in", trained.uri, tmp_path / "out")
     assert not (tmp_path / "out" / "_SUCCESS").exists()

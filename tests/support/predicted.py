@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from monkeyray.images.boxes import BOX_FIELDS
 from monkeyray.runs.lease import hold
+from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect
-from monkeyray.runs.run import create_run
 from monkeyray.scoring.schema import prediction_schema
 from monkeyray.storage.store import Storage
 
@@ -51,7 +51,7 @@ def predict(
     extra: Mapping[str, pa.DataType] | None = None,
     **identity: Any,
 ) -> None:
-    """Publish rows as a finished run, or without its end: then the last part is not there. Rows
+    """Publish rows as a finished run, or without its end: then the last shard has no file. Rows
     that say of which box they are make it a run with detections.
 
     `extra`: columns that a later version adds, null here.
@@ -73,16 +73,16 @@ def predict(
         whole = {"images": images, "threshold": None, **identity}
         run = create_run(str(place), lease, whole, listing, cut)
         following = iter(rows)
-        for part in range(len(cut) if finish else len(cut) - 1):
-            planned = run.plan.read(part)
+        for shard in range(len(cut) if finish else len(cut) - 1):
+            planned = run.plan.read(shard)
             schema = prediction_schema(planned.schema)
             for name, kind in (extra or {}).items():
                 schema = schema.insert(4, pa.field(name, kind))
             default = {"status": "ok", "size_bytes": 3, "model_id": MODEL_ID, "predicted_at": AT}
             made = [{**default, **next(following)} for _ in range(planned.num_rows)]
-            run.publish(part, planned, pa.Table.from_pylist(made, schema=schema), lease)
+            run.publish(shard, planned, pa.Table.from_pylist(made, schema=schema))
         if finish:
-            run.finish(lease, count=("label",))
+            run.finish(lease)
 
 
 def assert_scored_alike(row: dict[str, Any], expected: dict[str, Any]) -> None:

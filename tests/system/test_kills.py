@@ -28,7 +28,7 @@ from PIL import Image
 
 from monkeyray.options import StoreConfig
 from monkeyray.runs import lease as leases
-from monkeyray.runs.run import open_run
+from monkeyray.runs.place import open_run
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary

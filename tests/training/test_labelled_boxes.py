@@ -21,7 +21,7 @@ from monkeyray.model.backbones import load_weights
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.runs.cluster import WorkerCount
-from monkeyray.runs.machine_pool import MachinePool
+from monkeyray.runs.workers import MachinePool
 from monkeyray.scoring.features import FeatureCache, Features, _find
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.storage.store import Storage
@@ -183,7 +183,7 @@ def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Pat
 
     def get() -> Features:
         return cache.get(
-            images(LEFT), limits=Limits(), pool=MachinePool(), crew=WorkerCount(1),
+            images(LEFT), limits=Limits(), pool=MachinePool(), workers=WorkerCount(1),
             say=Reporter(True).say, progress=lambda total, rows: None,
         )  # fmt: skip
 

@@ -12,8 +12,9 @@ from monkeyray.images.decode import Limits
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.fetch import Batch
 from monkeyray.runs.lease import Lease
+from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
-from monkeyray.runs.run import Run, create_run
+from monkeyray.runs.run import Run
 from monkeyray.storage.store import Storage
 from tests.runs.test_decode_process import SIZE, hooked_decode, make_mapper
 

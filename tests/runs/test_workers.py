@@ -26,14 +26,14 @@ from monkeyray.images.decode import Decoded, Limits
 from monkeyray.runs import cluster
 from monkeyray.runs.cluster import WorkerCount, is_asked_for
 from monkeyray.runs.lease import hold
-from monkeyray.runs.machine_pool import MachinePool
-from monkeyray.runs.parts import SPENT, Job
 from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
+from monkeyray.runs.shards import SPENT, Job, every_second
+from monkeyray.runs.workers import MachinePool
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
 from tests.runs.test_decode_process import hooked_decode, plan_of
-from tests.support.part_jobs import prepare, work
+from tests.support.shard_jobs import prepare, work
 
 SAY = Reporter(True).say
 
@@ -51,7 +51,7 @@ def prepared(
     plan = plan_of(folder / "images", contents)
     with hold(str(folder / "out"), Storage(), print) as lease:
         run = prepare(lease, plan, 16)
-        yield run, Job("scoring", run, lease, work(limits)), plan
+        yield run, Job("scoring", run, work(limits)), plan
         if not run.pending():
             run.finish(lease)
 
@@ -90,7 +90,7 @@ def test_poison_and_a_killed_child_in_one_run(tmp_path: Path) -> None:
     assert all(spent[name] > 0 for name in SPENT)
     assert sum(seen[-1].values()) >= 40
     run = open_predictions(str(tmp_path / "out"), Storage()).run
-    table = pa.concat_tables(table for _, table in run.read_parts())
+    table = pa.concat_tables(table for _, table in run.read_files())
     assert table["uri"].to_pylist() == plan["uri"].to_pylist()
     assert Counter(table["status"].to_pylist()) == Counter(ok=38, crashed=1, timeout=1)
     for row in table.to_pylist():
@@ -131,14 +131,32 @@ def test_an_interrupt_ends_all_at_once(tmp_path: Path) -> None:
     assert not children()
 
 
+def test_progress_that_fails_is_said_once_and_tried_again() -> None:
+    said, tries = [], []
+
+    def tell() -> None:
+        tries.append(1)
+        raise BrokenPipeError("no terminal")
+
+    def say(message: str, event: str = "note", **fields: Any) -> None:
+        said.append(message)
+
+    with every_second(tell, say):
+        while len(tries) < 3:
+            time.sleep(0.1)
+    assert said == [
+        "the job goes on, but its progress cannot be shown (BrokenPipeError: no terminal)"
+    ]
+
+
 def test_no_more_workers_than_cores() -> None:
     pool = MachinePool()
-    cores = pool.crew("workers", None, False).workers
-    assert pool.crew("workers", 1, False) == WorkerCount(1)
+    cores = pool.count("workers", None, False).workers
+    assert pool.count("workers", 1, False) == WorkerCount(1)
     with pytest.raises(ClusterError, match=rf"--workers {cores + 1} needs {cores + 1} CPUs.*fewer"):
-        pool.crew("workers", cores + 1, False)
+        pool.count("workers", cores + 1, False)
     with pytest.raises(ClusterError, match="GPUs are shared out by Ray"):
-        pool.crew("workers", None, True)
+        pool.count("workers", None, True)
 
 
 def test_scoring_needs_no_ray_and_gives_the_same_rows(
@@ -173,7 +191,7 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
 
     def rows(place: Path) -> list[dict[str, Any]]:
         run = open_predictions(str(place), Storage()).run
-        table = pa.concat_tables(table for _, table in run.read_parts())
+        table = pa.concat_tables(table for _, table in run.read_files())
         kept: list[dict[str, Any]] = table.drop_columns(
             ["predicted_at", "embedding", "top_k"]
         ).to_pylist()
@@ -188,15 +206,15 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
 def test_a_child_says_nothing_where_the_result_is_told(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "from tests.runs import test_machine_pool as t\n"
+        "from tests.runs import test_workers as t\n"
         "from dataclasses import replace\n"
         "from pathlib import Path\n"
-        "from monkeyray.runs import decode_process\n"
+        "from monkeyray.runs import supervisor\n"
         "with t.prepared(Path(sys.argv[1]), {'0.jpg': b'print'}, t.Limits()) as (run, job, _):\n"
         "    job = replace(job, work=replace(job.work, decode=t.printing))\n"
         "    t.MachinePool(debug=True).run(job, [0], t.WorkerCount(1), t.SAY, lambda rows: None)\n"
         # In a process that is forked afterwards it can be done again.
-        "os.fork() or os._exit(len(decode_process._starter._threads))\n"
+        "os.fork() or os._exit(len(supervisor._starter._threads))\n"
         "assert os.waitstatus_to_exitcode(os.wait()[1]) == 0\n"
     )
     done = subprocess.run(

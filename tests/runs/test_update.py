@@ -1,0 +1,233 @@
+"""The redo of a run: what is made again, and that it may be killed between any two steps."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from monkeyray.errors import LeaseError, MissingError
+from monkeyray.runs.lease import Lease, hold
+from monkeyray.runs.place import open_run
+from monkeyray.runs.plan import Listing, collect
+from monkeyray.runs.reader import open_predictions
+from monkeyray.runs.run import Run
+from monkeyray.runs.shards import Job, ShardWorker
+from monkeyray.runs.update import Changes, Listed, new_rows, update_run
+from monkeyray.storage.store import Storage
+from tests.runs.test_run import IDENTITY, NAMES, STORAGE, lease, listed, make, publish, rows
+
+__all__ = ["lease"]
+
+
+def work(run: Run, status: str = "ok") -> dict[int, list[str]]:
+    """Make everything that is pending, as workers do; returns the URIs that were opened, by
+    shard."""
+    opened: dict[int, list[str]] = {}
+
+    def maker(shard: int, plan: pa.Table) -> Iterator[pa.Table]:
+        opened[shard] = plan["uri"].to_pylist()
+        yield rows(plan, status)
+
+    worker = ShardWorker(Job("scoring", run, maker), None, lambda rows, read: None)
+    for shard in run.pending():
+        worker.make(shard)
+    return opened
+
+
+def uris(run: Run) -> Counter[str]:
+    """The URIs in the newest files, each of which our readers see."""
+    return Counter(uri for _, table in run.read_files(["uri"]) for uri in table["uri"].to_pylist())
+
+
+def globbed(place: Path) -> Counter[str]:
+    """The URIs that a glob over the place sees."""
+    tables = (pq.read_table(path, columns=["uri"]) for path in place.glob("*.parquet"))
+    return Counter(uri for table in tables for uri in table["uri"].to_pylist())
+
+
+def test_failures_are_made_again(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path, lease)
+    for shard in range(25):
+        publish(run, shard, "missing" if shard == 7 else "ok")
+    run.finish(lease)
+    files = {path: path.read_bytes() for path in tmp_path.glob("*.parquet")}
+    changes = Changes(None, retry=True)
+    after = update_run(run, lease, changes)
+    assert (changes.retried, changes.changed, changes.vanished) == (2, 0, 0)
+    assert not (tmp_path / "_SUCCESS").exists()
+    assert open_run(str(tmp_path), STORAGE, IDENTITY) == after
+    assert after.pending() == {7: 2}
+    assert work(after) == {7: NAMES[14:16]}
+    # The old file stays until all have a successor; our readers take the newest.
+    assert Path(run.file_uri(7)).exists()
+    assert uris(after) == Counter(NAMES)
+    assert after.finish(lease)["status"] == {"ok": 50}
+    assert globbed(tmp_path) == Counter(NAMES)
+    for path, data in files.items():
+        assert path.exists() == ("part-00007" not in path.name)
+        assert not path.exists() or path.read_bytes() == data
+
+
+def test_a_second_update_forgets_nothing_of_the_first(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path, lease)
+    for shard in range(24):
+        publish(run, shard, "missing" if shard == 7 else "ok")
+    run = update_run(run, lease, Changes(Listed.of(listed([*NAMES[:10]], "2")), retry=False))
+    assert run.pending() == {**dict.fromkeys(range(5), 2), 24: 2}
+    plan = run.plan.read(0)
+    run.publish(0, plan, rows(plan))
+    run = update_run(run, lease, Changes(None, retry=True))
+    assert run.pending() == {**dict.fromkeys(range(1, 5), 2), 7: 2, 24: 2}
+    work(run)
+    assert run.finish(lease)["status"] == {"ok": 50}
+    assert globbed(tmp_path) == Counter(NAMES)
+    assert {shard: run.ids.index(found) for shard, found in run.files().items()} == {
+        shard: 1 if shard == 0 else 2 if shard in (1, 2, 3, 4, 7, 24) else 0 for shard in range(25)
+    }
+
+
+def test_an_update_finds_what_is_new_changed_and_gone(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path, lease)
+    for shard in range(20):
+        publish(run, shard)
+    now = pa.concat_tables(
+        [
+            pa.concat_tables(listed(NAMES[1:10] + NAMES[12:41]).tables()),
+            pa.concat_tables(listed([NAMES[10], NAMES[45], "/x/new1", "/x/new2"], "2").tables()),
+        ]
+    )
+    listing = collect([now])
+    assert listing is not None
+    new = listing.only(new_rows(run, listing))
+    assert pa.concat_tables(new.tables())["uri"].to_pylist() == ["/x/new1", "/x/new2"]
+    changes = Changes(Listed.of(listing), retry=False)
+    run = update_run(run, lease, changes, new, [1, 1])
+    # 0 and 11, 41-44, 46-49 are gone; 10 has a row that is old, 45 has none yet.
+    assert (changes.changed, changes.vanished) == (2, 10)
+    assert run.pending() == {5: 1, **dict.fromkeys(range(20, 25), 2), 25: 1, 26: 1}
+    assert run.plan.read(22)["version"].to_pylist() == ["1", None]
+    assert run.rows == 52
+    assert work(run)[5] == [NAMES[10]]
+    assert run.finish(lease)["status"] == {"ok": 52}
+    assert globbed(tmp_path) == Counter([*NAMES, "/x/new1", "/x/new2"])
+
+
+def test_of_two_updates_one_goes_on(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path, lease)
+    work(run, "timeout")
+    plan = run.plan.read(0)
+    after = update_run(run, lease, Changes(None, retry=True))
+    # The other one had read the run before, and it or its workers go on now.
+    for step in (
+        lambda: update_run(run, lease, Changes(None, retry=True)),
+        lambda: run.publish(0, plan, rows(plan)),
+        lambda: run.finish(lease),
+    ):
+        with pytest.raises((LeaseError, MissingError)):
+            step()
+    work(after)
+    assert after.finish(lease)["status"] == {"ok": 50}
+    assert globbed(tmp_path) == Counter(NAMES)
+
+
+class Killed(BaseException):
+    """Ends a process in its tracks."""
+
+
+class Mortal(Storage):
+    """A storage whose process is killed at the `moment`-th time that it changes something: `before`
+    the change, or just after it."""
+
+    def live(self, moment: int, before: bool) -> None:
+        vars(self).update(moment=moment, before=before)
+
+    def changing(self, method: str, *arguments: Any) -> Any:
+        vars(self)["moment"] -= 1
+        if vars(self)["moment"] == 0 and vars(self)["before"]:
+            raise Killed
+        result = getattr(super(), method)(*arguments)
+        if vars(self)["moment"] == 0:
+            raise Killed
+        return result
+
+    def create(self, *arguments: Any) -> Any:
+        return self.changing("create", *arguments)
+
+    def replace(self, *arguments: Any) -> Any:
+        return self.changing("replace", *arguments)
+
+    def write(self, *arguments: Any) -> Any:
+        return self.changing("write", *arguments)
+
+    def delete(self, *arguments: Any) -> Any:
+        return self.changing("delete", *arguments)
+
+
+def update(place: Path, storage: Storage, listing: Listing, lease: Lease) -> Run:
+    """What `score --update --retry-failed` does."""
+    run = open_run(str(place), storage, IDENTITY)
+    assert run is not None
+    new = listing.only(new_rows(run, listing))
+    sizes = [1] * new.rows
+    run = update_run(run, lease, Changes(Listed.of(listing), retry=True), new, sizes)
+    work(run)
+    run.finish(lease)
+    return run
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("again", ["update", "resume"])
+def test_killed_between_any_two_steps(tmp_path: Path, before: bool, again: str) -> None:
+    """At every moment each old row is there, and the rerun gives each URI once."""
+    now = pa.concat_tables(
+        [
+            pa.concat_tables(listed(NAMES[:8]).tables()),
+            pa.concat_tables(listed([NAMES[8], "/x/new"], "2").tables()),
+        ]
+    )
+    listing = collect([now])
+    assert listing is not None
+    moment = 0
+    while True:
+        moment += 1
+        place = tmp_path / str(moment)
+        with hold(str(place), STORAGE, print) as lease:
+            run = make(place, lease, 10)
+            for shard in range(5):
+                publish(run, shard, "timeout" if shard in (1, 2) else "ok")
+            run.finish(lease)
+            storage = Mortal()
+            storage.live(moment, before)
+            killed = False
+            try:
+                update(place, storage, listing, Lease(str(place), storage, lease.token))
+            except Killed:
+                killed = True
+            found = open_run(str(place), STORAGE, IDENTITY)
+            assert found is not None
+            assert set(NAMES[:10]) <= set(uris(found)) <= {*NAMES[:10], "/x/new"}
+            assert max(uris(found).values()) == 1
+            expected = Counter(NAMES[:10])
+            if again == "update" or found.run_id != run.run_id:
+                expected["/x/new"] += 1
+            if again == "update":
+                update(place, STORAGE, listing, lease)
+            else:
+                with contextlib.suppress(LeaseError):
+                    work(found)
+                found.finish(lease)
+        assert globbed(place) == expected
+        predictions = open_predictions(str(place), STORAGE)
+        assert predictions.is_complete
+        table = pa.concat_tables(predictions.tables(["uri", "status"]))
+        assert Counter(table["uri"].to_pylist()) == expected
+        if not killed:
+            assert moment > 10
+            return
