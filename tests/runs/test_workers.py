@@ -155,7 +155,7 @@ def test_no_more_workers_than_cores() -> None:
     assert pool.count("workers", 1, False) == WorkerCount(1)
     with pytest.raises(ClusterError, match=rf"--workers {cores + 1} needs {cores + 1} CPUs.*fewer"):
         pool.count("workers", cores + 1, False)
-    with pytest.raises(ClusterError, match="GPUs are shared out by Ray"):
+    with pytest.raises(ClusterError, match="Ray shares GPUs out"):
         pool.count("workers", None, True)
 
 
