@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -84,16 +85,28 @@ class FineTune:
 
 
 def import_keras(backend: str = "tensorflow") -> Any:
-    """Keras, set up before its first import to run on `backend`; later it stays what it is."""
+    """Keras. The first call decides its backend; the caller's KERAS_BACKEND is left as it is."""
     # oneDNN is off by default on AMD and doubles the speed of MobileNet there.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("GLOG_minloglevel", "2")
     if "keras" in sys.modules:
         return sys.modules["keras"]
-    os.environ["KERAS_BACKEND"] = backend
-    with silence_stderr():
+    with environment("KERAS_BACKEND", backend), silence_stderr():
         return importlib.import_module("keras")
+
+
+@contextlib.contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable, and restore it afterwards."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 def build_backbone(

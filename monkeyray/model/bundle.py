@@ -10,29 +10,26 @@
     place/metrics.json          the report's figures, for programs
     place/config.toml           the options that made it, which `train` adds for --config
 
-They are written in this order, and the weights' names hold their hash, so a bundle that is replaced
-is at every moment the old one or the new one. Scoring needs neither report nor metrics: where a
-training was killed before it had written them, or somebody has edited them, the model is as good as
-ever, so that loading does not look at them. Their hashes in model.json are for whoever wants to
-know. Nor does it need the images seen, which only an evaluation asks for, or the backbone in int8,
-which is for the precision of that name; a model has the same id with it and without.
+They are written in this order, and the weights' names hold their hash, so at every moment a bundle
+that is being replaced is the old one or the new one. The files of the replaced bundle stay until
+the next publish, for readers that have read the old model.json. Loading ignores report and metrics,
+which a killed training may not have written; their hashes in model.json are for whoever wants them.
+Only an evaluation needs the known images, and only `--precision int8` the int8 backbone; neither
+changes the model id.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from monkeyray.errors import BundleError, ConfigError, MissingError, TooLargeError
 from monkeyray.images.decode import DECODE_VERSION
 from monkeyray.images.views import VIEWS
 from monkeyray.model.backbones import BACKBONES, Weights
+from monkeyray.model.bundle_files import file_name, is_ours, pack, read_arrays, sha256
 from monkeyray.model.bundle_schema import COMPONENTS, check_arrays, check_model, check_types
 from monkeyray.model.engine import Network
 from monkeyray.model.int8 import check_arrays as check_int8
@@ -53,11 +50,9 @@ _IDENTITY = (
 #: The arrays that decide no score of the usual precisions, which are loaded by those who ask for
 #: them.
 _KNOWN, _INT8 = "known_images", "int8"
+_ALL = (*COMPONENTS, _KNOWN, _INT8)
 
-#: No file of a bundle is larger; the largest backbone has 100 MB.
-_MOST_BYTES = 2**30
-#: Nor is model.json, whose matrices of confusion take 64 MB for 2,000 labels; parsed it is many
-#: times as large.
+#: model.json is not larger: its confusion matrices take 64 MB for 2,000 labels.
 _MOST_MODEL_BYTES = 2**28
 
 _REPORT, _METRICS = "report.html", "metrics.json"
@@ -189,7 +184,7 @@ def describe(
         "preprocessing": preprocessing(network.backbone, network.views),
         "head": list(network.head_widths),
         "weights": {
-            component: _sha256(_pack(weights))
+            component: sha256(pack(weights))
             for component, weights in zip(COMPONENTS, arrays, strict=True)
         },
         "calibration": dict(calibration),
@@ -213,32 +208,43 @@ def save_bundle(
     uri = normalise(uri)
     arrays = (bundle.backbone_weights, bundle.head_weights, bundle.outliers)
     packed = {
-        component: _pack(weights) for component, weights in zip(COMPONENTS, arrays, strict=True)
+        component: pack(weights) for component, weights in zip(COMPONENTS, arrays, strict=True)
     }
     if known is not None:
-        packed[_KNOWN] = _pack(known.to_arrays())
+        packed[_KNOWN] = pack(known.to_arrays())
     if bundle.int8 is not None:
-        packed[_INT8] = _pack(bundle.int8)
-    files = {f"{name}-{_sha256(data)[:16]}.safetensors": data for name, data in packed.items()}
+        packed[_INT8] = pack(bundle.int8)
+    files = {file_name(component, data): data for component, data in packed.items()}
     pages = {_REPORT: report.encode(), _METRICS: metrics.encode()}
-    try:
-        old = {name for name in _read_model(uri, storage)["files"] if _is_ours(name)}
-    except (BundleError, KeyError, TypeError):
-        old = set()
+    previous, superseded = _old_files(uri, storage)
     listed = {
-        name: {"sha256": _sha256(data), "bytes": len(data)}
+        name: {"sha256": sha256(data), "bytes": len(data)}
         for name, data in {**files, **pages}.items()
     }
     # What is hashed is what will be read: JSON knows no tuples, and no keys but strings.
-    model = json.loads(json.dumps({**bundle.model, "files": listed}, allow_nan=False))
+    content = {**bundle.model, "files": listed, "previous_files": sorted(previous)}
+    model = json.loads(json.dumps(content, allow_nan=False))
     model["content_sha256"] = _content_hash(model)
     for name, data in files.items():
         storage.write(join(uri, name), data)
     storage.write(join(uri, "model.json"), (json.dumps(model, indent=1) + "\n").encode())
     for name, data in pages.items():
         storage.write(join(uri, name), data)
-    for name in old - set(files):
+    for name in superseded - previous - set(files):
         storage.delete(join(uri, name))
+
+
+def _old_files(uri: str, storage: Storage) -> tuple[set[str], set[str]]:
+    """The files of the bundle that is there, and those of the one that it replaced."""
+    try:
+        model = _read_model(uri, storage)
+        # A name from a foreign model.json must not delete what is not ours.
+        return (
+            {name for name in model["files"] if is_ours(name, *_ALL)},
+            {name for name in model["previous_files"] if is_ours(name, *_ALL)},
+        )
+    except (BundleError, KeyError, TypeError):
+        return set(), set()
 
 
 def load_bundle(
@@ -337,7 +343,7 @@ def load_known_images(uri: str, storage: Storage, bundle: Bundle) -> KnownImages
     if name is None:
         return None
     expected = bundle.model["files"][name]["sha256"]
-    return KnownImages.from_arrays(_read_arrays(uri, storage, name, expected))
+    return KnownImages.from_arrays(read_arrays(uri, storage, name, expected))
 
 
 def int8_sha256(bundle: Bundle) -> str:
@@ -354,7 +360,7 @@ def _load_int8(uri: str, storage: Storage, model: Mapping[str, Any]) -> Weights:
             f"the model in {uri} has no backbone in int8: train it again with --int8, which takes "
             "its features from where they are kept, or drop --precision int8"
         )
-    arrays = _read_arrays(uri, storage, name, model["files"][name]["sha256"])
+    arrays = read_arrays(uri, storage, name, model["files"][name]["sha256"])
     try:
         check_int8(arrays)
     except BundleError as error:
@@ -364,52 +370,15 @@ def _load_int8(uri: str, storage: Storage, model: Mapping[str, Any]) -> Weights:
 
 def _file(model: Mapping[str, Any], component: str) -> str | None:
     """The name of the file of a component that a bundle need not have."""
-    return next((name for name in model["files"] if _is_ours(name, component)), None)
+    return next((name for name in model["files"] if is_ours(name, component)), None)
 
 
 def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], component: str) -> Weights:
-    names = [x for x in model["files"] if _is_ours(x, component)]
+    names = [x for x in model["files"] if is_ours(x, component)]
     if len(names) != 1:
         raise BundleError(f"{uri}/model.json is damaged: it names no file for the {component}")
-    return _read_arrays(uri, storage, names[0], model["weights"][component])
-
-
-def _read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weights:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        data = storage.read(join(uri, name), _MOST_BYTES).data
-    except MissingError as error:
-        raise BundleError(f"{uri} is damaged: {name} is missing") from error
-    except TooLargeError as error:
-        raise BundleError(f"{uri} is damaged: {error}") from error
-    if _sha256(data) != expected:
-        raise BundleError(f"{uri} is damaged: {name} is not what model.json says it is")
-    try:
-        weights: Weights = load(data)
-    except (SafetensorError, KeyError) as error:  # the latter for types that NumPy has not
-        raise BundleError(f"{uri} is damaged: {name} holds no weights: {error}") from error
-    return weights
-
-
-def _is_ours(name: object, *components: str) -> bool:
-    # A name out of a stranger's model.json must not lead elsewhere, nor delete what is not ours.
-    either = "|".join(components or (*COMPONENTS, _KNOWN, _INT8))
-    return isinstance(name, str) and bool(
-        re.fullmatch(rf"({either})-[0-9a-f]{{16}}\.safetensors", name)
-    )
+    return read_arrays(uri, storage, names[0], model["weights"][component])
 
 
 def _content_hash(model: Mapping[str, Any]) -> str:
     return fingerprint({key: value for key, value in model.items() if key != "content_sha256"})
-
-
-def _pack(weights: Weights) -> bytes:
-    from safetensors.numpy import save
-
-    return bytes(save({key: np.ascontiguousarray(weights[key]) for key in sorted(weights)}))
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

@@ -1,72 +1,47 @@
-"""Graphs of networks, kept on this machine so that the next process need not build them."""
+"""Graphs of networks, cached on this machine so that the next process need not build them."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 
-#: Graphs that are kept; the one that was used longest ago goes first.
+#: Graphs that are kept; the least recently used one goes first.
 _KEPT = 8
-#: The largest base has 100 MB.
-_MOST_BYTES = 2**30
 
 
 def cached_graph(key: str, build: Callable[[], tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
-    """What `build` makes, a graph and its weights, from an earlier call with the same `key` where
-    there was one.
+    """What `build` returns, a graph and its weights, from the cache if `key` is there.
 
-    Kept in the user's own cache folder (XDG_CACHE_HOME, else ~/.cache), under a checksum; where it
-    cannot be written, is damaged, or is another user's or in a folder that others may write to, it
-    is built.
+    The cache is in the user's cache folder (XDG_CACHE_HOME, else ~/.cache), under a checksum. If it
+    is damaged or cannot be written, the graph is built.
     """
     file = _folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.graph"
     with contextlib.suppress(OSError, ValueError):
-        found = _unpack(_read(file))
+        found = _unpack(file.read_bytes())
         file.touch()
         return found
     graph, weights = build()
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if not _is_mine(file.parent.stat()):
-            return graph, weights
         new = file.with_suffix(f".{os.getpid()}")
         new.write_bytes(_pack(graph, weights))
         new.replace(file)
-        for old in sorted(file.parent.glob("*.graph"), key=lambda path: path.stat().st_mtime)[
-            :-_KEPT
-        ]:
+        files = sorted(file.parent.glob("*.graph"), key=lambda path: path.stat().st_mtime)
+        for old in files[:-_KEPT]:
             old.unlink(missing_ok=True)
     return graph, weights
 
 
 def _folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME")
+    cache = os.environ.get("XDG_CACHE_HOME")
     try:
-        home = Path(base) if base else Path.home() / ".cache"
+        home = Path(cache) if cache else Path.home() / ".cache"
     except RuntimeError:  # a user without a home
         home = Path("/nonexistent")
     return home / "monkeyray" / "graphs"
-
-
-def _read(file: Path) -> bytes:
-    """A file's bytes. Raises OSError or ValueError for what cannot be one of ours: a checksum does
-    not say who has written it, and the graph is run."""
-    # Neither through a link nor waiting at a pipe.
-    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as opened:
-        info = os.fstat(descriptor)
-        mine = _is_mine(info) and _is_mine(file.parent.stat())
-        if not mine or not stat.S_ISREG(info.st_mode) or info.st_size > _MOST_BYTES:
-            raise ValueError("not one of ours")
-        return opened.read()
-
-
-def _is_mine(info: os.stat_result) -> bool:
-    return info.st_uid == os.geteuid() and not info.st_mode & stat.S_IWOTH
 
 
 def _pack(graph: bytes, weights: bytes) -> bytes:

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,13 @@ import numpy as np
 from monkeyray.arrays import Array, Floats
 from monkeyray.console import silence_stderr
 from monkeyray.errors import ConfigError
-from monkeyray.model.backbones import BACKBONES, build_backbone, import_keras, weights_hash
+from monkeyray.model.backbones import (
+    BACKBONES,
+    build_backbone,
+    environment,
+    import_keras,
+    weights_hash,
+)
 from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.model.graph_cache import cached_graph
 from monkeyray.model.head import build_head
@@ -88,19 +93,9 @@ def import_openvino() -> Any:
         ) from None
 
 
-@contextlib.contextmanager
-def unreported() -> Iterator[None]:
-    """Keep OpenVINO and NNCF from telling their makers, without asking, that they are imported, or
-    convert or quantise a model: which they do everywhere but in continuous integration."""
-    before = os.environ.get("CI")
-    os.environ["CI"] = "true"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["CI"]
-        else:
-            os.environ["CI"] = before
+def unreported() -> contextlib.AbstractContextManager[None]:
+    """Keep OpenVINO and NNCF from sending telemetry, as they do everywhere but in CI."""
+    return environment("CI", "true")
 
 
 def convert(network: Network) -> Any:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -148,6 +151,19 @@ def test_weights_that_cannot_be_had_are_named(tmp_path: Path) -> None:
         load_weights("mobilenet", str(other), STORAGE)
     with pytest.raises(ConfigError, match="imagenet, none, or a Keras file"):
         load_weights("mobilenet", str(tmp_path / "model.pkl"), STORAGE)
+
+
+@pytest.mark.parametrize("before", [None, "jax"])
+def test_the_callers_environment_is_restored(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.delenv("KERAS_BACKEND", raising=False)
+    if before is not None:
+        monkeypatch.setenv("KERAS_BACKEND", before)
+    monkeypatch.setattr(importlib, "import_module", lambda name: os.environ["KERAS_BACKEND"])
+    assert import_keras("openvino") == "openvino"
+    assert os.environ.get("KERAS_BACKEND") == before
 
 
 def test_no_network_means_give_a_path(monkeypatch: pytest.MonkeyPatch) -> None:

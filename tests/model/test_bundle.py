@@ -117,7 +117,8 @@ def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
     save_bundle(str(place), STORAGE, replace(make(), int8=floats), "", "{}")
     with pytest.raises(BundleError, match="its backbone in int8 has the arrays"):
         load_bundle(str(place), STORAGE, int8=True)
-    save_bundle(str(place), STORAGE, make(), "", "{}")
+    for _ in range(2):
+        save_bundle(str(place), STORAGE, make(), "", "{}")
     assert not [*place.glob("int8-*")]
 
 
@@ -161,20 +162,34 @@ def test_what_does_not_decide_a_score_does_not_change_the_id() -> None:
 def test_a_newer_one_takes_its_place_and_leaves_other_files(place: Path) -> None:
     (place / "notes.html").write_text("mine")
     (place / "backbone-mine.safetensors").write_text("mine")
+    first = [*load(place).model["files"]]
     # Even where the old model.json claims them.
     edit(place, lambda m: m["files"].update({"notes.html": {}, "../other.html": {}}), sign=False)
     (place.parent / "other.html").write_text("mine")
     save_bundle(str(place), STORAGE, make(head=0.25), "<html>second</html>", "{}")
     names = {path.name for path in place.iterdir()}
-    assert {"notes.html", "backbone-mine.safetensors"} < names
-    assert names == {
-        "notes.html",
-        "backbone-mine.safetensors",
-        "model.json",
-        *load(place).model["files"],
-    }
+    foreign = {"notes.html", "backbone-mine.safetensors"}
+    assert names == {*foreign, "model.json", *first, *load(place).model["files"]}
+    # The files of the first one go with the third.
+    second = load(place).model["files"]
+    save_bundle(str(place), STORAGE, make(head=0.75), "", "{}")
+    names = {path.name for path in place.iterdir()}
+    assert names == {*foreign, "model.json", *second, *load(place).model["files"]}
+    save_bundle(str(place), STORAGE, make(head=0.25), "", "{}")
     assert (place.parent / "other.html").exists()
     assert load(place).head_weights["0000/dense_0/kernel"][0, 0] == 0.25
+
+
+def test_a_reader_of_the_old_model_json_finds_its_weights(place: Path) -> None:
+    class Slow(Storage):
+        def read(self, uri: Any, *more: Any) -> Any:
+            found = super().read(uri, *more)
+            if str(uri).endswith("model.json"):
+                save_bundle(str(place), STORAGE, make(head=0.25), "", "{}")
+            return found
+
+    assert load_bundle(str(place), Slow()).model_id == make().model_id
+    assert load(place).model_id == make(head=0.25).model_id
 
 
 @pytest.mark.parametrize("component", ["backbone", "head", "outliers"])
@@ -413,7 +428,7 @@ def test_what_is_too_large_is_not_read(
     place: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     path = next(place.glob(name))
-    monkeypatch.setattr("monkeyray.model.bundle._MOST_BYTES", 100_000)
+    monkeypatch.setattr("monkeyray.model.bundle_files._MOST_BYTES", 100_000)
     monkeypatch.setattr("monkeyray.model.bundle._MOST_MODEL_BYTES", 100_000)
     load(place)
     with path.open("r+b") as file:
@@ -429,17 +444,19 @@ def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
         save_bundle(uri, STORAGE, make(), "", "{}", kept)
         bundle = load_bundle(uri, STORAGE)
         assert bundle.model_id == make().model_id
-        assert len(list((tmp_path / "m").glob("known_images-*"))) == 1
+        assert len(list((tmp_path / "m").glob("known_images-*"))) <= 2
         found = load_known_images(uri, STORAGE, bundle)
         assert found is not None
         np.testing.assert_array_equal(found.hashes, kept.hashes, strict=True)
         np.testing.assert_array_equal(found.thumbnails, kept.thumbnails, strict=True)
-    path = next((tmp_path / "m").glob("known_images-*"))
+    (name,) = (name for name in bundle.model["files"] if "known" in name)
+    path = tmp_path / "m" / name
     path.write_bytes(path.read_bytes()[:-1])
     bundle = load_bundle(uri, STORAGE)  # which scoring needs no more of
     with pytest.raises(BundleError, match=f"{path.name} is not what"):
         load_known_images(uri, STORAGE, bundle)
-    save_bundle(uri, STORAGE, make(), "", "{}")
+    for _ in range(2):
+        save_bundle(uri, STORAGE, make(), "", "{}")
     assert not path.exists()
     assert load_known_images(uri, STORAGE, load_bundle(uri, STORAGE)) is None
 

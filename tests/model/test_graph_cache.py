@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +29,10 @@ def test_a_graph_is_built_once() -> None:
     assert cached_graph("b", make("two"))[0] == b"two"
 
 
-@pytest.mark.parametrize("damage", [b"", b"short", None])
+_WRONG_SIZE = hashlib.sha256(b"\xff" * 8).digest() + b"\xff" * 8
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", _WRONG_SIZE, None])
 def test_a_damaged_one_is_built_again(damage: bytes | None, folder: Path) -> None:
     cached_graph("a", make("one"))
     (file,) = folder.iterdir()
@@ -58,37 +60,3 @@ def test_a_folder_that_cannot_be_written_is_no_error(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert cached_graph("a", make("one"))[0] == b"one"
     assert cached_graph("a", make("two"))[0] == b"two"
-
-
-def test_what_others_may_have_written_is_built_again(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cached_graph("a", make("one"))
-    (file,) = folder.iterdir()
-    folder.chmod(0o777)
-    assert cached_graph("a", make("mine"))[0] == b"mine"
-    folder.chmod(0o700)
-    assert cached_graph("a", never)[0] == b"one"
-    me = os.geteuid()
-    with monkeypatch.context() as patch:
-        patch.setattr("os.geteuid", lambda: me + 1)
-        assert cached_graph("a", make("mine"))[0] == b"mine"
-    assert cached_graph("a", never)[0] == b"one"
-    # A good one by its checksum, but behind a link.
-    file.rename(tmp_path / "elsewhere")
-    file.symlink_to(tmp_path / "elsewhere")
-    assert cached_graph("a", make("two"))[0] == b"two"
-    assert not file.is_symlink()
-
-
-@pytest.mark.timeout(60)
-def test_pipes_and_huge_files_are_not_read(folder: Path) -> None:
-    cached_graph("a", make("one"))
-    (file,) = folder.iterdir()
-    os.truncate(file, 2**40)
-    assert cached_graph("a", make("two"))[0] == b"two"
-    file.unlink()
-    os.mkfifo(file)
-    assert cached_graph("a", make("three"))[0] == b"three"
-    file.write_bytes(hashlib.sha256(b"\xff" * 8).digest() + b"\xff" * 8)
-    assert cached_graph("a", make("four"))[0] == b"four"

@@ -1,0 +1,64 @@
+"""The weights of a bundle as safetensors files, each named by its component and its hash."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+
+from monkeyray.errors import BundleError, MissingError, TooLargeError
+from monkeyray.model.backbones import Weights
+from monkeyray.storage.location import join
+from monkeyray.storage.store import Storage
+
+#: No file is larger; the largest backbone has 100 MB.
+_MOST_BYTES = 2**30
+
+
+def file_name(component: str, data: bytes) -> str:
+    """The name of the file with these bytes."""
+    return f"{component}-{sha256(data)[:16]}.safetensors"
+
+
+def is_ours(name: object, *components: str) -> bool:
+    """Whether `file_name` may have made this name for one of the components: a name from a foreign
+    model.json must not lead elsewhere."""
+    either = "|".join(components)
+    pattern = rf"({either})-[0-9a-f]{{16}}\.safetensors"
+    return isinstance(name, str) and re.fullmatch(pattern, name) is not None
+
+
+def pack(weights: Weights) -> bytes:
+    """The bytes of a file."""
+    from safetensors.numpy import save
+
+    return bytes(save({key: np.ascontiguousarray(weights[key]) for key in sorted(weights)}))
+
+
+def read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weights:
+    """The arrays of a file of the bundle in `uri`. `expected`: its SHA-256.
+
+    Raises BundleError if it is missing, too large, or not the file with that hash.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        data = storage.read(join(uri, name), _MOST_BYTES).data
+    except MissingError as error:
+        raise BundleError(f"{uri} is damaged: {name} is missing") from error
+    except TooLargeError as error:
+        raise BundleError(f"{uri} is damaged: {error}") from error
+    if sha256(data) != expected:
+        raise BundleError(f"{uri} is damaged: {name} is not what model.json says it is")
+    try:
+        weights: Weights = load(data)
+    except (SafetensorError, KeyError) as error:  # KeyError for types that NumPy lacks
+        raise BundleError(f"{uri} is damaged: {name} holds no weights: {error}") from error
+    return weights
+
+
+def sha256(data: bytes) -> str:
+    """64 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
