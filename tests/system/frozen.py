@@ -62,6 +62,7 @@ _TIME = re.compile(
     r"(\d{4}-\d\d-\d\d)(?:[T ]\d\d:\d\d(?::\d\d)?(?:\.\d+)?(?:Z|[+-]\d\d:?\d\d| UTC)?)?"
 )
 _SECONDS = re.compile(r"\b\d+(?:\.\d+)? (?=s\b|ms\b|min\b)")
+_CHOICES = re.compile(r"('choices': \[)([^\]]*)\]")
 _DECIMAL = re.compile(r"(\d+\.\d+(?:e[+-]?\d+)?)")
 
 
@@ -933,6 +934,10 @@ def mistakes(space: Workspace) -> Sections:
         return {"mistakes": dict(zip(wrong, ran, strict=True))}
 
 
+def _in_order(choices: re.Match[str]) -> str:
+    return choices[1] + ", ".join(sorted(choices[2].split(", "))) + "]"
+
+
 def words(space: Workspace) -> Sections:
     """What the commands say of themselves."""
     commands = ["train", "tune", "score", "rescore", "evaluate", "export", "bursts", "review"]
@@ -943,7 +948,8 @@ def words(space: Workspace) -> Sections:
         ran = list(pool.map(lambda arguments: space.run(*arguments), asked))
     for arguments, printed in zip(asked, ran, strict=True):
         if arguments[0] == "completion" and arguments[1] != "--help":
-            script = printed["stdout"]
+            # The order of choices is that of a set in tyro, another in every process.
+            script = [_CHOICES.sub(_in_order, line) for line in printed["stdout"]]
             printed |= {"stdout": script[:3], "lines": len(script), "digest": digest(script)}
     return {"words": {" ".join(a): r for a, r in zip(asked, ran, strict=True)}}
 
