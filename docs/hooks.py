@@ -1,7 +1,13 @@
-"""Fills in what is generated when MkDocs builds: the options and the table of other tools."""
+"""What is generated in the documentation.
+
+MkDocs fills in the options and the comparison of tools when it builds. Tables that people also read
+in the repository are between markers: python docs/hooks.py README.md docs/pages/formats.md
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +62,37 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(" ".join(x.split()) for x in row) + " |" for row in lines)
 
 
-def readme(text: str) -> str:
-    """The README with its table of tools as tools.yaml has it."""
-    before, start, rest = text.partition("<!-- tools -->\n")
-    _, end, after = rest.partition("<!-- end of tools -->")
-    if not start or not end:
-        raise ValueError("the README has no <!-- tools --> … <!-- end of tools -->")
-    return f"{before}{start}{tools_table(short=True)}\n{end}{after}"
+def columns_table(*, boxes: bool) -> str:
+    """The columns of predictions, or those that boxes add, as a Markdown table."""
+    from monkeyray.scoring.schema import BOX_COLUMNS, describe_columns
+
+    ours = {each.name for each in BOX_COLUMNS}
+    # Writers differ in the name of a list's field.
+    rows = [
+        [f"`{name}`", f"`{kind.replace('item: ', '')}`", meaning]
+        for name, kind, meaning in describe_columns()
+        if (name in ours) == boxes
+    ]
+    return _table(["column", "type", "meaning"], rows)
+
+
+def filled(text: str) -> str:
+    """A page with its tables between markers as the code and the data have them."""
+    tables: dict[str, Callable[[], str]] = {
+        "tools": partial(tools_table, short=True),
+        "columns": partial(columns_table, boxes=False),
+        "box columns": partial(columns_table, boxes=True),
+    }
+    for name, table in tables.items():
+        before, start, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- end of {name} -->")
+        if end:
+            text = f"{before}{start}{table()}\n{end}{after}"
+    return text
 
 
 if __name__ == "__main__":
     import sys
 
-    path = Path(sys.argv[1])
-    path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(filled(path.read_text(encoding="utf-8")), encoding="utf-8")
