@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 import re
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, ParamSpec, Protocol, TypeVar, overload
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from monkeyray.console import LogFormat, Reporter
 from monkeyray.errors import ConfigError
@@ -26,21 +27,68 @@ from monkeyray.storage.store import Storage
 
 @dataclass(frozen=True)
 class IsPlace:
-    """Marks an option that is a path or URI. `words`: values that are none, but mean something."""
+    """Marks an option that is a path or URI. `words`: other values with a meaning of their own.
+
+    `checked`: whether it must be a place that can be read or written here.
+    """
 
     words: tuple[str, ...] = ()
+    checked: bool = True
+
+    def check(self, option: str, value: Any) -> None:
+        """Raise ConfigError for a malformed place."""
+        if self.checked and value not in self.words:
+            normalise(value)
 
 
-#: The type of an option that is a path or URI.
+@dataclass(frozen=True)
+class Range:
+    """Marks a number from `low` to `high`, without `low` if `above` and without `high` if `below`.
+
+    >>> Range(1).check("folds", 0)
+    Traceback (most recent call last):
+    monkeyray.errors.ConfigError: --folds is 0: it must be at least 1
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def check(self, option: str, value: Any) -> None:
+        """Raise ConfigError for a number outside of the range."""
+        need = f"{'above' if self.above else 'at least'} {self.low}"
+        if self.high < math.inf:
+            need += f" and {'below' if self.below else 'at most'} {self.high}"
+        elif self.below:
+            need += " and finite"
+        inside = self.low < value if self.above else self.low <= value
+        inside &= value < self.high if self.below else value <= self.high
+        require(inside, option, value, need)
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks an option that must have one of these values."""
+
+    choices: tuple[Any, ...]
+
+    def check(self, option: str, value: Any) -> None:
+        """Raise ConfigError for any other value."""
+        need = f"one of {', '.join(map(str, self.choices))}"
+        require(value in self.choices, option, repr(value), need)
+
+
+#: The types of options that several commands have.
 Place = Annotated[str, IsPlace()]
+Count = Annotated[int, Range(1)]
+Share = Annotated[float, Range(0, 1)]
+Seed = Annotated[int, Range(0, 2**32 - 1)]  # as many bits as NumPy and TensorFlow take
+Engine = Annotated[str, OneOf(("auto", "tensorflow", "openvino"))]
+Precision = Annotated[str, OneOf(("float32", "mixed", "int8"))]
 
 #: The heading of options that the short help only names.
 SELDOM = "Seldom needed"
-
-#: What is seen around a box, on each side, in shares of its longer side. Boxes end where the animal
-#: does, or a little before; with a tenth more it fills 0.83 of the crop, about as much as objects
-#: fill of what ImageNet's networks are trained on, of which the central 0.875 are seen.
-PADDING = 0.1
 
 
 def require(condition: bool, option: str, value: object, need: str) -> None:
@@ -50,88 +98,81 @@ def require(condition: bool, option: str, value: object, need: str) -> None:
 
 
 def flag(name: str) -> str:
-    """A field's name as the command line has it."""
+    """A field's name on the command line."""
     return name.replace("_", "-")
 
 
-def check_engine(engine: str) -> None:
-    """Raise ConfigError for what is no engine."""
-    engines = ("auto", "tensorflow", "openvino")
-    require(engine in engines, "engine", repr(engine), f"one of {', '.join(engines)}")
+def marks(hint: Any) -> Iterator[Any]:
+    """What annotates a type or its parts, such as IsPlace, Range and OneOf.
+
+    >>> list(marks(tuple[Place, ...] | None))
+    [IsPlace(words=(), checked=True)]
+    """
+    yield from getattr(hint, "__metadata__", ())
+    if typing.get_origin(hint) is Literal:
+        yield OneOf(typing.get_args(hint))
+        return
+    for each in typing.get_args(hint):
+        yield from marks(each)
 
 
-def check_precision(precision: str) -> None:
-    """Raise ConfigError for what is no precision."""
-    precisions = ("float32", "mixed", "int8")
-    require(
-        precision in precisions, "precision", repr(precision), f"one of {', '.join(precisions)}"
-    )
+def check(option: str, hint: Any, value: Any) -> None:
+    """Raise ConfigError for a value, or a member of a tuple, that its type's marks refuse."""
+    for each in value if isinstance(value, tuple) else (value,):
+        for mark in marks(hint):
+            if each is not None and isinstance(mark, IsPlace | Range | OneOf):
+                mark.check(option, each)
 
 
-def check_seed(seed: int, option: str = "seed") -> None:
-    """Raise ConfigError for what is no seed."""
-    # NumPy and TensorFlow take no more than 32 bits.
-    require(0 <= seed < 2**32, option, seed, f"from 0 to {2**32 - 1}")
+def type_hints(kind: Any) -> dict[str, Any]:
+    """A class's types by field, with what annotates them."""
+    return typing.get_type_hints(kind, include_extras=True)
 
 
-def check_detections(detections: str | None, threshold: float | None, padding: float) -> None:
-    """Raise ConfigError for what cannot be meant with --detections."""
-    require(0 <= padding <= 10, "box-padding", padding, "from 0 to 10")
-    require(
-        threshold is None or 0 <= threshold <= 1, "detection-threshold", threshold, "from 0 to 1"
-    )
-    if detections is not None:
-        normalise(detections)
-    elif threshold is not None or padding != PADDING:
-        option = "box-padding" if threshold is None else "detection-threshold"
-        raise ConfigError(f"--{option} is about boxes: give --detections too, or drop it")
+class Checked:
+    """Base of options: checks each field by its type's marks."""
 
-
-def check_apart(output: str, predictions: str) -> None:
-    """Raise ConfigError for an output that would be among the files of a run."""
-    if join(normalise(output), "").startswith(join(normalise(predictions), "")):
-        raise ConfigError(
-            f"--output {output} is in --predictions {predictions}, which holds nothing but a run: "
-            "choose another place"
-        )
+    def __post_init__(self) -> None:
+        for name, hint in type_hints(type(self)).items():
+            if name in type(self).__dataclass_fields__:  # type: ignore[attr-defined]
+                check(flag(name), hint, getattr(self, name))
 
 
 @dataclass(frozen=True)
-class StoreConfig:
+class StoreConfig(Checked):
     """Where the store is and what is printed; the same options for every command."""
 
     s3_endpoint: str | None = None
-    """URL of an S3 server other than AWS, as http://127.0.0.1:9000. Default: AWS_ENDPOINT_URL."""
+    """URL of an S3 server other than AWS, such as http://127.0.0.1:9000. Default:
+    AWS_ENDPOINT_URL."""
 
     s3_anonymous: bool = False
     """Send S3 requests without credentials, for public buckets."""
 
-    store_patience_seconds: float = PATIENCE_SECONDS
-    """Seconds for which a store that throttles or does not answer is tried again."""
+    store_patience_seconds: Annotated[float, Range(0)] = PATIENCE_SECONDS
+    """Seconds to keep retrying a store that throttles or does not answer."""
 
     ray_address: str | None = None
-    """Ray cluster to use, or local for a new one on this machine. Default: RAY_ADDRESS, else what
-    `ray start` has started here; else none to score on CPUs, and a new local one for all else."""
+    """Ray cluster to use, or local for a new one on this machine. Default: RAY_ADDRESS, or what
+    `ray start` started here; otherwise no Ray for scoring on CPUs, and a new local one for the
+    rest."""
 
     quiet: bool = False
-    """Print nothing but the result and errors."""
+    """Print only the result and errors."""
 
     log_format: LogFormat = "text"
-    """text, or json: every line that is printed is an object with time, level, event, message, and
-    the figures of the message."""
+    """text, or json: print every line as an object with time, level, event, message and the
+    message's figures."""
 
     debug: bool = False
-    """Print Ray's and the workers' own messages, and a traceback with errors."""
+    """Print Ray's and the workers' own messages, and tracebacks of errors."""
 
     def __post_init__(self) -> None:
-        patience = self.store_patience_seconds
-        require(patience >= 0, "store-patience-seconds", patience, "0 or more")
-        form = self.log_format
-        require(form in ("text", "json"), "log-format", repr(form), "text or json")
+        super().__post_init__()
         endpoint = self.s3_endpoint
         if endpoint is None:
             return
-        # A password must not be repeated, wherever in a half URL it stands.
+        # Even a malformed URL may hold a password, which must not be repeated.
         if "@" in endpoint or masked(endpoint) != endpoint:
             raise ConfigError(
                 "--s3-endpoint carries credentials: take them out, and give them through the "
@@ -143,7 +184,7 @@ class StoreConfig:
         )  # fmt: skip
 
     def storage(self) -> Storage:
-        """The storage that these options describe."""
+        """Open the storage that these options describe."""
         return Storage(
             s3_endpoint=self.s3_endpoint,
             s3_anonymous=self.s3_anonymous,
@@ -151,23 +192,31 @@ class StoreConfig:
         )
 
     def reporter(self) -> Reporter:
-        """What prints as these options say."""
+        """Make the reporter that these options describe."""
         return Reporter(self.quiet, self.log_format)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CallConfig:
-    """Where else the options come from, and where the result is told to programs."""
+class JobConfig(Checked):
+    """Base of every command's options."""
+
+    store: StoreConfig = field(default_factory=StoreConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallConfig(Checked):
+    """The options of a single call, which do not change its result."""
 
     config: Place | None = None
-    """TOML or YAML file with options, by their names here. What is given on the command line counts
-    before the file. A file like this is written beside every result, to do the same again."""
+    """TOML or YAML file with options by their names here; the command line overrides it. Such a
+    file is written beside every result, to repeat it."""
 
-    summary_json: Place | None = None
-    """Write what the command did as JSON, to a file that ends in .json, or - for standard output.
-    It is there only when the command was done; what is printed else goes to standard error."""
+    summary_json: Annotated[str, IsPlace(("-",))] | None = None
+    """Write a summary as JSON to a file that ends in .json, or - for standard output. It is written
+    only if the command succeeds; with -, other output goes to standard error."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         place = self.summary_json
         require(
             place is None or place == "-" or place.endswith(".json"),
@@ -194,7 +243,7 @@ class Job(Protocol[P, C_contra, R_co]):
 
 
 def takes_options(kind: Callable[P, C]) -> Callable[[Callable[[C], R_co]], Job[P, C, R_co]]:
-    """Let a job that takes one object with its options take them by keyword, too.
+    """Let a job that takes one options object also take its fields by keyword.
 
     The function raises TypeError for anything but one object of `kind`, or keywords that make one.
     """
@@ -204,7 +253,7 @@ def takes_options(kind: Callable[P, C]) -> Callable[[Callable[[C], R_co]], Job[P
         @functools.wraps(job)
         def run(*config: Any, **options: Any) -> R_co:
             if not config:
-                # Notebooks have paths, and options are texts.
+                # Options are texts, but notebooks often have paths.
                 texts = {
                     key: os.fspath(value) if isinstance(value, os.PathLike) else value
                     for key, value in options.items()
@@ -266,25 +315,21 @@ def to_toml(config: Any) -> str:
 
 
 def _values(config: Any) -> Iterator[tuple[str, Any, Any]]:
-    """Each option's name, type and value, with those of nested dataclasses."""
-    hints = typing.get_type_hints(type(config), include_extras=True)
+    """Each option's name, type and value, those of nested dataclasses last."""
+    nested = []
     for each in dataclasses.fields(config):
         value = getattr(config, each.name)
         if dataclasses.is_dataclass(value):
-            yield from _values(value)
+            nested.append(value)
         elif each.init:
-            yield each.name, hints[each.name], value
+            yield each.name, type_hints(type(config))[each.name], value
+    for value in nested:
+        yield from _values(value)
 
 
 def place_mark(hint: Any) -> IsPlace | None:
-    """The mark of a type that is a path or URI, or is made of some.
-
-    >>> place_mark(tuple[Place, ...] | None), place_mark(int)
-    (IsPlace(words=()), None)
-    """
-    if isinstance(hint, IsPlace):
-        return hint
-    return next(filter(None, map(place_mark, typing.get_args(hint))), None)
+    """The mark of a type that is a path or URI, or is made of some."""
+    return next((each for each in marks(hint) if isinstance(each, IsPlace)), None)
 
 
 def _in_full(place: IsPlace | None, value: Any) -> Any:

@@ -12,9 +12,9 @@ import sys
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from monkeyray.options import CallConfig, StoreConfig, flag, place_mark
+from monkeyray.options import CallConfig, OneOf, StoreConfig, flag, marks, place_mark, type_hints
 
 #: The heading of the options that all commands have.
 EVERY_COMMAND = "Every command"
@@ -49,12 +49,15 @@ class Option:
         kind = self.hint
         if isinstance(kind, types.UnionType) or typing.get_origin(kind) is typing.Union:
             kind = next(each for each in typing.get_args(kind) if each is not type(None))
-        inner = typing.get_args(kind)
-        if typing.get_origin(kind) is Literal:
-            return "|".join(inner)
         if typing.get_origin(kind) is not tuple:
-            return "" if kind is bool else _word(kind)
+            return "" if kind is bool else "|".join(map(str, self.choices)) or _word(kind)
+        inner = typing.get_args(kind)
         return f"{_word(inner[0])}…" if inner[-1] is ... else " ".join(map(_word, inner))
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """The values that it must have, if these are few."""
+        return next((mark.choices for mark in marks(self.hint) if isinstance(mark, OneOf)), ())
 
     @property
     def shown_default(self) -> str:
@@ -74,7 +77,9 @@ class Option:
 
 
 def _word(kind: Any) -> str:
-    return "PLACE" if place_mark(kind) else "N" if kind in (int, float) else "TEXT"
+    if place_mark(kind):
+        return "PLACE"
+    return "N" if getattr(kind, "__origin__", kind) in (int, float) else "TEXT"
 
 
 def options_of(kind: type[Any]) -> list[Option]:
@@ -95,7 +100,7 @@ def shared_options() -> list[Option]:
 
 
 def _fields(kind: type[Any], headings: dict[str, str], heading: str = "Options") -> list[Option]:
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = type_hints(kind)
     texts = {
         name: text for each in reversed(kind.__mro__) for name, text in _field_texts(each).items()
     }

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from monkeyray.options import Place, StoreConfig, check_seed, require
-from monkeyray.storage.location import is_local, normalise
+from monkeyray.options import JobConfig, Place, Seed, require
+from monkeyray.storage.location import is_local
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """Draw a small camera-trap collection, train on it, score it, and say where the results are."""
+class DemoConfig(JobConfig):
+    """Draw a small camera-trap collection, train a model on it and score it."""
 
     folder: Place = "monkeyray-demo"
-    """Folder for the drawn images, the model and the predictions. An older demo is replaced."""
+    """Folder for the drawn images, the model and the predictions. Replaces an older demo."""
 
-    seed: int = 0
+    seed: Seed = 0
     """Seed of the drawing and of the training."""
 
-    store: StoreConfig = field(default_factory=StoreConfig)
-
     def __post_init__(self) -> None:
-        normalise(self.folder)
-        require(is_local(self.folder), "folder", self.folder, "a folder of this machine")
-        check_seed(self.seed)
+        super().__post_init__()
+        require(is_local(self.folder), "folder", self.folder, "a folder on this machine")

@@ -137,9 +137,11 @@ def _taking(options: Iterable[Option]) -> Any:
 def _details(option: Option) -> cyclopts.Parameter:
     from cyclopts import Parameter
 
+    is_whole = option.value == "N" and "int" in str(option.hint)
     return Parameter(
         help=option.brief,
-        converter=_to_int if "int" in str(option.hint) else None,
+        converter=_to_int if is_whole or int in map(type, option.choices) else None,
+        choices=[*map(str, option.choices)] or None,
         allow_leading_hyphen=option.name == "summary_json",  # which may be -
     )
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
 
 from monkeyray.errors import ConfigError
-from monkeyray.options import Place, StoreConfig, check_apart, require
-from monkeyray.storage.location import normalise
+from monkeyray.options import JobConfig, Place, Range, require
+from monkeyray.storage.location import join, normalise
 
 
 @dataclass(frozen=True, kw_only=True)
-class PredictionsConfig:
+class PredictionsConfig(JobConfig):
     """The options of every command that reads predictions and writes something from them."""
 
     predictions: Place
@@ -40,13 +40,13 @@ class PredictionsConfig:
     relative_to: Place | None = None
     """Folder or prefix that paths are relative to. Default: that of the images."""
 
-    store: StoreConfig = field(default_factory=StoreConfig)
-
     def __post_init__(self) -> None:
-        check_apart(self.output, self.predictions)
-        for name in ("project", "deployments", "taxonomy", "label_names", "relative_to"):
-            if getattr(self, name, None) is not None:
-                normalise(getattr(self, name))
+        super().__post_init__()
+        if join(normalise(self.output), "").startswith(join(normalise(self.predictions), "")):
+            raise ConfigError(
+                f"--output {self.output} is in --predictions {self.predictions}, which holds only "
+                "the files of a run: choose another place"
+            )
         if self.site_pattern is not None:
             from monkeyray.exports.deployments import SitePattern
 
@@ -61,7 +61,7 @@ class TaxaConfig(PredictionsConfig):
     """Table (CSV or Parquet) of the taxa of labels: label, scientific_name, common_name,
     observation_type (animal, human, vehicle, blank or unknown), kingdom to genus."""
 
-    rollup_threshold: float | None = None
+    rollup_threshold: Annotated[float, Range(0, 1, above=True)] | None = None
     """With --taxonomy: roll up an image whose label is not accepted and scores below this to the
     lowest taxon whose labels reach it together, in camtrap-dp and csv; above 0, up to 1. Default:
     no roll-up."""
@@ -84,13 +84,9 @@ class TaxaConfig(PredictionsConfig):
         for label in kinds:
             require(kinds.count(label) == 1, "blank, --human, --vehicle or --unknown", label,
                      "given to only one of them")  # fmt: skip
-        if self.rollup_threshold is not None:
-            require(
-                0 < self.rollup_threshold <= 1,
-                "rollup-threshold", self.rollup_threshold, "above 0, up to 1",
-            )  # fmt: skip
-            if self.taxonomy is None and getattr(self, "project", None) is None:
-                raise ConfigError("--rollup-threshold needs a table of taxa: give --taxonomy")
+        has_taxa = self.taxonomy is not None or getattr(self, "project", None) is not None
+        if self.rollup_threshold is not None and not has_taxa:
+            raise ConfigError("--rollup-threshold needs a table of taxa: give --taxonomy")
 
     def kinds(self) -> dict[str, tuple[str, ...]]:
         """The labels of blank, human, vehicle and unknown, by these kinds."""
@@ -103,8 +99,8 @@ class ExportConfig(TaxaConfig):
 
     GROUPS: ClassVar = {
         "Places": ("predictions", "format", "output", "partial", "overwrite"),
-        "Where and when": ("project", "deployments", "site_pattern", "relative_to"),
-        "What labels are": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
+        "Cameras and times": ("project", "deployments", "site_pattern", "relative_to"),
+        "Labels and taxa": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
     }
 
     format: Literal["camtrap-dp", "megadetector", "csv"]
@@ -119,10 +115,6 @@ class ExportConfig(TaxaConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.format in ("camtrap-dp", "megadetector", "csv"),
-            "format", repr(self.format), "camtrap-dp, megadetector or csv",
-        )  # fmt: skip
         if self.format == "camtrap-dp":
             for name in ("project", "deployments"):
                 if getattr(self, name) is None:
@@ -147,8 +139,8 @@ class BurstsConfig(TaxaConfig):
 
     GROUPS: ClassVar = {
         "Places": ("predictions", "output", "partial", "overwrite"),
-        "What is a burst": ("site_pattern", "relative_to", "deployments", "burst_gap"),
-        "What labels are": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
+        "Bursts": ("site_pattern", "relative_to", "deployments", "burst_gap"),
+        "Labels and taxa": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
     }
 
     output: Place
@@ -157,7 +149,7 @@ class BurstsConfig(TaxaConfig):
     burst_gap: str = "5s"
     """The longest time between two consecutive images of a burst: a number with ms, s, min or h."""
 
-    rollup_threshold: float | None = None
+    rollup_threshold: Annotated[float, Range(0, 1, above=True)] | None = None
     """With --taxonomy: the score at which a label or taxon is accepted, above 0, up to 1. Default:
     the --threshold of score, otherwise 0.5."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from monkeyray.errors import ConfigError
 from monkeyray.exports.options import PredictionsConfig
-from monkeyray.options import Place, flag, require
-from monkeyray.storage.location import normalise
+from monkeyray.options import Place, Range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +18,8 @@ class ReviewConfig(PredictionsConfig):
     GROUPS: ClassVar = {
         "Places": ("predictions", "output", "label_names", "partial", "overwrite"),
         "What to label next": ("select", "count", "labelled"),
-        "Where and when": ("site_pattern", "relative_to", "deployments"),
-        "What is shown": ("per_label", "per_section", "images_per_page", "thumbnail_pixels"),
+        "Cameras and times": ("site_pattern", "relative_to", "deployments"),
+        "Pages": ("per_label", "per_section", "images_per_page", "thumbnail_pixels"),
     }
 
     output: Place
@@ -30,7 +29,7 @@ class ReviewConfig(PredictionsConfig):
     """Choose images to label next: uncertain, those whose two best labels have the closest scores;
     or diverse, those unlike each other and those in --labelled (needs score --embeddings)."""
 
-    count: int = 100
+    count: Annotated[int, Range(1, 10_000)] = 100
     """Number of images that --select chooses."""
 
     labelled: tuple[Place, ...] = ()
@@ -40,35 +39,19 @@ class ReviewConfig(PredictionsConfig):
     label_names: Place | None = None
     """Table (CSV or Parquet) with the columns label and name, as for train."""
 
-    per_label: int = 12
+    per_label: Annotated[int, Range(0, 10_000)] = 12
     """Images to show for each label, drawn at random."""
 
-    per_section: int = 48
+    per_section: Annotated[int, Range(0, 10_000)] = 48
     """Images to show of the least certain, of the least typical and of those not scored."""
 
-    images_per_page: int = 240
+    images_per_page: Annotated[int, Range(1, 10_000)] = 240
     """Maximum number of images on a page."""
 
-    thumbnail_pixels: int = 320
+    thumbnail_pixels: Annotated[int, Range(32, 2048)] = 320
     """The longer side of the thumbnails. At 320, a page grows by some 20 kB per image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            self.select in (None, "uncertain", "diverse"),
-            "select", repr(self.select), "uncertain or diverse",
-        )  # fmt: skip
-        for name, low, high in (
-            ("count", 1, 10_000),
-            ("per_label", 0, 10_000),
-            ("per_section", 0, 10_000),
-            ("images_per_page", 1, 10_000),
-            ("thumbnail_pixels", 32, 2048),
-        ):
-            value = getattr(self, name)
-            option = flag(name)
-            require(low <= value <= high, option, value, f"from {low} to {high}")
-        for uri in self.labelled:
-            normalise(uri)
         if self.labelled and self.select is None:
             raise ConfigError("--labelled lists images for --select to skip: give --select too")

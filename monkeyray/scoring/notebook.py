@@ -27,7 +27,7 @@ from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.model.backbones import import_keras
 from monkeyray.model.bundle import Bundle, load_bundle
 from monkeyray.model.engines import choose_engine
-from monkeyray.options import StoreConfig, check_engine, check_precision, require
+from monkeyray.options import Engine, Precision, StoreConfig, check, require
 from monkeyray.runs.fetch import FETCH_THREADS, Batch, Fetched, attempt, fetch
 from monkeyray.scoring.options import parse_top_k
 from monkeyray.scoring.rows import ScoreOptions, Scorer
@@ -183,8 +183,8 @@ def load_model(
     """
     top_k = str(top_k)
     parse_top_k(top_k, 1)
-    check_engine(engine)
-    check_precision(precision)
+    check("engine", Engine, engine)
+    check("precision", Precision, precision)
     require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
     store = store or StoreConfig()
     storage = store.storage()

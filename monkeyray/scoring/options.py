@@ -3,34 +3,101 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 from monkeyray.errors import ConfigError
 from monkeyray.images.views import COUNTS
 from monkeyray.options import (
-    PADDING,
     SELDOM,
+    Count,
+    Engine,
+    JobConfig,
+    OneOf,
     Place,
-    StoreConfig,
-    check_detections,
-    check_engine,
-    check_precision,
+    Precision,
+    Range,
+    Share,
     flag,
     require,
 )
 from monkeyray.storage.location import join, normalise
 
+#: The default of --box-padding. Detectors' boxes fit the animal tightly. With a tenth more on each
+#: side it fills 0.83 of the crop, about as much as objects do in the images of ImageNet.
+PADDING = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig:
-    """Score all images of a collection with a model bundle; write predictions as Parquet."""
+class BoxConfig(JobConfig):
+    """The options about MegaDetector's boxes."""
+
+    detections: Place | None = None
+    """MegaDetector results (JSON) for these images. Scores the crop of each animal's box, one row
+    per box; people, vehicles and blanks get a row without a label."""
+
+    detection_threshold: Share | None = None
+    """Lowest confidence of boxes to use. Default: the file's typical_detection_threshold, or
+    0.2."""
+
+    box_padding: Annotated[float, Range(0, 10)] = PADDING
+    """Margin to add on each side of a box, as a share of its longer side."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        threshold = self.detection_threshold
+        if self.detections is None and (threshold is not None or self.box_padding != PADDING):
+            option = "box-padding" if threshold is None else "detection-threshold"
+            raise ConfigError(f"--{option} is about boxes: give --detections too, or drop it")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(JobConfig):
+    """The options about running a network over images."""
+
+    views: Annotated[int, OneOf(COUNTS)] | None = None
+    """Number of views of each image to average over. Default: as in training. Fewer are faster."""
+
+    workers: Count | None = None
+    """Processes that decode and predict. Default: one per CPU core. With --gpu they share the GPUs,
+    up to 8 on each."""
+
+    gpu: bool = False
+    """Predict on GPUs."""
+
+    engine: Engine = "auto"
+    """Runtime of the network: tensorflow, openvino (the fastest on CPUs), or auto: openvino if it
+    is installed and no GPU is used, otherwise tensorflow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(JobConfig):
+    """The options about the labels of a row."""
+
+    model_id: str | None = None
+    """Refuse a model with any other id; the first 8 digits are enough."""
+
+    top_k: str = "5"
+    """Number of labels, with their scores, to list in each row, or all."""
+
+    threshold: Share | None = None
+    """Lowest score of a prediction that is `accepted`; others are `below_threshold`. Default: the
+    model's own thresholds, from training with --target-precision."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_top_k(self.top_k, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(BoxConfig, PredictConfig, LabelConfig):
+    """Score every image of a collection with a model bundle, and write predictions to Parquet."""
 
     GROUPS: ClassVar = {
         "Places": ("images", "model", "predictions", "include", "exclude", "limit"),
         "Boxes": ("detections", "detection_threshold", "box_padding"),
-        "Rows": ("top_k", "threshold", "views", "embeddings"),
-        "Resuming and restarting": ("update", "retry_failed", "overwrite", "dry_run"),
+        "Predictions": ("top_k", "threshold", "views", "embeddings"),
+        "Resuming and starting over": ("update", "retry_failed", "overwrite", "dry_run"),
         "Machines": ("workers", "gpu", "engine", "precision", "rows_per_file"),
         SELDOM: (
             "model_id",
@@ -43,170 +110,113 @@ class ScoreConfig:
     }
 
     images: Place
-    """Folder or prefix with images at any depth, or a CSV or Parquet manifest with a uri column."""
+    """Folder or prefix with images at any depth, or a CSV or Parquet manifest with a column uri."""
 
     model: Place
     """The model bundle to score with."""
 
     predictions: Place
-    """Folder or prefix for the Parquet files. Rerun the same command to resume."""
-
-    model_id: str | None = None
-    """Refuse any model but the one with this id (or at least its first 8 digits)."""
+    """Folder or prefix for the Parquet files. Run the same command again to resume."""
 
     include: tuple[str, ...] = ()
-    """Score only images that match one of these globs, by their path below --images, such as *.jpg
-    or site-1/*; * also matches /. In a manifest, by their URI."""
+    """Score only images that match one of these globs, such as *.jpg or site-1/*: paths below
+    --images, or whole URIs of a manifest. * matches / too."""
 
     exclude: tuple[str, ...] = ()
     """Skip images that match one of these globs."""
 
-    detections: Place | None = None
-    """MegaDetector results (JSON) for these images. The crop of each animal is scored, one row per
-    box; people, vehicles and blank images get a row without a label."""
-
-    detection_threshold: float | None = None
-    """Minimum confidence of boxes in --detections, 0 to 1. Default: typical_detection_threshold in
-    the file, or else 0.2."""
-
-    box_padding: float = PADDING
-    """Margin around a box on each side, as a share of its longer side."""
-
-    views: int | None = None
-    """Number of views of an image to average over. Default: as the model was trained; fewer are
-    faster."""
-
-    top_k: str = "5"
-    """Number of labels listed in each row with their scores, or all."""
-
-    threshold: float | None = None
-    """Minimum score to be `accepted` rather than `below_threshold`, 0 to 1. Default: the model's
-    own thresholds, from --target-precision."""
-
     embeddings: bool = False
-    """Also write the backbone's features of each image, as a list of float32."""
+    """Also write the backbone's features of each image, a list of float32."""
 
-    batch_size: int = 32
-    """Images per batch of the network."""
+    batch_size: Count = 32
+    """Images per batch."""
 
-    workers: int | None = None
-    """Processes that decode and predict. Default: one per CPU core; with --gpu, up to 8 per GPU as
-    cores allow."""
+    precision: Precision = "float32"
+    """float32; mixed: float16 on GPUs and bfloat16 on CPUs, faster on hardware that supports it,
+    with scores that differ in the third digit; or int8: the fastest on CPUs, with OpenVINO, for
+    models trained with --int8, whose report shows the effect on labels."""
 
-    gpu: bool = False
-    """Predict on GPUs."""
+    rows_per_file: Count = 4096
+    """Maximum number of images per Parquet file. A killed run loses only unfinished files."""
 
-    engine: str = "auto"
-    """Inference engine: tensorflow, openvino (fastest on CPUs), or auto: openvino if it is
-    installed and no GPU is used, otherwise tensorflow."""
+    max_bytes: Count = 256 * 2**20
+    """Larger files are not read; their rows have the status `too_large`."""
 
-    precision: str = "float32"
-    """float32; mixed (float16 on GPUs, bfloat16 on CPUs: faster on hardware that supports it,
-    scores change in the third digit); or int8 (OpenVINO on CPUs, the fastest, for models trained
-    with --int8, whose report shows the effect on labels)."""
+    max_pixels: Count = 150_000_000
+    """Images with more pixels (width x height) are not decoded; their rows have the status
+    `too_large`."""
 
-    rows_per_file: int = 4096
-    """Maximum images per Parquet file. A killed run loses at most the files being written."""
+    decode_seconds: Annotated[float, Range(0, above=True)] = 60.0
+    """Time limit for decoding an image; rows of slower ones have the status `timeout`."""
 
-    max_bytes: int = 256 * 2**20
-    """Larger files are not read; their status is `too_large`."""
-
-    max_pixels: int = 150_000_000
-    """Images with more pixels (width x height) are not decoded; their status is `too_large`."""
-
-    decode_seconds: float = 60.0
-    """Time limit for decoding an image, in seconds; its status is then `timeout`."""
-
-    max_refused: int = 1000
+    max_refused: Count = 1000
     """Stop after this many consecutive missing or forbidden images; the path or the credentials are
     probably wrong."""
 
-    limit: int | None = None
-    """Score only the first of the images, at most this many."""
+    limit: Count | None = None
+    """Score at most this many images, the first of the list."""
 
     update: bool = False
-    """List the images again and score those that are new or changed. Rows of images that are gone
-    are kept and counted."""
+    """List the images again, and score those that are new or have changed since an earlier run.
+    Images that have disappeared keep their rows and are reported."""
 
     retry_failed: bool = False
-    """Retry images with status missing, forbidden, crashed or timeout."""
+    """Score images again that were missing, forbidden, crashed or timeout."""
 
     overwrite: bool = False
-    """Delete everything in --predictions and start over."""
+    """Delete what is in --predictions and start over."""
 
     dry_run: bool = False
-    """Count the images, score a few, estimate the time and stop. Nothing is kept."""
-
-    store: StoreConfig = field(default_factory=StoreConfig)
+    """Count the images, score a few, estimate the time, and stop without writing results."""
 
     def __post_init__(self) -> None:
-        predictions = normalise(self.predictions)
+        super().__post_init__()
+        predictions = join(normalise(self.predictions), "")
         for name in ("images", "model", "detections"):
             place = getattr(self, name)
-            if place is not None and join(normalise(place), "").startswith(join(predictions, "")):
+            if place is not None and join(normalise(place), "").startswith(predictions):
                 raise ConfigError(
-                    f"--{name} {getattr(self, name)} is in --predictions {self.predictions}, where "
+                    f"--{name} {place} is in --predictions {self.predictions}, where "
                     "files are written and deleted: give --predictions a folder of its own"
                 )
-        check_detections(self.detections, self.detection_threshold, self.box_padding)
-        parse_top_k(self.top_k, 1)
-        check_engine(self.engine)
-        check_precision(self.precision)
-        for name in ("batch_size", "rows_per_file", "max_bytes", "max_pixels", "max_refused"):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
-        for name in ("workers", "limit"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, flag(name), value, "1 or more")
-        require(self.decode_seconds > 0, "decode-seconds", self.decode_seconds, "above 0")
         for name in ("update", "retry_failed"):
             if getattr(self, name) and self.overwrite:
                 raise ConfigError(
                     f"--{flag(name)} keeps existing rows and --overwrite deletes them: give one"
                 )
-        views = self.views
-        require(
-            views is None or views in COUNTS, "views", views,
-            f"one of {', '.join(map(str, COUNTS))}",
-        )  # fmt: skip
-        threshold = self.threshold
-        require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RescoreConfig:
-    """Score predictions made with --embeddings again, with another head, temperature or threshold
-    on the same backbone, without opening an image."""
+class RescoreConfig(LabelConfig):
+    """Score predictions that were written with --embeddings again, with another head, temperature
+    or threshold on the same backbone, without opening an image."""
+
+    GROUPS: ClassVar = {
+        "Places": ("predictions", "model", "output", "overwrite"),
+        "Predictions": ("top_k", "threshold"),
+        "Machines": ("workers",),
+        SELDOM: ("model_id",),
+    }
 
     predictions: Place
-    """The finished predictions to score again; not modified."""
+    """The finished predictions to score again; they are only read."""
 
     model: Place
-    """The model bundle to score with. It must have the same backbone, --crop and number of --views
-    as the original one."""
+    """The model bundle to score with: the one that made them, or one with the same backbone, --crop
+    and --views."""
 
     output: Place
-    """Folder or prefix for the new Parquet files, one for each old one. Rerun the same command to
-    resume."""
+    """Folder or prefix for the new Parquet files, one for each old one. Run the same command again
+    to resume."""
 
-    model_id: str | None = None
-    """Refuse any model but the one with this id (or at least its first 8 digits)."""
-
-    top_k: str = "5"
-    """Number of labels listed in each row with their scores, or all."""
-
-    threshold: float | None = None
-    """Minimum score to be `accepted` rather than `below_threshold`, 0 to 1. Default: the model's
-    own thresholds, from --target-precision."""
-
-    workers: int | None = None
+    workers: Count | None = None
     """Processes, each working on one file at a time. Default: one per CPU core."""
 
     overwrite: bool = False
-    """Delete everything in --output and start over."""
-
-    store: StoreConfig = field(default_factory=StoreConfig)
+    """Delete what is in --output and start over."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         output = join(normalise(self.output), "")
         for name in ("predictions", "model"):
             place = join(normalise(getattr(self, name)), "")
@@ -216,91 +226,68 @@ class RescoreConfig:
                     "other, and files are written and deleted in --output: give it a folder of its "
                     "own"
                 )
-        parse_top_k(self.top_k, 1)
-        require(self.workers is None or self.workers >= 1, "workers", self.workers, "1 or more")
-        threshold = self.threshold
-        require(threshold is None or 0 <= threshold <= 1, "threshold", threshold, "from 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(PredictConfig):
     """Evaluate a model on labelled images that it has not seen, such as those of another site:
     either --model on --images, or finished --predictions against a table of --labels."""
 
+    GROUPS: ClassVar = {
+        "Places": ("output", "images", "model", "predictions", "labels", "features"),
+        "Machines": ("views", "workers", "gpu", "engine"),
+    }
+
     output: Place
-    """Folder or prefix for metrics.json, which is overwritten."""
+    """Folder or prefix for metrics.json; an older one is replaced."""
 
     images: Place | None = None
-    """Labelled images for --model: a folder or prefix with one sub-folder per label, or a CSV or
+    """Labelled images for --model: a folder or prefix whose sub-folders are the labels, or a CSV or
     Parquet manifest with the columns uri and label."""
 
     model: Place | None = None
-    """The model bundle to evaluate. Optional with --predictions, where it tells labels that the
-    model never predicted from those it does not know."""
+    """The model bundle to evaluate. Optional with --predictions, to report labels that the model
+    knows and never predicted."""
 
     predictions: Place | None = None
-    """Finished predictions to compare with --labels; no image is opened."""
+    """Finished predictions to compare with --labels. No image is opened."""
 
     labels: Place | None = None
     """CSV or Parquet table with the columns uri and label, for --predictions."""
 
     features: Place | None = None
-    """Cache of the backbone's features, so that a second call opens no image. Default: features/ in
-    --output."""
-
-    views: int | None = None
-    """Number of views of an image to average over. Default: as the model was trained."""
-
-    workers: int | None = None
-    """Processes that decode and predict. Default: one per CPU core; with --gpu, up to 8 per GPU as
-    cores allow."""
-
-    gpu: bool = False
-    """Predict on GPUs."""
-
-    engine: str = "auto"
-    """Inference engine: tensorflow, openvino (fastest on CPUs), or auto: openvino if it is
-    installed and no GPU is used, otherwise tensorflow."""
-
-    store: StoreConfig = field(default_factory=StoreConfig)
+    """Where to keep the backbone's features, so that a second call opens no image. Default:
+    features/ below --output."""
 
     def __post_init__(self) -> None:
-        check_engine(self.engine)
+        super().__post_init__()
         given = {
             name
             for name in ("images", "model", "predictions", "labels")
             if getattr(self, name) is not None
         }
-        if given - {"model"} not in ({"images"}, {"predictions", "labels"}) or (
-            given == {"images"}
-        ):
+        if given not in (
+            {"images", "model"}, {"predictions", "labels"}, {"predictions", "labels", "model"},
+        ):  # fmt: skip
             raise ConfigError(
                 "evaluate needs --model and --images, or --predictions and --labels; given: "
                 + (" and ".join(f"--{name}" for name in sorted(given)) or "none of them")
             )
-        if self.predictions is not None and (self.features is not None or self.views is not None):
+        if self.predictions is None:
+            return
+        if self.features is not None or self.views is not None:
             raise ConfigError(
                 "--features and --views require --images; --predictions are evaluated as they are"
             )
-        for name in ("output", "features", *given):
-            if getattr(self, name) is not None:
-                normalise(getattr(self, name))
-        if self.predictions is not None:
-            place = join(normalise(self.predictions), "")
-            if join(normalise(self.output), "").startswith(place):
-                raise ConfigError(
-                    f"--output {self.output} is in --predictions {self.predictions}, where no "
-                    "other files may be: give --output a folder of its own"
-                )
-        require(self.workers is None or self.workers >= 1, "workers", self.workers, "1 or more")
-        require(
-            self.views is None or self.views in COUNTS, "views", self.views,
-            f"one of {', '.join(map(str, COUNTS))}",
-        )  # fmt: skip
+        if join(normalise(self.output), "").startswith(join(normalise(self.predictions), "")):
+            raise ConfigError(
+                f"--output {self.output} is in --predictions {self.predictions}, where no "
+                "other files may be: give --output a folder of its own"
+            )
 
 
 def parse_top_k(top_k: str, labels: int) -> int:
-    """The number of labels to list with --top-k, for a model with `labels` labels.
+    """The number of a model's `labels` to list in each row.
 
     >>> parse_top_k("5", 10), parse_top_k("5", 3), parse_top_k("all", 10)
     (5, 3, 10)

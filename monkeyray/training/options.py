@@ -10,73 +10,70 @@ from typing import Annotated, ClassVar
 from monkeyray.errors import ConfigError
 from monkeyray.images.views import COUNTS, CROPS
 from monkeyray.options import (
-    PADDING,
     SELDOM,
+    Count,
+    Engine,
     IsPlace,
+    OneOf,
     Place,
-    StoreConfig,
-    check_detections,
-    check_engine,
-    check_seed,
+    Range,
+    Seed,
     flag,
     require,
 )
-from monkeyray.storage.location import normalise
+from monkeyray.scoring.options import BoxConfig
+
+_Rate = Annotated[float, Range(0, above=True, below=True)]
+_OpenShare = Annotated[float, Range(0, 1, above=True, below=True)]
+_TRACKING = IsPlace(("local", "databricks", "databricks-uc", "uc"), checked=False)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(BoxConfig):
     """Train a new head on a frozen, ImageNet-pretrained backbone, and write a model bundle."""
 
     GROUPS: ClassVar = {
         "Images and model": (
-            "images", "model", "test", "corrections", "detections", "label_names", "features",
-            "limit",
+            "images", "model", "test", "corrections", "detections", "label_names", "limit",
         ),
         "Network": ("backbone", "crop", "views", "head"),
         "Training": ("epochs", "learning_rate", "class_weights", "seed", "augment"),
         "Fine-tuning": ("fine_tune", "fine_tune_rate", "fine_tune_epochs"),
-        "How sure it is": ("target_precision", "folds"),
+        "Thresholds": ("target_precision", "folds"),
         "Machines": ("workers", "embed_workers", "gpu", "int8"),
-        "Watching": ("tensorboard", "mlflow"),
+        "Tracking": ("tensorboard", "mlflow"),
         SELDOM: (
-            "detection_threshold", "box_padding", "weights", "l2", "batch_size", "patience",
-            "validation_share", "test_share", "head_seed", "engine", "checkpoint_seconds",
-            "mlflow_experiment",
+            "features", "detection_threshold", "box_padding", "weights", "l2", "batch_size",
+            "patience", "validation_share", "test_share", "head_seed", "engine",
+            "checkpoint_seconds", "mlflow_experiment",
         ),
     }  # fmt: skip
 
     images: Place
     """Folder or prefix whose sub-folders are the labels, or a CSV or Parquet manifest with the
-    columns uri and label, and if you like split (train, validation or test) and group."""
+    columns uri and label, and optionally split (train, validation or test) and group."""
 
     model: Place
-    """Where the model bundle is written: a folder or prefix. A bundle there is replaced whole."""
+    """Folder or prefix for the model bundle. An existing bundle there is replaced."""
 
     test: Place | None = None
-    """Labelled images to report the result on, in the form of --images, else a share of those."""
+    """Labelled test images, in the same form as --images. Default: a share of --images."""
 
     corrections: tuple[Place, ...] = ()
-    """Labelled images in the form of --images, as review exports them: their labels count before
-    those of --images and --test, the last one's before all, and further images are added."""
+    """Labelled images in the same form as --images, as exported from a review. Their labels
+    override those of --images and --test, later ones override earlier ones, and images that are new
+    are added."""
 
     detections: Place | None = None
-    """MegaDetector's results (JSON) for these images, to train on crops as `score --detections`
-    scores them: of each image that of its surest animal. Images without one are left out."""
-
-    detection_threshold: float | None = None
-    """Confidence from which a box of --detections counts, 0 to 1. Default: what the file gives as
-    typical_detection_threshold, else 0.2."""
-
-    box_padding: float = PADDING
-    """What is seen around a box, on each side, as a share of its longer side."""
+    """MegaDetector results (JSON) for these images, to train on crops as `score --detections`
+    scores them: the most confident animal of each image. Images without an animal are left out."""
 
     label_names: Place | None = None
-    """Table (CSV or Parquet) with the names of the labels, shown beside them. Its columns are label
-    (else the first) and name or common name (else the second)."""
+    """Table (CSV or Parquet) of names to show beside the labels. Its columns are label (otherwise
+    the first) and name or common name (otherwise the second)."""
 
     features: Place | None = None
-    """Where the features of the frozen backbone are kept. Default: features/ below --model."""
+    """Where to keep the features of the frozen backbone. Default: features/ below --model."""
 
     backbone: str = "mobilenet"
     """The frozen network: mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large,
@@ -84,150 +81,125 @@ class TrainConfig:
 
     weights: Annotated[str, IsPlace(("imagenet", "none"))] = "imagenet"
     """Weights of the backbone: imagenet (downloaded once by Keras; those of mobilenet come with the
-    package), none (random, for tests), or the URI of a Keras file without its top, such as
-    ….weights.h5, …_notop.h5 or …_no_top.h5."""
+    package), none (random, for tests), or the URI of a Keras file without the classification head,
+    such as ….weights.h5, …_notop.h5 or …_no_top.h5."""
 
-    crop: str = "middle"
-    """What is seen of an image: middle (its long side shortened half-way to a square), whole, or
-    square (the central square). All are squeezed into the network's square."""
+    crop: Annotated[str, OneOf(tuple(CROPS))] = "middle"
+    """Part of the image to use: middle (the long side cropped half-way to a square), whole, or
+    square (the central square). All are resized to the network's square input."""
 
-    views: int = 1
-    """Over how many views of an image its features are averaged, in training and in scoring: 1, or
-    2 with its mirror image, 4 and 6 with other crops too. More cost as many times the time."""
+    views: Annotated[int, OneOf(COUNTS)] = 1
+    """Number of views of each image whose features are averaged, in training and in scoring: 1; 2
+    adds the mirror image; 4 and 6 add other crops. The time grows in proportion."""
 
     head: str = "linear"
-    """The new head before its softmax: linear, or widths of Dense relu layers, as 1024,1024,512."""
+    """The new head before its softmax: linear, or widths of Dense relu layers, such as
+    1024,1024,512."""
 
-    epochs: int = 200
-    """Passes over the training images at most; training stops early."""
+    epochs: Count = 200
+    """Maximum number of passes over the training images; training stops early."""
 
-    patience: int | None = None
-    """Epochs without a better validation loss after which training stops. The best one is kept.
-    Default: 10 for the linear head, 5 for one with Dense layers and for fine-tuning."""
+    patience: Count | None = None
+    """Epochs without a better validation loss before training stops; the best one is kept. Default:
+    10 for the linear head, 5 for one with Dense layers and for fine-tuning."""
 
-    batch_size: int = 64
-    """Images in a step, over all workers."""
+    batch_size: Count = 64
+    """Images per step, over all workers."""
 
-    learning_rate: float | None = None
-    """Step size of Adam. Default: 0.003 for the linear head, 0.0003 for one with Dense layers."""
+    learning_rate: _Rate | None = None
+    """Learning rate of Adam. Default: 0.003 for the linear head, 0.0003 for one with Dense
+    layers."""
 
-    l2: float | None = None
-    """L2 penalty on the kernels of the new head. Default: 0.001 for the linear head, else 0."""
+    l2: Annotated[float, Range(0, below=True)] | None = None
+    """L2 penalty on the kernels of the new head. Default: 0.001 for the linear head, otherwise
+    0."""
 
-    class_weights: str = "none"
-    """How much the images of a label count: none (all alike), balanced (each label in all the
-    same), or sqrt (half-way between the two, which is kinder to labels of a few images)."""
+    class_weights: Annotated[str, OneOf(("none", "balanced", "sqrt"))] = "none"
+    """Class weighting: none, balanced (inverse frequency) or sqrt (square root of it, gentler to
+    labels with few images)."""
 
-    target_precision: float | None = None
-    """Find the thresholds from which at least this share of the accepted images is right, with 95%
-    confidence; label by label where there are enough images, pooled where not. 0 to 1."""
+    target_precision: _OpenShare | None = None
+    """Find score thresholds at which at least this share of the accepted images is right, with 95%
+    confidence: by label with enough images, pooled over the others."""
 
-    folds: int = 0
-    """Train on this many folds too, each without a part of the images, so that all of them are
-    predicted by a model that has not seen them: for the mean accuracy with its interval, the
-    temperature, the thresholds and the list of likely label errors. 0 for none, else 2 or more."""
+    folds: Annotated[int, Range(0, 100)] = 0
+    """Also train on this many folds, so that every image is predicted by a model that has not seen
+    it: for the mean accuracy and its interval, the temperature, the thresholds and the list of
+    likely label errors. 0 for none, otherwise 2 or more."""
 
     fine_tune: str | None = None
-    """After the head, train the last layers of the backbone too: a number of layers with weights,
+    """After the head, also train the last layers of the backbone: a number of layers with weights,
     such as 20, or of blocks, such as 2-blocks. Kept only if it improves validation."""
 
-    fine_tune_rate: float = 1e-5
-    """Step size of Adam in fine-tuning."""
+    fine_tune_rate: _Rate = 1e-5
+    """Learning rate of Adam in fine-tuning."""
 
-    fine_tune_epochs: int = 20
-    """Passes over the training images in fine-tuning at most."""
+    fine_tune_epochs: Count = 20
+    """Maximum number of passes over the training images in fine-tuning."""
 
     augment: bool = True
     """In fine-tuning: mirror, rotate, crop and relight each training image anew in every epoch, and
     remove the colour of some, as on infrared night images."""
 
-    validation_share: float = 0.15
-    """Share of each label's images that early stopping and every other choice looks at, 0 to 1."""
+    validation_share: _OpenShare = 0.15
+    """Share of each label's images for validation: early stopping and every other choice."""
 
-    test_share: float = 0.15
-    """Share of each label's images that the result is reported on once, 0 to 1."""
+    test_share: _OpenShare = 0.15
+    """Share of each label's images for the test that the report shows."""
 
-    seed: int = 0
-    """Seed of the split, of the first weights and of the order of images."""
+    seed: Seed = 0
+    """Seed of the split, the initial weights and the order of images."""
 
-    head_seed: int | None = None
-    """Seed of the new head alone: of its first weights and its order of images. Default: --seed."""
+    head_seed: Seed | None = None
+    """Seed of the new head alone: its initial weights and order of images. Default: --seed."""
 
-    workers: int = 1
+    workers: Count = 1
     """Data-parallel Ray Train workers. The head is small: one is enough below some 100,000 images.
     In fine-tuning they run the backbone too, so give each a GPU or a CPU core."""
 
-    embed_workers: int | None = None
+    embed_workers: Count | None = None
     """Processes that run the backbone over the images. Default: one per CPU core. With --gpu they
-    share the GPUs, up to 8 on each, as far as there are cores."""
+    share the GPUs, up to 8 on each."""
 
     gpu: bool = False
     """Run the backbone and the training on GPUs, one for each of --workers."""
 
-    engine: str = "auto"
-    """What runs the frozen backbone over the images: tensorflow, openvino (the fastest on CPUs), or
-    auto: openvino if it is installed and no GPU is used, else tensorflow. Training itself always
-    runs on TensorFlow."""
+    engine: Engine = "auto"
+    """Runtime of the frozen backbone: tensorflow, openvino (the fastest on CPUs), or auto: openvino
+    if it is installed and no GPU is used, otherwise tensorflow. Training itself always uses
+    TensorFlow."""
 
     int8: bool = False
-    """Add the backbone in int8 to the model, quantised on some of the training images, for `score
-    --precision int8`. The report says what it does to the test images. Needs pip install
+    """Add an int8 backbone to the model, quantised on some of the training images, for `score
+    --precision int8`. The report shows its effect on the test images. Needs pip install
     'monkeyray[int8]'."""
 
-    limit: int | None = None
-    """Use this many images at most, spread evenly over the labels."""
+    limit: Count | None = None
+    """Use at most this many images, spread evenly over the labels."""
 
-    checkpoint_seconds: float = 10.0
-    """Seconds between two checkpoints at least; they are written at the end of an epoch."""
+    checkpoint_seconds: Annotated[float, Range(0)] = 10.0
+    """Minimum time between two checkpoints, which are written at the end of an epoch."""
 
     tensorboard: Annotated[str, IsPlace(("model",))] | None = None
     """Where TensorBoard's event files are written, a folder for each run: a folder or prefix, or
     model for tensorboard/ below --model. Needs pip install 'monkeyray[tensorboard]'."""
 
-    mlflow: Annotated[str, IsPlace(("local", "databricks", "databricks-uc", "uc"))] | None = None
-    """MLflow to log parameters, epochs, results and the report to: the URI of a tracking server, a
+    mlflow: Annotated[str, _TRACKING] | None = None
+    """MLflow server for parameters, epochs, results and the report: the URI of a tracking server, a
     folder, or local for mlruns/ here. Needs pip install 'monkeyray[mlflow]'."""
 
     mlflow_experiment: str = "monkeyray"
-    """The experiment of MLflow that the run is added to; it is made where there is none."""
-
-    store: StoreConfig = field(default_factory=StoreConfig)
+    """The MLflow experiment to add the run to, created if missing."""
 
     def __post_init__(self) -> None:
-        from monkeyray.model.backbones import BACKBONES
+        from monkeyray.model.backbones import BACKBONES, parse_fine_tune
 
+        super().__post_init__()
         if self.backbone not in BACKBONES:
             raise ConfigError(
                 f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}"
             )
         parse_head(self.head)
-        check_detections(self.detections, self.detection_threshold, self.box_padding)
-        check_engine(self.engine)
-        require(self.crop in CROPS, "crop", repr(self.crop), f"one of {', '.join(CROPS)}")
-        require(self.views in COUNTS, "views", self.views, f"one of {', '.join(map(str, COUNTS))}")
-        for name in ("images", "model", "test", "label_names", "features"):
-            if getattr(self, name) is not None:
-                normalise(getattr(self, name))
-        for uri in self.corrections:
-            normalise(uri)
-        for name in ("epochs", "batch_size", "workers"):
-            require(getattr(self, name) >= 1, flag(name), getattr(self, name), "1 or more")
-        for name in ("embed_workers", "limit", "patience"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, flag(name), value, "1 or more")
-        rate = self.learning_rate
-        require(rate is None or 0 < rate < math.inf, "learning-rate", rate, "above 0 and finite")
-        l2 = self.l2
-        require(l2 is None or 0 <= l2 < math.inf, "l2", l2, "0 or more and finite")
-        check_seed(self.seed)
-        if self.head_seed is not None:
-            check_seed(self.head_seed, "head-seed")
-        self._check_choices()
-        require(
-            self.checkpoint_seconds >= 0, "checkpoint-seconds", self.checkpoint_seconds, "0 or more"
-        )
-        for name in ("validation_share", "test_share"):
-            require(0 < getattr(self, name) < 1, flag(name), getattr(self, name), "between 0 and 1")
         require(
             self.validation_share + self.test_share < 0.9,
             "validation-share and --test-share",
@@ -238,33 +210,15 @@ class TrainConfig:
             self.batch_size >= self.workers,
             "batch-size", self.batch_size, f"at least the number of workers, {self.workers}",
         )  # fmt: skip
-
-    def _check_choices(self) -> None:
-        kinds = ("none", "balanced", "sqrt")
-        require(
-            self.class_weights in kinds, "class-weights", repr(self.class_weights),
-            f"one of {', '.join(kinds)}",
-        )  # fmt: skip
-        target = self.target_precision
-        require(target is None or 0 < target < 1, "target-precision", target, "between 0 and 1")
-        require(
-            self.folds == 0 or 2 <= self.folds <= 100, "folds", self.folds, "0, or from 2 to 100"
-        )
+        require(self.folds != 1, "folds", self.folds, "0, or from 2 to 100")
         if self.folds and self.fine_tune is not None:
             raise ConfigError(
                 "--folds evaluates the head on the frozen backbone, and --fine-tune changes the "
                 "backbone: train twice, once with each"
             )
         if self.fine_tune is not None:
-            from monkeyray.model.backbones import parse_fine_tune
-
             parse_fine_tune(self.fine_tune)
-        self._check_heeded()
-        rate = self.fine_tune_rate
-        require(0 < rate < math.inf, "fine-tune-rate", rate, "above 0 and finite")
-        require(self.fine_tune_epochs >= 1, "fine-tune-epochs", self.fine_tune_epochs, "1 or more")
-        if self.tensorboard not in (None, "model"):
-            normalise(str(self.tensorboard))
+        self._check_unused()
         if self.mlflow is not None:
             from monkeyray.training.mlflow import tracking_uri
 
@@ -272,8 +226,8 @@ class TrainConfig:
         experiment = self.mlflow_experiment
         require(bool(experiment.strip()), "mlflow-experiment", repr(experiment), "a name")
 
-    def _check_heeded(self) -> None:
-        """Refuse options that would change nothing as the others are."""
+    def _check_unused(self) -> None:
+        """Refuse options that have no effect with the others."""
         needs = {
             "fine_tune_rate": ("fine-tune", self.fine_tune is not None),
             "fine_tune_epochs": ("fine-tune", self.fine_tune is not None),
@@ -288,15 +242,13 @@ class TrainConfig:
                     f"--{other}: give that too, or drop it"
                 )
         if self.test is not None and self.test_share != defaults["test_share"]:
-            raise ConfigError(
-                "--test-share is not used where --test gives the test split: drop one"
-            )
+            raise ConfigError("--test-share is not used when --test gives the test split: drop one")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(TrainConfig):
-    """Search for the best new head: layers, learning rate, L2 penalty. The best on validation is
-    written as a model bundle, as by `train`."""
+    """Search for the best new head (layers, learning rate, L2 penalty), and write the best on
+    validation as a model bundle."""
 
     GROUPS: ClassVar = {
         "Search": ("trials", "heads", "learning_rate_range", "l2_range"),
@@ -307,13 +259,13 @@ class TuneConfig(TrainConfig):
     """Heads to try; the first one is the default of `train`."""
 
     heads: tuple[str, ...] = ("linear", "256", "512", "1024,512")
-    """The heads to try in turn, each as --head of `train` has it."""
+    """The heads to try in turn, each as for --head of `train`."""
 
     learning_rate_range: tuple[float, float] = (1e-4, 2e-2)
-    """Smallest and largest step size of Adam to try, evenly by their logarithm."""
+    """Lowest and highest learning rate to try, log-uniformly."""
 
     l2_range: tuple[float, float] = (1e-6, 1e-2)
-    """Smallest and largest L2 penalty to try, evenly by their logarithm. 0 0 tries none."""
+    """Lowest and highest L2 penalty to try, log-uniformly. 0 0 tries none."""
 
     # Not options here, since the search sets them.
     head: str = field(default="linear", init=False)
@@ -323,7 +275,6 @@ class TuneConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.trials >= 1, "trials", self.trials, "1 or more")
         require(len(self.heads) >= 1, "heads", "empty", "one head or more")
         for head in self.heads:
             parse_head(head)
@@ -345,7 +296,7 @@ class TuneConfig(TrainConfig):
 
 
 def parse_head(head: str) -> tuple[int, ...]:
-    """The Dense widths before the softmax that `--head` names.
+    """The widths of the Dense layers before the softmax in a `--head`.
 
     >>> parse_head("linear"), parse_head("1024,512")
     ((), (1024, 512))

@@ -248,7 +248,7 @@ def test_nothing_is_written_over(place: Path) -> None:
         ({"burst_gap": "5"}, "with ms, s, min or h"),
         ({"burst_gap": "-5s"}, "with ms, s, min or h"),
         ({"rollup_threshold": 0.5}, "give --taxonomy"),
-        ({"rollup_threshold": 1.5, "taxonomy": "t.csv"}, "above 0, up to 1"),
+        ({"rollup_threshold": 1.5, "taxonomy": "t.csv"}, "above 0 and at most 1"),
         ({"blank": ("Person",)}, "--human"),
     ],
 )

@@ -189,12 +189,12 @@ def test_nothing_is_written_over(place: Path) -> None:
         ({"format": "csv", "output": "p/all.csv"}, "is in --predictions"),
         ({"format": "csv", "blank": ("Person",)}, "--human"),
         ({"format": "csv", "rollup_threshold": 0.8}, "give --taxonomy"),
-        ({"format": "csv", "rollup_threshold": 0.0, "taxonomy": "t.csv"}, "above 0, up to 1"),
+        ({"format": "csv", "rollup_threshold": 0.0, "taxonomy": "t.csv"}, "above 0 and at most 1"),
         (
             {"format": "megadetector", "rollup_threshold": 0.8, "taxonomy": "t.csv"},
             "drop --rollup-threshold",
         ),
-        ({"format": "xlsx"}, "camtrap-dp, megadetector or csv"),
+        ({"format": "xlsx"}, "one of camtrap-dp, megadetector, csv"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, Any], message: str) -> None:

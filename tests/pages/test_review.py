@@ -174,7 +174,7 @@ def test_nothing_is_written_over(place: Path) -> None:
     ("options", "message"),
     [
         ({"select": "all"}, "uncertain or diverse"),
-        ({"count": 0}, r"--count is 0: it must be from 1 to 10000"),
+        ({"count": 0}, r"--count is 0: it must be at least 1 and at most 10000"),
         ({"images_per_page": 0}, "--images-per-page"),
         ({"labelled": ("x.csv",)}, "give --select too"),
         ({"site_pattern": "{place}/*"}, "site-pattern"),

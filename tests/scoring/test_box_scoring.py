@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from monkeyray.errors import RunError
-from monkeyray.options import PADDING, StoreConfig
-from monkeyray.scoring.options import RescoreConfig, ScoreConfig
+from monkeyray.options import StoreConfig
+from monkeyray.scoring.options import PADDING, RescoreConfig, ScoreConfig
 from monkeyray.scoring.rescore import rescore
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
