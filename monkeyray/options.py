@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar, overlo
 from monkeyray.console import LogFormat, Reporter
 from monkeyray.errors import ConfigError
 from monkeyray.redact import has_secret, masked
-from monkeyray.storage.location import is_local, join, local_uri, normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.retries import PATIENCE_SECONDS
 from monkeyray.storage.store import Storage
 
@@ -38,7 +38,7 @@ class IsPlace:
     def check(self, option: str, value: Any) -> None:
         """Raise ConfigError for a malformed place."""
         if self.checked and value not in self.words:
-            normalise(value)
+            Location.parse(value)
 
 
 @dataclass(frozen=True)
@@ -279,18 +279,19 @@ NAME, HIDDEN_NAME = "config.toml", "_config.toml"
 ONCE = ("overwrite", "update", "retry_failed", "dry_run")
 
 
-def write_options(place: str, config: Any, storage: Storage, name: str = NAME) -> None:
+def write_options(place: str | Location, config: Any, storage: Storage, name: str = NAME) -> None:
     """Write the options that made a result into its folder or prefix, over an older file."""
-    storage.write(join(place, name), to_toml(config).encode())
+    storage.write(Location.of(place) / name, to_toml(config).encode())
 
 
-def write_options_beside(uri: str, config: Any, storage: Storage) -> None:
+def write_options_beside(uri: str | Location, config: Any, storage: Storage) -> None:
     """Write the options that made a file, or a folder for other programs, to URI.config.toml.
 
     A whole bucket has nothing beside it, so there the file goes inside.
     """
-    whole = not is_local(uri) and "/" not in uri.partition("://")[2]
-    storage.write(join(uri, NAME) if whole else f"{uri}.{NAME}", to_toml(config).encode())
+    place = Location.of(uri)
+    beside = dataclasses.replace(place, path=f"{place.path}.{NAME}") if place.path else place / NAME
+    storage.write(beside, to_toml(config).encode())
 
 
 def to_toml(config: Any) -> str:
@@ -338,7 +339,7 @@ def _in_full(place: IsPlace | None, value: Any) -> Any:
     if place is None or value in place.words:
         return value
     try:
-        return local_uri(normalise(value))
+        return str(Location.parse(value))
     except ConfigError:
         # For example the name of a tracking server; _to_toml checks it for secrets.
         return value

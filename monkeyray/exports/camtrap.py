@@ -30,13 +30,12 @@ from monkeyray.errors import InputError
 from monkeyray.exports.camtrap_profile import deployments_csv, table_fields
 from monkeyray.exports.deployments import REASONS, Deployment
 from monkeyray.exports.job import Export, Job
-from monkeyray.exports.rows import relative, tidy_box
+from monkeyray.exports.rows import tidy_box
 from monkeyray.exports.taxonomy import RANKS, Group, Taxon, roll_up_rows, taxon_of
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED, PASSED
-from monkeyray.runs.reader import Predictions
 from monkeyray.statistics.thresholds import BELOW
-from monkeyray.storage.location import is_local, join, normalise
+from monkeyray.storage.location import Location
 
 VERSION = "1.0.2"
 
@@ -96,12 +95,12 @@ def export_camtrap(job: Job) -> Export:
     Raises InputError for a deployment that lacks a required value, and if no image has a known
     time.
     """
-    uri, storage = job.uri, job.storage
+    output, storage = job.output, job.storage
     assert job.source.deployments is not None
     places = deployments_csv(job.source.deployments.rows)
     with contextlib.ExitStack() as stack:
         tables = {
-            name: _Table(stack.enter_context(storage.writing(join(uri, name))), schema)
+            name: _Table(stack.enter_context(storage.writing(output / name)), schema)
             for name, schema in (
                 ("media.csv", MEDIA),
                 ("observations.csv", OBSERVATIONS),
@@ -124,17 +123,17 @@ def export_camtrap(job: Job) -> Export:
         for each in tables.values():
             each.close()
         # An older package must not describe these tables.
-        storage.delete(join(uri, "datapackage.json"))
-    storage.write(join(uri, "deployments.csv"), places)
+        storage.delete(output / "datapackage.json")
+    storage.write(output / "deployments.csv", places)
     package = _package(job, counts)
     text = json.dumps(package, indent=2, ensure_ascii=False, allow_nan=False)
-    storage.write(join(uri, "datapackage.json"), (text + "\n").encode())
-    return Export(uri, counts.kinds, left_out, tuple(_notes(uri, counts)))
+    storage.write(output / "datapackage.json", (text + "\n").encode())
+    return Export(str(output), counts.kinds, left_out, tuple(_notes(output, counts)))
 
 
-def _notes(uri: str, counts: Counts) -> Iterator[str]:
+def _notes(output: Location, counts: Counts) -> Iterator[str]:
     if counts.left_out:
-        yield f"images that were left out are listed in {join(uri, 'left-out.csv')}"
+        yield f"images that were left out are listed in {output / 'left-out.csv'}"
     if counts.contradicted:
         yield (
             f"{counts.contradicted} images have a UTC offset in their EXIF that differs from their "
@@ -178,7 +177,9 @@ class _Rows:
         self._taxa, self._rolls_up = job.taxa, job.config.rollup_threshold is not None
         self._root = job.source.required_root()
         given = job.config.relative_to
-        self._paths = normalise(given) if given else default_paths(job.predictions, job.uri)
+        self._paths = (
+            Location.parse(given) if given else default_paths(job.predictions.root, job.output)
+        )
         self._media, self._observations, self._left_out = media, observations, left_out
         self._uri: str | None = None
         self._number = 0
@@ -189,7 +190,7 @@ class _Rows:
         self._number = self._number + 1 if uri == self._uri else 1
         self._uri = uri
         first = self._number == 1
-        dated = self._deployments.date(relative(uri, self._root) or "", row["captured_at"])
+        dated = self._deployments.date(self._root.relative(uri) or "", row["captured_at"])
         path = file_path(uri, self._paths)
         if dated.time is None or dated.deployment is None or path is None:
             if first:
@@ -353,16 +354,15 @@ def _temporal(rows: list[Deployment]) -> dict[str, str]:
     return {"start": min(starts).isoformat(), "end": max(ends).isoformat()}
 
 
-def default_paths(predictions: Predictions, uri: str) -> str | None:
+def default_paths(root: Location | None, package: Location) -> Location | None:
     """What file paths are relative to by default.
 
     Paths are relative to the package if the images are below it. Otherwise images on a disk have
     paths relative to their own folder, and images in a store have URLs (None).
     """
-    root = predictions.root
-    if root is not None and join(root, "").startswith(join(uri, "")):
-        return uri
-    return root if root is not None and is_local(root) else None
+    if root is not None and root.is_within(package):
+        return package
+    return root if root is not None and root.is_local else None
 
 
 def mediatype(uri: str) -> str:
@@ -375,17 +375,17 @@ def mediatype(uri: str) -> str:
     return _MEDIATYPES.get(uri.rpartition("/")[2].rpartition(".")[2].lower(), "image/jpeg")
 
 
-def file_path(uri: str, root: str | None) -> str | None:
+def file_path(uri: str, root: Location | None) -> str | None:
     """`media.filePath`: the path below `root`, else the URL of an image in a store.
 
     None if the standard does not allow it: an absolute path, or one that begins with `.` or `~`
     or contains `..`.
 
-    >>> file_path("/x/a/b c.jpg", "/x"), file_path("s3://bucket/a/b c.jpg", None)
+    >>> file_path("/x/a/b c.jpg", Location.of("/x")), file_path("s3://bucket/a/b c.jpg", None)
     ('a/b c.jpg', 's3://bucket/a/b%20c.jpg')
     """
-    path = relative(uri, root) if root is not None else None
-    if path is None and not is_local(uri):
+    path = None if root is None else root.relative(uri)
+    if path is None and not Location.of(uri).is_local:
         head, _, rest = uri.partition("://")
         # A URL can encode the dots that the standard does not allow.
         path = f"{head}://{quote(rest, safe='/')}".replace("..", "%2E%2E")

@@ -23,7 +23,7 @@ from typing import Any
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.exports.deployments import NOTHING, Deployment
 from monkeyray.exports.times import stamp
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import key
 
@@ -60,20 +60,20 @@ def read_project(uri: str, storage: Storage) -> Project:
 
     Raises InputError with the property that is missing or wrong.
     """
-    uri = normalise(uri)
+    place = Location.parse(uri)
     try:
-        text = storage.read(uri).data.decode("utf-8-sig")
-        content = tomllib.loads(text) if uri.lower().endswith(".toml") else json.loads(text)
+        text = storage.read(place).data.decode("utf-8-sig")
+        content = tomllib.loads(text) if place.path.lower().endswith(".toml") else json.loads(text)
     except (ObjectError, ValueError, RecursionError) as error:
         raise InputError(
-            f"--project {uri} cannot be read: {error}. Give a JSON or TOML file with the "
+            f"--project {place} cannot be read: {error}. Give a JSON or TOML file with the "
             "properties contributors and project of Camtrap DP"
         ) from error
     content = json.loads(json.dumps(content, default=str))  # TOML has dates
     problem = _problem(content)
     if problem:
         raise InputError(
-            f"--project {uri}: {textwrap.shorten(problem, 300, placeholder=' …')}. See "
+            f"--project {place}: {textwrap.shorten(problem, 300, placeholder=' …')}. See "
             "https://camtrap-dp.tdwg.org/metadata"
         )
     labels, public = content.pop("labels", {}), content.pop("filePublic", False)

@@ -12,10 +12,11 @@ import pyarrow.csv
 
 from monkeyray.exports.deployments import REASONS, Deployments
 from monkeyray.exports.job import Export, Job
-from monkeyray.exports.rows import relative, tidy_box
+from monkeyray.exports.rows import tidy_box
 from monkeyray.exports.taxonomy import Group, Taxa, roll_up_rows
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import OBSERVED
+from monkeyray.storage.location import Location
 from monkeyray.storage.spreadsheets import guard, is_formula
 
 #: Columns that predictions have too.
@@ -75,7 +76,7 @@ def export_csv(job: Job) -> Export:
     kinds: Counter[str] = Counter()
     undated: Counter[str] = Counter()
     columns = [name for name, _ in _COPIED] + ["top_k"]
-    with job.storage.writing(job.uri) as file, pyarrow.csv.CSVWriter(file, SCHEMA) as writer:
+    with job.storage.writing(job.output) as file, pyarrow.csv.CSVWriter(file, SCHEMA) as writer:
         for table in predictions.tables([*columns, *predictions.box_columns], job.advance):
             rows = table.select(["uri", "status", "label", "captured_at", "top_k"]).to_pydict()
             made = _derive(rows, job.source.root, taxa, deployments) | _boxes(table)
@@ -99,7 +100,7 @@ def export_csv(job: Job) -> Export:
             arrays = [guard(x) if pa.types.is_string(f.type) else x for f, x in named]
             writer.write_table(pa.table(arrays, schema=SCHEMA))
     left_out = Counter({REASONS[reason]: count for reason, count in undated.items()})
-    return Export(job.uri, kinds, left_out)
+    return Export(str(job.output), kinds, left_out)
 
 
 def _boxes(table: pa.Table) -> dict[str, list[Any]]:
@@ -112,14 +113,14 @@ def _boxes(table: pa.Table) -> dict[str, list[Any]]:
 
 
 def _derive(
-    rows: dict[str, list[Any]], root: str | None, taxa: Taxa, deployments: Deployments | None
+    rows: dict[str, list[Any]], root: Location | None, taxa: Taxa, deployments: Deployments | None
 ) -> dict[str, list[Any]]:
     names = [name for name in SCHEMA.names if name not in (*dict(_COPIED), *_ROLLUP, *_BOX)]
     made: dict[str, list[Any]] = {name: [] for name in names}
     for uri, status, label, captured_at, top_k in zip(*rows.values(), strict=True):
         line: dict[str, Any] = dict.fromkeys(names)
         line["observation_type"] = OBSERVED.get(status)
-        path = relative(uri, root) if root else None
+        path = root.relative(uri) if root else None
         line["path"] = f"./{path}" if path and is_formula(path) else path
         if label is not None:
             taxon = taxa.of(label)

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.exports.times import localise, parse_bound, parse_clock_offset, parse_zone
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import read_rows
 
@@ -242,16 +242,17 @@ def _date(row: Deployment, wall: datetime, offset: str | None) -> Dated:
 
 def read_deployments(uri: str, storage: Storage, pattern: SitePattern | None) -> Deployments:
     """Read a table of deployments (CSV or Parquet). Raises InputError with the row and value."""
+    place = Location.parse(uri)
     rows = []
     seen: dict[str, int] = {}
-    for number, line in enumerate(read_rows(uri, storage, "deployments"), 1):
+    for number, line in enumerate(read_rows(place, storage, "deployments"), 1):
         try:
             row = _deployment(line)
         except InputError as error:
-            raise InputError(f"--deployments {normalise(uri)}, row {number}: {error}") from error
+            raise InputError(f"--deployments {place}, row {number}: {error}") from error
         if row.id in seen:
             raise InputError(
-                f"--deployments {normalise(uri)} has the deployment {row.id!r} in rows "
+                f"--deployments {place} has the deployment {row.id!r} in rows "
                 f"{seen[row.id]} and {number}: give each a deployment_id of its own"
             )
         seen[row.id] = number

@@ -15,8 +15,9 @@ from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.console import Advance
 from monkeyray.errors import RunError
 from monkeyray.exports.deployments import Deployments, SitePattern, origin
-from monkeyray.exports.rows import listed_labels, relative
+from monkeyray.exports.rows import listed_labels
 from monkeyray.runs.reader import Predictions
+from monkeyray.storage.location import Location
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _digest(parts: tuple[str, ...]) -> bytes:
 
 def survey(
     predictions: Predictions,
-    root: str,
+    root: Location,
     pattern: SitePattern | None,
     deployments: Deployments | None,
     advance: Advance,
@@ -133,7 +134,7 @@ def survey(
         scored[part] = pc.is_valid(table["label"]).to_numpy()
         times[part], timed[part] = wall_times(table["captured_at"])
         found = [
-            origin(relative(uri, root) or "", captured_at, pattern, deployments)
+            origin(root.relative(uri) or "", captured_at, pattern, deployments)
             for uri, captured_at in zip(
                 table["uri"].to_pylist(), table["captured_at"].to_pylist(), strict=True
             )

@@ -34,7 +34,7 @@ from monkeyray.exports.rows import listed_scores
 from monkeyray.exports.taxonomy import RollUp, read_taxa
 from monkeyray.options import write_options_beside
 from monkeyray.runs.reader import Predictions
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 
 #: Maximum bytes of the scores of incomplete bursts.
 _OPEN = 256 * 2**20
@@ -104,8 +104,8 @@ def bursts(config: BurstsConfig) -> Bursts:
     Raises MonkeyRayError.
     """
     storage = config.store.storage()
-    uri = normalise(config.output)
-    source = open_source(config, storage, [uri])
+    output = Location.parse(config.output)
+    source = open_source(config, storage, [output])
     predictions = source.predictions
     if predictions.box_columns:
         raise InputError(
@@ -125,12 +125,12 @@ def bursts(config: BurstsConfig) -> Bursts:
         roll_up = RollUp(taxa, seen.labels, threshold)
     with reporter.bar("pooling") as bar:
         pooled = _pool(predictions, seen, groups, roll_up, bar)
-    with storage.writing(uri) as file, reporter.bar("writing") as bar:
+    with storage.writing(output) as file, reporter.bar("writing") as bar:
         changed = _write(file, predictions, seen, groups, starts, pooled, roll_up, bar)
-    write_options_beside(uri, config, storage)
+    write_options_beside(output, config, storage)
     several = groups.sizes > 1
     return Bursts(
-        uri,
+        str(output),
         len(groups.burst),
         int(several.sum()),
         int(groups.sizes[several].sum()),

@@ -11,7 +11,7 @@ from monkeyray.exports.job import Export, Job, open_source
 from monkeyray.exports.options import ExportConfig
 from monkeyray.exports.taxonomy import read_taxa
 from monkeyray.options import write_options_beside
-from monkeyray.storage.location import join, normalise
+from monkeyray.storage.location import Location
 
 #: The module and the function of each format. The function writes `job.uri`.
 _FORMATS = {
@@ -27,8 +27,8 @@ def export(config: ExportConfig) -> Export:
     Raises MonkeyRayError.
     """
     storage = config.store.storage()
-    uri = normalise(config.output)
-    targets = [join(uri, name) for name in FILES] if config.format == "camtrap-dp" else [uri]
+    output = Location.parse(config.output)
+    targets = [output / name for name in FILES] if config.format == "camtrap-dp" else [output]
     source = open_source(config, storage, targets)
     project = read_project(config.project, storage) if config.project else None
     taxa = read_taxa(
@@ -37,10 +37,10 @@ def export(config: ExportConfig) -> Export:
     module, name = _FORMATS[config.format]
     write = getattr(importlib.import_module(module), name)
     with config.store.reporter().bar("exporting") as bar:
-        job = Job(config, source, taxa, project, uri, bar)
+        job = Job(config, source, taxa, project, output, bar)
         done: Export = write(job)
     # Beside it, not in it: a package is given to others and holds nothing but the standard's files.
-    write_options_beside(uri, config, storage)
+    write_options_beside(output, config, storage)
     notes = (*done.notes, *_notes(job), *source.notes())
     return replace(done, notes=notes, boxes=bool(source.predictions.box_columns))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from monkeyray.exports.deployments import Deployments, SitePattern, read_deploym
 from monkeyray.exports.options import ExportConfig, PredictionsConfig
 from monkeyray.exports.taxonomy import Taxa
 from monkeyray.runs.reader import Predictions, open_predictions
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 #: The options that name input files.
@@ -31,14 +32,14 @@ class Source:
     pattern: SitePattern | None
     deployments: Deployments | None
 
-    @property
-    def root(self) -> str | None:
+    @functools.cached_property
+    def root(self) -> Location | None:
         """The folder or prefix that paths are relative to: --relative-to, otherwise that of the
         images, if the run has it."""
         given = self.config.relative_to
-        return normalise(given) if given else self.predictions.root
+        return Location.parse(given) if given else self.predictions.root
 
-    def required_root(self) -> str:
+    def required_root(self) -> Location:
         """`root`. Raises InputError if it is unknown."""
         if self.root is None:
             raise InputError(
@@ -53,18 +54,18 @@ class Source:
             yield f"partial: {done} of {planned} images are scored so far"
 
 
-def open_source(config: PredictionsConfig, storage: Storage, targets: Sequence[str]) -> Source:
+def open_source(config: PredictionsConfig, storage: Storage, targets: Sequence[Location]) -> Source:
     """Open predictions, and the deployments if there are any.
 
-    `targets`: the files to write, as URIs. Raises StorageError if one of them exists and is not to
+    `targets`: the files to write. Raises StorageError if one of them exists and is not to
     be overwritten, ConfigError if one of them is an input, and InputError for inputs that cannot
     be read.
     """
-    storage.check_reachable(normalise(config.predictions))
+    storage.check_reachable(Location.parse(config.predictions))
     predictions = open_predictions(config.predictions, storage, partial=config.partial)
     for name in _INPUTS:
         value = getattr(config, name, None)
-        if value and normalise(value) in targets:
+        if value and Location.parse(value) in targets:
             option = name.replace("_", "-")
             raise ConfigError(f"--{option} {value} would be overwritten: choose another --output")
     for target in () if config.overwrite else targets:
@@ -81,13 +82,13 @@ def open_source(config: PredictionsConfig, storage: Storage, targets: Sequence[s
 
 @dataclass(frozen=True)
 class Job:
-    """An export: everything that a format needs. `uri`: where to write it."""
+    """An export: everything that a format needs. `output`: where to write it."""
 
     config: ExportConfig
     source: Source
     taxa: Taxa
     project: Project | None
-    uri: str
+    output: Location
     advance: Advance
 
     @property

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from monkeyray import __version__
 from monkeyray.errors import InputError
 from monkeyray.exports.job import Export, Job
-from monkeyray.exports.rows import relative, tidy_box
+from monkeyray.exports.rows import tidy_box
 from monkeyray.exports.taxonomy import RANKS, Taxon
 from monkeyray.images.boxes import ANIMAL, OBSERVED, PASSED
 from monkeyray.runs.reader import Predictions
@@ -79,7 +79,7 @@ def export_megadetector(job: Job) -> Export:
             n: _describe(taxa.of(x)) for x, n in numbers.items()
         },
     }
-    with job.storage.writing(job.uri) as file:
+    with job.storage.writing(job.output) as file:
         text = json.dumps(head, indent=1, ensure_ascii=False)
         file.write(text[: text.rindex("\n")].encode() + b',\n "images": [')
         separator = "\n"
@@ -89,7 +89,7 @@ def export_megadetector(job: Job) -> Export:
             separator = ",\n"
         file.write(b"\n ]\n}\n")
     notes = (f"{images.videos} videos left out: they are not scored",) if images.videos else ()
-    return Export(job.uri, images.kinds, notes=notes)
+    return Export(str(job.output), images.kinds, notes=notes)
 
 
 def _info(predictions: Predictions, contents: _Contents) -> dict[str, Any]:
@@ -132,7 +132,7 @@ class _Images:
         rows = (row for table in tables for row in table.to_pylist())
         # The boxes of an image follow each other.
         for uri, group in itertools.groupby(rows, key=lambda row: row["uri"]):
-            path = relative(uri, root)
+            path = root.relative(uri)
             if path is None:
                 raise InputError(
                     f"{uri} is not below {root}: give --relative-to, the folder that Timelapse "

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Array
-from monkeyray.storage.location import join, local_path
 
 
 def listed_labels(top_k: pa.ChunkedArray) -> set[str]:
@@ -32,23 +29,6 @@ def listed_scores(top_k: pa.ChunkedArray, labels: list[str]) -> Array:
 
 def _listed(top_k: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
     return pc.struct_field(pc.list_flatten(top_k), name)
-
-
-def relative(uri: str, root: str) -> str | None:
-    """The path of an image below a folder or prefix, None if it is not below it.
-
-    Bytes of local names that are not UTF-8 are percent-encoded.
-
-    >>> relative("s3://bucket/a/b c.jpg", "s3://bucket/a"), relative("/x/y.jpg", "/z")
-    ('b c.jpg', None)
-    """
-    encoded = uri.startswith("file://")
-    path = local_path(uri) if encoded else uri
-    start = join(root, "")
-    if not path.startswith(start) or len(path) == len(start):
-        return None
-    path = path[len(start) :]
-    return quote(os.fsencode(path)) if encoded else path
 
 
 def tidy_box(bbox: Sequence[float]) -> list[float]:

@@ -59,7 +59,7 @@ def list_images(
     if is_table(str(place)):
         tables, start = read_manifest(place, storage), None
     else:
-        tables, start = _list_folder(place, storage, skipped), path_start(place)
+        tables, start = _list_folder(place, storage, skipped), len(place.prefix)
     for table in tables:
         if include or exclude:
             keep = _matches(_names(table["uri"], start), include, exclude)
@@ -68,15 +68,9 @@ def list_images(
         yield table
 
 
-def path_start(folder: Location) -> int:
-    """Where the path below a folder starts in the `local_path` of an image's URI."""
-    return len((folder.path if folder.is_local else str(folder)).rstrip("/")) + 1
-
-
 def path_below(uri: str, start: int) -> str:
-    """The path of an image below its folder, see `path_start`."""
-    place = Location.of(uri)
-    return (place.path if place.is_local else uri)[start:]
+    """The path of an image below a folder with a prefix of length `start`; it may not be UTF-8."""
+    return (Location.of(uri).path if uri.startswith("file://") else uri)[start:]
 
 
 def _names(uris: pa.ChunkedArray, start: int | None) -> pa.ChunkedArray:
@@ -114,7 +108,7 @@ def _like(glob: str) -> str:
 
 def _list_folder(place: Location, storage: Storage, skipped: Counter[str]) -> Iterator[pa.Table]:
     entries: list[Entry] = []
-    start = path_start(place)
+    start = len(place.prefix)
     if place.is_local:
         with local_errors(place):
             exists = Path(place.path).exists()

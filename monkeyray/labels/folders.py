@@ -7,7 +7,7 @@ from collections import Counter
 import pyarrow as pa
 
 from monkeyray.errors import InputError
-from monkeyray.images.listing import path_below, path_start
+from monkeyray.images.listing import path_below
 from monkeyray.labels.manifest import SPLITS
 from monkeyray.storage.location import Location
 
@@ -19,7 +19,7 @@ def label_by_folder(folder: Location, table: pa.Table, skipped: Counter[str]) ->
     counts images beside the labels' folders. Raises InputError if there are no sub-folders, one's
     name is not UTF-8, or all are called like splits.
     """
-    root, start = folder, path_start(folder)
+    root, start = folder, len(folder.prefix)
     paths = [path_below(uri, start).split("/") for uri in table["uri"].to_pylist()]
     while all(len(path) >= 3 for path in paths) and len({path[0] for path in paths}) == 1:
         root /= paths[0][0]

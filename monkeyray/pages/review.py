@@ -19,7 +19,7 @@ from monkeyray.pages.thumbnails import thumbnails
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import SCORED
 from monkeyray.storage.keys import fingerprint
-from monkeyray.storage.location import join, normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 _MOST_BYTES = Limits().max_bytes
@@ -70,7 +70,7 @@ def review(config: ReviewConfig) -> Review:
     """
     storage = config.store.storage()
     reporter = config.store.reporter()
-    first = _page_uri(config, 1)
+    first = _page(config, 1)
     source = open_source(config, storage, [first])
     predictions = source.predictions
     names = read_label_names(config.label_names, storage) if config.label_names else {}
@@ -102,14 +102,14 @@ def review(config: ReviewConfig) -> Review:
                 boxes=bool(boxes),
             )  # fmt: skip
             page = render_page(figures, mine, pictures, names, place)
-            storage.write(_page_uri(config, number), page.encode())
+            storage.write(_page(config, number), page.encode())
             bar(len(rows), {"ok": start + len(mine)})
     _delete_older(config, pages, storage)
     # Beside it, not in it: the folder goes to those who label and holds nothing but pages.
-    write_options_beside(normalise(config.output), config, storage)
+    write_options_beside(Location.parse(config.output), config, storage)
     selected = sum(NEXT in row.sections for row in rows)
     return Review(
-        first, figures.images, len(rows), selected, unseen, pages,
+        str(first), figures.images, len(rows), selected, unseen, pages,
         (*_notes(config, predictions, selected), *source.notes()),
     )  # fmt: skip
 
@@ -118,9 +118,9 @@ def _is_file(output: str) -> bool:
     return output.lower().endswith((".html", ".htm"))
 
 
-def _page_uri(config: ReviewConfig, number: int) -> str:
-    uri = normalise(config.output)
-    return uri if _is_file(config.output) else join(uri, page_name(number))
+def _page(config: ReviewConfig, number: int) -> Location:
+    output = Location.parse(config.output)
+    return output if _is_file(config.output) else output / page_name(number)
 
 
 def _wanted(config: ReviewConfig, predictions: Predictions, storage: Storage) -> Wanted:
@@ -155,8 +155,8 @@ def _delete_older(config: ReviewConfig, pages: int, storage: Storage) -> None:
     if _is_file(config.output):
         return
     number = pages + 1
-    while storage.exists(_page_uri(config, number)):
-        storage.delete(_page_uri(config, number))
+    while storage.exists(_page(config, number)):
+        storage.delete(_page(config, number))
         number += 1
 
 

@@ -22,11 +22,12 @@ import pyarrow as pa
 from monkeyray.arrays import Array
 from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin
 from monkeyray.exports.event_groups import wall_times
-from monkeyray.exports.rows import listed_labels, relative
+from monkeyray.exports.rows import listed_labels
 from monkeyray.images.boxes import PASSED
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import SCORED
 from monkeyray.statistics.selection import k_center, squared_distances, unit
+from monkeyray.storage.location import Location
 
 #: The sections, in the order in which they are shown.
 NEXT, UNCERTAIN, OUTLIERS, LABELS, PROBLEMS = "next", "uncertain", "outliers", "labels", "problems"
@@ -112,7 +113,7 @@ class Places:
     """How sites and clock offsets are found: paths are relative to `root`; the site pattern and the
     table of deployments are optional."""
 
-    root: str | None = None
+    root: Location | None = None
     pattern: SitePattern | None = None
     deployments: Deployments | None = None
 
@@ -127,7 +128,7 @@ class Places:
 
     def path(self, uri: str) -> str | None:
         """The path of an image below the root, None if it is not below it."""
-        return None if self.root is None else relative(uri, self.root)
+        return None if self.root is None else self.root.relative(uri)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from monkeyray.errors import InputError, MissingError, RunError
 from monkeyray.images.boxes import BOX_COLUMNS
 from monkeyray.runs.place import read_run
 from monkeyray.runs.run import Run, read_parquet
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import is_table
 
@@ -46,11 +46,12 @@ class Predictions:
         return value if isinstance(value, str) else None
 
     @property
-    def root(self) -> str | None:
+    def root(self) -> Location | None:
         """The folder or prefix that contains the images; for a manifest, its folder."""
-        if self.images and is_table(self.images):
-            return self.images.rpartition("/")[0] or "/"
-        return self.images
+        if not self.images:
+            return None
+        images = Location.of(self.images)
+        return images.parent if is_table(self.images) else images
 
     @property
     def box_columns(self) -> list[str]:
@@ -105,19 +106,21 @@ class Predictions:
         return read_parquet(self.run.storage, self.files[shard])
 
 
-def open_predictions(uri: str, storage: Storage, *, partial: bool = False) -> Predictions:
+def open_predictions(
+    uri: str | Location, storage: Storage, *, partial: bool = False
+) -> Predictions:
     """The predictions in a place, of whatever model and options.
 
     Raises InputError if there are none, or if the run is not finished and `partial` is false.
     """
-    uri = normalise(uri)
+    place = Location.parse(uri)
     try:
-        run = read_run(uri, storage, "score the images again with this version")
+        run = read_run(str(place), storage, "score the images again with this version")
     except RunError as error:
         raise InputError(str(error)) from error
     if run is None:
         raise InputError(
-            f"no predictions in {uri}: it has no _run.json; give the folder or prefix that was "
+            f"no predictions in {place}: it has no _run.json; give the folder or prefix that was "
             "--predictions of `monkeyray score`, or --output of `monkeyray rescore`"
         )
     files = {shard: run.file_uri(shard, run_id) for shard, run_id in run.files().items()}
@@ -126,14 +129,14 @@ def open_predictions(uri: str, storage: Storage, *, partial: bool = False) -> Pr
         there = f"{len(files)} of {len(run.plan.sizes)} files"
         if not run.is_finished():
             raise InputError(
-                f"the predictions in {uri} are not finished ({there}, no _SUCCESS): run the "
+                f"the predictions in {place} are not finished ({there}, no _SUCCESS): run the "
                 "command that writes them again; export, bursts and review also take --partial"
             )
         if not predictions.is_complete:
             raise InputError(
-                f"{uri} has {there}, others were deleted: run the command that wrote them again; "
+                f"{place} has {there}, others were deleted: run the command that wrote them again; "
                 "export, bursts and review also take --partial"
             )
     if not files:
-        raise InputError(f"{uri} has no rows yet: run the scoring command again")
+        raise InputError(f"{place} has no rows yet: run the scoring command again")
     return predictions

@@ -6,6 +6,7 @@ A path without a scheme is local. An `s3://bucket/key` is taken literally, so ke
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from dataclasses import dataclass, replace
@@ -99,13 +100,38 @@ class Location:
         joined = f"{start}/{name}" if start or self.is_local else name
         return Location(self.scheme, self.bucket, joined)
 
+    @property
+    def parent(self) -> Location:
+        """The folder or prefix that this is in."""
+        above = self.path.rpartition("/")[0]
+        return replace(self, path=above or ("/" if self.is_local else ""))
+
+    @functools.cached_property
+    def prefix(self) -> str:
+        """How everything below this begins: local paths, or URIs."""
+        return f"{(self.path if self.is_local else str(self)).rstrip('/')}/"
+
+    def relative(self, uri: str) -> str | None:
+        """The path of a file below this, None if it is elsewhere. Names that are not UTF-8 are
+        percent-encoded.
+
+        >>> Location.of("s3://bucket/a").relative("s3://bucket/a/b c.jpg")
+        'b c.jpg'
+        """
+        encoded = uri.startswith("file://")
+        path = Location.of(uri).path if encoded else uri
+        if not path.startswith(self.prefix) or path == self.prefix:
+            return None
+        path = path[len(self.prefix) :]
+        return quote(os.fsencode(path)) if encoded else path
+
     def is_within(self, folder: Location) -> bool:
         """Whether this is a folder or lies below it.
 
         >>> Location.of("s3://b/ab").is_within(Location.of("s3://b/a"))
         False
         """
-        return f"{self}/".startswith(f"{str(folder).rstrip('/')}/")
+        return self.prefix.startswith(folder.prefix)
 
     def __str__(self) -> str:
         """The URI: a local path as it is, or where its bytes are not UTF-8, which no string column

@@ -18,6 +18,7 @@ from monkeyray.exports.camtrap import file_path
 from monkeyray.exports.camtrap_profile import deployments_csv
 from monkeyray.exports.deployments import read_deployments
 from monkeyray.images.decode import decode
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.camtrap import PROJECT, SCHEMAS, TABLE, TIME, make_package, problems, read_csv
 from tests.support.predicted import MODEL_ID, scored
@@ -151,7 +152,7 @@ def test_images_in_a_store_have_urls(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["/y/a.jpg", "/x/.a/b.jpg", "/x/~a/b.jpg", "/x/a/../b", "/x/a\nb"])
 def test_paths_that_the_standard_does_not_take(name: str) -> None:
-    assert file_path(name, "/x") is None
+    assert file_path(name, Location.of("/x")) is None
 
 
 def test_taxa_of_the_project_file_and_of_a_table(tmp_path: Path) -> None:

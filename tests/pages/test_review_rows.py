@@ -13,6 +13,7 @@ from monkeyray.console import Reporter
 from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.pages.review_rows import Figures, Places, Shown, Wanted, read_review
 from monkeyray.runs.reader import open_predictions
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
 
@@ -59,7 +60,7 @@ def place(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def test_sections(place: Path) -> None:
     wanted = Wanted(1, 2, "uncertain", 3, labelled={"/x/B/1/d.jpg"})
-    figures, rows = look(place, Places("/x"), wanted)
+    figures, rows = look(place, Places(Location.of("/x")), wanted)
     # Of what can be trained on and has no label, the least sure first; of equal ones the earlier.
     assert section(rows, "next") == ["A/1/b.jpg", "g.jpg", "A/1/a.jpg"]
     assert section(rows, "uncertain") == ["B/1/d.jpg", "B/1/g.jpg"]
@@ -88,7 +89,7 @@ def test_sites_and_times_by_deployments(place: Path, tmp_path: Path) -> None:
     )
     pattern = SitePattern("{site}/{camera}/*")
     deployments = read_deployments(str(table), Storage(), pattern)
-    figures, rows = look(place, Places("/x", pattern, deployments), Wanted(9, 9))
+    figures, rows = look(place, Places(Location.of("/x"), pattern, deployments), Wanted(9, 9))
     assert figures.sites == {"A": 3, "B": 4}
     assert figures.hours["fox"].nonzero()[0].tolist() == [0, 6]
     first = next(row for row in rows if row.path == "A/1/a.jpg")
@@ -100,6 +101,6 @@ def test_the_same_bytes_are_shown_once(tmp_path: Path) -> None:
     rows = [scores(f"{i}.jpg", ("fox", 0.5), ("owl", 0.25), sha256=sha("same")) for i in range(4)]
     rows += [{"uri": f"/x/{i}.jpg", "status": "empty", "sha256": sha("")} for i in (7, 8)]
     predict(tmp_path / "p", rows, images="/x", sizes=[2, 4])
-    _, shown = look(tmp_path / "p", Places("/x"), Wanted(3, 3, "uncertain", 3))
+    _, shown = look(tmp_path / "p", Places(Location.of("/x")), Wanted(3, 3, "uncertain", 3))
     # Broken files are none that anybody labels twice.
     assert [row.path for row in shown] == ["0.jpg", "7.jpg", "8.jpg"]
