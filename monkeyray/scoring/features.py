@@ -30,6 +30,7 @@ from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.run import MAY_PASS, read_parquet
 from monkeyray.runs.shards import Job
 from monkeyray.runs.workers import Pool
+from monkeyray.scoring.rows import scatter
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join
@@ -49,14 +50,14 @@ class Embedder:
     def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
         columns: dict[str, Any]
         columns, pixels, good = decode(batch)
-        rows = len(batch.fetched)
-        fields = [*IMAGE_FIELDS, ("thumbnail", pa.binary(THUMBNAIL_BYTES))]
         features, _ = self._engine(pixels)
-        columns["embedding"] = [None] * rows
-        for position, vector in zip(good, features, strict=True):
-            columns["embedding"][position] = vector.ravel()
-        width = features.shape[1] * features.shape[2]
-        fields.append(("embedding", pa.list_(pa.float32(), width)))
+        vectors = features.reshape(len(features), features.shape[1] * features.shape[2])
+        columns["embedding"] = scatter(vectors, np.array(good, np.int64), len(batch.fetched))
+        fields = [
+            *IMAGE_FIELDS,
+            ("thumbnail", pa.binary(THUMBNAIL_BYTES)),
+            ("embedding", pa.list_(pa.float32(), vectors.shape[1])),
+        ]
         if has_boxes(batch.plan.column_names):
             for name, kind in BOX_FIELDS:
                 fields.append((name, kind))
@@ -66,10 +67,10 @@ class Embedder:
 
 @dataclass(frozen=True)
 class Features:
-    """What is known of the planned images, in their order.
+    """The features of n images, in their order.
 
-    `table`: the columns of the cache but `embedding`. `vectors`: float32 (n, views, width), zeros
-    where the image could not be read. `found`: images that were in the cache and were not opened.
+    `table`: the columns of the cache except `embedding`. `vectors`: float32 (n, views, width), 0
+    for images that could not be read. `found`: images found in the cache, which were not opened.
     """
 
     table: pa.Table
@@ -81,20 +82,20 @@ class Features:
 class FeatureCache:
     """The features of one backbone and preprocessing, in a folder of their own below `uri`.
 
-    Each pass over images that were not there is a run of its own in a sub-folder; a pass that was
-    killed leaves its finished files, and they count.
+    Each pass over new images is a run in a sub-folder. The finished files of a pass that was killed
+    are used.
     """
 
     uri: str
     storage: Storage
     network: Network
     engine: EngineChoice = TENSORFLOW
-    #: Around the boxes, where the images have such; None where they are seen whole.
+    #: Margin around boxes, as in ScoreConfig.box_padding; None for whole images.
     padding: float | None = None
 
     @property
     def place(self) -> str:
-        """The folder; its name is a hash of all that a feature depends on but the image."""
+        """The folder; its name contains a hash of all that features depend on except the image."""
         weights = self.network.backbone_weights
         if self.engine.precision == "int8":
             assert self.network.int8 is not None
@@ -113,9 +114,9 @@ class FeatureCache:
         return join(self.uri, f"{self.network.backbone}-{fingerprint(identity)[:16]}")
 
     def load(self) -> pa.Table | None:
-        """All rows that are there, the newest of each URI; None when there are none."""
+        """The newest cached row of each URI; None for an empty cache."""
         uris = [e.uri for e in self.storage.list(self.place) if e.uri.endswith(".parquet")]
-        # A pass's folder begins with its number, so the order of names is that of time.
+        # The name of a pass's folder begins with its number.
         tables = [read_parquet(self.storage, uri) for uri in sorted(uris)]
         if not tables:
             return None
@@ -135,10 +136,10 @@ class FeatureCache:
         say: Say,
         progress: Callable[[int, dict[str, int]], None],
     ) -> Features:
-        """The features of all images; the pool's `workers` compute what is new or has changed.
+        """The features of all images; the pool's workers compute those that are new or changed.
 
         `progress` is called with the number of images to compute and the rows by status so far;
-        `say` as Pool.run does.
+        `say` as in Pool.run. Raises StorageError if another program deletes the cache meanwhile.
         """
         cached = self.load()
         images = self._with_versions(images)
@@ -152,8 +153,8 @@ class FeatureCache:
             where = _find(images, cached, fresh=todo["uri"])
         if cached is None or pc.any(pc.is_null(where)).as_py():
             raise StorageError(
-                f"features written to {self.place} are not all there: is another program "
-                "deleting them? Run the same command again"
+                f"some features written to {self.place} are missing: is another program deleting "
+                "them? Run the same command again"
             )
         rows = cached.take(where)
         flat = _vectors(rows["embedding"])
@@ -162,7 +163,7 @@ class FeatureCache:
         return Features(rows.select(keep), vectors, images.num_rows - todo.num_rows)
 
     def _with_versions(self, images: pa.Table) -> pa.Table:
-        """The images with the version of each that was not listed with one, as in a manifest."""
+        """The images with their versions looked up where the list, such as a manifest, has none."""
         unknown = np.flatnonzero(images["version"].is_null().to_numpy())
         if not len(unknown):
             return images
@@ -172,7 +173,7 @@ class FeatureCache:
             try:
                 return self.storage.stat(uri)
             except ObjectError:
-                return Entry(uri, None, "none")  # as no cached one is, so that it is looked at
+                return Entry(uri, None, "none")  # unlike any cached version
 
         with ThreadPoolExecutor(FETCH_THREADS) as pool:
             found = list(pool.map(stat, uris))
@@ -233,20 +234,20 @@ def unusable(features: Features) -> Counter[str]:
 
 
 def _find(images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | None = None) -> Any:
-    """The row in the cache of each image, null where there is none that is up to date."""
+    """Each image's row in the cache, int32 (n,); null if it is not cached or outdated."""
     if cached is None:
         return pa.nulls(images.num_rows, pa.int32())
     where = pc.index_in(images["uri"], value_set=cached["uri"].combine_chunks())
     version = cached["etag_or_mtime"].take(where)
     size = cached["size_bytes"].take(where)
-    # A manifest tells no version: then the image was read once and is taken to be the same.
+    # Without a version or a size, as in a manifest, a cached image is assumed to be unchanged.
     same = pc.and_(
         pc.fill_null(pc.equal(images["version"], version), pc.is_null(images["version"])),
         pc.fill_null(pc.equal(images["size_bytes"], size), pc.is_null(images["size_bytes"])),
     )
     if has_boxes(images.column_names):
         same = pc.and_(same, _same_boxes(images, cached.take(where)))
-    # Only what can change by itself is tried again: what was missing may be there by now.
+    # Retry statuses that may be temporary.
     status = cached["status"].take(where)
     same = pc.and_(same, pc.invert(pc.is_in(status, value_set=pa.array(MAY_PASS))))
     if fresh is not None:
@@ -255,7 +256,7 @@ def _find(images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | No
 
 
 def _same_boxes(images: pa.Table, cached: pa.Table) -> pa.Array:
-    """Whether what is cached of each image is of the box that it has now."""
+    """Whether each cached row is of the image's present box."""
     boxes = [_vectors(table["detection_bbox"]) for table in (images, cached)]
     return pa.array((boxes[0] == boxes[1]).all(axis=1))
 
