@@ -17,7 +17,8 @@ from typing import Any
 
 from monkeyray.console import Say, follow_root, silence_stderr
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.storage.location import scheme
+from monkeyray.storage.location import normalise, scheme
+from monkeyray.storage.store import Storage
 
 _WAIT_LINE_SECONDS = 30.0
 
@@ -49,6 +50,16 @@ def check_relative(option: str, uri: str | None) -> None:
             f"--{option} {uri} is a relative path, and this job runs in an uploaded copy that is "
             "thrown away: give s3://… or another store, or an absolute path on a shared disk"
         )
+
+
+def check_places(config: Any, storage: Storage, *options: str) -> None:
+    """Check the places that a job's options give: `check_relative`, and whether their stores can
+    be reached. Raises ConfigError or StorageError."""
+    for option in options:
+        place = getattr(config, option)
+        if place is not None:
+            check_relative(option, place)
+            storage.check_reachable(normalise(place))
 
 
 def is_asked_for(address: str | None) -> bool:

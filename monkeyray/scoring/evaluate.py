@@ -25,7 +25,7 @@ from monkeyray.model.engine import Network
 from monkeyray.model.engines import choose_engine
 from monkeyray.model.known_images import describe_known_images
 from monkeyray.options import write_options
-from monkeyray.runs.cluster import check_relative
+from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import hold
 from monkeyray.runs.workers import open_pool
 from monkeyray.scoring.features import FeatureCache, Features
@@ -96,10 +96,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     reporter = config.store.reporter()
     storage = config.store.storage()
     uri = normalise(config.output)
-    for option in ("images", "model", "predictions", "labels", "features", "output"):
-        check_relative(option, getattr(config, option))
-        if getattr(config, option) is not None:
-            storage.check_reachable(normalise(getattr(config, option)))
+    check_places(config, storage, "images", "model", "predictions", "labels", "features", "output")
     bundle = None if config.model is None else load_bundle(config.model, storage)
     if bundle is not None and config.images is not None and (note := bundle.unlike(None)):
         reporter.say(f"{note}, or evaluate predictions that were scored so")

@@ -21,7 +21,7 @@ from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import Bundle, load_bundle
 from monkeyray.model.head import head_logits
 from monkeyray.options import HIDDEN_NAME, write_options
-from monkeyray.runs.cluster import check_relative, connected
+from monkeyray.runs.cluster import check_places, connected
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import clear, create_run_of_shards, open_run
 from monkeyray.runs.plan import same_rows
@@ -87,9 +87,7 @@ def rescore(config: RescoreConfig) -> Summary:
     start = time.monotonic()
     reporter = config.store.reporter()
     storage = config.store.storage()
-    for option in ("predictions", "model", "output"):
-        check_relative(option, getattr(config, option))
-        storage.check_reachable(normalise(getattr(config, option)))
+    check_places(config, storage, "predictions", "model", "output")
     uri = normalise(config.output)
     bundle = load_bundle(config.model, storage, config.model_id)
     predictions = open_predictions(config.predictions, storage)

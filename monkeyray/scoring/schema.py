@@ -32,39 +32,50 @@ _SCORES = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float32())]))
 #: The columns of every row, in their order.
 COLUMNS = (
     Column("uri", _TYPES["uri"], "the image"),
-    Column("status", _TYPES["status"], "`ok`, or why there is no score"),
-    Column("error", _TYPES["error"], "details of the status"),
-    Column("label", pa.string(), "the label with the highest score; null without a score"),
+    Column(
+        "status", _TYPES["status"],
+        "`ok` or `truncated` if the image was scored, otherwise why it was not",
+    ),
+    Column("error", _TYPES["error"], "the reason in words; null if `status` is `ok`"),
+    Column(
+        "label", pa.string(),
+        "the likeliest label; null if the image was not scored, as all columns to `top_k`",
+    ),
     Column("score", pa.float32(), "its calibrated probability, 0 to 1"),
     Column(
         "decision", pa.string(),
-        "`accepted`, `below_threshold`, or `no_threshold` for a label without a threshold; null "
-        "without thresholds",
+        "`accepted` or `below_threshold`, by the model's thresholds or `--threshold`; "
+        "`no_threshold` if the promised precision cannot be reached for this label; null if there "
+        "are no thresholds",
     ),
     Column(
         "ood_score", pa.float32(),
-        "outlier score: 0 is the median of images with known labels, 1 their 95th percentile",
+        "how unlike all labels the image is: 0 is the median of known images, and above 1 it is "
+        "less typical than 95% of them",
     ),
-    Column("top_k", _SCORES, "the best labels with their scores, highest first"),
-    Column("width", _TYPES["width"], "pixels, of the upright image"),
-    Column("height", _TYPES["height"], "pixels, of the upright image"),
+    Column("top_k", _SCORES, "the `--top-k` likeliest labels, the likeliest first"),
+    Column("width", _TYPES["width"], "pixels as displayed, EXIF orientation applied"),
+    Column("height", _TYPES["height"], "pixels as displayed"),
     Column(
         "captured_at", _TYPES["captured_at"],
-        "local time from EXIF, in ISO 8601, with an offset only if EXIF has one",
+        "EXIF time, local, in ISO 8601; with an offset only if EXIF has one",
     ),
-    Column("size_bytes", _TYPES["size_bytes"], "size of the file"),
-    Column("etag_or_mtime", _TYPES["etag_or_mtime"], "version of the file, as its store has it"),
-    Column("sha256", _TYPES["sha256"], "hash of the file's bytes; null if it was not read"),
-    Column("model_id", pa.string(), "the model, 64 hexadecimal digits"),
+    Column("size_bytes", _TYPES["size_bytes"], "size of the file that was read"),
+    Column("etag_or_mtime", _TYPES["etag_or_mtime"], "its version in the store"),
+    Column("sha256", _TYPES["sha256"], "its hash; null if it was not read"),
+    Column("model_id", pa.string(), "the model that made the row"),
     Column("predicted_at", pa.timestamp("us", "UTC"), "when the row was made"),
 )  # fmt: skip
 
 #: The last of the columns above, with --embeddings.
-EMBEDDING = Column("embedding", None, "features of the backbone, a fixed-size list of float32")
+EMBEDDING = Column("embedding", None, "features of the backbone, averaged over the views")
 
 #: With --detections, when each row is a box. They come after the others.
 BOX_COLUMNS = (
-    Column("detection", _TYPES["detection"], "index in the image's detections; null for no box"),
+    Column(
+        "detection", _TYPES["detection"],
+        "the box's position in the image's list of detections, from 0; null without a box",
+    ),
     Column(
         "detection_category", _TYPES["detection_category"],
         "`animal`, `person` or `vehicle`; `blank` without a box; `failure` if the detector could "
@@ -73,7 +84,7 @@ BOX_COLUMNS = (
     Column("detection_conf", _TYPES["detection_conf"], "the detector's confidence, 0 to 1"),
     Column(
         "detection_bbox", _TYPES["detection_bbox"],
-        "left, top, width and height, as shares of the upright image",
+        "left, top, width and height as fractions of the upright image",
     ),
 )  # fmt: skip
 

@@ -9,7 +9,7 @@ from monkeyray.errors import InputError
 from monkeyray.images.detections import read_detections
 from monkeyray.model.bundle import load_bundle
 from monkeyray.options import HIDDEN_NAME, takes_options, write_options
-from monkeyray.runs.cluster import check_relative
+from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import Lease, hold
 from monkeyray.runs.place import clear, create_run, open_run
 from monkeyray.runs.plan import Listing, shard_sizes
@@ -34,10 +34,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     start = time.monotonic()
     reporter = config.store.reporter()
     storage = config.store.storage()
-    for option in ("images", "model", "predictions", "detections"):
-        check_relative(option, getattr(config, option))
-        if getattr(config, option) is not None:
-            storage.check_reachable(normalise(getattr(config, option)))
+    check_places(config, storage, "images", "model", "predictions", "detections")
     uri = normalise(config.predictions)
     bundle = load_bundle(config.model, storage, config.model_id, int8=config.precision == "int8")
     options = score_options(config, bundle)
