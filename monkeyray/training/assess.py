@@ -127,7 +127,7 @@ def _accuracy(logits: Array, truth: Array, images: Array) -> float | None:
     return accuracy
 
 
-def judge_on_validation(data: Dataset, vectors: Array, head: Weights) -> dict[str, Any]:
+def assess_validation(data: Dataset, vectors: Array, head: Weights) -> dict[str, Any]:
     """Accuracy and log loss on the validation split as they are after calibration, and the
     `temperature` of it: so that being surer alone makes no head better than another."""
     images = data.splits.validation

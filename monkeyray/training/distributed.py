@@ -22,7 +22,7 @@ from monkeyray.storage.store import Storage
 from monkeyray.training.following import ProgressFile, following
 from monkeyray.training.loop import FitConfig, Learner, Source, Splits, fit
 from monkeyray.training.state import State
-from monkeyray.training.tracking import Stage
+from monkeyray.training.tracker import Stage
 
 #: Below a model's place, while it is trained.
 TRAINING = ".training"

@@ -19,7 +19,7 @@ from monkeyray.errors import ObjectError
 from monkeyray.redact import masked
 from monkeyray.runs.telemetry import EpochMeter
 from monkeyray.storage.store import Storage
-from monkeyray.training.tracking import Epoch
+from monkeyray.training.tracker import Epoch, Tracker
 
 #: A training that is done by then is not followed.
 _SHORT_SECONDS = 10.0
@@ -28,7 +28,7 @@ _LOOK_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class ProgressFile:
+class ProgressFile(Tracker):
     """The tracker that the driver reads while the workers train: the last epoch, as JSON."""
 
     storage: Storage
@@ -36,14 +36,6 @@ class ProgressFile:
 
     def __str__(self) -> str:
         return f"progress in {masked(self.uri)}"
-
-    def begin(self) -> str:
-        """Nothing to open."""
-        return ""
-
-    def last(self, stage: str) -> int:
-        """Only the newest epoch counts, so none is ever there."""
-        return -1
 
     def write(self, stage: str, epochs: Sequence[Epoch]) -> None:
         """Replace the file with the last of the epochs. Raises StorageError."""
@@ -55,12 +47,6 @@ class ProgressFile:
             figures: Mapping[str, Any] = json.loads(self.storage.read(self.uri).data)
             return figures
         return None
-
-    def finish(self, model: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        """Nothing to keep."""
-
-    def interrupt(self, status: str) -> None:
-        """Nothing to keep."""
 
 
 @contextlib.contextmanager

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 from monkeyray.errors import ConfigError
 from monkeyray.redact import masked
 from monkeyray.storage.location import is_local, normalise
+from monkeyray.training.tracker import Epoch, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-    from monkeyray.training.tracking import Epoch
 
 #: What --mlflow local means: MLflow's own default folder.
 LOCAL = "mlruns"
@@ -93,8 +92,8 @@ def check_mlflow(option: str) -> None:
 
 
 @dataclass
-class MlflowRun:
-    """One run in MLflow, a Tracker; all methods raise what MLflow raises.
+class MlflowRun(Tracker):
+    """One run in MLflow; all methods raise what MLflow raises.
 
     `key`: identifies the training, so that the same command continues the run. `run_id`: known once
     `begin` has found or created it.

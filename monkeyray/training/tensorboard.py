@@ -13,18 +13,15 @@ from __future__ import annotations
 import importlib.util
 import re
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from monkeyray.errors import ConfigError
 from monkeyray.redact import masked
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
-
-if TYPE_CHECKING:
-    from monkeyray.training.tracking import Epoch
+from monkeyray.training.tracker import Epoch, Tracker
 
 #: In the order in which TensorBoard is to read them.
 _STAGES = ("head", "fine_tuning")
@@ -41,8 +38,8 @@ def check_tensorboard() -> None:
 
 
 @dataclass(frozen=True)
-class EventFiles:
-    """The event files of one run, a Tracker. `place`: its folder."""
+class EventFiles(Tracker):
+    """The event files of one run. `place`: its folder."""
 
     storage: Storage
     place: str
@@ -66,12 +63,6 @@ class EventFiles:
                 name = f"{_STAGES.index(stage)}-{stage}-{new[-1][1]['epoch']:06d}"
                 uri = join(self.place, folder, f"events.out.tfevents.{name}")
                 self.storage.write(uri, _encode(stage, folder, new))
-
-    def finish(self, model: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        """Nothing to add: the curves are complete."""
-
-    def interrupt(self, status: str) -> None:
-        """Nothing to note: the same command continues the curves."""
 
     def _last(self, folder: str, stage: str) -> int:
         names = [e.uri.rsplit("/", 1)[-1] for e in self.storage.list(join(self.place, folder))]

@@ -1,20 +1,14 @@
-"""Follow a training epoch by epoch, in TensorBoard and MLflow.
+"""The driver's side of tracking: TensorBoard and MLflow as the options ask for them.
 
-The first worker writes while it trains, and the driver adds what is missing at the end. A place
-that cannot be reached is retried later; it never stops a training, and figures that could not be
-written at last are a warning.
+A place that cannot be reached never stops a training; the driver adds at the end what the worker
+could not write, and figures that could not be written at last are a warning.
 """
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
-from monkeyray.console import escape_control_line
-from monkeyray.redact import masked_anywhere
 from monkeyray.runs.cluster import check_relative
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join, normalise
@@ -22,109 +16,7 @@ from monkeyray.storage.store import Storage
 from monkeyray.training.mlflow import LOCAL, MlflowRun, check_mlflow, local_place, tracking_uri
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.tensorboard import EventFiles, check_tensorboard
-
-Figures = Mapping[str, Any]
-
-#: When an epoch ended, in seconds since 1970, and its figures.
-Epoch = tuple[float, Figures]
-
-#: Epochs on cached features take milliseconds, so they are sent together.
-_EVERY_SECONDS = 5.0
-#: How long to leave a failed place alone, doubled each time: all workers wait for its timeout.
-_AGAIN_SECONDS = 60.0
-
-
-class Tracker(Protocol):
-    """A place for the figures of one training; it is pickled to the first worker. `stage`: head or
-    fine_tuning. All methods may raise anything."""
-
-    def begin(self) -> str:
-        """Open the run, or continue the interrupted one; returns a line that says where."""
-
-    def last(self, stage: str) -> int:
-        """The last epoch that is there, -1 for none."""
-
-    def write(self, stage: str, epochs: Sequence[Epoch]) -> None:
-        """Add epochs that are later than the last."""
-
-    def finish(self, model: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        """End the run, with the content of model.json and texts by name."""
-
-    def interrupt(self, status: str) -> None:
-        """End the run as FAILED or KILLED."""
-
-
-@dataclass
-class _Pen:
-    tracker: Tracker
-    written: int | None = None
-    next_try: float = 0.0
-    failures: int = 0
-    problem: str | None = None
-
-
-class EpochLog:
-    """Writes each epoch of one stage to every tracker once, even if some fail for a while."""
-
-    def __init__(
-        self,
-        stage: str,
-        trackers: Iterable[Tracker],
-        history: Iterable[Figures] = (),
-        *,
-        aloud: bool = True,
-    ) -> None:
-        """`history`: earlier epochs, some of which a tracker may lack. `aloud`: print problems."""
-        self._stage, self._aloud = stage, aloud
-        now = time.time()
-        self._epochs = [(now, figures) for figures in history]
-        self._pens = [_Pen(tracker) for tracker in trackers]
-
-    def add(self, figures: Figures) -> None:
-        """Take an epoch, and write it soon."""
-        self._epochs.append((time.time(), figures))
-        for pen in self._pens:
-            if time.monotonic() >= pen.next_try:
-                self._write(pen)
-
-    def flush(self) -> list[str]:
-        """Write all epochs, except where that failed a moment ago; returns the problems left."""
-        for pen in self._pens:
-            if pen.problem is None or time.monotonic() >= pen.next_try:
-                self._write(pen)
-        return [pen.problem for pen in self._pens if pen.problem is not None]
-
-    def _write(self, pen: _Pen) -> None:
-        try:
-            if pen.written is None:
-                pen.written = pen.tracker.last(self._stage)
-            new = [each for each in self._epochs if each[1]["epoch"] > pen.written]
-            if new:
-                pen.tracker.write(self._stage, new)
-                pen.written = int(new[-1][1]["epoch"])
-        except Exception as error:  # the training goes on, whatever the server raises
-            # The data may have arrived all the same.
-            pen.written = None
-            pen.problem = _problem(pen.tracker, error)
-            pen.next_try = time.monotonic() + _AGAIN_SECONDS * 2**pen.failures
-            pen.failures += 1
-            if self._aloud:
-                print(escape_control_line(f"warning: {pen.problem}"), file=sys.stderr, flush=True)
-        else:
-            pen.problem, pen.failures = None, 0
-            pen.next_try = time.monotonic() + _EVERY_SECONDS
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a training and its trackers, which travel to the first worker."""
-
-    name: str = "head"
-    trackers: tuple[Tracker, ...] = ()
-
-    def open(self, history: Iterable[Figures] = (), *, aloud: bool = True) -> EpochLog:
-        """Begin, or continue after the epochs of `history`. `aloud`: see EpochLog."""
-        return EpochLog(self.name, self.trackers, history, aloud=aloud)
+from monkeyray.training.tracker import Stage, Tracker, problem_of
 
 
 class Tracking:
@@ -215,10 +107,5 @@ def _attempt(tracker: Tracker, act: Callable[[Tracker], None]) -> list[str]:
     try:
         act(tracker)
     except Exception as error:  # the model is what counts, whatever the server raises
-        return [_problem(tracker, error)]
+        return [problem_of(tracker, error)]
     return []
-
-
-def _problem(tracker: object, error: Exception) -> str:
-    line = next(iter(str(error).splitlines()), "")
-    return f"{tracker}: {masked_anywhere(f'{type(error).__name__}: {line}')[:300]}"

@@ -21,9 +21,10 @@ from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import import_keras
 from monkeyray.runs.cluster import wait_for_workers
 from monkeyray.training.dataset import Dataset
+from monkeyray.training.learn import head_training
 from monkeyray.training.loop import CachedSource, FitConfig, Learner, Splits, fit
 from monkeyray.training.options import TrainConfig, TuneConfig
-from monkeyray.training.train import head_training, train_with
+from monkeyray.training.train import train_with
 from monkeyray.training.trained import Trained
 
 Array = np.ndarray[Any, Any]

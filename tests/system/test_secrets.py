@@ -21,7 +21,7 @@ from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import normalise
 from monkeyray.storage.s3 import endpoint_of
 from monkeyray.storage.store import Storage
-from monkeyray.training.tracking import _problem
+from monkeyray.training.tracker import problem_of
 from monkeyray.training.trained import Trained
 
 #: Places with a credential, as people copy them from consoles and old scripts.
@@ -149,7 +149,7 @@ def test_other_libraries_words_are_masked() -> None:
     with pytest.raises(StorageError, match="an error"), local_errors("gs://b/k"):
         raise OSError
     error = ConnectionError("https://h/api?access_token=hunter2 is away")
-    assert "hunter2" not in _problem("MLflow", error)
+    assert "hunter2" not in problem_of("MLflow", error)
 
 
 @pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])

@@ -14,7 +14,7 @@ from monkeyray.storage.store import Storage
 from monkeyray.training.corrections import apply_corrections
 from monkeyray.training.dataset import list_dataset
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.train import _recorded
+from monkeyray.training.publish import recorded
 
 labels = st.dictionaries(st.sampled_from("abcdefgh"), st.sampled_from(["fox", "owl", "elk"]))
 
@@ -77,4 +77,4 @@ def test_corrections_that_are_not_there(tmp_path: Path) -> None:
 
 def test_a_bundle_does_not_say_where_corrections_were() -> None:
     config = TrainConfig(images="/secret/i", model="/secret/m", corrections=("/secret/c.csv",))
-    assert "secret" not in str(_recorded(config))
+    assert "secret" not in str(recorded(config))

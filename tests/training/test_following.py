@@ -14,7 +14,7 @@ from monkeyray.console import Reporter
 from monkeyray.storage.store import Storage
 from monkeyray.training import following as module
 from monkeyray.training.following import ProgressFile, describe, following
-from monkeyray.training.tracking import Epoch, EpochLog
+from monkeyray.training.tracker import Epoch, EpochLog
 
 
 def epoch(number: int, **figures: float) -> Epoch:

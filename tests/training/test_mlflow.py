@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from monkeyray.training.mlflow import MlflowRun, local_place, tracking_uri
-from monkeyray.training.tracking import EpochLog
+from monkeyray.training.tracker import EpochLog
 from tests.support.tracked import epochs, runs_of
 
 

@@ -9,7 +9,7 @@ import pytest
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 from monkeyray.training.tensorboard import EventFiles
-from monkeyray.training.tracking import EpochLog
+from monkeyray.training.tracker import EpochLog
 from tests.support.tracked import curves, epochs
 
 

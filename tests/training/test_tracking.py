@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ import pytest
 from monkeyray.errors import ConfigError
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.tracking import EpochLog, Stage, Tracking
+from monkeyray.training.tracker import EpochLog, Stage, Tracker
+from monkeyray.training.tracking import Tracking
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
 from tests.support.tracked import curves, epochs, figures
@@ -22,16 +23,13 @@ from tests.support.weed import free_port
 
 
 @dataclass
-class Flaky:
+class Flaky(Tracker):
     """A place that can be away, and that may have got what it says it has not."""
 
     away: bool = False
     loses_answers: bool = False
     there: list[int] = field(default_factory=list)
     calls: int = 0
-
-    def begin(self) -> str:
-        raise AssertionError
 
     def last(self, stage: str) -> int:
         assert stage == "head"
@@ -43,12 +41,6 @@ class Flaky:
         self.there += [each["epoch"] for _, each in epochs]
         if self.loses_answers:
             raise TimeoutError("no answer")
-
-    def finish(self, model: Mapping[str, Any], files: Mapping[str, str]) -> None:
-        raise AssertionError
-
-    def interrupt(self, status: str) -> None:
-        raise AssertionError
 
     def _call(self) -> None:
         self.calls += 1

@@ -20,9 +20,9 @@ from monkeyray.model.bundle import load_bundle
 from monkeyray.options import StoreConfig
 from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
+from monkeyray.training.learn import head_training
 from monkeyray.training.loop import Learner, Splits
 from monkeyray.training.options import TrainConfig, TuneConfig
-from monkeyray.training.train import head_training
 from monkeyray.training.trained import Trained
 from monkeyray.training.tune import Choice, choices, run_trials, tune
 

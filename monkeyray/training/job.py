@@ -1,0 +1,143 @@
+"""What all steps of one training share: its options, places, workers and timings."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from monkeyray.arrays import Array
+from monkeyray.console import Reporter
+from monkeyray.errors import InputError
+from monkeyray.images.boxes import has_boxes
+from monkeyray.images.decode import Limits
+from monkeyray.model.backbones import weights_hash
+from monkeyray.model.engine import Network
+from monkeyray.model.engines import EngineChoice, choose_engine
+from monkeyray.runs.cluster import WorkerCount, choose_workers, connected
+from monkeyray.runs.workers import Pool, RayPool
+from monkeyray.scoring.features import FeatureCache, Features, unusable
+from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.location import join, normalise
+from monkeyray.storage.store import Storage
+from monkeyray.training.dataset import Dataset
+from monkeyray.training.distributed import TRAINING, Outcome, Task, run_training
+from monkeyray.training.on_the_fly import PixelSource
+from monkeyray.training.options import TrainConfig
+from monkeyray.training.tracking import Tracking
+
+
+@dataclass(frozen=True)
+class Job:
+    """`uri`: the model's place; `workers`: how many train; `embedders`: those of the pool that run
+    the frozen backbone; `seconds`: time taken by stage."""
+
+    config: TrainConfig
+    storage: Storage
+    reporter: Reporter
+    tracking: Tracking
+    uri: str
+    workers: int
+    pool: Pool
+    embedders: WorkerCount
+    seconds: dict[str, float]
+
+    @contextlib.contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Note how long a stage takes."""
+        start = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - start
+
+    def cached_features(self, network: Network, images: pa.Table) -> Features:
+        """The features of images, from the cache that --features names if they are there."""
+        place = join(self.uri, "features")
+        if self.config.features is not None:
+            place = normalise(self.config.features)
+        return self._embed(network, images, place)
+
+    def features(
+        self, network: Network, images: pa.Table, engine: EngineChoice | None = None
+    ) -> Array:
+        """The features of usable images by a network of this training, float32 (n, views, width),
+        kept until it ends. Raises InputError for images that can no longer be read."""
+        features = self._embed(network, images, join(self.uri, TRAINING, "features"), engine)
+        if bad := unusable(features):
+            raise InputError(
+                f"{bad.total()} images that were readable before are not now ({', '.join(bad)}): "
+                "rerun the command"
+            )
+        return features.vectors
+
+    def _embed(
+        self, network: Network, images: pa.Table, place: str, engine: EngineChoice | None = None
+    ) -> Features:
+        gpu = self.embedders.gpu if engine is None else 0.0
+        engine = engine or choose_engine(self.config.engine, "float32", gpu > 0)
+        padding = self.config.box_padding if self.config.detections else None
+        cache = FeatureCache(place, self.storage, network, engine, padding)
+        with self.reporter.bar("embedding images") as bar:
+            return cache.get(
+                images,
+                limits=Limits(),
+                pool=self.pool,
+                workers=replace(self.embedders, gpu=gpu),
+                say=self.reporter.say,
+                progress=bar,
+            )
+
+    def pixels(self, network: Network, data: Dataset) -> PixelSource:
+        """The images themselves, decoded whenever they are needed."""
+        config, boxes = self.config, None
+        if has_boxes(data.images.column_names):
+            boxes = np.array(data.images["detection_bbox"].to_pylist(), np.float32)
+        return PixelSource(
+            data.uris,
+            network.size,
+            network.views,
+            self.storage,
+            config.seed if config.augment else None,
+            boxes,
+            config.box_padding,
+        )
+
+    def identity(self, network: Network, data: Dataset) -> dict[str, Any]:
+        """What decides the weights besides the settings of the loop."""
+        config = self.config
+        return {
+            "data": data.data["fingerprint"],
+            # An image's place in the list decides when it is drawn and how it is augmented.
+            "order": fingerprint(data.table["sha256"].to_pylist()),
+            "seed": config.seed,
+            "backbone_weights": weights_hash(network.backbone_weights),
+            "views": list(network.views),
+            "class_weights": config.class_weights,
+            "augment": config.augment,
+            "folds": config.folds,
+            **({"boxes": data.data["boxes"]} if config.detections else {}),
+        }
+
+    def run(self, task: Task, identity: dict[str, Any]) -> Outcome:
+        """Train, or continue from the checkpoint of the same identity."""
+        return run_training(
+            task, identity, self.uri, self.storage, self.workers, self.config.gpu, self.reporter
+        )
+
+
+@contextlib.contextmanager
+def open_job(
+    config: TrainConfig, storage: Storage, reporter: Reporter, tracking: Tracking
+) -> Iterator[Job]:
+    """A job on Ray, which is left at the end."""
+    start = time.monotonic()
+    with connected(config.store.ray_address, config.store.debug):
+        seconds, pool = {"ray": time.monotonic() - start}, RayPool()
+        workers = choose_workers("workers", config.workers, config.gpu)
+        embedders = pool.count("embed-workers", config.embed_workers, config.gpu)
+        uri = normalise(config.model)
+        yield Job(config, storage, reporter, tracking, uri, workers, pool, embedders, seconds)

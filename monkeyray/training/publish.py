@@ -1,0 +1,97 @@
+"""The bundle of a training: what model.json says of it, its report, and its files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+import monkeyray
+from monkeyray.model.bundle import Bundle, describe, save_bundle
+from monkeyray.model.known_images import remember
+from monkeyray.pages.report import render_report
+from monkeyray.runs.lease import Lease
+from monkeyray.statistics.fingerprints import grey_thumbnails
+from monkeyray.storage.location import join, normalise
+from monkeyray.training.dataset import Dataset
+from monkeyray.training.display_names import display_names
+from monkeyray.training.distributed import TRAINING
+from monkeyray.training.findings import find, to_json, with_pictures
+from monkeyray.training.job import Job
+from monkeyray.training.learn import Learned
+from monkeyray.training.options import TrainConfig
+from monkeyray.training.trained import Trained
+
+#: Options that the bundle does not record: places, and what does not change the model.
+_NOT_RECORDED = {
+    "images", "model", "test", "corrections", "detections", "label_names", "features", "weights",
+    "store", "tensorboard", "mlflow", "mlflow_experiment",
+}  # fmt: skip
+
+
+def publish(
+    job: Job, lease: Lease, data: Dataset, learned: Learned, names: dict[str, str]
+) -> Trained:
+    """Write the bundle in place of any older one, and end the tracked run.
+
+    `names`: what people call the labels. Raises LeaseError if another training took the place.
+    """
+    network, found = learned.network, learned.assessment
+    outliers = found.outliers.to_arrays()
+    model = describe(
+        network,
+        labels=[
+            {"index": i, "label": label, "name": names.get(label)}
+            for i, label in enumerate(data.labels)
+        ],
+        outliers=outliers,
+        calibration=found.calibration,
+        rest={
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "weights_source": _source_name(job.config.weights),
+            "training": recorded(job.config),
+            "data": data.data,
+            "metrics": learned.figures | found.metrics,
+            "packages": _packages(),
+        },
+    )
+    test = None if job.config.test is None else normalise(job.config.test)
+    uris = data.uris.tolist()
+    shown = display_names(uris, normalise(job.config.images), test)
+    findings = find(data, found, shown)
+    pictures = with_pictures(findings, dict(zip(shown, uris, strict=True)), job.storage)
+    page, figures = render_report(model, pictures), to_json(model, findings)
+    assert network.head_weights is not None
+    bundle = Bundle(model, network.backbone_weights, network.head_weights, outliers, network.int8)
+    rows = data.table.filter(pa.array(data.names != "test"))
+    known = remember(rows["sha256"].to_pylist(), grey_thumbnails(rows["thumbnail"]))
+    lease.check()
+    save_bundle(job.uri, job.storage, bundle, page, figures, known)
+    # Those of trainings with other options too: under the lease no other is at work here.
+    job.storage.delete_tree(join(job.uri, TRAINING))
+    job.tracking.finish(model, {"report.html": page, "metrics.json": figures})
+    return Trained(job.uri, model, data.data["opened"], job.seconds)
+
+
+def recorded(config: TrainConfig) -> dict[str, Any]:
+    """The options that made the model."""
+    return {key: value for key, value in asdict(config).items() if key not in _NOT_RECORDED}
+
+
+def _source_name(weights: str) -> str:
+    # The file's name may help others; a path on this machine does not.
+    return weights if weights in ("imagenet", "none") else weights.rsplit("/", 1)[-1]
+
+
+def _packages() -> dict[str, str]:
+    found = {"monkeyray": monkeyray.__version__, "python": platform.python_version()}
+    for name in ("keras", "numpy", "pillow", "pyarrow", "ray", "tensorflow"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
