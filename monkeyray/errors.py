@@ -1,12 +1,12 @@
-"""Every error that MonkeyRay raises on purpose.
+"""The errors that MonkeyRay raises on purpose.
 
-Each message is one line that names the thing, the value and the way out. The command line
-prints it and exits with 2; anything that is not a MonkeyRayError is a bug.
+Each message is one line that names what is wrong, its value and the way out. The command line
+prints it and exits with 2; any other exception is a bug.
 """
 
 
 class MonkeyRayError(Exception):
-    """Base of all errors below."""
+    """Base class of the errors below."""
 
 
 class ConfigError(MonkeyRayError):
@@ -18,65 +18,65 @@ class InputError(MonkeyRayError):
 
 
 class BundleError(MonkeyRayError):
-    """A model bundle is missing, damaged, of a newer format, or not the one that is pinned."""
+    """A model bundle is missing, damaged, in a newer format, or not the one that was asked for."""
 
 
 class RunError(MonkeyRayError):
-    """The output place holds another run, or a run does not add up."""
+    """The output place holds another run, or a run is incomplete or inconsistent."""
 
 
 class LeaseError(RunError):
-    """Another live run is writing into the same place."""
+    """Another live run is writing to the same place."""
 
 
 class ClusterError(MonkeyRayError):
-    """The machine or cluster cannot give what the job asks for, or its processes keep dying."""
+    """The machine or cluster lacks what the job needs, or its processes keep dying."""
 
 
 class StorageError(MonkeyRayError):
-    """The store cannot be used: wrong credentials, no bucket, no space."""
+    """The store cannot be used: wrong credentials, missing bucket, no space left."""
 
 
 class FaultError(StorageError):
-    """A fault of the store that may pass: throttled, unreachable, broken off. Worth a retry."""
+    """A transient error of the store, worth a retry: throttling, no connection, an aborted answer."""
 
 
 class ConflictError(StorageError):
-    """A file was to be created that is there, or replaced that is another one by now."""
+    """A file to create exists already, or a file to replace has changed meanwhile."""
 
 
 class ObjectError(StorageError):
-    """The store answered for certain that one object cannot be read. `kind` is its status."""
+    """The store says definitely that an object cannot be read. `kind` is the status of its row."""
 
     kind = "unreadable"
 
 
 class MissingError(ObjectError):
-    """There is no such file or object."""
+    """The file or object does not exist."""
 
     kind = "missing"
 
 
 class ForbiddenError(ObjectError):
-    """The store refuses to give this file or object."""
+    """The store denies access to the file or object."""
 
     kind = "forbidden"
 
 
 class TooLargeError(ObjectError):
-    """It has more bytes than may be read."""
+    """The file or object is larger than the limit."""
 
     kind = "too_large"
 
 
 class NoFileError(ObjectError):
-    """It is no file that can be read to an end, but a pipe, a socket or a device."""
+    """Not a regular file: a pipe, socket or device."""
 
     kind = "unsupported"
 
 
 class DecodeError(MonkeyRayError):
-    """The bytes are no image that can be read; `kind` is the status of the image's row."""
+    """The bytes cannot be decoded as an image. `kind` is the status of its row."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(kind, reason)

@@ -1,31 +1,25 @@
-"""Credentials in URIs and texts: found, and masked before anything is printed or written."""
+"""Finds credentials in URIs and texts, and masks them before anything is printed or written."""
 
 from __future__ import annotations
 
 import re
 
+#: Not a local path, which may have any name; nor abfs://container@account.
 _PATH = r"(?!file:/(?:[^/]|//))"
-
-
 _NONE_HERE = rf"{_PATH}(?!abfss?:)"
 
-
 _WHOLE_USER = re.compile(rf"(?i)^{_NONE_HERE}([a-z][a-z0-9+.\-]+:/+)[^/]*@")
-
-
 _USER = re.compile(rf"(?i)\b{_NONE_HERE}([a-z][a-z0-9+.\-]+:/+)[^/\s]*@")
 
-
-#: A user with a password that may have slashes. Elsewhere than in buckets it may be a host with its
-#: port, and S3's access points have colons in their names.
+#: A user with a password, which may contain slashes. Outside of bucket URIs, what looks like one
+#: may be a host and port; names of S3 access points contain colons.
 _PASSWORD = re.compile(
     rf"(?i)\b{_PATH}((?:s3[an]?|gs|gcs|az|abfss?):/+"
     r"|[a-z][a-z0-9+.\-]+:/+(?![^/\s:@]*:\d{1,5}(?:[/\s'\",;)\]]|$)))"
     r"(?!arn:)[^/\s:@]*:\S*@"
 )
 
-
-#: Parameters that let in whoever has the URL: of presigned ones of S3 and Google, of Azure's SAS.
+#: Query parameters that grant access: presigned URLs of S3 and Google, SAS tokens of Azure.
 _PARAMETER = re.compile(
     r"(?i)([?&;](?:sig|pwd|[\w.\-]*(?:signature|secret|password|passwd|token|credential"
     r"|(?:api|access|account)[_\-]?key)[\w.\-]*)=)[^&;#\s'\"]+"
@@ -33,7 +27,7 @@ _PARAMETER = re.compile(
 
 
 def masked(uri: str) -> str:
-    """A URI as it may be printed, without the credentials that it may carry.
+    """Mask the credentials in a URI.
 
     >>> masked("s3://key:se cret@bucket/a@b.jpg"), masked("/a@b.jpg")
     ('s3://***@bucket/a@b.jpg', '/a@b.jpg')
@@ -42,9 +36,9 @@ def masked(uri: str) -> str:
 
 
 def masked_anywhere(text: str) -> str:
-    """A text without the credentials that URIs in it carry, before an @ or in a query.
+    """Mask the credentials in the URIs of a text, before an @ or in a query.
 
-    What is before the @ of abfs://container@account is none, unless it has a colon.
+    In abfs://container@account, the part before the @ is a credential only if it has a colon.
 
     >>> masked_anywhere("['s3://key:se/cret@bucket/a', 'abfs://photos@account/b']")
     "['s3://***@bucket/a', 'abfs://photos@account/b']"
@@ -57,7 +51,7 @@ def masked_anywhere(text: str) -> str:
 
 
 def has_secret(text: str) -> bool:
-    """Whether a text has a URI that carries credentials. A path may have any name.
+    """Whether a text has a URI with credentials. Local paths never count.
 
     >>> has_secret("--images=s3://key:secret@bucket"), has_secret("/downloads/a.jpg?token=1")
     (True, False)

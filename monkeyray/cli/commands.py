@@ -1,4 +1,4 @@
-"""Each command with its options and the job that it runs."""
+"""The commands, with their options and their jobs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from monkeyray.pages.options import ReviewConfig
 from monkeyray.scoring.options import EvaluateConfig, RescoreConfig, ScoreConfig
 from monkeyray.training.options import TrainConfig, TuneConfig
 
-#: Each command's options.
+#: Each command's configuration class.
 COMMANDS: dict[str, type[Any]] = {
     "train": TrainConfig,
     "tune": TuneConfig,
@@ -23,7 +23,7 @@ COMMANDS: dict[str, type[Any]] = {
     "demo": DemoConfig,
 }
 
-#: The module of each command's job, a function of the command's name, loaded when it runs.
+#: The module with each command's job, a function with the command's name. Imported when it runs.
 MODULES = {
     "train": "monkeyray.training.train",
     "tune": "monkeyray.training.tune",

@@ -1,4 +1,4 @@
-"""The demo: draw a small collection, train on it, score what nobody has labelled."""
+"""The demo: draws a small collection, trains on it and scores its unlabelled part."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MARK = ".monkeyray-demo"
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo's results are."""
+    """The results of the demo."""
 
     images: DemoImages
     trained: Trained
@@ -34,17 +34,17 @@ class Demo:
     predictions: Path
 
     def to_json(self) -> dict[str, Any]:
-        """For --summary-json: `trained` and `scored`, as those commands have them."""
+        """For --summary-json: `trained` and `scored`, as for those commands."""
         return {"trained": self.trained.to_json(), "scored": self.scored.to_json()}
 
     def __str__(self) -> str:
         query = f"SELECT label, count(*) FROM '{self.predictions}/*.parquet' GROUP BY label"
         return (
             f"{self.trained}\n\n{self.scored}\n\n"
-            "look at the report in a browser, and ask the predictions, for example with pandas:\n"
+            "open the report in a browser, and query the predictions, for example with pandas:\n"
             f'  {sys.executable} -c "import pandas; '
             f"print(pandas.read_parquet('{self.predictions}'))\"\n"
-            "or with DuckDB, if you have its command line:\n"
+            "or with the DuckDB command line:\n"
             f'  duckdb -c "{query}"'
         )
 
@@ -52,7 +52,7 @@ class Demo:
 def demo(config: DemoConfig) -> Demo:
     """Draw, train and score in a folder.
 
-    Raises ConfigError where it holds other things, and StorageError where it cannot be written.
+    Raises ConfigError if it holds other files, and StorageError if it cannot be written.
     """
     folder = Path(normalise(config.folder))
     with local_errors(str(folder), writing=True):
@@ -86,7 +86,7 @@ def _make_empty(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
         raise ConfigError(f"--folder {folder} holds other files: give a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    # The mark stays, so that what is deleted only in part is still known as a demo.
+    # The mark stays, so that a partly deleted demo is still recognised.
     (folder / _MARK).touch()
     for child in folder.iterdir():
         if child.is_dir() and not child.is_symlink():

@@ -1,4 +1,4 @@
-"""What a command did, as JSON for programs: --summary-json."""
+"""Writes a command's result as JSON for programs: --summary-json."""
 
 from __future__ import annotations
 
@@ -15,19 +15,18 @@ from monkeyray.storage.location import normalise
 if TYPE_CHECKING:
     from monkeyray.cli.parsing import Call
 
-#: Goes up when a key changes its name, type or meaning.
+#: Increases when a key changes its name, type or meaning.
 SCHEMA_VERSION = 1
 
 
 class SummaryFile:
-    """Where a call tells programs what it did, if it was asked to.
+    """The summary of a call, if --summary-json asks for one.
 
     The JSON has `schema_version`, `command`, `monkeyray` (the version), `started_at` (UTC),
-    `seconds`, and `result`: what the command's own result says of itself in its `to_json`. Later
-    versions may add keys. An older file is deleted at the start, so that a file that is there tells
-    of a command that was done.
+    `seconds`, and `result`: the `to_json` of the command's result. Later versions may add keys. An
+    older file is deleted at the start, so that an existing file means success.
 
-    Raises a StorageError, before the command begins, where nothing can be written.
+    Raises a StorageError, before the command begins, if it cannot be written.
     """
 
     def __init__(self, call: Call) -> None:
@@ -45,11 +44,11 @@ class SummaryFile:
 
     @property
     def printed_to(self) -> TextIO:
-        """Where what is for people is printed."""
+        """Where to print the result for people."""
         return sys.stderr if self._place == "-" else sys.stdout
 
     def write(self, result: Any) -> None:
-        """Write what a command returned."""
+        """Write a command's result."""
         if self._place is None:
             return
         content = {
