@@ -38,7 +38,7 @@ class StorageError(MonkeyRayError):
 
 
 class FaultError(StorageError):
-    """A transient error of the store, worth a retry: throttling, no connection, an aborted answer."""
+    """A transient error of the store, worth a retry: throttling or a lost connection."""
 
 
 class ConflictError(StorageError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from monkeyray.options import StoreConfig, takes_options
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.training.options import TrainConfig
 
+ROOT = Path(monkeyray.__file__).parent
+PACKAGES = sorted({path.parent.name for path in ROOT.glob("*/*.py")} - {"cli", "runs"})
 CONFIG = ScoreConfig(images="a", model="b", predictions="c", store=StoreConfig(quiet=True))
 
 
@@ -47,6 +50,17 @@ def test_what_the_package_offers() -> None:
     assert monkeyray.TrainConfig is TrainConfig
     with pytest.raises(AttributeError, match="'monkeyray' has no attribute 'scores'"):
         monkeyray.scores  # type: ignore[attr-defined] # noqa: B018
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_packages_have_faces(package: str) -> None:
+    module = importlib.import_module(f"monkeyray.{package}")
+    assert 2 <= len(module.__all__) <= 6
+    modules = {path.stem for path in (ROOT / package).glob("*.py")}
+    # A module that is imported later would replace a name.
+    assert not modules & set(module.__all__)
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert not hasattr(module, "other")
 
 
 def test_functions_that_use_them_travel() -> None:

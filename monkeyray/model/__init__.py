@@ -1,1 +1,24 @@
 """Backbones, heads, the engines that run them, and the bundle that holds both."""
+
+from typing import TYPE_CHECKING
+
+from monkeyray.lazy import lazy_names
+
+__all__ = ["Bundle", "Network", "choose_engine", "load_bundle", "save_bundle"]
+
+if TYPE_CHECKING:
+    from monkeyray.model.bundle import Bundle, load_bundle, save_bundle
+    from monkeyray.model.engine import Network
+    from monkeyray.model.engines import choose_engine
+else:
+    # Hidden from type checkers, which would accept any name.
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Bundle": "bundle",
+            "Network": "engine",
+            "choose_engine": "engines",
+            "load_bundle": "bundle",
+            "save_bundle": "bundle",
+        },
+    )

@@ -1,1 +1,24 @@
 """From labelled images to a bundle."""
+
+from typing import TYPE_CHECKING
+
+from monkeyray.lazy import lazy_names
+
+__all__ = ["Dataset", "TrainConfig", "Trained", "TuneConfig", "list_dataset"]
+
+if TYPE_CHECKING:
+    from monkeyray.training.dataset import Dataset, list_dataset
+    from monkeyray.training.options import TrainConfig, TuneConfig
+    from monkeyray.training.trained import Trained
+else:
+    # Hidden from type checkers, which would accept any name.
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "Dataset": "dataset",
+            "TrainConfig": "options",
+            "Trained": "trained",
+            "TuneConfig": "options",
+            "list_dataset": "dataset",
+        },
+    )
