@@ -8,75 +8,26 @@ the same parts. Workers read and write them, so features never pass through the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from monkeyray.errors import InputError, MissingError
+from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits
-from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import Bundle, load_bundle
-from monkeyray.model.head import head_logits
 from monkeyray.options import HIDDEN_NAME, write_options
 from monkeyray.runs.cluster import check_places, connected
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import clear, create_run_of_shards, open_run
-from monkeyray.runs.plan import same_rows
-from monkeyray.runs.reader import Predictions, open_predictions
+from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
 from monkeyray.runs.shards import Job
 from monkeyray.runs.workers import RayPool
 from monkeyray.scoring.options import RescoreConfig, parse_top_k
-from monkeyray.scoring.rows import PostProcessor, ScoreOptions
+from monkeyray.scoring.rows import PostProcessor, Rescorer, ScoreOptions
 from monkeyray.scoring.schema import SCHEMA_VERSION
 from monkeyray.scoring.summary import Summary
 from monkeyray.scoring.work import run_pending
 from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
-
-#: Rows processed at a time: the distances to the training images take memory.
-_ROWS = 2048
-
-
-@dataclass(frozen=True)
-class Rescorer:
-    """Maps the old rows of a shard to the new ones, in the same order."""
-
-    old: Predictions
-    postprocess: PostProcessor
-    head_weights: Weights
-
-    def __call__(self, shard: int, plan: pa.Table) -> Iterator[pa.Table]:
-        """The new rows, as tables of up to _ROWS.
-
-        Raises InputError if the old file is gone or its rows are not those planned.
-        """
-        try:
-            table = self.old.read_shard(shard)
-        except MissingError:
-            table = None
-        if table is None or not same_rows(table, plan):
-            raise InputError(
-                f"{self.old.files[shard]} is gone or was changed by another program: rerun the "
-                "command that wrote it, which repairs it, then this one"
-            )
-        for start in range(0, max(1, table.num_rows), _ROWS):
-            yield self.rows(table.slice(start, _ROWS))
-
-    def rows(self, table: pa.Table) -> pa.Table:
-        """New rows for old ones; rows without features stay without predictions."""
-        embedding = table["embedding"]
-        width = embedding.type.list_size
-        flat = embedding.drop_null().combine_chunks().flatten()
-        features = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
-        places = np.flatnonzero(embedding.is_valid().to_numpy())
-        columns: dict[str, Any] = {name: table[name] for name in table.column_names}
-        columns |= {name: table[name].to_pylist() for name in ("status", "error")}
-        self.postprocess(columns, places, features, head_logits(self.head_weights, features))
-        return pa.table(columns, schema=table.schema)
 
 
 def rescore(config: RescoreConfig) -> Summary:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,11 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.arrays import Array, Flags, Ints
-from monkeyray.errors import BundleError
+from monkeyray.errors import BundleError, InputError, MissingError
 from monkeyray.images.decode import Limits
+from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.engines import TENSORFLOW, EngineChoice
+from monkeyray.model.head import head_logits
 from monkeyray.runs.fetch import Batch
+from monkeyray.runs.plan import same_rows
+from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import EMBEDDING, carried_columns, prediction_schema
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.outliers import OutlierModel
@@ -26,6 +30,9 @@ OVERFLOW = ("overflow", "the network's output is not finite")
 
 #: So many overflows in a row at the start are the network's fault.
 _OVERFLOWS = 64
+
+#: Rows processed at a time: the distances to the training images take memory.
+_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -135,6 +142,44 @@ class Scorer:
         for theirs, ours in carried_columns(batch.plan.schema).items():
             columns[ours] = batch.plan[theirs]
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+@dataclass(frozen=True)
+class Rescorer:
+    """Maps the old rows of a shard to the new ones, in the same order."""
+
+    old: Predictions
+    postprocess: PostProcessor
+    head_weights: Weights
+
+    def __call__(self, shard: int, plan: pa.Table) -> Iterator[pa.Table]:
+        """The new rows, as tables of up to _ROWS.
+
+        Raises InputError if the old file is gone or its rows are not those planned.
+        """
+        try:
+            table = self.old.read_shard(shard)
+        except MissingError:
+            table = None
+        if table is None or not same_rows(table, plan):
+            raise InputError(
+                f"{self.old.files[shard]} is gone or was changed by another program: rerun the "
+                "command that wrote it, which repairs it, then this one"
+            )
+        for start in range(0, max(1, table.num_rows), _ROWS):
+            yield self.rows(table.slice(start, _ROWS))
+
+    def rows(self, table: pa.Table) -> pa.Table:
+        """New rows for old ones; rows without features stay without predictions."""
+        embedding = table["embedding"]
+        width = embedding.type.list_size
+        flat = embedding.drop_null().combine_chunks().flatten()
+        features = flat.to_numpy(zero_copy_only=False).reshape(-1, width)
+        places = np.flatnonzero(embedding.is_valid().to_numpy())
+        columns: dict[str, Any] = {name: table[name] for name in table.column_names}
+        columns |= {name: table[name].to_pylist() for name in ("status", "error")}
+        self.postprocess(columns, places, features, head_logits(self.head_weights, features))
+        return pa.table(columns, schema=table.schema)
 
 
 def scatter(values: Iterable[Any], places: Ints, rows: int) -> list[Any]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
-from monkeyray.errors import InputError
 from monkeyray.images.detections import read_detections
 from monkeyray.model.bundle import load_bundle
 from monkeyray.options import HIDDEN_NAME, takes_options, write_options
 from monkeyray.runs.cluster import check_places
-from monkeyray.runs.lease import Lease, hold
-from monkeyray.runs.place import clear, create_run, open_run
-from monkeyray.runs.plan import Listing, shard_sizes
-from monkeyray.runs.run import Run
+from monkeyray.runs.lease import hold
+from monkeyray.runs.place import open_run
 from monkeyray.runs.shards import Job
-from monkeyray.runs.update import Changes, Listed, new_rows, update_run
 from monkeyray.runs.workers import open_pool
 from monkeyray.scoring.collection import list_collection
 from monkeyray.scoring.dry_run import estimate
 from monkeyray.scoring.options import ScoreConfig
+from monkeyray.scoring.resume import open_or_create
 from monkeyray.scoring.summary import Estimate, Summary
 from monkeyray.scoring.work import image_work, run_identity, run_pending, score_options
 from monkeyray.storage.location import normalise
@@ -60,7 +56,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         del detections  # may be a gigabyte
         with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
             workers = pool.count("workers", config.workers, config.gpu)
-            run = _open(config, lease, uri, identity, found, listed, workers.workers)
+            run = open_or_create(config, lease, uri, identity, found, listed, workers.workers)
             write_options(uri, config, storage, HIDDEN_NAME)
             work = image_work(config, bundle, options, storage)
             job = Job("scoring", run, work)
@@ -79,47 +75,3 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         boxes=config.detections is not None,
         spent=spent,
     )
-
-
-def _open(
-    config: ScoreConfig,
-    lease: Lease,
-    uri: str,
-    identity: dict[str, Any],
-    run: Run | None,
-    listed: tuple[Listing, dict[str, Any]] | None,
-    workers: int,
-) -> Run:
-    """The run to resume, updated if asked for, or a new one."""
-    if run is None:
-        assert listed is not None
-        listing, notes = listed
-        if config.overwrite:
-            clear(uri, lease)
-        sizes = shard_sizes(listing.rows, workers, config.rows_per_file)
-        return create_run(uri, lease, identity, listing, sizes, notes)
-    if not config.update and not config.retry_failed:
-        return run
-    new, sizes, now = None, [], None
-    seen: dict[str, Any] = dict(run.notes)
-    if listed is not None:
-        listing, seen = listed
-        now = Listed.of(listing)
-        new = listing.only(new_rows(run, listing))
-        if new.rows and not new.schema.equals(run.plan.schema()):
-            raise InputError(
-                f"the columns of {config.images} have changed since {uri} was started: use another "
-                "place or --overwrite"
-            )
-        sizes = shard_sizes(new.rows, workers, config.rows_per_file)
-        seen["images that are new"] = new.rows
-    changes = Changes(now, config.retry_failed)
-
-    def notes_of_changes() -> dict[str, Any]:
-        return seen | {
-            "images that have changed": changes.changed,
-            "images that are gone, their rows are kept": changes.vanished,
-            "images that failed and are tried again": changes.retried,
-        }
-
-    return update_run(run, lease, changes, new, sizes, notes_of_changes)

@@ -30,8 +30,8 @@ from monkeyray.options import StoreConfig
 from monkeyray.runs.fetch import Batch, fetch
 from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import RescoreConfig
-from monkeyray.scoring.rescore import Rescorer, rescore
-from monkeyray.scoring.rows import OVERFLOW, PostProcessor, ScoreOptions, Scorer
+from monkeyray.scoring.rescore import rescore
+from monkeyray.scoring.rows import OVERFLOW, PostProcessor, Rescorer, ScoreOptions, Scorer
 from monkeyray.scoring.summary import Summary
 from monkeyray.statistics.outliers import fit_outliers
 from monkeyray.statistics.thresholds import choose_thresholds

@@ -1,0 +1,57 @@
+"""The run of a scoring: a new one, or an earlier one that is resumed or updated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from monkeyray.errors import InputError
+from monkeyray.runs.lease import Lease
+from monkeyray.runs.place import clear, create_run
+from monkeyray.runs.plan import Listing, shard_sizes
+from monkeyray.runs.run import Run
+from monkeyray.runs.update import Changes, Listed, new_rows, update_run
+from monkeyray.scoring.options import ScoreConfig
+
+
+def open_or_create(
+    config: ScoreConfig,
+    lease: Lease,
+    uri: str,
+    identity: dict[str, Any],
+    run: Run | None,
+    listed: tuple[Listing, dict[str, Any]] | None,
+    workers: int,
+) -> Run:
+    """The run to resume, updated if asked for, or a new one."""
+    if run is None:
+        assert listed is not None
+        listing, notes = listed
+        if config.overwrite:
+            clear(uri, lease)
+        sizes = shard_sizes(listing.rows, workers, config.rows_per_file)
+        return create_run(uri, lease, identity, listing, sizes, notes)
+    if not config.update and not config.retry_failed:
+        return run
+    new, sizes, now = None, [], None
+    seen: dict[str, Any] = dict(run.notes)
+    if listed is not None:
+        listing, seen = listed
+        now = Listed.of(listing)
+        new = listing.only(new_rows(run, listing))
+        if new.rows and not new.schema.equals(run.plan.schema()):
+            raise InputError(
+                f"the columns of {config.images} have changed since {uri} was started: use another "
+                "place or --overwrite"
+            )
+        sizes = shard_sizes(new.rows, workers, config.rows_per_file)
+        seen["images that are new"] = new.rows
+    changes = Changes(now, config.retry_failed)
+
+    def notes_of_changes() -> dict[str, Any]:
+        return seen | {
+            "images that have changed": changes.changed,
+            "images that are gone, their rows are kept": changes.vanished,
+            "images that failed and are tried again": changes.retried,
+        }
+
+    return update_run(run, lease, changes, new, sizes, notes_of_changes)
