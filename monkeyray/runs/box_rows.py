@@ -1,9 +1,8 @@
 """Detections and images: which file of a detector's results is which image, and the rows of boxes.
 
-The detector may have seen the files below another folder: `cards/A/IMG_1.JPG` there is
-`/mnt/season/A/IMG_1.JPG` here. One rule, which puts one beginning in the place of another, is found
-from some images and serves for all, so that no two images of the same name in different folders are
-mixed up.
+The detector may have seen the files under another folder: `cards/A/IMG_1.JPG` there is
+`/mnt/season/A/IMG_1.JPG` here. One rule, which replaces one prefix by another, is derived from some
+images and applied to all, so images of the same name in different folders are not confused.
 """
 
 from __future__ import annotations
@@ -23,28 +22,29 @@ from monkeyray.redact import masked
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.storage.keys import find, string_keys
 
-#: Images that the rule is found from.
+#: Images that the rule is derived from.
 _SAMPLE = 64
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How the detector's names become URIs: `there` at their beginning is replaced by `here`."""
+    """How the detector's names become URIs: the prefix `there` is replaced by `here`."""
 
     there: str
     here: str
 
     def uri(self, file: str) -> str | None:
-        """The URI of a file; None for one that does not begin so."""
+        """The URI of a file; None for one without the prefix."""
         if not file.startswith(self.there):
             return None
         return self.here + file[len(self.there) :]
 
 
 def find_rule(files: Sequence[str], uris: Sequence[str]) -> Rule | None:
-    """The rule that gives the most of some URIs a file; of such, the one that changes the least.
+    """The rule that finds a file for most of the URIs; of several, the one with the shortest
+    prefixes.
 
-    None where no file has the name of any. Raises InputError where two are as good.
+    None if no file has the name of any URI. Raises InputError if two rules are equally good.
 
     >>> find_rule(["A/1.jpg", "B/1.jpg"], ["/mnt/x/A/1.jpg"])
     Rule(there='', here='/mnt/x/')
@@ -74,15 +74,15 @@ def find_rule(files: Sequence[str], uris: Sequence[str]) -> Rule | None:
         (one, here), (second, _) = best[:2]
         raise InputError(
             f"the images in {here or '/'} may be those of the detections in {one or './'} or in "
-            f"{second or './'}: give as --images a folder that has these in its path"
+            f"{second or './'}: give --images a folder whose path contains one of these"
         )
     return Rule(*best[0])
 
 
 @dataclass(frozen=True)
 class Matched:
-    """Images and what the detector says of them. `where`: of each listed image its file in the
-    detections, -1 where it is in none; `rule`: by which rule."""
+    """Images and their detections. `where`: the index of each listed image's file in the
+    detections, -1 if it has none; `rule`: the rule that found them."""
 
     detections: Detections
     where: Array
@@ -92,7 +92,7 @@ class Matched:
 def match(detections: Detections, listing: Listing, images: str) -> Matched:
     """Find the listed images in the detections.
 
-    Raises InputError where none of them is there, or it is not clear which is which.
+    Raises InputError if none of them is there, or if it is ambiguous which is which.
     """
     step = max(1, listing.rows // _SAMPLE)
     sample: list[str] = []
@@ -112,15 +112,15 @@ def match(detections: Detections, listing: Listing, images: str) -> Matched:
     if rule is None or (where < 0).all():
         raise InputError(
             f"none of the {listing.rows} images in {images} is in --detections {detections.uri}: "
-            f"it has {len(detections.files)} files such as {masked(detections.files[0])}, and the "
+            f"it has {len(detections.files)} files such as {masked(detections.files[0])}, the "
             f"images are such as {sample[0]}"
         )
     return Matched(detections, where, rule)
 
 
 def make_rows(matched: Matched, listing: Listing, threshold: float) -> Listing:
-    """The plan's rows with BOX_FIELDS: one for each box of an animal, person or vehicle from the
-    threshold on, and one for each image without such a box."""
+    """The plan's rows with BOX_FIELDS: one per box of an animal, person or vehicle whose confidence
+    reaches the threshold, and one per image without such a box."""
     rows = collect(_rows(matched, listing, threshold))
     assert rows is not None
     return rows
@@ -129,9 +129,9 @@ def make_rows(matched: Matched, listing: Listing, threshold: float) -> Listing:
 def _rows(matched: Matched, listing: Listing, threshold: float) -> Iterator[pa.Table]:
     found = matched.detections
     kept = np.flatnonzero((found.kinds >= 0) & (found.confs >= np.float32(threshold)))
-    # Of each file, its kept boxes are those from starts[i] to before starts[i + 1].
+    # The kept boxes of file i are starts[i]:starts[i + 1].
     starts = np.searchsorted(kept, found.starts)
-    # One more than there are stands for no box.
+    # One extra entry represents "no box".
     kept = np.append(kept, len(found.kinds))
     confs, boxes = np.append(found.confs, 0), np.append(found.boxes, np.zeros((1, 4)), axis=0)
     names = np.array([*KINDS, BLANK, FAILURE], dtype=object)
@@ -161,7 +161,7 @@ def _rows(matched: Matched, listing: Listing, threshold: float) -> Iterator[pa.T
 
 
 def count_unused(matched: Matched, threshold: float) -> dict[str, int]:
-    """What of the detections is no row, and which images have none of theirs, for the summary."""
+    """Counts of detections that became no row and of images without any, for the summary."""
     found, where = matched.detections, matched.where
     mine = np.zeros(len(found.files), bool)
     mine[where[where >= 0]] = True

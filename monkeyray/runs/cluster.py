@@ -25,7 +25,7 @@ _WAIT_LINE_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a cluster has in its nodes now, and at most when an autoscaler has added all it may."""
+    """What the nodes of a cluster have now, and at most once an autoscaler has added all it may."""
 
     cpus: int
     gpus: int
@@ -42,13 +42,13 @@ def in_submitted_job() -> bool:
 
 
 def check_relative(option: str, uri: str | None) -> None:
-    """Refuse a relative path in a submitted job, where it means a folder that is thrown away."""
+    """Refuse a relative path in a submitted job, whose working folder is deleted at the end."""
     if uri is None or scheme(uri) != "file" or uri.startswith(("/", "~", "file:")):
         return
     if in_submitted_job():
         raise ConfigError(
             f"--{option} {uri} is a relative path, and this job runs in an uploaded copy that is "
-            "thrown away: give s3://… or another store, or an absolute path on a shared disk"
+            "deleted at the end: give s3://… or another store, or an absolute path on a shared disk"
         )
 
 
@@ -63,8 +63,8 @@ def check_places(config: Any, storage: Storage, *options: str) -> None:
 
 
 def is_asked_for(address: str | None) -> bool:
-    """Whether a Ray cluster is meant: by its address, RAY_ADDRESS, or because this is a submitted
-    job, or is connected to one, or `ray start` has started one here, and it answers."""
+    """Whether to use a Ray cluster: if an address or RAY_ADDRESS is given, in a submitted job, if
+    this process is connected to one, or if `ray start` has started one here and it answers."""
     ray = sys.modules.get("ray")
     if address or os.environ.get("RAY_ADDRESS") or in_submitted_job():
         return True
@@ -73,7 +73,7 @@ def is_asked_for(address: str | None) -> bool:
     started = _started_here()
     if started is None:
         return False
-    # Where it has ended since, its address is still written down.
+    # If it has ended since, its address is still written down.
     host, _, port = started.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
@@ -162,10 +162,10 @@ def _environment(**variables: str) -> Iterator[None]:
 
 
 def _started_here() -> str | None:
-    """The address of what `ray start` has started on this machine.
+    """The address of the cluster that `ray start` has started on this machine.
 
-    Not "auto", which also finds a Ray that is another program's own and ends with it. Read from
-    where Ray has written it, because to import Ray takes as long as to score a hundred images.
+    Not "auto", which also finds the private Ray of another program. Read from Ray's own file,
+    because importing Ray takes as long as scoring a hundred images.
     """
     with contextlib.suppress(OSError, ValueError):
         return _address_file().read_text().strip() or None
@@ -227,7 +227,7 @@ def quiet_data(preserve_order: bool = False) -> Iterator[None]:
 
 
 def capacity() -> Capacity:
-    """What the connected cluster has, and can have."""
+    """The CPUs, GPUs and nodes of the connected cluster."""
     import ray
 
     now = ray.cluster_resources()
@@ -240,9 +240,9 @@ def capacity() -> Capacity:
 
 
 def _autoscaler_maximum() -> dict[str, float]:
-    """What the autoscaler may grow to, empty where there is none.
+    """The resources that the autoscaler may grow to, empty without one.
 
-    Ray Data asks the same function; it is not public, so its absence is no error.
+    Ray Data calls the same function. It is not public, so its absence is not an error.
     """
     try:
         from ray._private.state import state
@@ -252,36 +252,35 @@ def _autoscaler_maximum() -> dict[str, float]:
         return {}
 
 
-#: Workers that share a GPU at most. Each decodes in a core of its own, and eight cores decode some
-#: 4,000 small photographs a second.
+#: Workers that share a GPU at most; each decodes on a core of its own.
 _ON_A_GPU = 8
 
 
 @dataclass(frozen=True)
 class WorkerCount:
-    """Workers that decode and run a network: how many, and the share of a GPU of each, 0 to 1."""
+    """How many workers decode and run a network, and the share of a GPU of each, 0 to 1."""
 
     workers: int
     gpu: float = 0.0
 
 
 def choose_worker_count(option: str, asked: int | None, gpu: bool) -> WorkerCount:
-    """The workers for images: as asked, or one per CPU core there is.
+    """The workers for images: as many as asked for, or one per CPU core.
 
-    With `gpu` they share the GPUs, several on each, because a core decodes far less than a GPU
-    computes; by default as many as there are cores for, 8 a GPU at most.
+    With `gpu` several share each GPU, because a core decodes far less than a GPU computes; by
+    default as many as there are cores, at most 8 per GPU.
 
-    Raises ClusterError when the cluster can never have as many.
+    Raises ClusterError if the cluster can never have as many.
     """
     if not gpu:
         return WorkerCount(choose_workers(option, asked, gpu=False))
     has = capacity()
     now, most = max(1, has.gpus), has.max_gpus * _ON_A_GPU
-    choose_workers(option, None, gpu=True)  # which tells that there are none
+    choose_workers(option, None, gpu=True)  # raises if there are none
     if asked is not None and asked > most:
         raise ClusterError(
-            f"--{option} {asked}: {_ON_A_GPU} workers share a GPU at most, and this Ray cluster "
-            f"can have {has.max_gpus} of them: ask for {most} or fewer"
+            f"--{option} {asked}: at most {_ON_A_GPU} workers share a GPU, and this Ray cluster "
+            f"can have {has.max_gpus} GPUs: ask for {most} or fewer"
         )
     workers = asked or now * min(_ON_A_GPU, max(1, has.cpus // now))
     gpus = max(now, -(-workers // _ON_A_GPU))
@@ -289,30 +288,30 @@ def choose_worker_count(option: str, asked: int | None, gpu: bool) -> WorkerCoun
 
 
 def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
-    """The number of workers: as asked, or one per GPU or CPU core there is.
+    """The number of workers: as many as asked for, or one per GPU or CPU core.
 
-    Raises ClusterError when the cluster can never have as many.
+    Raises ClusterError if the cluster can never have as many.
     """
     has = capacity()
     kind, now, most = ("GPU", has.gpus, has.max_gpus) if gpu else ("CPU", has.cpus, has.max_cpus)
     if most < 1:
         raise ClusterError(
             f"this Ray cluster has no {kind}s and can add none: "
-            + ("leave out --gpu, or use a cluster with GPUs" if gpu else "use another cluster")
+            + ("omit --gpu, or use a cluster with GPUs" if gpu else "use another cluster")
         )
     if asked is not None and asked > most:
         raise ClusterError(
-            f"--{option} {asked} needs {asked} {kind}s, this Ray cluster can have {most} at most: "
+            f"--{option} {asked} needs {asked} {kind}s, this Ray cluster can have at most {most}: "
             f"ask for {most} or fewer"
         )
     return asked if asked is not None else max(1, now)
 
 
 def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
-    """Wait until the cluster has room for the workers, each with that share of a GPU, and `say` so
-    every 30 s.
+    """Wait until the cluster has room for the workers, each with a share `gpu` of a GPU, and `say`
+    so every 30 s.
 
-    Asks for the room as a placement group, so that an autoscaler starts nodes for it.
+    The room is requested as a placement group, so that an autoscaler starts nodes for it.
     """
     import ray
     from ray.util import placement_group, remove_placement_group
@@ -340,11 +339,10 @@ def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
 
 
 def run_in_fresh_process(say: Say, function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a function returns, called somewhere on the cluster in a process that then ends. `say`
-    is told where there is no room for it yet.
+    """The result of a function, called on the cluster in a process that then ends. `say` is called
+    while there is no room for it yet.
 
-    Raises the MonkeyRayError that it raises, and ClusterError where its process was lost again and
-    again.
+    Raises the MonkeyRayError that it raises, and ClusterError if its process was lost repeatedly.
     """
     import ray
 
@@ -354,9 +352,9 @@ def run_in_fresh_process(say: Say, function: Callable[..., Any], *arguments: Any
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, MonkeyRayError):
             raise error.cause from None
-        raise  # a bug of ours, told as it is
+        raise  # a bug of ours, shown as it is
     except ray.exceptions.RayError as error:
         raise ClusterError(
-            f"Ray gave a step of the job up ({type(error).__name__}: "
+            f"Ray aborted a step of the job ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:200]}): run the same command again"
         ) from error

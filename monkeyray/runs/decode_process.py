@@ -1,7 +1,7 @@
-"""The process that opens images, and may die of it; supervisor.py watches it from outside.
+"""The child process that opens images, and may die of one; supervisor.py watches it from outside.
 
-The decoder and the network run here in one thread, so C code that crashes or hangs takes this
-process along and nothing else. It says which image it has open, so the one it died of is known.
+The decoder and the network run here in one thread, so native code that crashes or hangs takes down
+this process and nothing else. Shared memory says which image is open, so the fatal one is known.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ from monkeyray.runs.fetch import (
 )
 from monkeyray.storage.store import Storage
 
-#: A batch to a finished table, in the same order. Given how to decode the batch.
+#: Maps a batch to a finished table, in the same order. Its second argument decodes the batch.
 Mapper = Callable[[Batch, Callable[[Batch], Any]], pa.Table]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a child does: `make_mapper` is called in it, once."""
+    """What a child does. `make_mapper` is called in it, once."""
 
     make_mapper: Callable[[], Mapper]
     storage: Storage
@@ -57,13 +57,12 @@ class Work:
 
 
 class OpenImage:
-    """Which image a child has open, and since when: memory that it shares with its worker.
+    """Which image a child has open, and since when, in memory shared with its worker.
 
-    A message for each image would wake the worker as often, and take from the cores what they
-    compute with.
+    A message per image would wake the worker as often, and cost time on the cores that compute.
     """
 
-    #: The position in the plan (-1: none) and the seconds of the system's monotonic clock.
+    #: The position in the plan (-1: none) and the monotonic clock in seconds.
     _FORMAT = struct.Struct("=qd")
 
     def __init__(self, descriptor: int) -> None:
@@ -72,19 +71,19 @@ class OpenImage:
 
     @classmethod
     def create(cls) -> OpenImage:
-        """New memory, with no image open."""
+        """New shared memory, with no image open."""
         with tempfile.TemporaryFile() as file:
             file.write(cls._FORMAT.pack(-1, 0.0))
             file.flush()
             return cls(os.dup(file.fileno()))
 
     def set(self, position: int | None) -> None:
-        """Say which image is opened now; None where the last one is closed."""
+        """Note which image is opened now; None if the last one is closed."""
         what = -1 if position is None else position
         self._FORMAT.pack_into(self._memory, 0, what, time.monotonic())
 
     def position(self) -> int | None:
-        """The image that is open, None where there is none."""
+        """The image that is open, None if none is."""
         position: int = self._FORMAT.unpack_from(self._memory)[0]
         return None if position < 0 else position
 
@@ -93,12 +92,12 @@ class OpenImage:
         position, since = seen = self._FORMAT.unpack_from(self._memory)
         if position < 0 or time.monotonic() - since <= seconds:
             return False
-        # It may have been read while it was being written, and only half of it be new.
+        # It may have been read while it was half written.
         time.sleep(0.01)
         return bool(self._FORMAT.unpack_from(self._memory) == seen)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Release the memory."""
         self._memory.close()
         os.close(self.descriptor)
 
@@ -106,12 +105,12 @@ class OpenImage:
 def main(descriptor: int, memory: int, parent: int) -> None:
     """Serve one worker until it closes the pipe or is gone."""
     _die_with(parent)
-    # Where memory runs out, this process is the one to go, and not its worker.
+    # If memory runs out, the kernel should kill this process, not its worker.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
     from PIL import Image
 
-    # Our own limit on pixels decides, from the header, and not Pillow's.
+    # Our own limit on pixels, from the header, applies in place of Pillow's.
     Image.MAX_IMAGE_PIXELS = None
     pipe = Connection(descriptor)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
@@ -125,7 +124,7 @@ def main(descriptor: int, memory: int, parent: int) -> None:
             except MonkeyRayError as error:
                 pipe.send(("error", error))
             except MemoryError:
-                os._exit(1)  # nothing can be relied on any more
+                os._exit(1)  # the process is in an unknown state
             except Exception:
                 pipe.send(("error", RuntimeError(traceback.format_exc())))
             else:
@@ -142,7 +141,7 @@ class _Server:
 
     def prepare(self) -> None:
         """Load the network while the first images are still on their way."""
-        # What is wrong with it is told where there is somebody to tell: at the first request.
+        # The first request raises it again, when somebody receives the error.
         with contextlib.suppress(Exception):
             self._mapper = self._work.make_mapper()
 
@@ -208,7 +207,7 @@ class _Server:
 
 
 def _die_with(parent: int) -> None:
-    """End this process when the thread that started it ends, even while C code hangs."""
+    """Kill this process when the thread that started it ends, even if native code hangs."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

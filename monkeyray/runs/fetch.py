@@ -1,4 +1,4 @@
-"""The plan's rows in batches: their bytes fetched ahead, their pixels decoded, their columns."""
+"""Batches of the plan's rows: bytes fetched ahead, pixels decoded, columns filled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.storage.keys import sha256
 from monkeyray.storage.store import Storage
 
-#: What every row tells of its image, whatever else is added to it.
+#: The columns that every row has of its image.
 IMAGE_FIELDS = [
     ("uri", pa.string()),
     ("status", pa.string()),
@@ -31,17 +31,17 @@ IMAGE_FIELDS = [
     ("sha256", pa.string()),
 ]
 
-#: Bytes and pixel size to a decoded image, or a DecodeError; `decode`, but for tests. In a plan of
-#: boxes it is also told a row's `bbox`, or that no `views` are wanted.
+#: Bytes and pixel size to a decoded image, or a DecodeError; `decode`, except in tests. In a plan
+#: of boxes it also gets a row's `bbox`, or empty `views` if only the header is needed.
 Decode = Callable[..., Decoded]
 
-#: An image by its position in the plan whose outcome is known already.
+#: Outcomes that are known already, by the position in the plan.
 Outcomes = Mapping[int, Decoded | DecodeError]
 
-#: Statuses that say something of the image only as long as others can be read.
+#: Statuses that are about the image itself only while other images can be read.
 REFUSED = ("missing", "forbidden")
 
-#: Images that are fetched at once, enough to hide what a store takes to answer.
+#: Images fetched at the same time, enough to hide the latency of a store.
 FETCH_THREADS = 16
 
 _AHEAD_BYTES = 256 * 2**20
@@ -77,9 +77,9 @@ class Batch:
         """Decode the batch.
 
         `opening` is called with a position before it is decoded, and with None after the last.
-        Returns the columns of IMAGE_FIELDS and `thumbnail`, the pixels of the images that could be
-        read, uint8 of shape (n, size, size, 3), and their places in the batch. Of a plan with boxes
-        these are the crops of animals; of other rows the header alone is read.
+        Returns the columns of IMAGE_FIELDS and `thumbnail`, the pixels of the readable images,
+        uint8 (n, views, size, size, 3), and their places in the batch. In a plan with boxes these
+        are the crops of animals; of other rows only the header is read.
         """
         columns: dict[str, list[Any]] = {name: [] for name, _ in IMAGE_FIELDS}
         columns["thumbnail"] = []
@@ -133,15 +133,15 @@ class Batch:
 
 
 def categories(plan: pa.Table) -> list[str | None]:
-    """What each row is taken to show; animals, where there are no boxes."""
+    """The category of each row's box; animal if there are no boxes."""
     if not has_boxes(plan.column_names):
         return [ANIMAL] * plan.num_rows
     return plan["detection_category"].to_pylist()  # type: ignore[no-any-return]
 
 
 def how_to_decode(plan: pa.Table) -> list[dict[str, Any]]:
-    """What the decoder is told of each row beside the limits: the box of an animal, no views of
-    what is not scored."""
+    """The decoder's further arguments for each row: the box of an animal, no views for rows that
+    are not scored."""
     if not has_boxes(plan.column_names):
         return [{}] * plan.num_rows
     boxes = plan["detection_bbox"].to_pylist()
@@ -154,7 +154,7 @@ def how_to_decode(plan: pa.Table) -> list[dict[str, Any]]:
 def attempt(
     decode: Decode, data: bytes, size: int, limits: Limits, how: Mapping[str, Any]
 ) -> Decoded | DecodeError:
-    """What comes of decoding."""
+    """Decode; a DecodeError is returned."""
     try:
         return decode(data, size, limits, **how)
     except DecodeError as error:
@@ -162,9 +162,9 @@ def attempt(
 
 
 def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) -> Fetched:
-    """One image's bytes; what the store says for certain of this one becomes its status.
+    """One image's bytes; a definite answer of the store about this image becomes its status.
 
-    Raises StorageError for faults, which say nothing of the image.
+    Raises StorageError for faults, which are not about the image.
     """
     if size_bytes is not None and size_bytes > limits.max_bytes:
         reason = f"{size_bytes} bytes, the limit is {limits.max_bytes}"
@@ -182,11 +182,10 @@ def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) ->
 
 
 class Refusals:
-    """Watches for images that the store refuses or does not have, one after the other.
+    """Watches for consecutive images that are missing or forbidden.
 
-    Such a row says something of its image only while other images can be read. So when some come
-    in sequence, one that could be read before is asked for again: if it is refused too, it is
-    rather the credentials (or the disk) than the images. At most `limit` come in sequence at all.
+    After some of them, an image that could be read before is read again: if it is refused too, the
+    credentials or the disk are the cause, not the images. At most `limit` may follow each other.
     """
 
     def __init__(self, storage: Storage, limit: int) -> None:
@@ -197,17 +196,17 @@ class Refusals:
         self._unproven = 0
 
     def recall(self, readable: str | None, unproven: int) -> None:
-        """Take over what an earlier process knew: an image that it could read, and how many were
-        refused since it asked for that again."""
+        """Take over the state of an earlier process: an image that it could read, and how many were
+        refused since it last read that again."""
         self._readable = self._readable or readable
         self._unproven += unproven
 
     def see(self, uri: str, item: Fetched) -> None:
-        """Take note of an image. Raises StorageError when it is not the images."""
+        """Note an image. Raises StorageError if the images are not the cause."""
         if item.status not in REFUSED:
             if item.data is not None:
                 self._readable = uri
-            # What was refused stays unproven: images are fetched at once, so this one may have been
+            # Refusals stay unproven: images are fetched concurrently, so this one may have been
             # read before the last one was refused.
             self._streak = 0
             return
@@ -215,16 +214,16 @@ class Refusals:
         self._unproven += 1
         if self._streak >= self._limit:
             raise StorageError(
-                f"{self._streak} images in sequence are {item.status}, the last is {uri}: check "
-                "the credentials and the place, then run the same command again; if it is right, "
+                f"{self._streak} consecutive images are {item.status}, the last is {uri}: check "
+                "the credentials and the path, then run the same command again; if they are right, "
                 "raise --max-refused"
             )
         if self._streak >= 8 and self._streak.bit_count() == 1:
             self.prove(item.status)
 
     def prove(self, status: str = "refused") -> None:
-        """Ask again for an image that could be read, if some were refused since it was asked for
-        last. Raises StorageError when it cannot be read now."""
+        """Read again an image that could be read before, if some were refused since. Raises
+        StorageError if it cannot be read now."""
         if not self._unproven or self._readable is None:
             return
         try:
@@ -232,7 +231,7 @@ class Refusals:
         except ObjectError as error:
             raise StorageError(
                 f"{self._unproven} images are {status}, and {self._readable}, which could be read "
-                f"before, is {error.kind} now: check the credentials and the place, then run the "
+                f"before, is {error.kind} now: check the credentials and the path, then run the "
                 "same command again"
             ) from None
         self._unproven = 0
@@ -250,8 +249,8 @@ def batches(
 ) -> Iterator[Batch]:
     """The plan's rows from position `start` on in batches, in order.
 
-    With more than one of the `threads`, images are fetched ahead of use, as many as fit 256 MiB.
-    Where some were refused, `refusals` is asked for proof before the end.
+    With several `threads`, images are fetched ahead of use, as many as fit into 256 MiB. If some
+    were refused, `refusals` proves them before the end.
     """
     uris, sizes = plan["uri"].to_pylist(), plan["size_bytes"].to_pylist()
     pool = ThreadPoolExecutor(threads)
@@ -286,5 +285,5 @@ def batches(
                 refusals.prove()
             yield Batch(plan.slice(first, len(rows)), fetched, first)
     finally:
-        # Not waited for: where the store is gone, each of them has its own patience.
+        # Not waited for: if the store is down, each of them retries for a while.
         pool.shutdown(wait=False, cancel_futures=True)

@@ -32,8 +32,8 @@ _ZSTD = pa.ipc.IpcWriteOptions(compression="zstd")
 
 @dataclass(frozen=True)
 class Plan:
-    """A plan in a folder of its own, which is written once. `sizes`: the number of images in each
-    shard, in order."""
+    """A plan in its own folder, which is written once. `sizes`: the number of rows of each shard,
+    in order."""
 
     folder: str
     storage: Storage
@@ -93,10 +93,10 @@ def _file_uri(plan: Plan, file: int) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """Images that were listed, in a file that is gone with this object; or their boxes.
+    """Images that were listed, or their boxes, in a file that disappears with this object.
 
-    `rows`: how many, each URI, or each box of it, once. `repeated`: how many more named one that
-    was listed before.
+    `rows`: how many, each URI or each of its boxes once. `repeated`: how many more repeat one that
+    was listed before. `keys`: 128 bits for each row, uint64 (rows, 2).
     """
 
     rows: int
@@ -138,7 +138,7 @@ class Listing:
 
 
 def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | None:
-    """Take in what is listed, each URI once, `limit` at most; None where nothing is listed."""
+    """Collect what is listed, each URI once, at most `limit`; None if nothing is listed."""
     file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the Listing keeps it
     writer: Any = None
     keys: list[Hashes] = []
@@ -153,7 +153,7 @@ def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | N
         keys.append(row_keys(table))
         writer.write_table(table)
         rows += table.num_rows
-        # Repeated ones among them may leave fewer than asked for.
+        # Without the repeated ones there may be fewer than asked for.
         if limit is not None and rows >= limit <= first_of_each(np.concatenate(keys)).sum():
             break
     if writer is None:
@@ -170,10 +170,8 @@ def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | N
 
 
 def row_keys(table: pa.Table) -> Hashes:
-    """128 bits that stand for each row of a plan: for its URI, and where there are boxes, its box.
-
-    Of shape (n, 2), uint64.
-    """
+    """128 bits that identify each row of a plan by its URI and, with boxes, its box: uint64
+    (n, 2)."""
     if not has_boxes(table.column_names):
         return string_keys(table["uri"])
     box = pc.fill_null(table["detection"].cast(pa.string()), "")
@@ -181,7 +179,7 @@ def row_keys(table: pa.Table) -> Hashes:
 
 
 def same_rows(table: pa.Table, plan: pa.Table) -> bool:
-    """Whether a table has the rows of a plan, in its order."""
+    """Whether a table has the rows of a plan, in the same order."""
     names = ["uri", "detection"] if has_boxes(plan.column_names) else ["uri"]
     return set(names) <= set(table.column_names) and all(
         table[name].equals(plan[name]) for name in names

@@ -1,7 +1,7 @@
-"""What watches the process that opens images (decode_process.py), and starts it again.
+"""Supervises the process that opens images (decode_process.py), and restarts it.
 
 If the process dies, the image that it had open is tried alone, in another process that does nothing
-else. If that dies of it too, twice, the image becomes a row that says so.
+else. If that dies too, twice, the image gets a row with the status `crashed` or `timeout`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from monkeyray.runs.fetch import REFUSED, Outcomes, how_to_decode
 
 
 class DecodeProcessDiedError(Exception):
-    """The child is gone. `position`: the image that it had open, None when there was none.
-    `hung`: it was ended because it did not come back from that image."""
+    """The child has died. `position`: the image that it had open, None if none was. `hung`: it was
+    killed because it did not return from that image. `how`: its exit code or signal."""
 
     def __init__(self, position: int | None, hung: bool, how: str) -> None:
         super().__init__(how)
@@ -40,7 +40,7 @@ class DecodeProcessDiedError(Exception):
 
 
 class DecodeProcess:
-    """A child process, seen from its worker."""
+    """A child process, as its worker sees it."""
 
     def __init__(
         self,
@@ -56,10 +56,10 @@ class DecodeProcess:
         self._image = OpenImage.create()
         paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
         handed = [far.fileno(), self._image.descriptor]
-        # Never into standard output, which is the job's result.
+        # Never to standard output, which holds the job's result.
         said = subprocess.DEVNULL if quiet else 2
         try:
-            # From a thread that stays, because the child ends with the thread that started it.
+            # From a thread that stays, because the child dies with the thread that started it.
             self._process = _starter.submit(
                 subprocess.Popen,
                 [
@@ -73,7 +73,7 @@ class DecodeProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
-                # An interrupt at the terminal is for the job alone, which then ends its children.
+                # An interrupt at the terminal is for the job alone, which then kills its children.
                 start_new_session=True,
                 env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
             ).result()
@@ -81,18 +81,18 @@ class DecodeProcess:
             self._pipe.close()
             self._image.close()
             raise ClusterError(
-                f"no process to open images in can be started ({error}): try fewer --workers"
+                f"cannot start a process to open images ({error}): try fewer --workers"
             ) from None
         finally:
             far.close()
-        #: Nanoseconds that it has spent, by what on: fetch, decode and compute.
+        #: Nanoseconds that it has spent on fetch, decode and compute.
         self.spent: Counter[str] = Counter()
-        with contextlib.suppress(OSError):  # it died at once, which `_receive` will see
+        with contextlib.suppress(OSError):  # it died at once, and `_receive` will notice
             self._pipe.send_bytes(work)
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """The process id."""
         return self._process.pid
 
     def run(
@@ -103,17 +103,17 @@ class DecodeProcess:
         readable: str | None = None,
         unproven: int = 0,
     ) -> Iterator[pa.Table]:
-        """Tables of the plan's rows from position `start` on, a batch each.
+        """Tables of the plan's rows from position `start` on, one per batch.
 
         `readable` and `unproven`: see Refusals.recall.
-        Raises DecodeProcessDiedError, the MonkeyRayError that the process met, or RuntimeError
+        Raises DecodeProcessDiedError, the MonkeyRayError that the process raised, or RuntimeError
         for a bug.
         """
         yield from self._ask(("run", plan, start, dict(outcomes or {}), readable, unproven))
 
     def open(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
-        """Open one image, as `how` tells the decoder; None where its bytes cannot be had. Raises as
-        `run` does."""
+        """Open one image, with the arguments `how` for the decoder; None if its bytes cannot be
+        read. Raises as `run` does."""
         (outcome,) = self._ask(("open", uri, dict(how)))
         return outcome  # type: ignore[no-any-return]
 
@@ -134,18 +134,18 @@ class DecodeProcess:
                 yield value
 
     def _receive(self) -> Any:
-        # Only an open image is timed: the store has its own patience, and the network none needed.
+        # Only an open image is timed: the store has its own timeouts, and the network needs none.
         try:
             while not self._pipe.poll(min(1.0, self._timeout_seconds / 4)):
                 if self._image.longer_than(self._timeout_seconds):
                     raise self._died(hung=True)
             return self._pipe.recv()
-        except (EOFError, OSError):  # closed, or broken off within a message
+        except (EOFError, OSError):  # closed, or cut off within a message
             raise self._died(hung=False) from None
 
     def _died(self, hung: bool) -> DecodeProcessDiedError:
         if not hung:
-            # Its pipe is closed, so it is ending: its own end is what is told.
+            # Its pipe is closed, so it is exiting: wait for its own exit code.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
         self._process.kill()
@@ -161,7 +161,7 @@ class DecodeProcess:
         self._process.kill()
 
     def close(self) -> None:
-        """End the process and give its resources back."""
+        """Kill the process and release its resources."""
         self._process.kill()
         self._process.wait()
         self._pipe.close()
@@ -172,7 +172,7 @@ _starter = ThreadPoolExecutor(1, "starter")
 
 
 def _renew_starter() -> None:
-    # Its thread is not there in a process that was forked.
+    # A forked process lacks the thread.
     global _starter
     _starter = ThreadPoolExecutor(1, "starter")
 
@@ -183,7 +183,8 @@ if hasattr(os, "register_at_fork"):
 
 @dataclass(frozen=True)
 class Packed:
-    """Work as it is sent to children: `whole`, or `bare` of its network, to open single images."""
+    """Work as it is sent to children: `whole`, or `bare`, without the network, for single
+    images."""
 
     whole: bytes
     bare: bytes
@@ -192,17 +193,17 @@ class Packed:
 
 
 def pack(work: Work, pickle: Callable[[Any], bytes] = pickle.dumps) -> Packed:
-    """Pack work once for any number of children. `pickle` makes bytes that `pickle.loads`
-    understands."""
+    """Pack work once for any number of children. `pickle`: makes bytes that `pickle.loads`
+    reads."""
     bare = replace(work, make_mapper=_no_mapper)
     return Packed(pickle(work), pickle(bare), work.batch_size, work.limits.decode_seconds)
 
 
 class SupervisedDecoder:
-    """A child for work that is started again when it dies, and finds out which image it was.
+    """Restarts the child when it dies, and finds out which image killed it.
 
-    `environment` is added to the child's. `quiet` drops what it says on its terminal, such as the C
-    code of decoders and networks. Raises ClusterError where no process can be started.
+    `environment` is added to the child's. `quiet` drops what native code in the child prints.
+    Raises ClusterError if no process can be started.
     """
 
     def __init__(self, packed: Packed, environment: Mapping[str, str], quiet: bool = False) -> None:
@@ -221,14 +222,14 @@ class SupervisedDecoder:
         )
 
     def spent(self) -> Counter[str]:
-        """Nanoseconds that children have spent since the start: waiting for images (`fetch`), on
+        """Nanoseconds that children have spent since the start: waiting for images (`fetch`),
         decoding them (`decode`), and on the network and the rows (`compute`)."""
         return self._before + self._child.spent
 
     def run(self, plan: pa.Table) -> Iterator[pa.Table]:
-        """Tables of all rows of a plan in order, whatever happens to the child on the way.
+        """Tables of all rows of a plan in order, even if the child dies meanwhile.
 
-        Raises ClusterError when it dies again and again for no image's fault.
+        Raises ClusterError if it dies repeatedly and no image is the cause.
         """
         done, deaths, refused, forgotten = 0, 0, 0, 0
         outcomes: dict[int, Decoded | DecodeError] = {}
@@ -245,13 +246,13 @@ class SupervisedDecoder:
                 deaths += 1
                 if deaths > 4:
                     raise ClusterError(
-                        f"the process that opens images died {deaths} times in sequence "
-                        f"({death.how}), and no image alone is the cause: it may lack memory; try "
+                        f"the process that opens images died {deaths} times in a row "
+                        f"({death.how}), and no single image is the cause: it may lack memory; try "
                         "fewer --workers or a smaller --batch-size"
                     ) from None
                 suspects = [] if death.position is None else [death.position]
                 if not suspects and deaths > 1:
-                    # It may have been hurt by an image that it had closed already.
+                    # An image that it had closed already may have corrupted its memory.
                     suspects = list(range(done, min(done + self._packed.batch_size, plan.num_rows)))
                 for position in suspects:
                     if position not in outcomes:
@@ -266,7 +267,7 @@ class SupervisedDecoder:
                 self._child = self._start()
                 if self._stopped.is_set():  # between the two
                     raise
-                # The new one has not seen what the old one had no proof of yet.
+                # The new one does not know which refusals the old one had not confirmed yet.
                 forgotten = refused
 
     def _note(self, table: pa.Table) -> int:
@@ -277,8 +278,8 @@ class SupervisedDecoder:
         return int(pc.sum(pc.is_in(table["status"], pa.array(REFUSED))).as_py() or 0)
 
     def _try_alone(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
-        """What comes of an image in a process of its own, tried twice; None where its bytes cannot
-        be had. Raises ClusterError where such a process cannot even start."""
+        """The outcome of an image in a process of its own, tried twice; None if its bytes cannot be
+        read. Raises ClusterError if such a process cannot even start."""
         died: list[DecodeProcessDiedError] = []
         failed = 0
         while len(died) < 2:
@@ -295,13 +296,12 @@ class SupervisedDecoder:
                 if death.position is not None:
                     died.append(death)
                     continue
-                # It had no image open, so it is no image's fault.
+                # It had no image open, so the image is not the cause.
                 failed += 1
                 if failed > 5:
                     raise ClusterError(
-                        f"a process to open one image dies before it has opened it ({death.how}): "
-                        "look at the memory and the installation of this node, and at what it says "
-                        "with --debug"
+                        f"a process to open one image dies before it opens it ({death.how}): check "
+                        "the memory and the installation of this node, and its output with --debug"
                     ) from None
                 self._stopped.wait(failed)
             finally:
@@ -321,9 +321,9 @@ class SupervisedDecoder:
                 child.kill()
 
     def close(self) -> None:
-        """End the child."""
+        """Kill the child."""
         self._child.close()
 
 
 def _no_mapper() -> Mapper:
-    raise ClusterError("a child that opens single images was asked for more")
+    raise ClusterError("this child only opens single images")

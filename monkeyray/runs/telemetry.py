@@ -1,8 +1,8 @@
-"""What Ray's metrics, and through them Prometheus, tell of a job while it runs.
+"""Metrics of a running job for Ray, and through Ray for Prometheus.
 
-The driver records them, a second apart, from the counts that it has for its progress line, so that
-no image costs anything. Ray exports them on each node, every ten seconds, puts `ray_` before their
-names, and lets counters end in `_total`.
+The driver records them once a second from the counts of its progress line, so they cost nothing per
+image. Ray exports them on each node every ten seconds, with the prefix `ray_`; counters end in
+`_total`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from monkeyray.console import Pace
 class Meter:
     """The metrics of one pass over images.
 
-    `task`: scoring, rescoring or embedding. `run`: the URI of what it writes. `planned`: images
-    that it has to do.
+    `task`: scoring, rescoring or embedding. `run`: the URI of its output. `planned`: the number of
+    images to do.
     """
 
     def __init__(self, task: str, run: str, planned: int) -> None:
@@ -51,19 +51,19 @@ class Meter:
         self._pace = Pace()
 
     def images(self, rows: Mapping[str, int], read_bytes: int) -> None:
-        """Tell the rows by status and the bytes read, of all so far."""
+        """Record all rows so far, by status, and all bytes read."""
         self._images.reach(rows)
         self._bytes.reach({"": read_bytes})
-        # Ray forgets a gauge that is not set for a while.
+        # Ray drops a gauge that is not set for a while.
         self._rate.set(self._pace.rate(sum(rows.values())))
         self._to_do.set(self._planned)
 
     def spent(self, nanoseconds: Mapping[str, int]) -> None:
-        """Tell the workers' time so far, by pipeline.SPENT."""
+        """Record the workers' time so far, by shards.SPENT."""
         self._seconds.reach({step: spent / 1e9 for step, spent in nanoseconds.items()})
 
     def close(self) -> None:
-        """Tell that nothing is done any more; a process that goes on would repeat the last rate."""
+        """Set the rate to zero; a process that lives on would repeat the last one."""
         self._rate.set(0)
 
 
@@ -86,19 +86,19 @@ class EpochMeter:
         }
 
     def epoch(self, figures: Mapping[str, Any]) -> None:
-        """Tell the figures of the last epoch, again and again: Ray forgets gauges."""
+        """Record the figures of the last epoch; call it repeatedly, because Ray drops gauges."""
         for key, gauge in self._gauges.items():
             if figures.get(key) is not None:
                 gauge.set(float(figures[key]))
 
 
 def _tags(task: str, run: str) -> dict[str, str]:
-    # Ray takes nothing but ASCII.
+    # Ray takes only ASCII.
     return {"task": task, "run": run.encode("ascii", "backslashreplace").decode()}
 
 
 class _Total:
-    """A counter of Ray that is told totals. `tag`: the tag that their keys are values of."""
+    """A counter of Ray that is set to totals. `tag`: the tag whose values their keys are."""
 
     def __init__(self, counter: Any, tag: str | None = None) -> None:
         self._counter = counter
@@ -106,10 +106,10 @@ class _Total:
         self._told: dict[str, float] = {}
 
     def reach(self, totals: Mapping[str, float]) -> None:
-        """Count up to these."""
+        """Raise the counter to these totals."""
         for key, total in totals.items():
             more = total - self._told.get(key, 0)
-            if more < 0:  # it was counted anew, after a node was lost
+            if more < 0:  # counted anew after a node was lost
                 more = total
             if more > 0:
                 self._counter.inc(more, None if self._tag is None else {self._tag: key})

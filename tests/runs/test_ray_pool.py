@@ -106,6 +106,6 @@ def test_a_fault_stops_the_job_with_its_own_error(
         job = Job("scoring", run, work(Limits(max_refused=8)))
         say = Reporter(True).say
         # Another shard may have been begun before the first error arrives.
-        with pytest.raises(StorageError, match=r"^\d+ images in sequence are missing, the last is"):
+        with pytest.raises(StorageError, match=r"^\d+ consecutive images are missing, the last is"):
             RayPool().run(job, list(run.pending()), WorkerCount(1), say, lambda rows: None)
     assert not list((tmp_path / "out").glob("*.tmp"))

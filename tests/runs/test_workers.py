@@ -104,7 +104,7 @@ def test_a_fault_stops_the_job_with_its_own_error(tmp_path: Path) -> None:
     with prepared(tmp_path, contents, Limits(max_refused=8)) as (run, job, _):
         for path in sorted((tmp_path / "images").iterdir())[:-1]:
             path.unlink()
-        with pytest.raises(StorageError, match=r"^\d+ images in sequence are missing, the last is"):
+        with pytest.raises(StorageError, match=r"^\d+ consecutive images are missing, the last is"):
             MachinePool().run(job, list(run.pending()), WorkerCount(1), SAY, lambda rows: None)
     assert not list((tmp_path / "out").glob("*.tmp"))
     assert not children()

@@ -478,7 +478,7 @@ def test_as_many_refusals_as_the_limit_end_the_job() -> None:
     for number in range(19):
         refusals.see(f"/{number}", REFUSED)
     refusals.prove()  # of nothing is known that it could be read
-    with pytest.raises(StorageError, match="20 images in sequence are forbidden, the last is /x"):
+    with pytest.raises(StorageError, match="20 consecutive images are forbidden, the last is /x"):
         refusals.see("/x", REFUSED)
 
 
