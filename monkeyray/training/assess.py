@@ -1,7 +1,7 @@
-"""A trained head on the features that are there: its calibration, its thresholds and its figures.
+"""The assessment of a trained head: calibration, thresholds and figures.
 
-Choices are made on images that it was not trained on, out of fold where there are folds, else of
-the validation split; the test split is looked at once, for the figures alone.
+Choices are made on images that the head was not trained on: out of fold with folds, otherwise the
+validation split. The test split is used once, for the figures only.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from monkeyray.training.dataset import Dataset
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Images, by index, that a model was not trained on: their logits (n, labels) by the number of
-    views, and where they come from, `validation` or `out-of-fold`."""
+    """Images, by index, that a model was not trained on, their logits (n, labels) by the number of
+    views, and their source, `validation` or `out-of-fold`."""
 
     images: Array
     logits: Mapping[int, Array]
@@ -43,9 +43,9 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Assessment:
-    """`calibration`: as a bundle has it, by number of views. `metrics`: as model.json has them.
-    `probabilities`: calibrated, of all images, each by a model that was not trained on it where
-    there is one, and `unseen`: bool, for which images there is."""
+    """`calibration`: by number of views, as in a bundle. `metrics`: as in model.json.
+    `probabilities`: calibrated, of all images (n, labels), each by a model that was not trained on
+    it if there is one; `unseen`: for which images there is, bool (n,)."""
 
     calibration: dict[str, Any]
     metrics: dict[str, Any]
@@ -61,10 +61,10 @@ def assess(
     fold_heads: Sequence[Weights],
     target_precision: float | None,
 ) -> Assessment:
-    """All figures of a head on features (n, views, width) of the data's images.
+    """All figures of a head on the features (n, views, width) of the images.
 
-    `fold_heads`: of the data's folds, trained in the same way on the same features; or none, and
-    then the validation split decides.
+    `fold_heads`: the heads of the data's folds, trained in the same way on the same features. If
+    empty, choices are made on the validation split.
     """
     splits, truth, labels, most = data.splits, data.splits.truth, data.labels, vectors.shape[1]
     features = {count: vectors[:, :count].mean(axis=1) for count in COUNTS if count <= most}
@@ -93,7 +93,7 @@ def assess(
     test["without_leaks"] = None
     if 0 < len(clean) < len(its):
         test["without_leaks"] = accuracy_and_loss(scaled[clean], truth[clean])
-    # As scoring computes them, so that a score on a threshold is decided alike.
+    # In float32 like scoring, so that a score at a threshold is decided alike.
     scores = probabilities[its].max(axis=1).astype(np.float32)
     predicted = scaled[its].argmax(axis=1)
     metrics = {
@@ -128,8 +128,8 @@ def _accuracy(logits: Array, truth: Array, images: Array) -> float | None:
 
 
 def assess_validation(data: Dataset, vectors: Array, head: Weights) -> dict[str, Any]:
-    """Accuracy and log loss on the validation split as they are after calibration, and the
-    `temperature` of it: so that being surer alone makes no head better than another."""
+    """Accuracy and log loss on the validation split after calibration, and its `temperature`: more
+    confidence alone does not make a head better."""
     images = data.splits.validation
     truth = data.splits.truth[images]
     logits = head_logits(head, vectors[images].mean(axis=1))
@@ -138,9 +138,8 @@ def assess_validation(data: Dataset, vectors: Array, head: Weights) -> dict[str,
 
 
 def suspicious_labels(assessment: Assessment, truth: Array) -> list[LabelError]:
-    """Likely label errors among the images that a model has not seen, likeliest first.
-
-    Their `index` is that of the image among all.
+    """Likely label errors among the unseen images, likeliest first, with the `index` of the image
+    in the dataset.
     """
     rows = np.flatnonzero(assessment.unseen)
     found = label_errors(assessment.probabilities[rows], truth[rows])
@@ -190,7 +189,7 @@ def _calibrate(
 def _thresholds(
     chosen: dict[str, Any] | None, scores: Array, predicted: Array, truth: Array
 ) -> dict[str, Any] | None:
-    """The thresholds and what they give on the test split."""
+    """The thresholds, with their results on the test split."""
     if chosen is None:
         return None
     accepted = decide(scores, predicted, Thresholds.from_json(chosen)) == ACCEPTED

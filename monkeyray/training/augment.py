@@ -1,4 +1,4 @@
-"""Augmentation: a photograph of an animal as another moment would have shown it."""
+"""Augmentation: small random changes that another moment could have made to a photograph."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from PIL import Image
 
 from monkeyray.arrays import Bytes
 
-#: Largest turn in degrees, largest magnification, and largest change of light and of contrast. An
-#: animal stands upright and a camera trap does not move much, so they are small.
+#: Maximum rotation in degrees, zoom, and change of brightness and contrast. They are small, since
+#: animals stand upright and camera traps hardly move.
 _DEGREES = 10.0
 _ZOOM = 1.3
 _LIGHT = 0.25
 _CONTRAST = 0.25
 
-#: Share of pictures without colour, as at infrared night.
+#: Share of pictures made grey, as in infrared light.
 _GREY = 0.15
 
 
 def augment(pixels: Bytes, key: tuple[int, ...]) -> Bytes:
-    """A picture mirrored, turned, cropped, lit and perhaps without colour, by the chance of `key`.
+    """A picture randomly mirrored, rotated, cropped, relit and perhaps made grey.
 
-    `pixels`: uint8 RGB of shape (n, n, 3). `key`: non-negative integers, such as seed, epoch and
-    image; the same key and pixels give the same result.
+    `pixels`: uint8 RGB of shape (n, n, 3). `key`: non-negative integers that seed the change, such
+    as seed, epoch and image; the same key and pixels give the same result.
     """
     chance = np.random.default_rng(key)
     mirrored = chance.random() < 0.5
     angle = math.radians(chance.uniform(-_DEGREES, _DEGREES))
     zoom = chance.uniform(1.0, _ZOOM)
-    # Where the crop lies within what it leaves free.
+    # The position of the crop.
     shift = chance.uniform(-1.0, 1.0, size=2) * (1 - 1 / zoom) / 2
     light, contrast = chance.uniform(-1.0, 1.0, size=2) * (_LIGHT, _CONTRAST)
     grey = chance.random() < _GREY
@@ -46,11 +46,11 @@ def augment(pixels: Bytes, key: tuple[int, ...]) -> Bytes:
 
 
 def _move(pixels: Bytes, mirrored: bool, angle: float, zoom: float, shift: Any) -> Bytes:
-    """Mirror, rotate about the middle and magnify; beyond the edge the picture is reflected."""
+    """Mirror, rotate about the centre and zoom; the picture is reflected at its edges."""
     size = len(pixels)
     margin = size // 4
     padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
-    # Pillow asks where each pixel of the result comes from: x = a u + b v + c, y = d u + e v + f.
+    # Pillow maps result to source: x = a u + b v + c, y = d u + e v + f.
     cosine, sine = math.cos(angle) / zoom, math.sin(angle) / zoom
     a, d = (-cosine, -sine) if mirrored else (cosine, sine)
     b, e = -sine, cosine

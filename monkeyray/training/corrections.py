@@ -1,4 +1,4 @@
-"""Labels that people gave later: they count before those of the images as they were listed."""
+"""Labels that people gave later, which override those of the listing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ import pyarrow.compute as pc
 
 
 def apply_corrections(table: pa.Table, later: pa.Table) -> pa.Table:
-    """The images of both tables, which have the same columns: an image in both has the label of
-    `later`, and all else, such as a given split, as it was; what only `later` has comes last.
-
-    They are the same where their URIs are.
+    """The images of both tables, which have the same columns. An image in both, by URI, gets the
+    label of `later` and keeps everything else, such as a given split; new images come last.
     """
     known, new = table["uri"].combine_chunks(), later["uri"].combine_chunks()
     its = later["label"].take(pc.index_in(table["uri"], value_set=new).combine_chunks())

@@ -1,4 +1,4 @@
-"""The labelled images of a training: listed, cut into splits that share no picture, counted."""
+"""The labelled images of a training: listing, splits that share no picture, and counts."""
 
 from __future__ import annotations
 
@@ -26,20 +26,19 @@ from monkeyray.training.labelled_boxes import best_animals, load_detections, wit
 from monkeyray.training.loop import Splits
 from monkeyray.training.options import TrainConfig
 
-#: A label with fewer training images is named in the report, as is one that no validation or test
-#: image has.
+#: The report names labels with fewer training images, and those without validation or test images.
 RARE_IMAGES = 20
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The images of a training that can be read; all arrays are in their order.
+    """The readable images of a training; all arrays are in their order.
 
-    `images`: as they were listed. `table`: what the feature cache knows of them but the vectors,
-    which are float32 (n, views, width). `labels`: sorted; `splits.truth`
-    are indices into them. `names`: each image's split; `pictures`: the same number for files of one
-    picture, `groups`: for what must not be divided; `leaked`: test images whose group is in
-    another split too. `data`: counts for the bundle.
+    `images`: the listing. `table`: the columns of the feature cache except the `vectors`, which are
+    float32 (n, views, width). `labels`: sorted; `splits.truth` indexes them. `names`: the split of
+    each image. `pictures`: equal numbers for files of one picture; `groups`: for images that must
+    stay together. `leaked`: test images whose group is in another split too. `data`: counts for the
+    bundle.
     """
 
     images: pa.Table
@@ -59,10 +58,10 @@ class Dataset:
 def list_dataset(
     config: TrainConfig, storage: Storage
 ) -> tuple[pa.Table, dict[str, str], Counter[str]]:
-    """All images with `label`, `given` split and `group`, and the labels' names; with detections
-    those that show an animal, each with its box.
+    """All images with `label`, `given` split and `group`, the labels' names, and counts of skipped
+    images; with detections only the images of an animal, each with its box.
 
-    Raises InputError for what can not be cut into splits whatever the images show.
+    Raises InputError if they cannot be split, whatever the images show.
     """
     skipped: Counter[str] = Counter()
     boxes = load_detections(config.detections, storage) if config.detections else None
@@ -120,7 +119,7 @@ def list_dataset(
 
 
 def _check_split(config: TrainConfig, images: pa.Table) -> None:
-    """Refuse before any image is opened what no content of the images could mend."""
+    """Raise InputError before any image is opened if no content of the images allows a split."""
     uris = images["uri"].to_pylist()
     groups = group_images(uris, None, images["group"].to_pylist())
     pictures = group_images(uris, None)
@@ -161,7 +160,7 @@ def _fold(
 
 
 def _given(images: pa.Table) -> set[str]:
-    """The splits that were given."""
+    """The given splits."""
     return set(images["given"].to_pylist()) - {None}
 
 
@@ -177,8 +176,8 @@ def _tagged(table: pa.Table, split: str | None) -> pa.Table:
 
 
 def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
-    """Some images, label by label in turn, so that a short trial has them all; of each label first
-    one of every given split."""
+    """At most `limit` images, taken from the labels in turn, and of each label first one of every
+    given split."""
     labels = np.array(table["label"].to_pylist(), dtype=object)
     given = np.array([split or "" for split in table["given"].to_pylist()])
     turn = np.empty(len(labels), np.int64)
@@ -193,17 +192,17 @@ def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
 def choose_images(
     config: TrainConfig, images: pa.Table, features: Features, skipped: Counter[str]
 ) -> Dataset:
-    """The usable images, cut into splits, and the counts for the bundle.
+    """The usable images, their splits, and the counts for the bundle.
 
-    Raises InputError for a label or a given split of which no image can be read, and for a label
-    with too few different pictures.
+    Raises InputError for a label or a given split without readable images, and for a label with too
+    few different pictures.
     """
     bad = unusable(features)
     usable = _usable(config, images, features)
     kept, rows = images.filter(pa.array(usable)), features.table.filter(pa.array(usable))
     contents = rows["sha256"].to_pylist()
     pictures = group_images(contents, grey_thumbnails(rows["thumbnail"]))
-    # A group is never divided, whatever its pictures show.
+    # A given group stays together, whatever its pictures show.
     groups = group_images([str(number) for number in pictures], None, kept["group"].to_pylist())
     its_labels = kept["label"].to_pylist()
     assigned = _split(config, kept, groups, pictures)
@@ -248,7 +247,7 @@ def choose_images(
 
 
 def _rare(labels: Sequence[str], counts: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The labels with few images to train on or with none in a split, which come first."""
+    """The labels with few training images, after those with no image in a split."""
     rows: list[dict[str, Any]] = [
         {"label": label, **{split: counts[label, split] for split in SPLITS}} for label in labels
     ]
@@ -259,8 +258,8 @@ def _rare(labels: Sequence[str], counts: Counter[tuple[str, str]]) -> list[dict[
 
 
 def _usable(config: TrainConfig, images: pa.Table, features: Features) -> Array:
-    """Which images can be read, bool (n,). Raises InputError for a label or a given split that has
-    none."""
+    """Which images are readable, bool (n,). Raises InputError for a label or a given split without
+    any."""
     statuses = features.table["status"].to_pylist()
     usable = np.array([status == "ok" for status in statuses])
     if not usable.any():
@@ -273,7 +272,7 @@ def _usable(config: TrainConfig, images: pa.Table, features: Features) -> Array:
             f"none of the {count} images of label {label!r} can be read ({reasons}): replace them "
             f"or drop it{limit}"
         )
-    # A split that is lost must not be cut out of the others in silence, and be taken for this one.
+    # A lost split must not be replaced silently by a share of the others.
     for split, count, reasons in _unreadable(images["given"].to_pylist(), statuses):
         place = f" (--test {config.test})" if split == "test" and config.test is not None else ""
         raise InputError(
@@ -286,7 +285,8 @@ def _usable(config: TrainConfig, images: pa.Table, features: Features) -> Array:
 def _unreadable(
     names: Sequence[str | None], statuses: Sequence[str]
 ) -> Iterator[tuple[str, int, str]]:
-    """The names none of whose images can be read, in order, how many these are, and why."""
+    """The names without readable images, in order, each with its number of images and the
+    reasons."""
     found: dict[str, Counter[str]] = {}
     for name, status in zip(names, statuses, strict=True):
         if name is not None:
@@ -303,9 +303,10 @@ def _splits(truth: Array, names: Array, class_weights: str) -> Splits:
 
 
 def weigh(truth: Array, train: Array, class_weights: str) -> Array | None:
-    """The weight of every image in the loss, 1 on average over the training images; None for none.
+    """The weight of every image in the loss, 1 on average over the training images; None for equal
+    weights.
 
-    balanced: images / (labels x images of the label), as scikit-learn has it; sqrt: its root.
+    balanced: images / (labels x images of the label), as in scikit-learn; sqrt: its square root.
     """
     if class_weights == "none":
         return None

@@ -1,5 +1,4 @@
-"""What images are called in what is published of a model: enough to find them, and no more of the
-machine that trained it than that."""
+"""Names of images for publication: enough to find them, without the paths of the machine."""
 
 from __future__ import annotations
 
@@ -12,11 +11,11 @@ from monkeyray.storage.location import is_local, join
 
 
 def display_names(uris: Sequence[str], images: str, test: str | None = None) -> list[str]:
-    """A name for each image, all of them different.
+    """A distinct name for each image.
 
-    Below `images` it is the path from there; below `test`, that folder's own name and the path from
-    there; the rest, as out of manifests, are named from the folder that they have in common, which
-    for each kind of storage and each bucket is one. All places in the form of `uris.normalise`.
+    Below `images` it is the path from there; below `test`, that folder's name and the path from
+    there. Other images, such as those of manifests, are named from their common folder, one for
+    each bucket. All places are normalised (`location.normalise`).
 
     >>> display_names(["/d/all/n0/a.jpg", "/d/test/n0/a.jpg"], "/d/all", "/d/test")
     ['n0/a.jpg', 'test/n0/a.jpg']
@@ -41,10 +40,10 @@ def display_names(uris: Sequence[str], images: str, test: str | None = None) -> 
 
 
 def _below(uri: str, folder: str, front: str) -> str | None:
-    """The name of an image in a folder, None for one that is not there."""
+    """The name of an image in a folder, None if it is elsewhere."""
     starts = [join(folder, "")]
     if is_local(folder):
-        # As names are written that are no UTF-8, whichever folder they are in.
+        # Names that are not UTF-8 are written as file:// URIs.
         starts.append(f"file://{quote(starts[0], errors='surrogateescape')}")
     for start in starts:
         if uri.startswith(start):
@@ -53,12 +52,12 @@ def _below(uri: str, folder: str, front: str) -> str | None:
 
 
 def _place(uri: str) -> str:
-    """What URIs must have in common before they can have a folder: scheme and bucket."""
+    """Scheme and bucket, which URIs must share to have a common folder."""
     return "/".join(uri.split("/")[:3]) if "://" in uri else ""
 
 
 def _common_folders(uris: Sequence[str]) -> dict[str, str]:
-    """By place, the longest start of its URIs that ends with a slash."""
+    """The longest common folder of the URIs, by scheme and bucket, with a slash."""
     found: dict[str, list[str]] = {}
     for uri in uris:
         folder, place = uri.split("/")[:-1], _place(uri)
@@ -71,7 +70,7 @@ def _common_folders(uris: Sequence[str]) -> dict[str, str]:
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
-    """The names, with a number behind each that came before."""
+    """The names, with a number after each repeated one."""
     taken, counts = set(names), Counter[str]()
     found = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Ray Train around the training loop: workers, checkpoints, and what came of it."""
+"""Ray Train around the training loop: workers, checkpoints and results."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from monkeyray.training.loop import FitConfig, Learner, Source, Splits, fit
 from monkeyray.training.state import State
 from monkeyray.training.tracker import Stage
 
-#: Below a model's place, while it is trained.
+#: The folder of a training in progress, below the model's place.
 TRAINING = ".training"
 
-#: So few that asking them often costs nothing.
+#: Few enough to poll often.
 _FEW_WORKERS = 16
 
-#: So often Ray Train starts the workers anew before the job gives up.
+#: How often Ray Train restarts the workers before the job fails.
 _FAILURES = 3
 
-#: Checkpoints that are kept. Workers of a driver that was killed may write one more, and one is
-#: then still there that whoever goes on has read of.
+#: Checkpoints to keep. Workers of a killed driver may write one more, and the one that a resumed
+#: training has read of must still exist.
 _CHECKPOINTS = 2
 
 
 class Weighty(Learner, Protocol):
-    """A learner that can say all its weights by name."""
+    """A learner with named weights."""
 
     def weights(self) -> Weights:
         """float32 arrays by name."""
@@ -47,10 +47,10 @@ class Weighty(Learner, Protocol):
 
 @dataclass(frozen=True)
 class Task:
-    """What every Ray Train worker gets: the training, and others of the same kind on folds.
+    """What every Ray Train worker gets: a training, and the same on folds.
 
-    `make_learner` is called in the worker, once for each training. `tracked`: where the figures of
-    the first training's epochs go. `name`: what it is called in the log.
+    `make_learner` is called in the worker, once for each of them. `tracked`: where the epochs of
+    the first go. `name`: for the log.
     """
 
     fit: FitConfig
@@ -64,8 +64,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a training: the best weights by name, those of each fold, and the figures of its
-    epochs. `seconds`: of the training itself, without Ray's start."""
+    """The best weights of a training by name, those of each fold, and its last state. `seconds`:
+    time of the training itself, without Ray's start."""
 
     weights: Weights
     folds: list[Weights]
@@ -74,7 +74,7 @@ class Outcome:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """As the bundle's metrics have them."""
+        """For the bundle's metrics."""
         return {
             "best_epoch": self.state.best_epoch,
             "epochs_run": self.state.epoch,
@@ -92,15 +92,15 @@ def run_training(
     gpu: bool,
     reporter: Reporter,
 ) -> Outcome:
-    """Train with Ray Train, or go on from the checkpoint of a run with the same `identity`.
+    """Train with Ray Train, or continue from the checkpoint of a run with the same `identity`.
 
-    `identity`: JSON of all that decides the result but the settings and the number of workers.
-    Raises a MonkeyRayError that says what to change.
+    `identity`: JSON of everything that decides the result except the settings of the loop and the
+    number of workers. Raises a MonkeyRayError that says what to change.
     """
     import ray
     import ray.train
 
-    # TensorflowTrainer is this with another backend, and imports TensorFlow where nothing computes.
+    # Not TensorflowTrainer, whose backend imports TensorFlow in the driver and in Ray's controller.
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from safetensors.numpy import load_file
 
@@ -108,10 +108,10 @@ def run_training(
 
     wait_for_workers(workers, gpu, reporter.say)
     if workers <= _FEW_WORKERS:
-        # Ray asks them every two seconds how they are, and so learns as late that they are ready.
+        # Ray polls them every two seconds by default, and so notices late that they are ready.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     filesystem, path = training_place(uri, storage)
-    # The same command has the same name, and so goes on from the checkpoint that it finds there.
+    # The same command has the same name, and so continues from the checkpoint there.
     name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
     progress = ProgressFile(storage, join(uri, TRAINING, f"{name}.json"))
     trackers = (*task.tracked.trackers, progress)
@@ -123,7 +123,7 @@ def run_training(
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=gpu,
-            # Less than a core each, so that Ray Data's tasks always find room.
+            # Less than a core each, so that Ray Data's tasks find room.
             resources_per_worker={"CPU": 0.5, **({"GPU": 1} if gpu else {})},
         ),
         run_config=ray.train.RunConfig(
@@ -140,7 +140,7 @@ def run_training(
     except Exception as error:
         raise _failure(error, join(uri, TRAINING, name)) from error
     if result.return_value is not None:
-        storage.delete_tree(join(uri, TRAINING, name))  # it would only diverge again
+        storage.delete_tree(join(uri, TRAINING, name))  # a resumed training would diverge again
         raise result.return_value
     with result.checkpoint.as_directory() as folder:
         state = State.load(Path(folder))
@@ -162,7 +162,7 @@ def training_place(uri: str, storage: Storage) -> tuple[Any, str]:
 
 
 def below(weights: Weights, prefix: str) -> Weights:
-    """The weights whose names begin with `prefix` and a slash, without it.
+    """The weights whose names begin with `prefix` and a slash, without that prefix.
 
     >>> below({"head/0000": 1, "backbone/0000": 2}, "head")
     {'0000': 1}
@@ -172,7 +172,7 @@ def below(weights: Weights, prefix: str) -> Weights:
 
 
 def _failure(error: BaseException, place: str) -> BaseException:
-    """What to tell of a training that Ray Train gave up: one line."""
+    """The error to raise for a training that Ray Train aborted, in one line."""
     inner = [*getattr(error, "worker_failures", {}).values()]
     inner.append(getattr(error, "controller_failure", error))
     for each in inner:
@@ -180,14 +180,14 @@ def _failure(error: BaseException, place: str) -> BaseException:
             return found
     reason = next(iter(str(inner[0]).splitlines()), "")[:200]
     return ClusterError(
-        f"the training failed {_FAILURES + 1} times, at last with {type(inner[0]).__name__}: "
-        f"{reason.rstrip('.')}; the same command goes on from the checkpoint in {place}, and "
-        "--debug shows more"
+        f"the training failed {_FAILURES + 1} times, last with {type(inner[0]).__name__}: "
+        f"{reason.rstrip('.')}; rerun the command to continue from the checkpoint in {place}, or "
+        "add --debug to see more"
     )
 
 
 def _cause(error: BaseException) -> BaseException:
-    """The MonkeyRayError inside Ray's wrappings, or the error itself."""
+    """The MonkeyRayError inside Ray's exceptions, or the error itself."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, MonkeyRayError):
@@ -200,8 +200,8 @@ def _cause(error: BaseException) -> BaseException:
 def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
     """One Ray Train worker: restore, fit, report.
 
-    Returns the error of a training that diverged, on all workers alike: Ray Train would try again
-    what it raises.
+    Returns the error if the training diverged, on all workers alike: Ray Train would retry a worker
+    that raises.
     """
     import ray
     import ray.train
@@ -213,11 +213,11 @@ def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
     import_keras()
     import tensorflow as tf
 
-    # Workers on one node share its cores instead of fighting for them.
+    # Workers on one node share its cores.
     threads = max(1, (os.cpu_count() or 1) // context.get_local_world_size())
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    # The same sums in the same order, so that the same seed gives the same weights.
+    # The same seed must give the same weights.
     tf.config.experimental.enable_op_determinism()
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
 

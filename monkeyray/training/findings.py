@@ -1,4 +1,4 @@
-"""What a person should look at after a training: copies, likely label errors, mistakes, doubts."""
+"""What a person should check after a training: copies, likely label errors, mistakes, doubts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from monkeyray.storage.store import Storage
 from monkeyray.training.assess import Assessment, suspicious_labels
 from monkeyray.training.dataset import Dataset
 
-#: Likely label errors that are shown as pictures; all are listed.
+#: Likely label errors shown as pictures; all of them are listed.
 _SHOWN = 48
 
 
 def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, Any]:
-    """The findings in JSON's types, in which images have these names for URIs, all different."""
+    """The findings in JSON's types, with these distinct names in place of the images' URIs."""
     truth, unseen = data.splits.truth, np.flatnonzero(found.unseen)
     contents = data.table["sha256"].to_pylist()
 
@@ -38,9 +38,10 @@ def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, An
         "leaks": leaks(names, data.names.tolist(), contents, data.pictures, data.groups),
         "duplicates": _duplicates(names, contents, data.pictures),
         "label_errors_of": (
-            "the images of the test split and of all folds, each judged by a model without it"
+            "the images of the test split and of all folds, each predicted by a model that was not "
+            "trained on it"
             if data.folds
-            else "the images of the validation and test splits; --folds 5 looks at all"
+            else "the images of the validation and test splits; --folds 5 checks all images"
         ),
         "label_errors": [
             {
@@ -60,8 +61,8 @@ def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, An
 def with_pictures(
     findings: Mapping[str, Any], places: Mapping[str, str], storage: Storage
 ) -> dict[str, Any]:
-    """The findings with a `thumbnail`, None where there can be none, for each image that a page
-    shows. `places`: each image's URI by its name."""
+    """The findings with a `thumbnail` (None if unreadable) for each image that the report shows.
+    `places`: each image's URI by its name."""
     shown = {
         "label_errors": findings["label_errors"][:_SHOWN],
         "mistakes": findings["mistakes"],
@@ -76,7 +77,7 @@ def with_pictures(
 
 
 def _duplicates(names: Sequence[str], contents: list[str], pictures: Array) -> list[dict[str, Any]]:
-    """The files of each picture that has several, and whether all of them are the same bytes."""
+    """The files of each picture that has several, and whether they are identical or near."""
     members: dict[int, list[int]] = {}
     for image, picture in enumerate(pictures.tolist()):
         members.setdefault(picture, []).append(image)

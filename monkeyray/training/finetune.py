@@ -1,4 +1,4 @@
-"""Fine-tuning: the last layers of the backbone are trained together with the head that is on it."""
+"""Fine-tuning: the last layers of the backbone are trained together with the head."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ from monkeyray.model.head import build_head, kernels
 class FineTuneLearner:
     """A network from pixels to logits, of which the last layers and the head are trained.
 
-    In float32, as the backbone is, so that sums in another order give other last digits: the same
-    number of workers gives the same weights, another one almost the same. BatchNorm stays in
-    inference mode: its statistics come from a million images and not from a batch.
+    It computes in float32, so the same number of workers gives the same weights and another number
+    almost the same. BatchNorm stays in inference mode and keeps its ImageNet statistics.
     """
 
     dtype = "float32"
 
-    #: XLA's convolutions on a CPU are slower than oneDNN's.
+    #: On CPUs, XLA's convolutions are slower than oneDNN's.
     compiled = False
 
     def __init__(self, network: Network, layers: str) -> None:
-        """`layers`: as --fine-tune says them; `network` has the head that was trained before."""
+        """`layers`: a value of --fine-tune. The network must have a trained head."""
         self._spec = BACKBONES[network.backbone]
         self._backbone = build_backbone(network.backbone, network.backbone_weights)
         self._head = build_head(
@@ -44,7 +43,7 @@ class FineTuneLearner:
             *self._head.trainable_variables,
         ]
 
-        # The backbone's kernels are good as they are: nothing should pull them to zero.
+        # No penalty on the backbone, whose pretrained kernels should not shrink.
         self.penalised = kernels(self._head)
 
     def logits(self, x: Any) -> Any:
@@ -63,7 +62,7 @@ class FineTuneLearner:
 
 
 def check_fine_tune(network: Network, layers: str) -> None:
-    """Raise ConfigError for more layers than the backbone has, before anything is done."""
-    with silence_stderr():  # TensorFlow's first operation looks for a GPU, and tells
+    """Raise ConfigError if --fine-tune asks for more layers than the backbone has."""
+    with silence_stderr():  # TensorFlow logs its search for a GPU
         backbone = build_backbone(network.backbone)
     last_layers(backbone, network.backbone, layers)

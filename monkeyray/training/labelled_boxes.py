@@ -1,7 +1,7 @@
-"""Labelled images by a detector's boxes: of each the surest animal, which is what is trained on.
+"""The most confident animal of each labelled image, from a detector's boxes.
 
-A label is of the whole image. Its surest animal is most likely what was meant; the others may be of
-another species, and a herd would count as many times as it has heads.
+A label applies to the whole image and most likely means this animal. Others may be of another
+species, and a herd would count many times.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from monkeyray.storage.keys import first_of_each, string_keys
 from monkeyray.storage.location import normalise
 from monkeyray.storage.store import Storage
 
-#: Why images are left out.
+#: Why images are skipped.
 NO_BOX, NOT_LISTED = "without the box of an animal", "not in the detections"
 
 
@@ -41,11 +41,10 @@ def best_animals(
     *,
     each: bool = True,
 ) -> pa.Table:
-    """The labelled images that have the box of an animal from the threshold on (the file's own,
-    where it is None), in order, with boxes.BOX_FIELDS of the surest; counts the others.
+    """The labelled images with an animal at or above the threshold (None for the file's own), in
+    order, with boxes.BOX_FIELDS of the most confident one; counts the others in `skipped`.
 
-    Raises InputError for a label, or a given split, that has no such image, if `each` has to have
-    one.
+    `each`: raise InputError for a label or a given split without such an image.
     """
     listing = collect([images])
     assert listing is not None
@@ -63,8 +62,7 @@ def best_animals(
             raise InputError(
                 f"no image of the {what} {name!r} in {place} has the box of an animal in "
                 f"--detections {detections.uri} with {threshold:g} or more: leave it out, since "
-                "with --detections nothing but animals is trained on and scored, or lower "
-                "--detection-threshold"
+                "--detections trains on animals only, or lower --detection-threshold"
             )
     return chosen
 
@@ -78,12 +76,12 @@ def with_best_box(
     threshold: float | None,
     skipped: Counter[str],
 ) -> pa.Table:
-    """The rows of `later` that say something of the images in `table`, with its columns: labels of
-    such as are there, and of those that are `new`, bool (n,), their surest animals.
+    """The rows of `later` that are in `table`, and those that are `new`, bool (n,), with their most
+    confident animals; in the columns of `table`.
 
-    Raises InputError where none of the new images is in the detections.
+    Raises InputError if none of the new images is in the detections.
     """
-    # What is there has its box, and is asked for no more than its label.
+    # Images in the table already have a box.
     tables = [
         table.slice(0, 0),
         later.filter(pc.is_in(later["uri"], table["uri"].combine_chunks())),

@@ -1,7 +1,7 @@
 """The data-parallel training loop, under tf.distribute and free of Ray.
 
-Every worker draws the same seeded permutation and takes its rank's share of each step; gradients
-are summed over the workers before Adam sees them.
+Every worker draws the same seeded permutation and takes its rank's share of each step. Gradients
+are summed over the workers before Adam's update.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ _MIN_DELTA = 1e-4
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How to train, besides what and on which data. Units as in TrainConfig.
+    """The settings of a training. Units as in TrainConfig.
 
-    `keep_start`: the variables count as trained already; they are measured first, and an epoch is
-    better only if it is no worse than they are in accuracy too. The step size rises during the
-    first epoch and then falls to 0 along a cosine. Where the training diverges, the best there was
-    by then is kept.
+    `keep_start`: the variables are already trained. They are measured first, and an epoch is better
+    only if its accuracy is no lower than theirs. The learning rate rises during the first epoch and
+    then falls to 0 along a cosine. If the training diverges, the best epoch so far is kept.
     """
 
     epochs: int
@@ -44,10 +43,9 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class Splits:
-    """The data by index: `truth` int label indices of all images, and which image is where.
-
-    `weight`: how much an image counts in the loss, None for all alike. The validation loss that
-    chooses the epoch is weighted too.
+    """`truth`: the label indices of all images, int (n,). `train`, `validation`, `test`: indices of
+    the images in each split. `weight`: the weight of each image in the training and validation
+    loss, float (n,), None for equal weights.
     """
 
     truth: Array
@@ -58,8 +56,8 @@ class Splits:
 
 
 class Learner(Protocol):
-    """What is trained. `compiled`: whether its gradients go through XLA. `penalised`: those of the
-    variables that the L2 penalty is on."""
+    """What is trained. `compiled`: whether XLA compiles its gradients. `penalised`: the variables
+    with an L2 penalty."""
 
     dtype: str
     compiled: bool
@@ -71,19 +69,19 @@ class Learner(Protocol):
 
 
 class Source(Protocol):
-    """Where batches come from: a cache, or images that are decoded as they are needed."""
+    """Where batches come from: cached features, or images decoded on the fly."""
 
     def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
         """For index (steps, b), each step's batch (b, ...), in order.
 
-        `epoch`: the one of training that it is for, None where it is for a measurement.
+        `epoch`: the training epoch, None for a measurement.
         """
 
 
 @dataclass(frozen=True)
 class Share:
-    """One worker's share of some steps: `index` and `weight` (0 is padding) of shape (steps, b),
-    `total` the images of each step over all workers."""
+    """One worker's share of some steps: `index` and `weight` (0 for padding) of shape (steps, b);
+    `total`: the images of each step over all workers."""
 
     index: Array
     weight: Array
@@ -93,10 +91,10 @@ class Share:
 def share(order: Array, batch_size: int, rank: int, world: int) -> Share:
     """Cut an order of images into steps, and take every `world`-th image of each from `rank` on.
 
-    The last step, and steps that the workers cannot halve evenly, are padded with weight 0.
+    The last step, and steps that do not divide evenly, are padded with weight 0.
     """
     steps = -(-len(order) // batch_size)
-    # Padding costs as much as an image where features are not cached.
+    # Padding costs as much as an image if features are not cached.
     wide = -(-min(batch_size, len(order)) // world) * world
     index = np.zeros((steps, wide), np.int64)
     weight = np.zeros((steps, wide))
@@ -120,14 +118,13 @@ def fit(
     checkpoint: Callable[[State], None] = lambda state: None,
     on_epoch: Callable[[dict[str, Any]], None] = lambda figures: None,
 ) -> State:
-    """Train until the validation loss stops falling, and leave the learner with the best epoch's
+    """Train until the validation loss stops falling, and set the learner to the best epoch's
     variables.
 
     `checkpoint` is called on every worker after the same epochs, at least `checkpoint_seconds`
-    apart, and must not return before all workers have called it or none needs to wait. `on_epoch`
-    gets every epoch's figures, on every worker; with `keep_start` those of the start first, as
-    epoch 0. Raises ConfigError on every worker alike when a loss is not finite and there is no
-    start to keep.
+    apart; it may wait for the other workers. `on_epoch` gets every epoch's figures on every worker,
+    with `keep_start` those of the start first, as epoch 0. Raises ConfigError on every worker if a
+    loss is not finite and there is no start to keep.
     """
     loop = _Loop(config, learner, splits, source, strategy, rank, world)
     if resume is None:
@@ -146,7 +143,7 @@ def fit(
         train = loop.train(share(order, config.batch_size, rank, world), epoch)
         validation = loop.measure(splits.validation)
         due = rank == 0 and time.monotonic() - last >= config.checkpoint_seconds
-        # The sums of all workers, and the first one's word on whether it is time to save.
+        # The sums of all workers, and whether the first one wants a checkpoint.
         sums = loop.sum(np.array([*train, *validation, float(due)]))
         if not np.isfinite(sums).all():
             if config.keep_start:
@@ -203,9 +200,8 @@ def _advance(loop: _Loop, state: State, figures: dict[str, Any], config: FitConf
 
 
 def _stale(state: State) -> int:
-    """Epochs since the one with the lowest validation loss, of those that were trained.
-
-    What was there before does not count: new steps often lose to it at first, and win later.
+    """Epochs since the one with the lowest validation loss. The start does not count: the first
+    epochs are often worse than it, and later ones better.
     """
     best, lowest = 0, float("inf")
     for figures in state.history:
@@ -234,7 +230,7 @@ class _Loop:
         self._tf, self._config, self._source, self._strategy = tf, config, source, strategy
         self._rank, self._world = rank, world
         self._weight = np.ones(len(splits.truth)) if splits.weight is None else splits.weight
-        # Plain variables, the same on all workers by their seed: the strategy only sums gradients.
+        # Plain variables, equal on all workers by their seed; the strategy only sums gradients.
         self._learner = learner
         self._optimizer = keras.optimizers.Adam(self._rate(keras))
         self._optimizer.build(learner.variables)
@@ -242,7 +238,7 @@ class _Loop:
         self._gradients = tf.function(self._compute_gradients, jit_compile=learner.compiled)
         self._update = tf.function(self._apply_gradients, jit_compile=learner.compiled)
         self._step = tf.function(self._distributed_step, reduce_retracing=True)
-        # One kernel for all of an epoch, where no other worker's gradients are waited for between.
+        # A single worker runs an epoch as one XLA kernel.
         alone = world == 1 and learner.compiled
         self._epoch = tf.function(
             self._distributed_epoch, reduce_retracing=not alone, jit_compile=alone
@@ -253,13 +249,13 @@ class _Loop:
         self._sum = tf.function(self._distributed_sum, reduce_retracing=True)
 
     def _rate(self, keras: Any) -> Any:
-        """The step size; for what is trained already a schedule, by the optimizer's own count of
-        steps, so that a resumed training is where it was."""
+        """The learning rate; with `keep_start` a schedule over the optimizer's step count, which a
+        checkpoint restores."""
         config = self._config
         if not config.keep_start:
             return config.learning_rate
         steps = -(-len(self.splits.train) // config.batch_size)
-        # Adam's first steps know no scale yet, and would throw good weights out of their valley.
+        # Adam's first steps have no scale yet and would destroy good weights without a warm-up.
         return keras.optimizers.schedules.CosineDecay(
             0.0,
             decay_steps=max(1, (config.epochs - 1) * steps),
@@ -294,7 +290,7 @@ class _Loop:
     def _distributed_epoch(
         self, vectors: Any, index: Any, y: Any, real: Any, weight: Any, total: Any
     ) -> Any:
-        """All steps of an epoch in one call, on features that are in memory."""
+        """All steps of an epoch in one call, on cached features."""
         tf = self._tf
         sums = tf.zeros(2, self._dtype)
         for step in tf.range(tf.shape(index)[0]):
@@ -304,7 +300,7 @@ class _Loop:
 
     def _all_reduce(self, values: Any) -> Any:
         tf = self._tf
-        # The copies are on the replica's device, where the sums have to come back to.
+        # Copies on the replica's device, where the sums must return.
         return tf.distribute.get_replica_context().all_reduce(
             tf.distribute.ReduceOp.SUM, tf.nest.map_structure(tf.identity, values)
         )
@@ -349,7 +345,7 @@ class _Loop:
         return sums
 
     def state(self, epoch: int, before: State | None) -> State:
-        """The variables as they are now."""
+        """The current state."""
         variables = [np.asarray(variable) for variable in self._learner.variables]
         optimizer = [np.asarray(variable) for variable in self._optimizer.variables]
         if before is None:
@@ -369,7 +365,7 @@ class _Loop:
 
 
 class CachedSource:
-    """Features that are in memory: float32 of shape (n, width)."""
+    """Features in memory: float32 of shape (n, width)."""
 
     def __init__(self, vectors: Array) -> None:
         self._vectors = vectors

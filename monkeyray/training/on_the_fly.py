@@ -1,4 +1,4 @@
-"""Training without a cache: images stream through Ray Data into each worker as it needs them."""
+"""Images for fine-tuning, streamed through Ray Data into each worker and decoded on the fly."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from monkeyray.images.decode import Limits, decode
 from monkeyray.storage.store import Storage
 from monkeyray.training.augment import augment
 
-#: Decoded images on their way to a worker, in steps; each is a batch of pixels.
+#: Steps that are decoded ahead of a worker.
 _STEPS_AHEAD = 2
 
 #: As decode.Limits has it, once for the tasks.
@@ -27,8 +27,8 @@ _LIMITS = Limits()
 class Decoder:
     """Rows of URIs to rows of pixels, in Ray Data's tasks.
 
-    `augmented`: seed and epoch, where the first view of each image is to be augmented by them and
-    the image's number; None for all views as they are.
+    `augmented`: seed and epoch, to return the first view of each image, augmented; None for all
+    views unchanged.
     """
 
     storage: Storage
@@ -38,10 +38,10 @@ class Decoder:
     padding: float = 0.0
 
     def __call__(self, rows: pa.Table) -> dict[str, Any]:
-        """A table with the columns `uri`, `image` and, where crops are seen, `bbox`, to uint8
-        pixels of shape (n, views, size, size, 3).
+        """A table with the columns `uri`, `image` and, for crops, `bbox`, to uint8 pixels of shape
+        (n, views, size, size, 3).
 
-        Raises InputError for an image that could be read before the training and no longer can.
+        Raises InputError for an image that can no longer be read.
         """
         pixels = []
         boxes = rows["bbox"] if "bbox" in rows.column_names else pa.nulls(rows.num_rows)
@@ -55,8 +55,7 @@ class Decoder:
                 ).pixels
             except (DecodeError, ObjectError) as error:
                 raise InputError(
-                    f"{uri} could be read before and cannot be now ({error}): run the same "
-                    "command again"
+                    f"{uri} was readable before and is not now ({error}): rerun the command"
                 ) from None
             if self.augmented is not None:
                 views = augment(views[0], (*self.augmented, image))[None]
@@ -66,17 +65,14 @@ class Decoder:
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Pixels of images by index, from bytes at every call: fetch, decode, and augment for training.
-
-    The order is the one asked for, whatever the cluster's locality suggests.
-    """
+    """Pixels of images by index, fetched and decoded at every call, and augmented for training."""
 
     uris: Array
     size: int
     views: tuple[str, ...]
     storage: Storage
     augment_seed: int | None
-    #: A box of each image, float32 (n, 4), whose crops with `padding` are seen; None for no boxes.
+    #: The box of each image, float32 (n, 4), to crop with `padding`; None for whole images.
     boxes: Array | None = None
     padding: float = 0.0
 
@@ -104,8 +100,7 @@ class PixelSource:
                 yield batch["pixels"]
 
     def reader(self, images: Array) -> Callable[[], Array]:
-        """What gives the pixels of a few images, uint8 (n, views, size, size, 3), read where it is
-        called."""
+        """A function that reads the pixels of a few images, uint8 (n, views, size, size, 3)."""
         decoder = Decoder(self.storage, self.size, self.views, None, self.padding)
         return functools.partial(_read, decoder, self._rows(images))
 

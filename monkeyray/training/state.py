@@ -1,4 +1,4 @@
-"""Where a training is: all that a checkpoint holds."""
+"""The state of a training: the content of a checkpoint."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from monkeyray.arrays import Array
 
 @dataclass(frozen=True)
 class State:
-    """Where a training is after some epochs.
+    """The state after some epochs.
 
-    `variables` and `optimizer`: as they are now; `best`: the variables at the lowest validation
-    loss.
-    `resumed_from`: after which epochs it was interrupted and went on. `diverged`: whether it ended
-    because a loss was not finite.
+    `variables`, `optimizer`: the current values; `best`: the variables at the lowest validation
+    loss. `resumed_from`: the epochs after which an interrupted training continued. `diverged`:
+    whether it ended because a loss was not finite.
     """
 
     epoch: int

@@ -1,4 +1,4 @@
-"""What a training did, in words."""
+"""The summary of a training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monkeyray.storage.location import join
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training did. `seconds`: by stage. `opened`: images that were decoded for it."""
+    """The result of a training. `seconds`: by stage. `opened`: images that were decoded."""
 
     uri: str
     model: dict[str, Any]
@@ -21,15 +21,15 @@ class Trained:
 
     @property
     def test_accuracy(self) -> float:
-        """Share of the test images whose label was found."""
+        """Share of the test images that were classified correctly."""
         return float(self.model["metrics"]["test"]["accuracy"])
 
     def to_json(self) -> dict[str, Any]:
-        """For --summary-json: `model`, where it is, its `model_id` and its `report`; how many
-        `labels` it has; `images` there were, `used` and `opened`, and those that are `unusable`, by
-        status; `epochs_run` and `best_epoch`; `test` and `validation`, each with `images` and
-        `accuracy`; `leaks`, test images that are in another split too; `seconds` by stage. All
-        figures are in the bundle's metrics.json."""
+        """For --summary-json: the URIs of the `model` and its `report`, the `model_id`, the number
+        of `labels`; the number of `images`, `used`, `opened` and, by status, `unusable` ones;
+        `epochs_run` and `best_epoch`; `images` and `accuracy` of `test` and `validation`; `leaks`,
+        test images that are in another split too; `seconds` by stage. metrics.json has all
+        figures."""
         data, metrics = self.model["data"], self.model["metrics"]
         splits = {
             split: {key: metrics[split][key] for key in ("images", "accuracy")}
@@ -76,12 +76,12 @@ class Trained:
         ]
         if data["leaks"]:
             clean = metrics["test"]["without_leaks"]
-            figure = f"without them accuracy is {clean['accuracy']:.4f}" if clean else "all of them"
-            lines.append(f"{data['leaks']} test images are also in another split; {figure}")
+            figure = f"accuracy without them {clean['accuracy']:.4f}" if clean else "all of them"
+            lines.append(f"{data['leaks']} test images are in another split too; {figure}")
         if data["validation_leaks"]:
             lines.append(
-                f"{data['validation_leaks']} validation images are also in train: what was chosen "
-                "on validation, and its accuracy, looks better than it is"
+                f"{data['validation_leaks']} validation images are in train too: choices made on "
+                "validation, and its accuracy, are optimistic"
             )
         return "\n".join(
             [
@@ -96,7 +96,7 @@ def _rare(labels: list[dict[str, Any]]) -> Iterator[str]:
     if labels:
         some = ", ".join(f"{each['label']} ({_has(each)})" for each in labels[:5])
         more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-        yield f"labels with few images: {some}{more}; --class-weights may help where they are few"
+        yield f"labels with few images: {some}{more}; --class-weights may help"
 
 
 def _has(row: dict[str, Any]) -> str:
@@ -133,7 +133,7 @@ def _fine_tuning(figures: dict[str, Any] | None) -> Iterator[str]:
             "backbone"
         )
     if figures["diverged"]:
-        yield "fine-tuning diverged in the end: lower --fine-tune-rate"
+        yield "fine-tuning diverged: lower --fine-tune-rate"
 
 
 def _int8(figures: dict[str, Any] | None) -> Iterator[str]:
@@ -164,7 +164,7 @@ def _calibration(metrics: dict[str, Any]) -> Iterator[str]:
     before, after = found["before"]["ece"], found["after"]["ece"]
     if after is not None:
         cautious = found["temperature"] > 1 and round(after, 3) > round(before, 3)
-        why = " (scores are cautious: one error more is assumed than was seen)" if cautious else ""
+        why = " (cautious: one more error is assumed than was seen)" if cautious else ""
         yield (
             f"temperature {found['temperature']:.3f} from {found['images']} {found['source']} "
             f"images: calibration error {before:.3f} to {after:.3f}{why}"
@@ -189,6 +189,6 @@ def _thresholds(found: dict[str, Any] | None) -> Iterator[str]:
     yield f"precision {found['target']:g}: {'; '.join(lines)}"
     if test["accepted"]:
         yield (
-            f"on test that accepts {test['accepted']} of {test['images']} images, "
-            f"{test['precision']:.4f} of them right"
+            f"on the test split they accept {test['accepted']} of {test['images']} images, "
+            f"{test['precision']:.4f} of them correct"
         )

@@ -68,10 +68,10 @@ def tune(config: TuneConfig) -> Trained:
 
 
 def choices(config: TuneConfig) -> list[Choice]:
-    """What the trials try, by number: the heads in turn, the rest at random from the seed.
+    """The trials in order: the heads in turn, the rest drawn from the seed.
 
-    The first one is what `train` does by default, if the linear head is among those to try. More
-    trials begin with those of fewer.
+    The first one is the default of `train` if the linear head is among the heads. A longer search
+    begins with the trials of a shorter one.
     """
     found = []
     for number in range(config.trials):
@@ -92,7 +92,7 @@ def choices(config: TuneConfig) -> list[Choice]:
 def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
     if low == high:
         return low
-    # Rounded, so that it can be copied from a report and is still the same number.
+    # Rounded, so that a report shows the exact number.
     return float(f"{math.exp(random.uniform(math.log(low), math.log(high))):.3g}")
 
 

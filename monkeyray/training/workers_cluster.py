@@ -1,8 +1,7 @@
-"""How the workers of one training find each other, as TensorFlow wants to be told.
+"""The TF_CONFIG by which the workers of a training find each other.
 
-Ray Train's own configuration for TensorFlow does the same, and with it the driver and Ray's
-controller, which compute nothing, import all of TensorFlow: that costs each training ten seconds of
-waiting and some hundred MiB, so this one imports nothing.
+Ray Train's own backend for TensorFlow imports TensorFlow in the driver and in Ray's controller,
+which delays each training by ten seconds; this one does not.
 """
 
 from __future__ import annotations
@@ -17,30 +16,30 @@ from ray.train.backend import Backend, BackendConfig
 
 
 class WorkersCluster(BackendConfig):  # type: ignore[misc]
-    """For DataParallelTrainer: every worker gets TF_CONFIG before it begins.
+    """For DataParallelTrainer: sets TF_CONFIG in every worker before it starts.
 
     See https://www.tensorflow.org/guide/distributed_training for the variable.
     """
 
     @property
     def backend_cls(self) -> type[Backend]:
-        """What Ray Train makes one of in its controller."""
-        return _TellWorkers
+        """The class that Ray Train instantiates in its controller."""
+        return _SetTfConfig
 
 
-class _TellWorkers(Backend):  # type: ignore[misc]
+class _SetTfConfig(Backend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
-        """Ask all workers for an address, and tell each all of them and its own place there."""
+        """Ask all workers for an address, and give each worker all addresses and its index."""
         addresses = worker_group.execute(_free_address)
-        told = [
-            worker_group.execute_single_async(index, _tell, addresses, index)
+        tasks = [
+            worker_group.execute_single_async(index, _set_tf_config, addresses, index)
             for index in range(len(addresses))
         ]
-        ray.get(told)
+        ray.get(tasks)
 
 
 def _free_address() -> str:
-    """A port of this node that nobody listens on, with the node's address."""
+    """This node's address with a free port."""
     node = ray.util.get_node_ip_address()
     family = socket.AF_INET6 if ":" in node else socket.AF_INET
     with socket.socket(family) as free:
@@ -49,6 +48,6 @@ def _free_address() -> str:
     return f"[{node}]:{port}" if family == socket.AF_INET6 else f"{node}:{port}"
 
 
-def _tell(addresses: list[str], index: int) -> None:
+def _set_tf_config(addresses: list[str], index: int) -> None:
     cluster = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
     os.environ["TF_CONFIG"] = json.dumps(cluster)

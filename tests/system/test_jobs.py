@@ -262,7 +262,7 @@ def test_a_training_that_keeps_failing_is_one_line() -> None:
     assert isinstance(told, ClusterError)
     assert str(told) == (
         "the training failed 4 times, at last with ValueError: shapes differ; the same command "
-        "goes on from the checkpoint in /models/m/.training/0123, and --debug shows more"
+        "continue from the checkpoint in /models/m/.training/0123, or add --debug to see more"
     )
     known = WorkerGroupError("", {0: ValueError("collective aborted"), 1: InputError("a.jpg")})
     assert isinstance(_failure(known, ""), InputError)

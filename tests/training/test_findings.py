@@ -46,7 +46,7 @@ def findings(few: Path, trained: object, tmp_path_factory: pytest.TempPathFactor
 
 def test_what_is_doubted_is_listed_by_doubt(findings: Findings) -> None:
     found = findings["findings"]
-    assert "each judged by a model without it" in found["label_errors_of"]
+    assert "each predicted by a model that was not trained on it" in found["label_errors_of"]
     qualities = [row["quality"] for row in found["label_errors"]]
     assert qualities == sorted(qualities)
     for row in found["label_errors"]:

@@ -33,7 +33,7 @@ def test_labels_with_few_images_are_named_with_the_parts_that_lack_them() -> Non
 
 
 def test_copies_in_validation_are_told() -> None:
-    assert "4 validation images are also in train" in summary(validation_leaks=4)
+    assert "4 validation images are in train too" in summary(validation_leaks=4)
     assert "also in" not in summary(validation_leaks=0)
 
 
