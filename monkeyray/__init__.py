@@ -16,8 +16,8 @@ command line with underscores.
 1
 >>> monkeyray.score(images="photographs", model="out/first", predictions="out")
 Traceback (most recent call last):
-monkeyray.errors.ConfigError: --model out/first is in --predictions out, where files are written \
-and deleted: give --predictions a folder of its own
+monkeyray.errors.ConfigError: --model out/first is in --predictions out, which may hold only \
+the files of a run: give one of them another place
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -129,6 +129,16 @@ def type_hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind, include_extras=True)
 
 
+def check_outside(config: Any, name: str, folder: str) -> None:
+    """Raise ConfigError if an option's place is in that of another, which holds only a run."""
+    place, outer = getattr(config, name), getattr(config, folder)
+    if place is not None and Location.parse(place).is_within(Location.parse(outer)):
+        raise ConfigError(
+            f"--{name} {place} is in --{folder} {outer}, which may hold only the files of a run: "
+            "give one of them another place"
+        )
+
+
 class Checked:
     """Base of options: checks each field by its type's marks."""
 

@@ -16,7 +16,7 @@ from monkeyray.cli.fields import options_of
 from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.options import CallConfig, flag
 from monkeyray.redact import has_secret, masked_anywhere
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 _MAX_BYTES = 2**20
@@ -29,11 +29,11 @@ def read_options(uri: str, command: str, storage: Storage) -> dict[str, Any]:
 
     Raises ConfigError that names the file, the key and what to write.
     """
-    uri = normalise(uri)
-    shown = f"--config {uri}"
+    place = Location.parse(uri)
+    shown = f"--config {place}"
     known = {each.name for each in options_of(COMMANDS[command])} - {*_CALL}
     found: dict[str, Any] = {}
-    for key, value in _parse(uri, storage, shown):
+    for key, value in _parse(place, storage, shown):
         if not isinstance(key, str):
             raise ConfigError(f"{shown} has a key that is not text: write lines as `seed: 1`")
         name = key.replace("-", "_")
@@ -55,12 +55,12 @@ def read_options(uri: str, command: str, storage: Storage) -> dict[str, Any]:
     return found
 
 
-def _parse(uri: str, storage: Storage, shown: str) -> list[tuple[Any, Any]]:
-    kind = uri.rpartition(".")[2].lower()
+def _parse(place: Location, storage: Storage, shown: str) -> list[tuple[Any, Any]]:
+    kind = place.path.rpartition(".")[2].lower()
     if kind not in ("toml", "yaml", "yml"):
         raise ConfigError(f"{shown} is not an options file: its name must end in .toml or .yaml")
     try:
-        text = storage.read(uri, _MAX_BYTES).data.decode("utf-8-sig")
+        text = storage.read(place, _MAX_BYTES).data.decode("utf-8-sig")
     except ObjectError as error:
         raise ConfigError(f"{shown} cannot be read: {error}") from error
     except UnicodeDecodeError:

@@ -16,7 +16,7 @@ from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Estimate, Summary
 from monkeyray.storage.local import local_errors
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
@@ -54,7 +54,7 @@ def demo(config: DemoConfig) -> Demo:
 
     Raises ConfigError if it holds other files, and StorageError if it cannot be written.
     """
-    folder = Path(normalise(config.folder))
+    folder = Path(Location.parse(config.folder).path)
     with local_errors(str(folder), writing=True):
         _make_empty(folder)
     reporter = config.store.reporter()

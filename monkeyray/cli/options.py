@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from monkeyray.options import JobConfig, Place, Seed, require
-from monkeyray.storage.location import is_local
+from monkeyray.storage.location import Location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,4 +20,6 @@ class DemoConfig(JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(is_local(self.folder), "folder", self.folder, "a folder on this machine")
+        require(
+            Location.of(self.folder).is_local, "folder", self.folder, "a folder on this machine"
+        )

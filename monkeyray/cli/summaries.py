@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import monkeyray
 from monkeyray.runs.cluster import check_relative
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 
 if TYPE_CHECKING:
     from monkeyray.cli.parsing import Call
@@ -37,10 +37,10 @@ class SummaryFile:
         self._start = time.monotonic()
         if self._place is not None and self._place != "-":
             check_relative("summary-json", self._place)
-            uri = normalise(self._place)
-            self._storage.check_reachable(uri)
-            self._storage.check_writable(uri.rpartition("/")[0] or "/")
-            self._storage.delete(uri)
+            place = Location.parse(self._place)
+            self._storage.check_reachable(place)
+            self._storage.check_writable(place.parent)
+            self._storage.delete(place)
 
     @property
     def printed_to(self) -> TextIO:
@@ -63,4 +63,4 @@ class SummaryFile:
         if self._place == "-":
             print(text, end="", flush=True)
         else:
-            self._storage.write(normalise(self._place), text.encode())
+            self._storage.write(Location.parse(self._place), text.encode())

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from monkeyray.errors import ConfigError
-from monkeyray.options import JobConfig, Place, Range, require
-from monkeyray.storage.location import join, normalise
+from monkeyray.options import JobConfig, Place, Range, check_outside, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +41,7 @@ class PredictionsConfig(JobConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if join(normalise(self.output), "").startswith(join(normalise(self.predictions), "")):
-            raise ConfigError(
-                f"--output {self.output} is in --predictions {self.predictions}, which holds only "
-                "the files of a run: choose another place"
-            )
+        check_outside(self, "output", "predictions")
         if self.site_pattern is not None:
             from monkeyray.exports.deployments import SitePattern
 

@@ -78,7 +78,7 @@ def read_detections(uri: str | Location, storage: Storage) -> tuple[bytes, str]:
     return data, sha256(data)
 
 
-def parse_detections(uri: str, data: bytes) -> Detections:
+def parse_detections(uri: str | Location, data: bytes) -> Detections:
     """Detections out of the bytes of their file.
 
     Raises InputError for another format, a malformed box or one outside of its image, a category
@@ -89,7 +89,7 @@ def parse_detections(uri: str, data: bytes) -> Detections:
             f"--detections {uri} is a list, as newer tools write it with the corners of boxes in "
             f"pixels: {_WAY_OUT}"
         )
-    reader = _Reader(uri)
+    reader = _Reader(str(uri))
     try:
         root = json.loads(data, object_hook=reader)
     except (ValueError, RecursionError) as error:

@@ -19,7 +19,7 @@ from monkeyray.arrays import Array
 from monkeyray.console import silence_stderr
 from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.model.keras_file import read_keras_file
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 #: Weights in the order of keras.Model.get_weights(), each under "index/path of the variable".
@@ -152,7 +152,7 @@ def load_weights(name: str, source: str, storage: Storage, seed: int = 0) -> Wei
         return load(packaged.read_bytes())  # type: ignore[no-any-return]
     if source == "imagenet":
         return _download(name)
-    return _from_keras_file(name, normalise(source), storage)
+    return _from_keras_file(name, Location.parse(source), storage)
 
 
 def named_weights(model: Any) -> Weights:
@@ -266,25 +266,25 @@ def _download(name: str) -> Weights:
     return named_weights(model)
 
 
-def _from_keras_file(name: str, uri: str, storage: Storage) -> Weights:
-    if not uri.endswith((".h5", ".hdf5")):
+def _from_keras_file(name: str, place: Location, storage: Storage) -> Weights:
+    if not place.name.endswith((".h5", ".hdf5")):
         hint = ""
-        if uri.endswith(".keras"):
+        if place.name.endswith(".keras"):
             hint = (
                 "; from a whole .keras file, save the backbone with "
                 "backbone.save_weights('x.weights.h5')"
             )
         raise ConfigError(
-            f"--weights {uri}: give imagenet, none, or a Keras file that ends in .h5 "
+            f"--weights {place}: give imagenet, none, or a Keras file that ends in .h5 "
             f"(….weights.h5, …_notop.h5 or …_no_top.h5){hint}"
         )
     try:
-        data = storage.read(uri, _MOST_BYTES).data
+        data = storage.read(place, _MOST_BYTES).data
     except ObjectError as error:
         raise ConfigError(
-            f"--weights {uri} cannot be read: {error}: correct the path, or leave --weights out "
+            f"--weights {place} cannot be read: {error}: correct the path, or leave --weights out "
             "for the ImageNet weights"
         ) from error
     model = build_backbone(name)
-    read_keras_file(data, model, f"--weights {uri}", name)
+    read_keras_file(data, model, f"--weights {place}", name)
     return named_weights(model)

@@ -36,7 +36,7 @@ from monkeyray.model.int8 import check_arrays as check_int8
 from monkeyray.model.known_images import KnownImages
 from monkeyray.statistics.thresholds import Thresholds
 from monkeyray.storage.keys import fingerprint
-from monkeyray.storage.location import join, normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 FORMAT_VERSION = 4
@@ -193,7 +193,7 @@ def describe(
 
 
 def save_bundle(
-    uri: str,
+    uri: str | Location,
     storage: Storage,
     bundle: Bundle,
     report: str,
@@ -205,7 +205,7 @@ def save_bundle(
     `report`: the page for people; `metrics`: the JSON for programs; `known`: the images that the
     model was trained on, so that an evaluation recognises them.
     """
-    uri = normalise(uri)
+    place = Location.parse(uri)
     arrays = (bundle.backbone_weights, bundle.head_weights, bundle.outliers)
     packed = {
         component: pack(weights) for component, weights in zip(COMPONENTS, arrays, strict=True)
@@ -216,7 +216,7 @@ def save_bundle(
         packed[_INT8] = pack(bundle.int8)
     files = {file_name(component, data): data for component, data in packed.items()}
     pages = {_REPORT: report.encode(), _METRICS: metrics.encode()}
-    previous, superseded = _old_files(uri, storage)
+    previous, superseded = _old_files(place, storage)
     listed = {
         name: {"sha256": sha256(data), "bytes": len(data)}
         for name, data in {**files, **pages}.items()
@@ -226,18 +226,18 @@ def save_bundle(
     model = json.loads(json.dumps(content, allow_nan=False))
     model["content_sha256"] = _content_hash(model)
     for name, data in files.items():
-        storage.write(join(uri, name), data)
-    storage.write(join(uri, "model.json"), (json.dumps(model, indent=1) + "\n").encode())
+        storage.write(place / name, data)
+    storage.write(place / "model.json", (json.dumps(model, indent=1) + "\n").encode())
     for name, data in pages.items():
-        storage.write(join(uri, name), data)
+        storage.write(place / name, data)
     for name in superseded - previous - set(files):
-        storage.delete(join(uri, name))
+        storage.delete(place / name)
 
 
-def _old_files(uri: str, storage: Storage) -> tuple[set[str], set[str]]:
+def _old_files(place: Location, storage: Storage) -> tuple[set[str], set[str]]:
     """The files of the bundle that is there, and those of the one that it replaced."""
     try:
-        model = _read_model(uri, storage)
+        model = _read_model(place, storage)
         # A name from a foreign model.json must not delete what is not ours.
         return (
             {name for name in model["files"] if is_ours(name, *_ALL)},
@@ -248,7 +248,7 @@ def _old_files(uri: str, storage: Storage) -> tuple[set[str], set[str]]:
 
 
 def load_bundle(
-    uri: str, storage: Storage, model_id: str | None = None, *, int8: bool = False
+    uri: str | Location, storage: Storage, model_id: str | None = None, *, int8: bool = False
 ) -> Bundle:
     """Read a bundle and check every hash but those of the report and the metrics, and that its
     components fit each other.
@@ -258,92 +258,92 @@ def load_bundle(
     Raises BundleError when there is no bundle, it is damaged (and which file), of a newer format,
     not the one that is meant, or without a backbone in int8 where that is needed.
     """
-    uri = normalise(uri)
-    model = _read_model(uri, storage)
+    place = Location.parse(uri)
+    model = _read_model(place, storage)
     version = model.get("format_version")
     if not isinstance(version, int) or version < 1:
-        raise BundleError(f"{uri}/model.json is damaged: it has no format version")
+        raise BundleError(f"{place}/model.json is damaged: it has no format version")
     if version < FORMAT_VERSION:
         raise BundleError(
-            f"{uri} has the old bundle format {version}: train it again; its features are kept"
+            f"{place} has the old bundle format {version}: train it again; its features are kept"
         )
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"{uri} has the bundle format {version}, this MonkeyRay reads {FORMAT_VERSION}: "
+            f"{place} has the bundle format {version}, this MonkeyRay reads {FORMAT_VERSION}: "
             "install a newer MonkeyRay"
         )
     try:
         check_types(model, _IDENTITY)
     except BundleError as error:
-        raise BundleError(f"{uri}/model.json is damaged: {error}") from error
+        raise BundleError(f"{place}/model.json is damaged: {error}") from error
     actual = fingerprint({key: model[key] for key in _IDENTITY})
     if actual != model["model_id"]:
         raise BundleError(
-            f"{uri}/model.json is damaged: its content has the id {actual[:12]}, it says "
+            f"{place}/model.json is damaged: its content has the id {actual[:12]}, it says "
             f"{model['model_id'][:12]}"
         )
     if _content_hash(model) != model["content_sha256"]:
         raise BundleError(
-            f"{uri}/model.json is damaged: the figures in it are not those that were written"
+            f"{place}/model.json is damaged: the figures in it are not those that were written"
         )
     if model_id is not None and (len(model_id) < 8 or not actual.startswith(model_id.lower())):
         raise BundleError(
-            f"{uri} is the model {actual[:12]}, not {model_id}: correct --model or --model-id"
+            f"{place} is the model {actual[:12]}, not {model_id}: correct --model or --model-id"
         )
     if model["backbone"] not in BACKBONES:
         raise BundleError(
-            f"{uri} has the backbone {model['backbone']!r}, which this MonkeyRay does not know: "
+            f"{place} has the backbone {model['backbone']!r}, which this MonkeyRay does not know: "
             "install a newer MonkeyRay"
         )
     views = model["preprocessing"].get("views")
     known = isinstance(views, list) and views and all(view in [*VIEWS] for view in views)
     if not known or model["preprocessing"] != preprocessing(model["backbone"], views):
         raise BundleError(
-            f"{uri} was trained with another preprocessing than this MonkeyRay has: train it "
+            f"{place} was trained with another preprocessing than this MonkeyRay has: train it "
             "again, or score with the version in its model.json"
         )
     if str(len(views)) not in model["calibration"]:
-        raise BundleError(f"{uri}/model.json is damaged: its views have no calibration")
+        raise BundleError(f"{place}/model.json is damaged: its views have no calibration")
     try:
         check_model(model)
     except BundleError as error:
-        raise BundleError(f"{uri}/model.json is damaged: {error}") from error
+        raise BundleError(f"{place}/model.json is damaged: {error}") from error
     backbone, head, outliers = (
-        _load_weights(uri, storage, model, component) for component in COMPONENTS
+        _load_weights(place, storage, model, component) for component in COMPONENTS
     )
     try:
         check_arrays(model, backbone, head, outliers)
     except BundleError as error:
-        raise BundleError(f"{uri} is damaged: {error}") from error
-    quantised = _load_int8(uri, storage, model) if int8 else None
+        raise BundleError(f"{place} is damaged: {error}") from error
+    quantised = _load_int8(place, storage, model) if int8 else None
     return Bundle(model, backbone, head, outliers, quantised)
 
 
-def _read_model(uri: str, storage: Storage) -> dict[str, Any]:
+def _read_model(place: Location, storage: Storage) -> dict[str, Any]:
     try:
-        model = json.loads(storage.read(join(uri, "model.json"), _MOST_MODEL_BYTES).data)
+        model = json.loads(storage.read(place / "model.json", _MOST_MODEL_BYTES).data)
     except MissingError as error:
-        raise BundleError(f"no model bundle in {uri}: it has no model.json") from error
+        raise BundleError(f"no model bundle in {place}: it has no model.json") from error
     except TooLargeError as error:
-        raise BundleError(f"{uri} is damaged: {error}") from error
+        raise BundleError(f"{place} is damaged: {error}") from error
     except (ValueError, RecursionError):
-        raise BundleError(f"{uri}/model.json is damaged: it is no JSON") from None
+        raise BundleError(f"{place}/model.json is damaged: it is no JSON") from None
     if not isinstance(model, dict):
-        raise BundleError(f"{uri}/model.json is damaged: it is no JSON object")
+        raise BundleError(f"{place}/model.json is damaged: it is no JSON object")
     return model
 
 
-def load_known_images(uri: str, storage: Storage, bundle: Bundle) -> KnownImages | None:
+def load_known_images(uri: str | Location, storage: Storage, bundle: Bundle) -> KnownImages | None:
     """The images that a bundle, loaded from there, was made with; None where it does not say.
 
     Raises BundleError where the list is damaged.
     """
-    uri = normalise(uri)
+    place = Location.parse(uri)
     name = _file(bundle.model, _KNOWN)
     if name is None:
         return None
     expected = bundle.model["files"][name]["sha256"]
-    return KnownImages.from_arrays(read_arrays(uri, storage, name, expected))
+    return KnownImages.from_arrays(read_arrays(place, storage, name, expected))
 
 
 def int8_sha256(bundle: Bundle) -> str:
@@ -353,18 +353,18 @@ def int8_sha256(bundle: Bundle) -> str:
     return str(bundle.model["files"][name]["sha256"])
 
 
-def _load_int8(uri: str, storage: Storage, model: Mapping[str, Any]) -> Weights:
+def _load_int8(place: Location, storage: Storage, model: Mapping[str, Any]) -> Weights:
     name = _file(model, _INT8)
     if name is None:
         raise BundleError(
-            f"the model in {uri} has no backbone in int8: train it again with --int8, which takes "
-            "its features from where they are kept, or drop --precision int8"
+            f"the model in {place} has no backbone in int8: train it again with --int8, which "
+            "takes its features from where they are kept, or drop --precision int8"
         )
-    arrays = read_arrays(uri, storage, name, model["files"][name]["sha256"])
+    arrays = read_arrays(place, storage, name, model["files"][name]["sha256"])
     try:
         check_int8(arrays)
     except BundleError as error:
-        raise BundleError(f"{uri} is damaged: {error}") from error
+        raise BundleError(f"{place} is damaged: {error}") from error
     return arrays
 
 
@@ -373,11 +373,13 @@ def _file(model: Mapping[str, Any], component: str) -> str | None:
     return next((name for name in model["files"] if is_ours(name, component)), None)
 
 
-def _load_weights(uri: str, storage: Storage, model: Mapping[str, Any], component: str) -> Weights:
+def _load_weights(
+    place: Location, storage: Storage, model: Mapping[str, Any], component: str
+) -> Weights:
     names = [x for x in model["files"] if is_ours(x, component)]
     if len(names) != 1:
-        raise BundleError(f"{uri}/model.json is damaged: it names no file for the {component}")
-    return read_arrays(uri, storage, names[0], model["weights"][component])
+        raise BundleError(f"{place}/model.json is damaged: it names no file for the {component}")
+    return read_arrays(place, storage, names[0], model["weights"][component])
 
 
 def _content_hash(model: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from monkeyray.errors import BundleError, MissingError, TooLargeError
 from monkeyray.model.backbones import Weights
-from monkeyray.storage.location import join
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 #: No file is larger; the largest backbone has 100 MB.
@@ -36,7 +36,7 @@ def pack(weights: Weights) -> bytes:
     return bytes(save({key: np.ascontiguousarray(weights[key]) for key in sorted(weights)}))
 
 
-def read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weights:
+def read_arrays(place: Location, storage: Storage, name: str, expected: str) -> Weights:
     """The arrays of a file of the bundle in `uri`. `expected`: its SHA-256.
 
     Raises BundleError if it is missing, too large, or not the file with that hash.
@@ -45,17 +45,17 @@ def read_arrays(uri: str, storage: Storage, name: str, expected: str) -> Weights
     from safetensors.numpy import load
 
     try:
-        data = storage.read(join(uri, name), _MOST_BYTES).data
+        data = storage.read(place / name, _MOST_BYTES).data
     except MissingError as error:
-        raise BundleError(f"{uri} is damaged: {name} is missing") from error
+        raise BundleError(f"{place} is damaged: {name} is missing") from error
     except TooLargeError as error:
-        raise BundleError(f"{uri} is damaged: {error}") from error
+        raise BundleError(f"{place} is damaged: {error}") from error
     if sha256(data) != expected:
-        raise BundleError(f"{uri} is damaged: {name} is not what model.json says it is")
+        raise BundleError(f"{place} is damaged: {name} is not what model.json says it is")
     try:
         weights: Weights = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError for types that NumPy lacks
-        raise BundleError(f"{uri} is damaged: {name} holds no weights: {error}") from error
+        raise BundleError(f"{place} is damaged: {name} holds no weights: {error}") from error
     return weights
 
 

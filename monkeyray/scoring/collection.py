@@ -12,7 +12,7 @@ from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.schema import check_columns
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 
@@ -47,7 +47,7 @@ def list_collection(
     if detections is None:
         return listing, notes
     assert config.detections is not None
-    found = parse_detections(normalise(config.detections), detections)
+    found = parse_detections(Location.parse(config.detections), detections)
     matched = match(found, listing, config.images)
     threshold = config.detection_threshold
     threshold = found.threshold if threshold is None else threshold

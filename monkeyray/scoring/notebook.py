@@ -32,7 +32,7 @@ from monkeyray.runs.fetch import FETCH_THREADS, Batch, Fetched, attempt, fetch
 from monkeyray.scoring.options import parse_top_k
 from monkeyray.scoring.rows import ScoreOptions, Scorer
 from monkeyray.scoring.schema import EMBEDDING, prediction_schema
-from monkeyray.storage.location import local_uri, normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 #: One image: a path or URI, the bytes of a file, a PIL image, or an array of uint8 RGB, (h, w, 3).
@@ -278,7 +278,7 @@ def uri_of(image: OneImage | None) -> str | None:
     ('/a.jpg', 's3://bucket/a.jpg', None)
     """
     if isinstance(image, (str, os.PathLike)):
-        return local_uri(normalise(os.fspath(image)))
+        return str(Location.parse(os.fspath(image)))
     return None
 
 

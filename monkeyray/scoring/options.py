@@ -18,10 +18,10 @@ from monkeyray.options import (
     Precision,
     Range,
     Share,
+    check_outside,
     flag,
     require,
 )
-from monkeyray.storage.location import join, normalise
 
 #: The default of --box-padding. Detectors' boxes fit the animal tightly. With a tenth more on each
 #: side it fills 0.83 of the crop, about as much as objects do in the images of ImageNet.
@@ -171,14 +171,8 @@ class ScoreConfig(BoxConfig, PredictConfig, LabelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        predictions = join(normalise(self.predictions), "")
         for name in ("images", "model", "detections"):
-            place = getattr(self, name)
-            if place is not None and join(normalise(place), "").startswith(predictions):
-                raise ConfigError(
-                    f"--{name} {place} is in --predictions {self.predictions}, where "
-                    "files are written and deleted: give --predictions a folder of its own"
-                )
+            check_outside(self, name, "predictions")
         for name in ("update", "retry_failed"):
             if getattr(self, name) and self.overwrite:
                 raise ConfigError(
@@ -217,15 +211,9 @@ class RescoreConfig(LabelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        output = join(normalise(self.output), "")
         for name in ("predictions", "model"):
-            place = join(normalise(getattr(self, name)), "")
-            if place.startswith(output) or (name == "predictions" and output.startswith(place)):
-                raise ConfigError(
-                    f"one of --{name} {getattr(self, name)} and --output {self.output} is in the "
-                    "other, and files are written and deleted in --output: give it a folder of its "
-                    "own"
-                )
+            check_outside(self, name, "output")
+        check_outside(self, "output", "predictions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,11 +267,7 @@ class EvaluateConfig(PredictConfig):
             raise ConfigError(
                 "--features and --views require --images; --predictions are evaluated as they are"
             )
-        if join(normalise(self.output), "").startswith(join(normalise(self.predictions), "")):
-            raise ConfigError(
-                f"--output {self.output} is in --predictions {self.predictions}, where no "
-                "other files may be: give --output a folder of its own"
-            )
+        check_outside(self, "output", "predictions")
 
 
 def parse_top_k(top_k: str, labels: int) -> int:

@@ -19,17 +19,17 @@ from monkeyray.images.detections import Detections, parse_detections, read_detec
 from monkeyray.runs.box_rows import make_rows, match
 from monkeyray.runs.plan import collect
 from monkeyray.storage.keys import first_of_each, string_keys
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 #: Why images are skipped.
 NO_BOX, NOT_LISTED = "without the box of an animal", "not in the detections"
 
 
-def load_detections(uri: str, storage: Storage) -> Detections:
+def load_detections(uri: str | Location, storage: Storage) -> Detections:
     """Read and check a file of detections. Raises InputError."""
     data, _ = read_detections(uri, storage)
-    return parse_detections(normalise(uri), data)
+    return parse_detections(Location.parse(uri), data)
 
 
 def best_animals(

@@ -126,7 +126,7 @@ def test_options_about_boxes_need_boxes() -> None:
         for name, value in (("detection_threshold", 1.5), ("box_padding", float("nan"))):
             with pytest.raises(ConfigError, match="it must be"):
                 config(detections="/d.json", **{name: value})
-    with pytest.raises(ConfigError, match="folder of its own"):
+    with pytest.raises(ConfigError, match="another place"):
         score(detections="/p/d.json")
 
 
