@@ -17,6 +17,7 @@ from monkeyray.cli.parsing import completion, parse
 from monkeyray.exports.camtrap_profile import read_project
 from monkeyray.exports.deployments import SitePattern, read_deployments
 from monkeyray.exports.taxonomy import Taxa
+from monkeyray.model.backbones import BACKBONES
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import read_rows
 
@@ -119,6 +120,16 @@ def test_the_architecture_has_the_packages_in_order() -> None:
         if (ROOT / "monkeyray" / name).is_dir()
     ]
     assert re.findall(r"^\| `(\w+)` \|", prose(PAGES / "architecture.md"), flags=re.M) == packages
+
+
+def test_every_backbone_is_documented() -> None:
+    text = (PAGES / "train.md").read_text(encoding="utf-8")
+    for name, backbone in BACKBONES.items():
+        (row,) = [
+            line for line in text.splitlines() if line.startswith("|") and f"`{name}`" in line
+        ]
+        assert f" {backbone.size} |" in row
+        assert f"{backbone.width:,}" in row
 
 
 def test_every_page_is_linked() -> None:
