@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any
-
 import pyarrow as pa
 
 from monkeyray.images.decode import Limits
 from monkeyray.runs.decode_process import Work
-from monkeyray.runs.fetch import Batch
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.run import Run
 from monkeyray.storage.store import Storage
 from tests.runs.test_decode_process import SIZE, hooked_decode, make_mapper
-
-
-def dated_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    inner = make_mapper()
-
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        table = inner(batch, decode)
-        now = pa.array([datetime.now(UTC)] * table.num_rows, pa.timestamp("us", "UTC"))
-        return table.append_column("predicted_at", now)
-
-    return mapper
 
 
 def prepare(lease: Lease, plan: pa.Table, rows_per_file: int) -> Run:
@@ -38,4 +22,4 @@ def prepare(lease: Lease, plan: pa.Table, rows_per_file: int) -> Run:
 
 
 def work(limits: Limits) -> Work:
-    return Work(dated_mapper, Storage(), SIZE, limits, 8, hooked_decode)
+    return Work(make_mapper, Storage(), SIZE, limits, 8, hooked_decode)

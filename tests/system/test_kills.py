@@ -29,6 +29,7 @@ from PIL import Image
 from monkeyray.options import StoreConfig
 from monkeyray.runs import lease as leases
 from monkeyray.runs.place import open_run
+from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
@@ -36,6 +37,7 @@ from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
 from tests.conftest import upload
+from tests.support import redo_job
 
 ROUNDS = int(os.environ.get("MONKEYRAY_KILL_ROUNDS", "1"))
 IMAGES = int(os.environ.get("MONKEYRAY_KILL_IMAGES", "200"))
@@ -279,6 +281,59 @@ def _round(
     assert rows_of(after_files, job.images) == expected
     assert "_SUCCESS" in job.names()
     assert not any(name.endswith(".tmp") for name in job.names() if "part-" not in name)
+
+
+def test_a_redo_killed_at_any_moment(tmp_path: Path) -> None:
+    """Killed in the driver or in a child while images are added, changed and gone: at every moment
+    our readers see each old row once, and in the end everybody sees each row once."""
+    dice = random.Random(1)
+    for number in range(3 * ROUNDS):
+        images, place = tmp_path / f"images {number}", tmp_path / f"out {number}"
+        images.mkdir()
+        for image in range(20):
+            (images / f"{image:02d}.jpg").write_bytes(b"good" + bytes([image]))
+        (images / "20.jpg").symlink_to(tmp_path / f"mounted later {number}")
+        redo_job.main(str(images), str(place))
+        old = {f"{image:02d}.jpg": image for image in range(20)} | {"20.jpg": None}
+        assert redone(place) == old
+        (tmp_path / f"mounted later {number}").write_bytes(b"good" + bytes([20]))
+        (images / "03.jpg").unlink()
+        expected: dict[str, int | None] = old | {"20.jpg": 20, "21.jpg": 121, "22.jpg": 122}
+        for image in dice.sample(range(4, 20), 5):
+            expected[f"{image:02d}.jpg"] = 100 + image
+        for name, value in expected.items():
+            if value is not None and value > 100:
+                (images / name).write_bytes(b"slow" + bytes([value]))
+        for _ in range(dice.randint(1, 3)):
+            command = [sys.executable, "-m", "tests.support.redo_job", str(images), str(place)]
+            process = subprocess.Popen(command, cwd=Path(__file__).parents[2], text=True)
+            moment, victim = dice.randint(0, 40), dice.choice(["driver", "driver", "child"])
+            changes, seen = 0, set[str]()
+            while process.poll() is None and changes < moment:
+                now = {str(path) for path in place.rglob("*")}
+                changes += len(now ^ seen) if seen else 0
+                seen = now
+            if victim == "driver":
+                process.kill()
+            for pid in Job("", "", "", Storage(), process).descendants(b"decode_process"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            process.wait(120)
+            found = redone(place)
+            assert old.keys() <= found.keys() <= expected.keys()
+            assert all(found[name] in (old.get(name), expected[name]) for name in found)
+        redo_job.main(str(images), str(place))
+        assert redone(place) == expected
+        assert pq.read_table(place).num_rows == len(expected)
+
+
+def redone(place: Path) -> dict[str, int | None]:
+    """What our readers see of each image, by its name; asserts that none is there twice."""
+    predictions = open_predictions(str(place), Storage(), partial=True)
+    rows = pa.concat_tables(predictions.tables(["uri", "seen"])).to_pylist()
+    found = {Path(row["uri"]).name: row["seen"] for row in rows}
+    assert len(found) == len(rows)
+    return found
 
 
 def test_sigterm_ends_cleanly(model: str, many: Path, tmp_path: Path) -> None:
