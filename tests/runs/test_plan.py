@@ -1,4 +1,4 @@
-"""Plans: each URI once, cut into parts, found again, without an object for each."""
+"""Plans: each URI once, cut into shards, found again, without an object for each."""
 
 from __future__ import annotations
 
@@ -81,9 +81,9 @@ def test_a_listing_has_each_name_once_in_order(names: list[str], limit: int | No
     even = np.arange(listing.rows) % 2 == 0
     assert pa.concat_tables(listing.only(even).tables())["uri"].to_pylist() == distinct[::2]
     sizes = shard_sizes(listing.rows, 2, 5, smallest=2)
-    parts = list(listing.shards(sizes))
-    assert [part.num_rows for part in parts] == sizes
-    assert pa.concat_tables(parts)["uri"].to_pylist() == distinct
+    shards = list(listing.shards(sizes))
+    assert [shard.num_rows for shard in shards] == sizes
+    assert pa.concat_tables(shards)["uri"].to_pylist() == distinct
 
 
 @given(st.integers(0, 10**6), st.integers(1, 64), st.integers(64, 10_000))
@@ -94,15 +94,15 @@ def test_parts_cover_the_plan(rows: int, workers: int, most: int) -> None:
     assert sizes == sorted(sizes, reverse=True)
 
 
-@pytest.mark.parametrize("parts", [1, 15, 16, 17, 40])
-def test_a_plan_is_read_back(tmp_path: Path, parts: int) -> None:
-    names = [f"/x/{i}.jpg" for i in range(3 * parts)]
+@pytest.mark.parametrize("shards", [1, 15, 16, 17, 40])
+def test_a_plan_is_read_back(tmp_path: Path, shards: int) -> None:
+    names = [f"/x/{i}.jpg" for i in range(3 * shards)]
     listing = collect(tables(names))
     assert listing is not None
-    plan = Plan(str(tmp_path), STORAGE, (3,) * parts)
+    plan = Plan(str(tmp_path), STORAGE, (3,) * shards)
     plan.write_all(listing.shards(plan.sizes))
-    assert plan.read(parts - 1)["uri"].to_pylist() == names[-3:]
+    assert plan.read(shards - 1)["uri"].to_pylist() == names[-3:]
     read = list(plan.read_all())
-    assert [number for number, _ in read] == list(range(parts))
+    assert [number for number, _ in read] == list(range(shards))
     assert pa.concat_tables(table for _, table in read)["uri"].to_pylist() == names
     assert not list(tmp_path.rglob("*.parquet"))

@@ -125,7 +125,7 @@ class Job:
             return {path.name for path in Path(self.place).iterdir()}
         return set()
 
-    def parts(self) -> int:
+    def shards(self) -> int:
         """How many files it will be, once that is planned."""
         assert self.process is not None
         while "_run.json" not in self.names():
@@ -231,12 +231,12 @@ def _round(
         job.finish()
         assert rows_of(job.files(), job.images) == expected
         return
-    parts = job.parts()
+    shards = job.shards()
 
     def finished() -> int:
         return sum(name.endswith(".parquet") for name in job.names())
 
-    after = dice.randint(1, parts - 4)
+    after = dice.randint(1, shards - 4)
     pause = 0.002 if moment != "middle" and not job.storage.s3_endpoint else 0.02
     assert wait_until(lambda: finished() >= after, process, pause)
     if moment == "middle":
@@ -247,7 +247,7 @@ def _round(
             lambda: any(n.endswith(".tmp") and "part-" in n for n in job.names()), process, 0.0005
         )
     elif moment == "success":
-        assert wait_until(lambda: finished() == parts, process, pause)
+        assert wait_until(lambda: finished() == shards, process, pause)
     if victim == "driver":
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -272,7 +272,7 @@ def _round(
         summary = job.finish()
         if held < IMAGES:
             # No finished work is done again: what was in flight is all that is decoded twice. A
-            # worker that outlives its driver by a moment may still finish its part.
+            # worker that outlives its driver by a moment may still finish its shard.
             assert held <= summary.already <= held + WORKERS * ROWS_PER_FILE
             assert summary.already + summary.scored == IMAGES
     after_files = job.files()
@@ -339,7 +339,7 @@ def redone(place: Path) -> dict[str, int | None]:
 def test_sigterm_ends_cleanly(model: str, many: Path, tmp_path: Path) -> None:
     job = Job(str(many), model, str(tmp_path / "out"), Storage())
     process = job.start()
-    job.parts()
+    job.shards()
     assert wait_until(lambda: len(job.files()) >= 2, process, 0.1)
     process.terminate()
     out, _ = process.communicate(timeout=60)
@@ -405,7 +405,7 @@ def test_a_sleeper_that_was_taken_over_does_no_harm(
     place = str(tmp_path / "out")
     sleeper = Job(str(many), model, place, Storage())
     process = sleeper.start()
-    sleeper.parts()
+    sleeper.shards()
     assert wait_until(lambda: len(sleeper.files()) >= 3, process, 0.1)
     asleep = [*sleeper.descendants(b""), process.pid]
     for pid in asleep:
