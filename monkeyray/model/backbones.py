@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -17,6 +16,7 @@ import numpy as np
 
 from monkeyray.arrays import Array
 from monkeyray.console import silence_stderr
+from monkeyray.environment import environment
 from monkeyray.errors import ConfigError, ObjectError
 from monkeyray.model.keras_file import read_keras_file
 from monkeyray.storage.location import Location
@@ -92,21 +92,8 @@ def import_keras(backend: str = "tensorflow") -> Any:
     os.environ.setdefault("GLOG_minloglevel", "2")
     if "keras" in sys.modules:
         return sys.modules["keras"]
-    with environment("KERAS_BACKEND", backend), silence_stderr():
+    with environment(KERAS_BACKEND=backend), silence_stderr():
         return importlib.import_module("keras")
-
-
-@contextlib.contextmanager
-def environment(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable, and restore it afterwards."""
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
 
 
 def build_backbone(

@@ -16,11 +16,11 @@ import numpy as np
 
 from monkeyray.arrays import Array, Floats
 from monkeyray.console import silence_stderr
+from monkeyray.environment import environment
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import (
     BACKBONES,
     build_backbone,
-    environment,
     import_keras,
     weights_hash,
 )
@@ -95,7 +95,7 @@ def import_openvino() -> Any:
 
 def unreported() -> contextlib.AbstractContextManager[None]:
     """Keep OpenVINO and NNCF from sending telemetry, as they do everywhere but in CI."""
-    return environment("CI", "true")
+    return environment(CI="true")
 
 
 def convert(network: Network) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from monkeyray.console import Say, follow_root, silence_stderr
+from monkeyray.environment import environment
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.storage.location import normalise, scheme
 from monkeyray.storage.store import Storage
@@ -135,7 +136,7 @@ def _connect(address: str | None, debug: bool) -> None:
     if address in (None, "local"):
         # Workers that Ray starts here find this very copy of the code, installed or not.
         paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with _environment(PYTHONPATH=os.pathsep.join(dict.fromkeys(paths))):
+        with environment(PYTHONPATH=os.pathsep.join(dict.fromkeys(paths))):
             ray.init(address="local", include_dashboard=False, **options)
         return
     try:
@@ -144,21 +145,6 @@ def _connect(address: str | None, debug: bool) -> None:
         raise ClusterError(
             f"no Ray cluster at {address}: {str(error).splitlines()[0][:200]}"
         ) from error
-
-
-@contextlib.contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Set environment variables, and restore them at the end."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def _started_here() -> str | None:
@@ -193,7 +179,7 @@ def _quiet(debug: bool) -> Iterator[None]:
     # Ray Data and Ray Train log to the terminal what our own lines say already, and Ray Tune the
     # traceback of every trial that fails, which may be one of many.
     levels = {"ray.data": logging.ERROR, "ray.train": logging.ERROR, "ray.tune": logging.CRITICAL}
-    with _environment(**variables), contextlib.ExitStack() as restore:
+    with environment(**variables), contextlib.ExitStack() as restore:
         for name, level in levels.items():
             logger = logging.getLogger(name)
             restore.callback(logger.setLevel, logger.level)
@@ -224,6 +210,13 @@ def quiet_data(preserve_order: bool = False) -> Iterator[None]:
                 restore.callback(handler.setLevel, handler.level)
                 handler.setLevel(logging.ERROR)
         yield
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use, within its affinity and a container's limits."""
+    from joblib.externals.loky import cpu_count
+
+    return int(cpu_count())
 
 
 def capacity() -> Capacity:

@@ -28,6 +28,7 @@ from monkeyray.runs.cluster import (
     connected,
     is_asked_for,
     quiet_data,
+    usable_cores,
     wait_for_workers,
 )
 from monkeyray.runs.decode_process import Work
@@ -91,11 +92,9 @@ class MachinePool:
 
         Raises ClusterError if there are fewer cores, and for GPUs, which need Ray.
         """
-        from joblib.externals.loky import cpu_count
-
         if gpu:
             raise ClusterError("Ray shares GPUs out: open a pool of a Ray cluster for them")
-        cores = cpu_count()  # within affinity and the limits of a container
+        cores = usable_cores()
         if asked is not None and asked > cores:
             raise ClusterError(
                 f"--{option} {asked} needs {asked} CPUs, this machine gives {cores}: ask for "

@@ -15,7 +15,7 @@ import numpy as np
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import Weights, import_keras
-from monkeyray.runs.cluster import wait_for_workers
+from monkeyray.runs.cluster import usable_cores, wait_for_workers
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import is_local, join
 from monkeyray.storage.store import Storage
@@ -214,7 +214,7 @@ def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
     import tensorflow as tf
 
     # Workers on one node share its cores.
-    threads = max(1, (os.cpu_count() or 1) // context.get_local_world_size())
+    threads = max(1, usable_cores() // context.get_local_world_size())
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     # The same seed must give the same weights.

@@ -14,6 +14,7 @@ from monkeyray.runs.cluster import (
     Capacity,
     WorkerCount,
     choose_worker_count,
+    usable_cores,
     wait_for_workers,
 )
 
@@ -24,6 +25,12 @@ def capacity(monkeypatch: pytest.MonkeyPatch) -> list[Capacity]:
     has = [Capacity(4, 0, 4, 0, 1)]
     monkeypatch.setattr(cluster, "capacity", lambda: has[0])
     return has
+
+
+def test_cores_are_those_that_a_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {3, 5})
+    assert usable_cores() == 2
 
 
 @pytest.mark.parametrize(
