@@ -1,4 +1,4 @@
-"""The frozen networks: a table of their facts, their blocks, and where weights come from."""
+"""The backbones: a table of their properties, their blocks, and their weights."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from monkeyray.model.keras_file import read_keras_file
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
-#: Weights in the order of keras.Model.get_weights(), each under "index/path of the variable".
+#: The arrays of keras.Model.get_weights(), in that order, named "index/path of the variable".
 Weights = Mapping[str, Array]
 
-#: No file of weights is larger; the largest backbone has 100 MB, thrice that with its optimiser.
+#: Maximum size of a weights file. The largest backbone has 100 MB, three times that with optimizer.
 _MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """One network without its head, global average pooling at its end.
+    """A network without its classification head, with global average pooling.
 
-    `builder`: its name in keras.applications, a string so that nothing loads Keras early.
-    `size`: side of its square input in pixels. `width`: length of its feature vector. `scale`,
-    `offset`: its preprocessing, uint8 pixels p become p * scale + offset; 1 and 0 where the
-    network does it inside. `block_end`: matches the name of the last layer of each block.
+    `builder`: name in keras.applications, a string so that Keras loads late. `size`: side of the
+    square input in pixels. `width`: length of the feature vector. `scale`, `offset`: preprocessing
+    of uint8 pixels p to p * scale + offset; 1 and 0 if the network preprocesses itself.
+    `block_end`: matches the name of the last layer of each block. `packaged`: the file of ImageNet
+    weights in this package.
     """
 
     builder: str
@@ -67,14 +68,14 @@ BACKBONES: dict[str, Backbone] = {
     "resnet50_v2": Backbone(
         "ResNet50V2", 224, 2048, 1 / 127.5, -1.0, r"pool1_pool|conv\d_block\d+_out"
     ),
-    # Its other layers have no names of their own; the stem counts to the first block.
+    # Its other layers have generic names; the stem counts as part of the first block.
     "inception_v3": Backbone("InceptionV3", 299, 2048, 1 / 127.5, -1.0, r"mixed\d+"),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FineTune:
-    """What `--fine-tune` names: the last `count` layers that can be trained, or blocks."""
+    """The meaning of `--fine-tune`: the last `count` trainable layers, or blocks."""
 
     count: int
     blocks: bool
@@ -85,7 +86,7 @@ class FineTune:
 
 
 def import_keras(backend: str = "tensorflow") -> Any:
-    """Keras. The first call decides its backend; the caller's KERAS_BACKEND is left as it is."""
+    """Import Keras. The first call sets its backend; the caller's KERAS_BACKEND is restored."""
     # oneDNN is off by default on AMD and doubles the speed of MobileNet there.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -101,8 +102,8 @@ def build_backbone(
 ) -> Any:
     """The keras.Model of a backbone: float32 (n, size, size, 3), preprocessed, to (n, width).
 
-    Without `weights` it is initialised at random from `seed`. `policy`: Keras's name for the
-    precision that its layers compute in, as mixed_bfloat16.
+    Without `weights` it is initialised from `seed`. `policy`: the Keras dtype policy, such as
+    mixed_bfloat16.
     """
     keras = import_keras()
     spec = BACKBONES[name]
@@ -125,9 +126,9 @@ def build_backbone(
 
 
 def load_weights(name: str, source: str, storage: Storage, seed: int = 0) -> Weights:
-    """The weights that `--weights` names: imagenet, none, or the URI of a Keras file.
+    """The weights of `--weights`: imagenet, none, or the URI of a Keras file.
 
-    Raises ConfigError when they cannot be had or do not fit the network.
+    Raises ConfigError if they are not available or do not fit the network.
     """
     spec = BACKBONES[name]
     if source == "none":
@@ -145,7 +146,7 @@ def load_weights(name: str, source: str, storage: Storage, seed: int = 0) -> Wei
 def named_weights(model: Any) -> Weights:
     """A Keras model's weights under names that sort in their order.
 
-    The names are those of the layers, and the same however many models were built before.
+    The layers' names do not depend on how many models were built before.
     """
     steady = _steady_names(model)
     weights = {}
@@ -156,7 +157,7 @@ def named_weights(model: Any) -> Weights:
 
 
 def weights_hash(weights: Weights) -> str:
-    """SHA-256 over a network's weights, as 64 hexadecimal digits."""
+    """SHA-256 of weights, as 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for key in sorted(weights):
         array = np.ascontiguousarray(weights[key])
@@ -166,7 +167,7 @@ def weights_hash(weights: Weights) -> str:
 
 
 def parse_fine_tune(spec: str) -> FineTune:
-    """The value of `--fine-tune`: a number of layers or, as 2-blocks, of blocks.
+    """Parse `--fine-tune`: a number of layers or, such as 2-blocks, of blocks.
 
     >>> parse_fine_tune("20"), parse_fine_tune("1-block")
     (FineTune(count=20, blocks=False), FineTune(count=1, blocks=True))
@@ -174,18 +175,18 @@ def parse_fine_tune(spec: str) -> FineTune:
     match = re.fullmatch("([0-9]{1,4})(-blocks?)?", spec)
     if match is None or int(match[1]) == 0:
         raise ConfigError(
-            f"--fine-tune is {spec!r}: give the number of layers to train from the end, as 20, or "
-            "of blocks, as 2-blocks; to train none, leave it out"
+            f"--fine-tune is {spec!r}: give the number of layers to train from the end, such as "
+            "20, or of blocks, such as 2-blocks; leave it out to train none"
         )
     return FineTune(int(match[1]), blocks=match[2] is not None)
 
 
 def last_layers(model: Any, name: str, spec: str) -> list[Any]:
-    """The layers of a backbone that `--fine-tune` names, in the order of the model.
+    """The layers of a backbone that `--fine-tune` means, in the order of the model.
 
-    `model`: of build_backbone(`name`). Layers without weights are not counted, nor is
-    BatchNormalization, which is never trained: its statistics are of far more images than a
-    training has, and of batches far larger. Raises ConfigError when there are fewer.
+    `model`: from build_backbone(`name`). Layers without weights do not count, nor does
+    BatchNormalization, which is never trained: its statistics come from far more images. Raises
+    ConfigError if there are fewer.
     """
     wanted = parse_fine_tune(spec)
     blocks = _blocks(model, name)
@@ -193,28 +194,28 @@ def last_layers(model: Any, name: str, spec: str) -> list[Any]:
     if wanted.count > len(units):
         raise ConfigError(
             f"--fine-tune {spec}: {name} has {FineTune(len(units), wanted.blocks)} to train: give "
-            "that or less"
+            "at most that"
         )
     return [layer for unit in units[-wanted.count :] for layer in unit]
 
 
 def unfreeze(model: Any, layers: list[Any]) -> None:
-    """Let these layers of a backbone be trained, and no other.
+    """Make only these layers of a backbone trainable.
 
-    Call the model with training=False while it is trained too: EfficientNetV2 has Dropout.
+    Call the model with training=False even in training: EfficientNetV2 has Dropout.
     """
     trained = {id(layer) for layer in layers}
-    # A frozen model hides what its layers have to train.
+    # A frozen model hides the trainable variables of its layers.
     model.trainable = True
     for layer in model.layers:
         layer.trainable = id(layer) in trained
 
 
 def _blocks(model: Any, name: str) -> list[list[Any]]:
-    """The layers that can be trained, by block; what follows the last block end is one too."""
+    """The trainable layers, by block; the layers after the last block end are a block too."""
     keras = import_keras()
     blocks: list[list[Any]] = [[]]
-    # Keras sorts layers by their distance from the output, so all of a block come before its end.
+    # Keras sorts layers by distance from the output, so a block's layers precede its end.
     for layer in model.layers:
         if layer.weights and not isinstance(layer, keras.layers.BatchNormalization):
             blocks[-1].append(layer)
@@ -224,11 +225,11 @@ def _blocks(model: Any, name: str) -> list[list[Any]]:
 
 
 def _steady_names(model: Any) -> dict[str, str]:
-    """The names of layers, without the number where Keras has given it: conv2d for conv2d_95."""
+    """Layer names without the numbers that Keras adds: conv2d for conv2d_95."""
     names = {layer.name: layer.name for layer in model.layers}
     for layer in model.layers:
         stem = re.sub(r"_\d+$", "", layer.name)
-        # Keras gives the class in small letters, and its own numbers never have a 0.
+        # Keras names layers by their lower-case class, and never adds _0.
         if stem.replace("_", "") == type(layer).__name__.lower() and f"{stem}_0" not in names:
             names[layer.name] = stem
     return names
@@ -248,7 +249,7 @@ def _download(name: str) -> Weights:
     except Exception as error:  # Keras wraps any network error in a bare Exception
         raise ConfigError(
             f"cannot download the ImageNet weights of {name} ({type(error).__name__}): download "
-            "Keras's notop file elsewhere and give it with --weights PATH"
+            "Keras's notop file elsewhere and pass it with --weights PATH"
         ) from error
     return named_weights(model)
 

@@ -1,14 +1,14 @@
-"""The model bundle: all that scoring needs, as files that cannot carry code.
+"""The model bundle: everything that scoring needs, in files that hold no code.
 
-    place/backbone-….safetensors  weights of the backbone
-    place/head-….safetensors    weights of the head
-    place/outliers-….safetensors  what tells images that show none of the labels
-    place/known_images-….safetensors  what recognises the images that it was trained on
-    place/int8-….safetensors    the backbone quantised to int8, if asked for
-    place/model.json            what the model is, with the SHA-256 of every file and of itself
-    place/report.html           for people
-    place/metrics.json          the report's figures, for programs
-    place/config.toml           the options that made it, which `train` adds for --config
+    place/backbone-….safetensors      weights of the backbone
+    place/head-….safetensors          weights of the head
+    place/outliers-….safetensors      the outlier model: detects images that show none of the labels
+    place/known_images-….safetensors  hashes and thumbnails of the images it was trained on
+    place/int8-….safetensors          the backbone quantised to int8, if asked for
+    place/model.json                  the model, with the SHA-256 of every file and of itself
+    place/report.html                 for people
+    place/metrics.json                the figures of the report, for programs
+    place/config.toml                 the options of the training, for --config
 
 They are written in this order, and the weights' names hold their hash, so at every moment a bundle
 that is being replaced is the old one or the new one. The files of the replaced bundle stay until
@@ -47,12 +47,11 @@ _IDENTITY = (
     "weights", "calibration",
 )  # fmt: skip
 
-#: The arrays that decide no score of the usual precisions, which are loaded by those who ask for
-#: them.
+#: Optional arrays, loaded on request.
 _KNOWN, _INT8 = "known_images", "int8"
 _ALL = (*COMPONENTS, _KNOWN, _INT8)
 
-#: model.json is not larger: its confusion matrices take 64 MB for 2,000 labels.
+#: Maximum size of model.json; the confusion matrices of 2,000 labels take 64 MB.
 _MOST_MODEL_BYTES = 2**28
 
 _REPORT, _METRICS = "report.html", "metrics.json"
@@ -60,7 +59,7 @@ _REPORT, _METRICS = "report.html", "metrics.json"
 
 @dataclass(frozen=True)
 class Calibration:
-    """How logits become scores and decisions: scores are softmax(logits / temperature)."""
+    """From logits to scores, softmax(logits / temperature), and decisions."""
 
     temperature: float
     thresholds: Thresholds | None
@@ -80,7 +79,7 @@ class Bundle:
 
     @property
     def model_id(self) -> str:
-        """64 hexadecimal digits that stand for everything that decides a score."""
+        """The hash of everything that decides a score, 64 hexadecimal digits."""
         return str(self.model["model_id"])
 
     @property
@@ -90,7 +89,7 @@ class Bundle:
 
     @property
     def names(self) -> dict[str, str]:
-        """Label to what people call it, the label itself where it has no name."""
+        """The name of each label; the label itself if it has none."""
         return {item["label"]: item["name"] or item["label"] for item in self.model["labels"]}
 
     @property
@@ -100,12 +99,12 @@ class Bundle:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """All views that the model was made for, in their order."""
+        """All views that the model was trained for, in order."""
         return tuple(self.model["preprocessing"]["views"])
 
     def unlike(self, padding: float | None) -> str | None:
-        """What to tell the user where images are to be seen otherwise than in training: as crops
-        with a `padding`, or whole, where it is None. None where it is alike, or not known."""
+        """A warning if images are scored unlike in training: as crops with a `padding`, or whole if
+        it is None. None if they are alike, or if the training is not known."""
         data = self.model.get("data")
         boxes = data.get("boxes") if isinstance(data, dict) else None
         trained = boxes.get("padding") if isinstance(boxes, dict) else None
@@ -119,27 +118,27 @@ class Bundle:
         )
 
     def choose_views(self, count: int | None) -> tuple[str, ...]:
-        """The first `count` views, all when None.
+        """The first `count` views, all if None.
 
-        Raises ConfigError for a number that the model was not made for.
+        Raises ConfigError for a number that the model was not trained for.
         """
         counts = sorted(map(int, self.model["calibration"]))
         if count is not None and count not in counts:
             raise ConfigError(
                 f"--views {count}: this model was made for {' or '.join(map(str, counts))}; train "
-                f"it with --views {count}, which embeds its images anew and is then quick"
+                f"it with --views {count}, which embeds its images once more"
             )
         return self.views[: count or len(self.views)]
 
     def network(self, views: tuple[str, ...]) -> Network:
-        """The network with its head, on some of the views."""
+        """The network on some of the views."""
         return Network(
             self.model["backbone"], self.backbone_weights, views, self.head_weights,
             self.head_widths, len(self.labels), self.int8,
         )  # fmt: skip
 
     def calibration(self, views: tuple[str, ...]) -> Calibration:
-        """What was fitted for the mean of these views."""
+        """The calibration for the mean of these views."""
         found = self.model["calibration"][str(len(views))]
         thresholds = found["thresholds"]
         return Calibration(
@@ -148,7 +147,7 @@ class Bundle:
 
 
 def preprocessing(backbone: str, views: Sequence[str]) -> dict[str, Any]:
-    """How bytes become the network's input, as a bundle records it."""
+    """The preprocessing that a bundle records."""
     spec = BACKBONES[backbone]
     return {
         "decode_version": DECODE_VERSION,
@@ -167,10 +166,10 @@ def describe(
     calibration: Mapping[str, Any],
     rest: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of model.json, with its model id; `rest` is what does not decide a score.
+    """The content of model.json, with its model id; `rest` does not decide a score.
 
-    `calibration`: by the number of views, as text, the `temperature` and the `thresholds` (or
-    None) in JSON's types.
+    `calibration`: the `temperature` and the `thresholds` (or None) by the number of views (as
+    text), in JSON's types.
     """
     assert network.head_weights is not None
     spec = BACKBONES[network.backbone]
@@ -200,7 +199,7 @@ def save_bundle(
     metrics: str,
     known: KnownImages | None = None,
 ) -> None:
-    """Publish a bundle, whole or not at all, in the place of any older one.
+    """Publish a bundle, whole or not at all, in place of any older one.
 
     `report`: the page for people; `metrics`: the JSON for programs; `known`: the images that the
     model was trained on, so that an evaluation recognises them.
@@ -221,7 +220,7 @@ def save_bundle(
         name: {"sha256": sha256(data), "bytes": len(data)}
         for name, data in {**files, **pages}.items()
     }
-    # What is hashed is what will be read: JSON knows no tuples, and no keys but strings.
+    # Hash what will be read: JSON has neither tuples nor other keys than strings.
     content = {**bundle.model, "files": listed, "previous_files": sorted(previous)}
     model = json.loads(json.dumps(content, allow_nan=False))
     model["content_sha256"] = _content_hash(model)
@@ -250,8 +249,7 @@ def _old_files(place: Location, storage: Storage) -> tuple[set[str], set[str]]:
 def load_bundle(
     uri: str | Location, storage: Storage, model_id: str | None = None, *, int8: bool = False
 ) -> Bundle:
-    """Read a bundle and check every hash but those of the report and the metrics, and that its
-    components fit each other.
+    """Read a bundle, and check its hashes (except report and metrics) and that its components fit.
 
     `model_id`: the id that is meant, or its first 8 digits or more. `int8`: load
     the quantised backbone too.

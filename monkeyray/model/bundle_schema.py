@@ -1,8 +1,6 @@
-"""What the components of a bundle have to be to each other, so that it fails where it is loaded, in
-words, and not on a worker.
+"""Checks that the components of a bundle make a model, so that a wrong one fails when it is loaded.
 
-Its hashes tell that a bundle is what somebody wrote. They do not tell that it makes a model: a
-program that put it together wrongly has hashed that too.
+Hashes show that a bundle is what a program wrote, not that the program was right.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ def _is_label(item: Any) -> bool:
 
 
 def _is_text(value: Any) -> bool:
-    # JSON can write halves of a character, which no table of predictions takes.
+    # JSON can hold lone surrogates, which tables of predictions cannot.
     return isinstance(value, str) and not re.search("[\ud800-\udfff]", value)
 
 
@@ -52,7 +50,7 @@ def _is_calibration(item: tuple[Any, Any]) -> bool:
     )
 
 
-#: What the code below, and scoring, rely on. The rest is told by its hash.
+#: What the code below and scoring rely on; the hash covers the rest.
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "model_id": lambda value: isinstance(value, str),
     "content_sha256": lambda value: isinstance(value, str),
@@ -113,7 +111,7 @@ def _check_thresholds(value: Mapping[str, Any], labels: list[str], count: str) -
         thresholds = Thresholds.from_json(value)
     except ValueError as error:
         raise BundleError(f"its thresholds for {count} views are damaged: {error}") from error
-    # From the rows themselves: a label that has two of them is one key of the mapping.
+    # From the rows: the mapping would merge repeated labels.
     theirs = [str(row["label"]) for row in value["per_label"]]
     if theirs != labels:
         raise BundleError(
@@ -128,7 +126,7 @@ def _check_thresholds(value: Mapping[str, Any], labels: list[str], count: str) -
 def check_arrays(
     model: Mapping[str, Any], backbone: Weights, head: Weights, outliers: Weights
 ) -> None:
-    """Raise BundleError for arrays that do not fit each other and a model that has been checked.
+    """Raise BundleError for arrays that do not fit each other or the checked model.
 
     Whether the weights fit the backbone shows only when Keras builds it.
     """
@@ -139,7 +137,7 @@ def check_arrays(
             if not np.issubdtype(array.dtype, np.floating):
                 raise BundleError(f"its {component} has {array.dtype} in {name}, and no floats")
             with np.errstate(over="ignore"):
-                # As which the network takes them.
+                # The network computes in float32.
                 finite = np.isfinite(array.astype(np.float32, copy=False)).all()
             if not finite:
                 raise BundleError(f"its {component} has numbers in {name} that are not finite")

@@ -1,4 +1,4 @@
-"""A batch of pixels to features and logits, in one graph of TensorFlow."""
+"""A batch of pixels to features and logits, in one TensorFlow graph."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ class TensorFlowEngine:
         )
 
     def graph(self) -> Any:
-        """The tf.ConcreteFunction that it runs."""
+        """The tf.ConcreteFunction of the network."""
         return self._run.get_concrete_function()
 
     def __call__(self, pixels: Array) -> tuple[Floats, Floats]:
         """uint8 pixels (n, views, size, size, 3) to features (n, views, width) and logits
         (n, labels).
 
-        Without a head there are no labels, so the second is of shape (n, 0).
+        Without a head the logits have shape (n, 0).
         """
         if not len(pixels):
             return self._empty
@@ -86,8 +86,8 @@ class TensorFlowEngine:
 
 
 def embed(backbone: Any, spec: Backbone, pixels: Any) -> Any:
-    """The tensor of features (n, views, width) of a tensor of uint8 pixels (n, views, size, size,
-    3), with the backbone in inference mode: its BatchNorm uses the statistics that it came with."""
+    """The features (n, views, width) of uint8 pixels (n, views, size, size, 3), as tensors, with
+    the backbone in inference mode: BatchNorm uses its stored statistics."""
     import tensorflow as tf
 
     flat = tf.reshape(pixels, (-1, *pixels.shape[2:]))

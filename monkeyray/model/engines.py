@@ -1,4 +1,4 @@
-"""Which engine runs a network, and how precisely: chosen once, for all workers alike."""
+"""The choice of engine and precision, made once for all workers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """An engine by its name, tensorflow or openvino, and its precision, float32, mixed or int8.
+    """An engine, tensorflow or openvino, and its precision, float32, mixed or int8.
 
-    mixed computes in float16 on a GPU and in bfloat16 on a CPU, and adds up in float32. int8 is
-    OpenVINO's, and needs a network that has its backbone in int8.
+    mixed computes in float16 on a GPU and bfloat16 on a CPU, and accumulates in float32. int8 needs
+    OpenVINO and a network with an int8 backbone.
 
     >>> str(EngineChoice("tensorflow"))
     'tensorflow-float32'
@@ -38,20 +38,20 @@ class EngineChoice:
         return f"{self.name}-{self.precision}"
 
     def build(self, network: Network) -> Engine:
-        """The engine itself, in the process that runs it."""
+        """Build the engine, in the process that runs it."""
         if self.name == "openvino":
             return OpenVinoEngine(network, self.precision)
         return TensorFlowEngine(network, self.precision)
 
 
-#: The engine that is always there.
+#: The engine that is always installed.
 TENSORFLOW = EngineChoice()
 
 
 def choose_engine(asked: str, precision: str, gpu: bool) -> EngineChoice:
-    """The engine that `--engine` asks for; auto takes OpenVINO on CPUs where it is installed.
+    """The engine for `--engine`; auto means OpenVINO on CPUs if it is installed.
 
-    Raises ConfigError for one that cannot be had.
+    Raises ConfigError if it is not available.
     """
     installed = importlib.util.find_spec("openvino") is not None
     if precision == "int8":
@@ -73,15 +73,15 @@ def choose_engine(asked: str, precision: str, gpu: bool) -> EngineChoice:
 
 
 def _check_int8(asked: str, gpu: bool, installed: bool) -> None:
-    """Raise ConfigError where int8, which OpenVINO alone computes, cannot be had."""
+    """Raise ConfigError if int8, which needs OpenVINO, is not available."""
     if asked == "tensorflow" or gpu:
         other = "--engine tensorflow" if asked == "tensorflow" else "--gpu"
         raise ConfigError(
-            f"--precision int8 is computed by OpenVINO, on CPUs, and {other} asks for something "
-            "else: drop one of them, or use --precision mixed"
+            f"--precision int8 runs on OpenVINO, on CPUs, and {other} excludes it: drop one of "
+            "them, or use --precision mixed"
         )
     if not installed:
         raise ConfigError(
-            "--precision int8 is computed by OpenVINO, which is not installed: pip install "
+            "--precision int8 runs on OpenVINO, which is not installed: pip install "
             "'monkeyray[openvino]', or use --precision mixed"
         )

@@ -23,7 +23,7 @@ def build_head(
 
     `widths`: of the Dense layers before the logits.
 
-    Without `weights` it is initialised from `seed` (Glorot uniform), the same on every worker.
+    Without `weights` it is initialised from `seed` (Glorot uniform), equally on every worker.
     """
     keras = import_keras()
     layers = [keras.Input((features,), dtype=dtype)]
@@ -46,7 +46,7 @@ def build_head(
 def head_logits(weights: Weights, features: Array) -> Array:
     """Logits, float64 of shape (n, labels), of a head on features of shape (n, width).
 
-    What the network computes, in NumPy: for features that are there, no TensorFlow is needed.
+    It computes the same as the network, in NumPy, so that cached features need no TensorFlow.
     """
     layers = [np.asarray(weights[key], np.float64) for key in sorted(weights)]
     values = np.asarray(features, np.float64)
@@ -65,20 +65,20 @@ def scale_logits(weights: Weights, factor: float) -> Weights:
 
 
 def kernels(head: Any) -> list[Any]:
-    """The variables of a head that an L2 penalty is on: not its biases."""
+    """The variables of a head with an L2 penalty: all but its biases."""
     return [variable for variable in head.trainable_variables if len(variable.shape) > 1]
 
 
 class HeadLearner:
-    """The head alone as what is trained, on features of a frozen backbone.
+    """A head that is trained on the features of a frozen backbone.
 
-    In float64: the order of sums then changes nothing that a float32 could show, so that any
-    number of workers ends with the same weights.
+    It computes in float64, so that the order of sums does not show in float32 and any number of
+    workers ends with the same weights.
     """
 
     dtype = "float64"
 
-    #: XLA makes one kernel of Adam's dozens of small ones.
+    #: XLA fuses Adam's many small kernels.
     compiled = True
 
     def __init__(self, features: int, widths: tuple[int, ...], labels: int, seed: int) -> None:

@@ -10,20 +10,20 @@ from monkeyray.errors import BundleError
 from monkeyray.model.backbones import BACKBONES, Weights
 from monkeyray.model.engine import Network
 
-#: Both uint8: the graph in OpenVINO's XML, and the file of its constants.
+#: Both uint8: the graph as OpenVINO XML, and its constants.
 _ARRAYS = ("graph", "constants")
 
 
 def to_arrays(graph: bytes, constants: bytes) -> Weights:
-    """A graph, uint8 pixels (n, views, size, size, 3) to features (n, views, width), as arrays for
-    a safetensors file."""
+    """The arrays for a safetensors file of a graph from uint8 pixels (n, views, size, size, 3) to
+    features (n, views, width)."""
     return dict(
         zip(_ARRAYS, (np.frombuffer(each, np.uint8) for each in (graph, constants)), strict=True)
     )
 
 
 def check_arrays(arrays: Weights) -> None:
-    """Raise BundleError for arrays that are not those of `to_arrays`."""
+    """Raise BundleError for arrays that `to_arrays` cannot have made."""
     found = {name: (array.dtype.name, array.ndim) for name, array in arrays.items()}
     if found != dict.fromkeys(_ARRAYS, ("uint8", 1)):
         raise BundleError(
@@ -50,8 +50,8 @@ def int8_model(network: Network, core: Any) -> Any:
     features = ("f32", [-1, -1, BACKBONES[network.backbone].width])
     if found != [[pixels], [features]]:
         raise BundleError(
-            f"the model's backbone in int8 is damaged: it makes {found[1]} of {found[0]}, and "
-            f"{network.backbone} makes {[features]} of {[pixels]}"
+            f"the model's backbone in int8 is damaged: it maps {found[0]} to {found[1]}, and "
+            f"{network.backbone} maps {[pixels]} to {[features]}"
         )
     source = graph.get_results()[0].input_value(0)
     outputs = [source] if network.head_weights is None else [source, _head(source, network)]
@@ -59,7 +59,7 @@ def int8_model(network: Network, core: Any) -> Any:
 
 
 def _head(features: Any, network: Network) -> Any:
-    """The logits (n, labels) of features (n, views, width), by head.build_head's layers."""
+    """The logits (n, labels) of features (n, views, width), by the layers of head.build_head."""
     from openvino import opset13 as ops
 
     assert network.head_weights is not None
@@ -75,7 +75,7 @@ def _head(features: Any, network: Network) -> Any:
 
 
 def _shape(port: Any) -> tuple[str, list[int]]:
-    """The type and the sides of an input or output, -1 where it can be any."""
+    """The type and shape of an input or output, -1 for dynamic dimensions."""
     shape = port.get_partial_shape()
     if shape.rank.is_dynamic:
         return port.get_element_type().get_type_name(), []

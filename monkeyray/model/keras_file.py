@@ -1,9 +1,8 @@
-"""A file of weights that Keras wrote, checked and read into a network.
+"""Reads a file of Keras weights into a network, after checks.
 
 Keras writes HDF5 of two kinds. The older, `…_notop.h5` and `…_no_top.h5`, lists its layers in an
-attribute `layer_names`, and is matched by their order; the newer, `….weights.h5`, has a tree of
-objects named by their class and number in the network. Neither depends on the numbers in the
-names that Keras gives to layers.
+attribute `layer_names` and is matched by order; the newer, `….weights.h5`, has a tree of objects
+named by class and number. Neither depends on the numbers in Keras's layer names.
 """
 
 from __future__ import annotations
@@ -24,16 +23,16 @@ _TREES = ("layers", "_layer_checkpoint_dependencies")
 def read_keras_file(data: bytes, model: Any, what: str, name: str) -> None:
     """Set the weights of a keras.Model from the bytes of a Keras file.
 
-    `what` is the option and the file, `name` the network, for messages. Raises ConfigError when
-    it is no such file, holds another network or this one with its top, points to data outside
-    itself, or has weights that are no finite numbers.
+    `what` (the option and the file) and `name` (the network) are for messages. Raises ConfigError
+    for another kind of file, another network or this one with its top, links out of the file, and
+    weights that are not finite.
     """
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "file.h5"
         plain.write_bytes(data)
         try:
             legacy = _check(plain, model, what, name)
-            # Keras chooses its reader by the name of the file, which people change.
+            # Keras chooses its reader by the file name, which people change.
             path = plain if legacy else plain.rename(plain.with_name("file.weights.h5"))
             model.load_weights(path)
         except ConfigError:
@@ -44,22 +43,23 @@ def read_keras_file(data: bytes, model: Any, what: str, name: str) -> None:
     for variable in model.weights:
         if not np.isfinite(np.asarray(variable)).all():
             raise ConfigError(
-                f"{what} is broken: {variable.path} has values that are no finite numbers: "
-                "give a file from before the training that broke it"
+                f"{what} is broken: {variable.path} has values that are not finite: give a file "
+                "from before the training that broke it"
             )
 
 
 def _check(path: Path, model: Any, what: str, name: str) -> bool:
-    """Refuse what is not exactly this network; true for the older kind."""
+    """Raise ConfigError unless the file holds exactly this network; returns whether it is of the
+    older kind."""
     import h5py
 
     if not h5py.is_hdf5(path):
-        raise ConfigError(f"{what} is no HDF5 file: give a file as Keras writes or publishes it")
+        raise ConfigError(f"{what} is not HDF5: give a file as Keras writes or publishes it")
     with h5py.File(path, "r") as file:
         datasets = _datasets(file, what)
-        # A whole model of Keras 2 has its weights in a group, beside those of its optimiser.
+        # A whole model of Keras 2 has its weights in a group beside those of the optimizer.
         root = "/model_weights" if "model_weights" in file else "/"
-        # Keras splits a list that is too long for one attribute into layer_names0, layer_names1 …
+        # Keras splits a long list into the attributes layer_names0, layer_names1 …
         legacy = any(key.startswith("layer_names") for key in file[root].attrs)
         if not legacy:
             root = next((f"/{tree}" for tree in _TREES if tree in file), "")
@@ -72,7 +72,7 @@ def _check(path: Path, model: Any, what: str, name: str) -> bool:
         shapes = Counter(
             dataset.shape or ()
             for key, dataset in datasets.items()
-            # Integers are the states of Dropout's random numbers.
+            # Integers are random states of Dropout.
             if key.startswith(inside) and dataset.dtype.kind not in "iu"
         )
     needed = Counter(tuple(variable.shape) for variable in model.weights)
@@ -93,11 +93,11 @@ def _check(path: Path, model: Any, what: str, name: str) -> bool:
 
 
 def _datasets(file: Any, what: str) -> dict[str, Any]:
-    """Every dataset by its path, none of which takes anything from outside the file."""
+    """Every dataset by its path. Raises ConfigError if one takes data from outside the file."""
     import h5py
 
     found: dict[str, Any] = {}
-    # Hard links may go round in circles.
+    # Hard links can form cycles.
     seen: set[int] = set()
     groups = [("/", file["/"])]
     while groups:
@@ -108,7 +108,7 @@ def _datasets(file: Any, what: str) -> dict[str, Any]:
         seen.add(address)
         for key in group:
             path = prefix + key
-            # A link is looked at before it is followed: following it opens the other file.
+            # Check a link before following it, which would open the other file.
             if group.get(key, getclass=True, getlink=True) is not h5py.HardLink:
                 raise _refused(what, path, "is a link to somewhere else")
             item = group[key]
@@ -123,6 +123,6 @@ def _datasets(file: Any, what: str) -> dict[str, Any]:
 
 def _refused(what: str, path: str, why: str) -> ConfigError:
     return ConfigError(
-        f"{what} is refused: {path} in it {why}, which no file of Keras has: give the file as "
-        "Keras wrote or published it"
+        f"{what} is refused: {path} in it {why}, unlike in files of Keras: give the file as Keras "
+        "wrote or published it"
     )

@@ -1,8 +1,7 @@
-"""What a model keeps of the images that it was made with, to know them again: an evaluation on them
-would flatter it.
+"""How a model recognises the images it was trained on: an evaluation on them would be optimistic.
 
-The same bytes are known by the start of their SHA-256, for every image; the same picture in another
-file by the thumbnail, which a bundle has room for of some images only.
+It keeps the start of the SHA-256 of every image, and thumbnails of at most 20,000 of them to
+recognise the same picture in another file.
 """
 
 from __future__ import annotations
@@ -19,24 +18,23 @@ from monkeyray.model.backbones import Weights
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import SIDE
 
-#: Bytes of a hash that are kept. That two images out of 10^12 have them in common has a chance
-#: below 10^-14.
+#: Bytes of each hash to keep: among 10^12 images a collision has a probability below 10^-14.
 HASH_BYTES = 16
 
-#: Thumbnails that are kept, 20 MB of them.
+#: Maximum number of thumbnails, 20 MB.
 MOST_THUMBNAILS = 20_000
 
-#: Pictures, kept ones included, that are compared; as many take some seconds.
+#: Maximum number of pictures to compare, including the known ones; this takes some seconds.
 MOST_COMPARED = 200_000
 
-#: What `KnownImages.find` says of an image.
+#: The results of `KnownImages.find`.
 NEW, IDENTICAL, NEAR = "", "identical", "near"
 
 
 @dataclass(frozen=True)
 class KnownImages:
-    """`hashes`: uint8 (n, 16), of all images without repeats; `thumbnails`: uint8 (m, 32, 32), of
-    at most 20,000 of them."""
+    """`hashes`: of all distinct images, uint8 (n, 16); `thumbnails`: of at most 20,000 of them,
+    uint8 (m, 32, 32)."""
 
     hashes: Array
     thumbnails: Array
@@ -47,19 +45,19 @@ class KnownImages:
 
     @classmethod
     def from_arrays(cls, arrays: Weights) -> KnownImages:
-        """What `to_arrays` gave. Raises BundleError where the arrays cannot be that."""
+        """The inverse of `to_arrays`. Raises BundleError for other arrays."""
         found = {name: (array.dtype.name, array.shape[1:]) for name, array in arrays.items()}
         wanted = {"sha256": ("uint8", (HASH_BYTES,)), "thumbnails": ("uint8", (SIDE, SIDE))}
         if found != wanted:
-            raise BundleError(f"the list of images seen is damaged: it has {found}")
+            raise BundleError(f"the list of known images is damaged: it has {found}")
         return cls(arrays["sha256"], arrays["thumbnails"])
 
     def find(self, contents: Sequence[str], pictures: Array | None) -> Array:
-        """Which images are among those seen, str (n,): NEW, IDENTICAL (the same bytes) or NEAR (the
-        same picture, or one that cannot be told from it).
+        """Which images are known, str (n,): NEW, IDENTICAL (the same bytes) or NEAR (the same
+        picture, or an indistinguishable one).
 
         `contents`: SHA-256 as hexadecimal digits; `pictures`: thumbnails, uint8 (n, 32, 32), or
-        None to look for the same bytes alone. Images that are near to each other are near as one.
+        None to compare bytes only. Images that are near each other are all near if one is.
         """
         known = {row.tobytes() for row in self.hashes}
         identical = np.array([_start(each) in known for each in contents], bool)
@@ -67,7 +65,7 @@ class KnownImages:
         if pictures is not None and len(self.thumbnails) and not identical.all():
             kept = len(self.thumbnails)
             groups = group_images(
-                # No hash belongs to a thumbnail: each stands for itself.
+                # The hashes of the thumbnails are not kept.
                 [*(f"seen {number}" for number in range(kept)), *contents],
                 np.concatenate([self.thumbnails, pictures]),
             )
@@ -77,18 +75,17 @@ class KnownImages:
 
     @property
     def share(self) -> float:
-        """The share of the images whose thumbnails are there."""
+        """The share of the images with a thumbnail."""
         return len(self.thumbnails) / len(self.hashes) if len(self.hashes) else 0.0
 
     def is_affordable(self, images: int) -> bool:
-        """Whether the pictures of so many images may be compared."""
+        """Whether the pictures of this many images can be compared in reasonable time."""
         return images + len(self.thumbnails) <= MOST_COMPARED
 
 
 def remember(contents: Sequence[str], pictures: Array) -> KnownImages:
-    """What is kept of the images that a model is made with, from their SHA-256 and thumbnails.
-
-    Where there are too many, the thumbnails are those of every so many-th image.
+    """The known images, from their SHA-256 and thumbnails, uint8 (n, 32, 32): an even selection if
+    there are too many.
     """
     distinct = {content: row for row, content in reversed([*enumerate(contents)])}
     hashes = np.frombuffer(b"".join(map(_start, sorted(distinct))), np.uint8)
@@ -101,12 +98,11 @@ def remember(contents: Sequence[str], pictures: Array) -> KnownImages:
 def describe_known_images(
     found: Array | None, uris: Sequence[str], compared: float
 ) -> dict[str, Any]:
-    """What is said of images that a model was made with, in JSON's types.
+    """The known images of an evaluation, in JSON's types.
 
-    `found`: what KnownImages.find returned, None without the model; `compared`: with what
-    share of its pictures theirs were compared. `images`: how many of them there are, None where
-    that is not known; `identical` and `near`: of which kind, the latter None where no pictures were
-    compared; `uris`: each.
+    `found`: the result of KnownImages.find, None without the model; `compared`: the share of the
+    model's pictures that were compared. Returns the number of `images` (None if unknown), how many
+    are `identical` and `near` (None if no pictures were compared), and their `uris`.
     """
     if found is None:
         return {"images": None, "identical": None, "near": None, "compared": 0.0, "uris": []}

@@ -1,4 +1,4 @@
-"""A batch of pixels to features and logits by OpenVINO, the fastest there is on CPUs."""
+"""A batch of pixels to features and logits with OpenVINO, the fastest engine on CPUs."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from monkeyray.model.graph_cache import cached_graph
 from monkeyray.model.head import build_head
 from monkeyray.model.int8 import int8_model, refusal
 
-#: Goes up when what is built below becomes another graph.
+#: To be increased when the code below builds another graph.
 _GRAPH_VERSION = 1
 
-#: How OpenVINO calls the precisions. Left alone it takes bfloat16 wherever the CPU has it.
-#: What int8 leaves in floats is computed in float32.
+#: OpenVINO's precisions; by default it uses bfloat16 on CPUs that have it. The parts of an int8
+#: graph that are not quantised use float32.
 _PRECISIONS = {"float32": "f32", "mixed": "bf16", "int8": "f32"}
 
 
 class OpenVinoEngine:
     """Runs a network with preprocessing, backbone and head in one graph, in one stream.
 
-    It computes in as many threads as OMP_NUM_THREADS says, else in one.
+    It uses OMP_NUM_THREADS threads, one by default.
     """
 
     def __init__(self, network: Network, precision: str = "float32") -> None:
@@ -51,7 +51,7 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
             "INFERENCE_NUM_THREADS": int(os.environ.get("OMP_NUM_THREADS", "1")),
             "NUM_STREAMS": 1,
-            # Every process would pin its thread to the same first core.
+            # Every process would pin its thread to the first core.
             "ENABLE_CPU_PINNING": False,
         }
         model = int8_model(network, core) if precision == "int8" else _model(network, core)
@@ -70,10 +70,10 @@ class OpenVinoEngine:
         )
 
     def __call__(self, pixels: Array) -> tuple[Floats, Floats]:
-        """As TensorFlowEngine has it."""
+        """See TensorFlowEngine."""
         if not len(pixels):
             return self._empty
-        # Pixels are read where they are, and answers copied: the next call would overwrite them.
+        # Input is shared; outputs are copied, since the next call overwrites them.
         self._request.infer([np.ascontiguousarray(pixels)], share_inputs=True)
         features = self._request.get_output_tensor(0).data.copy()
         if not self._labels:
@@ -82,7 +82,7 @@ class OpenVinoEngine:
 
 
 def import_openvino() -> Any:
-    """OpenVINO. Raises ConfigError where it is not installed."""
+    """Import OpenVINO. Raises ConfigError if it is not installed."""
     try:
         with unreported():
             return importlib.import_module("openvino")
@@ -99,17 +99,17 @@ def unreported() -> contextlib.AbstractContextManager[None]:
 
 
 def convert(network: Network) -> Any:
-    """The openvino.Model of a network, converted from its graph in TensorFlow."""
+    """The openvino.Model of a network, converted from its TensorFlow graph."""
     openvino = import_openvino()
     with silence_stderr(), unreported():
         return openvino.convert_model(TensorFlowEngine(network).graph())
 
 
 def _model(network: Network, core: Any) -> Any:
-    """The openvino.Model of a network, from the cache of graphs where it is there."""
+    """The openvino.Model of a network, from the graph cache if possible."""
     openvino = import_openvino()
 
-    # Where Keras runs on TensorFlow already it cannot build the graph, which is converted then.
+    # If Keras already runs on TensorFlow, the graph is converted instead of exported.
     converted = "keras" in sys.modules and import_keras().backend.backend() == "tensorflow"
     key = {
         "openvino": openvino.__version__,
@@ -136,10 +136,10 @@ def _model(network: Network, core: Any) -> Any:
 
 
 def _export(network: Network, file: Path) -> None:
-    """Write a network as OpenVINO's files, by Keras on OpenVINO, which needs no TensorFlow."""
+    """Write a network as OpenVINO files, with Keras on OpenVINO, which needs no TensorFlow."""
     keras = import_keras("openvino")
     spec = BACKBONES[network.backbone]
-    # As OpenVINO computes: else every layer comes with two transpositions, at a third of the speed.
+    # OpenVINO's own layout: otherwise every layer has two transpositions, at a third of the speed.
     keras.config.set_image_data_format("channels_first")
     backbone = _reshaped(build_backbone(network.backbone, network.backbone_weights))
     ops, views, size = keras.ops, len(network.views), network.size
@@ -155,9 +155,8 @@ def _export(network: Network, file: Path) -> None:
 
 
 def _reshaped(backbone: Any) -> Any:
-    """The backbone with Reshape layers that leave the number of images open.
-
-    Keras's own asks for it at run time, and its OpenVINO backend answers wrongly in EfficientNetV2.
+    """The backbone with Reshape layers for a dynamic number of images: in EfficientNetV2, Keras's
+    own layer gets a wrong number from the OpenVINO backend.
     """
     keras = import_keras("openvino")
 

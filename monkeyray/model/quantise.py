@@ -1,4 +1,4 @@
-"""A backbone to int8 by NNCF: post-training quantisation, calibrated on images of the training."""
+"""Post-training quantisation of a backbone to int8 with NNCF, calibrated on training images."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ from monkeyray.model.int8 import to_arrays
 from monkeyray.model.openvino import OpenVinoEngine, convert, import_openvino, unreported
 from monkeyray.statistics.metrics import softmax, wilson
 
-#: Images that ranges and errors are measured on, as NNCF has it by default.
+#: Calibration images, NNCF's default.
 IMAGES = 300
 
-#: Of the comparison of speed: images in a batch, as scoring has it, and how often each precision
-#: has its turn.
+#: The speed comparison: images per batch, as in scoring, and rounds of each precision.
 _BATCH, _ROUNDS = 32, 7
 
 
@@ -44,29 +43,29 @@ class Quantised:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """The figures, and the `bytes` of the arrays."""
+        """The figures, with the `bytes` of the arrays."""
         size = sum(array.nbytes for array in self.arrays.values())
         return {"speed": self.speed, "cpu": self.cpu, "bytes": size, "seconds": self.seconds}
 
 
 def check_installed() -> None:
-    """Raise ConfigError where there is nothing to quantise with."""
+    """Raise ConfigError if NNCF or OpenVINO is not installed."""
     if any(importlib.util.find_spec(name) is None for name in ("openvino", "nncf")):
         raise ConfigError(
-            "--int8 is done by NNCF and OpenVINO, which are not installed here: pip install "
+            "--int8 needs NNCF and OpenVINO, which are not installed here: pip install "
             "'monkeyray[int8]' (scoring needs 'monkeyray[openvino]' alone), or drop --int8"
         )
 
 
 def quantise(network: Network, source: Callable[[], Array]) -> Quantised:
-    """The backbone of a network in int8, and how fast it is.
+    """Quantise the backbone of a network, and measure its speed.
 
-    `source`: gives some training images, uint8 (n, views, size, size, 3). To be called in a process
-    of its own, since NNCF and TensorFlow change what is around them. Raises ConfigError where NNCF
-    is not installed, and BundleError where OpenVINO cannot run what NNCF makes.
+    `source`: reads some training images, uint8 (n, views, size, size, 3). Call this in a fresh
+    process, since NNCF and TensorFlow change global state. Raises ConfigError if NNCF is not
+    installed, BundleError if OpenVINO cannot run the result.
     """
     check_installed()
-    os.environ["OMP_NUM_THREADS"] = "1"  # what the speed is said to be of
+    os.environ["OMP_NUM_THREADS"] = "1"  # the reported speed is of one thread
     import_keras()
     pixels, start = source(), time.monotonic()
     arrays = quantise_backbone(network, pixels)
@@ -78,7 +77,7 @@ def quantise(network: Network, source: Callable[[], Array]) -> Quantised:
 def quantise_backbone(network: Network, pixels: Array) -> Weights:
     """The backbone of a network in int8, calibrated on uint8 pixels (n, views, size, size, 3)."""
     openvino = import_openvino()
-    # Views one by one, as images are: statistics are taken image by image.
+    # NNCF takes statistics image by image.
     each = pixels.reshape(-1, 1, 1, *pixels.shape[2:])
     whole = convert(replace(network, head_weights=None))
     backbone = openvino.Model([whole.output(0)], whole.get_parameters(), "backbone")
@@ -89,11 +88,10 @@ def quantise_backbone(network: Network, pixels: Array) -> Weights:
         quantised = nncf.quantize(
             backbone,
             nncf.Dataset(each),
-            # Signed where values are signed, and not where a relu was: half as coarse.
+            # Signed only where values are: half as coarse after a relu.
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(each),
-            # Layer after layer, each with the errors of those before: MobileNet's features come to
-            # a cosine of 0.998 with those in float32, where the fast way leaves 0.987.
+            # Slower, but the features are much closer to float32.
             fast_bias_correction=False,
         )
         file = Path(folder) / "backbone.xml"
@@ -103,13 +101,13 @@ def quantise_backbone(network: Network, pixels: Array) -> Weights:
 
 @contextlib.contextmanager
 def _silent() -> Any:
-    """NNCF writes bars and lines to the terminal, whatever its level."""
+    """Silence NNCF, which writes to the terminal at any log level."""
     with silence_stderr(), unreported(), contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
 def _speed(network: Network, pixels: Array) -> dict[str, float]:
-    """Images a second of the network by precision: medians of rounds in which they take turns."""
+    """Images per second by precision: medians over rounds in which the precisions alternate."""
     batch = np.resize(pixels, (max(1, _BATCH // pixels.shape[1]), *pixels.shape[1:]))
     engines = {name: OpenVinoEngine(network, name) for name in ("float32", "int8")}
     rates: dict[str, list[float]] = {name: [] for name in engines}
@@ -124,13 +122,13 @@ def _speed(network: Network, pixels: Array) -> dict[str, float]:
 def compare(
     head: Weights, temperature: float, features: Array, quantised: Array, truth: Array
 ) -> dict[str, Any]:
-    """What int8 does to the labels of images that are no others than those of the test split.
+    """The effect of int8 on the labels of the test images.
 
-    `features`, `quantised`: float32 (n, views, width) in float32 and in int8; `truth`: label
-    indices (n,). Returns how many `images` there are; the `accuracy` in float32 and in int8; the
-    `agreement`, the share of images that have the same label in both, with its 95% interval; and
-    `score_change`, by how much the score of the likeliest label changes on average. All but the
-    first are None where there is no image.
+    `features`, `quantised`: (n, views, width), computed in float32 and in int8; `truth`: label
+    indices (n,). Returns the number of `images`; the `accuracy` in float32 and in int8; the
+    `agreement`, the share of images with the same label in both, and its 95% interval; and
+    `score_change`, the mean absolute change of the highest score. All but the first are None
+    without images.
     """
     names = ("float32", "int8")
     scores = {

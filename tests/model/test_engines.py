@@ -29,7 +29,7 @@ def test_int8_is_openvinos(monkeypatch: pytest.MonkeyPatch) -> None:
         ("tensorflow", False, "--engine tensorflow"),
         ("auto", True, "--gpu"),
     ):
-        with pytest.raises(ConfigError, match=f"{words} asks for something else"):
+        with pytest.raises(ConfigError, match=f"{words} excludes it"):
             choose_engine(asked, "int8", gpu)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     for asked in ("auto", "openvino"):

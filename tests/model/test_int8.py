@@ -99,7 +99,7 @@ def test_what_is_no_such_graph_is_told(
         (b"<!doctype html><p>404", constants, "cannot run the model's backbone in int8"),
         (graph, constants[: len(constants) // 2], "cannot run the model's backbone in int8"),
         (graph.replace(b'type="Convolution"', b'type="Unheard"'), constants, "cannot run"),
-        (other, b"", r"is damaged: it makes \[\('u8', \[-1, -1, 224, 224, 3\]\)\] of"),
+        (other, b"", r"is damaged: it maps .* to \[\('u8', \[-1, -1, 224, 224, 3\]\)\]"),
     )
     for xml, its, words in cases:
         with pytest.raises(BundleError, match=words):

@@ -176,7 +176,7 @@ def test_what_is_no_file_of_weights_says_what_to_give(tmp_path: Path) -> None:
     whole = tmp_path / "cut.h5"
     whole.write_bytes(legacy(built("mobilenet"), tmp_path / "m.h5").read_bytes()[:100_000])
     for name, message in {
-        "text.h5": "is no HDF5 file",
+        "text.h5": "is not HDF5",
         "table.h5": "holds no weights of a Keras network",
         "cut.h5": "does not fit mobilenet without its top: .*truncated",
         "model.keras": r"save_weights\('x\.weights\.h5'\)",
@@ -258,5 +258,5 @@ def test_weights_that_are_no_finite_numbers_are_refused(value: float, tmp_path: 
         kernel[0, 0, 3, 4] = value
         del file[key]
         file[key] = kernel
-    with pytest.raises(ConfigError, match=r"conv_pw_7/kernel has values that are no finite"):
+    with pytest.raises(ConfigError, match=r"conv_pw_7/kernel has values that are not finite"):
         load_weights("mobilenet", str(path), STORAGE)

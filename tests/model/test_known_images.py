@@ -80,7 +80,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_damaged_arrays(change: dict[str, Any]) -> None:
-    with pytest.raises(BundleError, match="list of images seen is damaged"):
+    with pytest.raises(BundleError, match="list of known images is damaged"):
         KnownImages.from_arrays(remember(*draw(3)).to_arrays() | change)
 
 

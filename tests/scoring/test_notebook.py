@@ -143,7 +143,7 @@ def test_a_model_is_loaded_as_asked(
         ({"threshold": 2}, "threshold is 2"),
         ({"engine": "torch"}, "engine is 'torch'"),
         ({"precision": "int4"}, "precision is 'int4'"),
-        ({"precision": "int8", "engine": "tensorflow"}, "--engine tensorflow asks for something"),
+        ({"precision": "int8", "engine": "tensorflow"}, "--engine tensorflow excludes it"),
         ({"views": 2}, "--views 2: this model was made for 1"),
     ],
 )
