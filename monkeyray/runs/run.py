@@ -197,7 +197,7 @@ class Run:
                 "images: this is a bug in MonkeyRay"
             )
         footer = {
-            "run": self.run_id,
+            "run_id": self.run_id,
             "plan": _hash(plan),
             "images": pc.count_distinct(table["uri"]).as_py(),
             "rows": table.num_rows,
@@ -227,7 +227,7 @@ class Run:
         """Whether _SUCCESS is there, and of this state of the run."""
         try:
             stored = json.loads(self.storage.read(join(self.uri, "_SUCCESS")).data)
-            return bool(stored["run"] == self.run_id)
+            return bool(stored["run_id"] == self.run_id)
         except (MissingError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
@@ -268,7 +268,7 @@ class Run:
             if left or (match and files.get(int(match[1])) != match[2]):
                 self.storage.delete(entry.uri)
         summary = {
-            "run": self.run_id,
+            "run_id": self.run_id,
             "planned": self.rows,
             "rows": rows,
             **{name: counts for name, counts in totals.items() if counts},
@@ -288,7 +288,7 @@ class Run:
             whole = metadata.num_rows == footer["rows"] == sum(footer["counts"]["status"].values())
         except (MissingError, OSError, pa.ArrowException, ValueError, KeyError, TypeError):
             return None
-        return dict(footer) if whole and footer["run"] == run_id else None
+        return dict(footer) if whole and footer["run_id"] == run_id else None
 
     def save(self, lease: Lease) -> Run:
         """Write _run.json, after the plan and only over the version it was read from.

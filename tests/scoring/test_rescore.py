@@ -54,8 +54,8 @@ def run(predictions: Path | str, model: str, output: Path | str, **options: Any)
     )
 
 
-def parts(place: Path) -> dict[str, pa.Table]:
-    """Each part's rows by its number."""
+def shards(place: Path) -> dict[str, pa.Table]:
+    """Each shard's rows by the beginning of its file's name."""
     return {path.name[:10]: pq.read_table(path) for path in sorted(place.glob("*.parquet"))}
 
 
@@ -66,7 +66,9 @@ def assert_same_but_predicted(new: dict[str, pa.Table], old: dict[str, pa.Table]
     """Same files, rows, order and types; columns that do not depend on a head are unchanged."""
     assert list(new) == list(old)
     for name, table in new.items():
-        assert table.schema.equals(old[name].schema, check_metadata=True)
+        assert table.schema.equals(old[name].schema)
+        version = b"monkeyray.schema_version"
+        assert table.schema.metadata[version] == old[name].schema.metadata[version]
         for column in set(table.column_names) - {*PREDICTED, "model_id", "predicted_at"}:
             assert table[column].equals(old[name][column]), column
 
@@ -123,7 +125,7 @@ def second(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     summary = run(embedded, trained.uri, out)
-    old, new = parts(embedded), parts(out)
+    old, new = shards(embedded), shards(out)
     assert len(old) == 22
     assert_same_but_predicted(new, old)
     assert_same_judgement(new, old)
@@ -141,8 +143,8 @@ def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_pat
         run(out, trained.uri, tmp_path / "again", threshold=0.9)
     run(out, trained.uri, tmp_path / "again", threshold=0.9, top_k="1", overwrite=True)
     assert len(list((tmp_path / "again").glob("*.parquet"))) == 22
-    again = pa.concat_tables(parts(tmp_path / "again").values())
-    assert_same_but_predicted(parts(tmp_path / "again"), old)
+    again = pa.concat_tables(shards(tmp_path / "again").values())
+    assert_same_but_predicted(shards(tmp_path / "again"), old)
     expected = [
         None if score is None else "accepted" if score >= np.float32(0.9) else "below_threshold"
         for score in again["score"].to_pylist()
@@ -156,7 +158,7 @@ def test_another_head_gives_what_scoring_with_it_gives(
     second: str, embedded: Path, tmp_path: Path
 ) -> None:
     run(embedded, second, tmp_path / "out", top_k="all")
-    old, new = parts(embedded), parts(tmp_path / "out")
+    old, new = shards(embedded), shards(tmp_path / "out")
     bundle = load_bundle(second, Storage())
     scorer = Scorer(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
     middle = functools.partial(decode, views=("middle",))
@@ -198,7 +200,7 @@ def test_it_goes_on_where_it_was(trained: Trained, embedded: Path, tmp_path: Pat
     assert summary.scored == 44 - summary.already > 0
     for name, data in kept.items():
         assert (out / name).read_bytes() == data
-    assert_same_judgement(parts(out), parts(embedded))
+    assert_same_judgement(shards(out), shards(embedded))
     # Nothing is left to do, and Ray is not needed to see that.
     assert run(embedded, trained.uri, out, store=StoreConfig(quiet=True)).scored == 0
 
@@ -214,8 +216,8 @@ def test_on_s3(trained: Trained, embedded: Path, s3: Storage) -> None:
         name[len(out) + 1 :][:10]: pq.read_table(pa.BufferReader(s3.read(name).data))
         for name in sorted(names)
     }
-    assert_same_but_predicted(new, parts(embedded))
-    assert_same_judgement(new, parts(embedded))
+    assert_same_but_predicted(new, shards(embedded))
+    assert_same_judgement(new, shards(embedded))
 
 
 def change(**values: Any) -> Callable[[Path], None]:
@@ -267,7 +269,7 @@ def test_what_cannot_be_rescored(
     assert not list(tmp_path.glob("out/*.parquet"))
 
 
-def test_a_part_that_is_gone_or_changed_is_told(
+def test_a_file_that_is_gone_or_changed_is_told(
     trained: Trained, embedded: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(embedded, tmp_path / "in")
@@ -278,9 +280,9 @@ def test_a_part_that_is_gone_or_changed_is_told(
     bundle = load_bundle(trained.uri, Storage())
     options = ScoreOptions(("middle",), 3, None, True, Limits())
     rescorer = Rescorer(old, PostProcessor(bundle, options), bundle.head_weights)
-    for part in (3, 4):
-        with pytest.raises(InputError, match=f"{names[part].name} is gone or was changed"):
-            list(rescorer(part, old.run.plan.read(part)))
+    for shard in (3, 4):
+        with pytest.raises(InputError, match=f"{names[shard].name} is gone or was changed"):
+            list(rescorer(shard, old.run.plan.read(shard)))
     (rows,) = rescorer(5, old.run.plan.read(5))
     assert rows.num_rows == 2
     head = {name: array.copy() for name, array in bundle.head_weights.items()}
@@ -299,7 +301,7 @@ def test_predictions_updated_meanwhile_are_refused(
 
     def update(*arguments: Any, **options: Any) -> None:
         stored = json.loads((tmp_path / "in" / "_run.json").read_text())
-        (tmp_path / "in" / "_run.json").write_text(json.dumps({**stored, "plan": "0123abcd"}))
+        (tmp_path / "in" / "_run.json").write_text(json.dumps({**stored, "ids": ["0123abcd"]}))
 
     monkeypatch.setattr("monkeyray.runs.workers.RayPool.run", update)
     with pytest.raises(InputError, match="updated meanwhile"):

@@ -419,9 +419,10 @@ def predictions(space: Workspace, place: Path, columns: Sequence[str] = ()) -> d
     right = sum(_right(row) for row in rows)
     named = columns or [name for name in schema.names if name not in {*_MOMENTARY, "sha256"}]
     run = space.json(place / "_run.json")
-    for key in ("sizes", "plan"):
+    for key in ("sizes", "ids"):
         run.pop(key, None)
     metadata = {k.decode(): v.decode() for k, v in (schema.metadata or {}).items()}
+    metadata.pop("monkeyray.shard", None)  # of one file, with the id of its run
     return {
         "files": space.names(place),
         "schema": [f"{column.name}: {column.type}" for column in schema],
