@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from monkeyray.console import Reporter
 from monkeyray.errors import InputError
-from monkeyray.images.decode import Limits
 from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
 from monkeyray.model.engine import Network
@@ -183,10 +182,7 @@ def _embed(
     engine = choose_engine(config.engine, "float32", config.gpu)
     with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
         workers = pool.count("workers", config.workers, config.gpu)
-        with reporter.bar("embedding images") as bar:
-            return FeatureCache(place, storage, network, engine=engine).get(
-                images, limits=Limits(), pool=pool, workers=workers, say=reporter.say, progress=bar
-            )
+        return FeatureCache(place, storage, network, engine).get(images, pool, workers, reporter)
 
 
 # -- The summary ---------------------------------------------------------------------------------

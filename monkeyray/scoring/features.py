@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Floats
-from monkeyray.console import Say
+from monkeyray.console import Reporter
 from monkeyray.errors import ObjectError, StorageError
 from monkeyray.images.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
 from monkeyray.images.decode import DECODE_VERSION, Limits, decode
@@ -31,6 +31,7 @@ from monkeyray.runs.run import MAY_PASS, read_parquet
 from monkeyray.runs.shards import Job
 from monkeyray.runs.workers import Pool
 from monkeyray.scoring.rows import scatter
+from monkeyray.scoring.work import run_pending
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import join
@@ -127,19 +128,11 @@ class FeatureCache:
         return table if len(last) == table.num_rows else table.take(last)
 
     def get(
-        self,
-        images: pa.Table,
-        *,
-        limits: Limits,
-        pool: Pool,
-        workers: WorkerCount,
-        say: Say,
-        progress: Callable[[int, dict[str, int]], None],
+        self, images: pa.Table, pool: Pool, workers: WorkerCount, reporter: Reporter
     ) -> Features:
         """The features of all images; the pool's workers compute those that are new or changed.
 
-        `progress` is called with the number of images to compute and the rows by status so far;
-        `say` as in Pool.run. Raises StorageError if another program deletes the cache meanwhile.
+        Raises StorageError if another program deletes the cache meanwhile.
         """
         cached = self.load()
         images = self._with_versions(images)
@@ -148,7 +141,7 @@ class FeatureCache:
         boxes = BOX_COLUMNS if self.padding is not None else ()
         todo = images.filter(missing).select(["uri", "size_bytes", "version", *boxes])
         if todo.num_rows:
-            self._compute(todo, limits, pool, workers, say, progress)
+            self._compute(todo, pool, workers, reporter)
             cached = self.load()
             where = _find(images, cached, fresh=todo["uri"])
         if cached is None or pc.any(pc.is_null(where)).as_py():
@@ -186,26 +179,17 @@ class FeatureCache:
         return images
 
     def _compute(
-        self,
-        todo: pa.Table,
-        limits: Limits,
-        pool: Pool,
-        workers: WorkerCount,
-        say: Say,
-        progress: Callable[[int, dict[str, int]], None],
+        self, todo: pa.Table, pool: Pool, workers: WorkerCount, reporter: Reporter
     ) -> None:
-        passes = {
-            entry.uri[len(self.place) + 1 :].split("/")[0]
-            for entry in self.storage.list(self.place)
-        }
-        place = join(
-            self.place, f"pass-{len(passes):05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
-        )
+        files = [entry.uri[len(self.place) + 1 :] for entry in self.storage.list(self.place)]
+        number = len({file.split("/")[0] for file in files})
+        name = f"pass-{number:05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
+        place = join(self.place, name)
         work = Work(
             make_mapper=functools.partial(Embedder, self.network, self.engine),
             storage=self.storage,
             size=self.network.size,
-            limits=limits,
+            limits=Limits(),
             batch_size=max(1, _BATCH // len(self.network.views)),
             decode=functools.partial(
                 decode, views=self.network.views, thumbnails=True, padding=self.padding or 0.0
@@ -216,14 +200,8 @@ class FeatureCache:
         with hold(place, self.storage, lambda line: None) as lease:
             sizes = shard_sizes(todo.num_rows, workers.workers, _ROWS_PER_FILE)
             run = create_run(place, lease, {"features": self.place}, listing, sizes)
-            pool.run(
-                Job("embedding", run, work, self.uri),
-                list(range(len(sizes))),
-                workers,
-                say,
-                lambda rows: progress(todo.num_rows, rows),
-                images=todo.num_rows,
-            )
+            job = Job("embedding", run, work, self.uri)
+            run_pending(job, lease, pool, workers, reporter)
 
 
 def unusable(features: Features) -> Counter[str]:

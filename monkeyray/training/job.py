@@ -15,7 +15,6 @@ from monkeyray.arrays import Array
 from monkeyray.console import Reporter
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
-from monkeyray.images.decode import Limits
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice, choose_engine
@@ -81,15 +80,7 @@ class Job:
         engine = engine or choose_engine(self.config.engine, "float32", gpu > 0)
         padding = self.config.box_padding if self.config.detections else None
         cache = FeatureCache(place, self.storage, network, engine, padding)
-        with self.reporter.bar("embedding images") as bar:
-            return cache.get(
-                images,
-                limits=Limits(),
-                pool=self.pool,
-                workers=replace(self.embedders, gpu=gpu),
-                say=self.reporter.say,
-                progress=bar,
-            )
+        return cache.get(images, self.pool, replace(self.embedders, gpu=gpu), self.reporter)
 
     def pixels(self, network: Network, data: Dataset) -> PixelSource:
         """The images themselves, decoded whenever they are needed."""

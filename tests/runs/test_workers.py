@@ -186,7 +186,7 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
     assert "44 rows, one per image" in done.stdout
     # What the libraries of a child say stays off the terminal.
     said = done.stderr.replace("\r", "\n").splitlines()
-    told = ("scoring: ", "embedding images: ")
+    told = ("scoring: ", "embedding: ")
     assert all(line.startswith(told) for line in said if line.strip()), done.stderr
 
     def rows(place: Path) -> list[dict[str, Any]]:

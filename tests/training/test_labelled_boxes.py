@@ -15,7 +15,7 @@ from PIL import Image
 
 from monkeyray.console import Reporter
 from monkeyray.errors import ConfigError, InputError
-from monkeyray.images.decode import Limits, decode
+from monkeyray.images.decode import decode
 from monkeyray.images.detections import parse_detections
 from monkeyray.model.backbones import load_weights
 from monkeyray.model.bundle import Bundle
@@ -182,10 +182,7 @@ def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Pat
         return pa.table(columns)
 
     def get() -> Features:
-        return cache.get(
-            images(LEFT), limits=Limits(), pool=MachinePool(), workers=WorkerCount(1),
-            say=Reporter(True).say, progress=lambda total, rows: None,
-        )  # fmt: skip
+        return cache.get(images(LEFT), MachinePool(), WorkerCount(1), Reporter(True))
 
     first = get()
     pixels = decode(path.read_bytes(), 224, bbox=LEFT).pixels[None]
