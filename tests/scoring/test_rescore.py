@@ -73,7 +73,7 @@ def assert_same_but_predicted(new: dict[str, pa.Table], old: dict[str, pa.Table]
             assert table[column].equals(old[name][column]), column
 
 
-def assert_same_judgement(new: dict[str, pa.Table], old: dict[str, pa.Table]) -> None:
+def assert_predicted_alike(new: dict[str, pa.Table], old: dict[str, pa.Table]) -> None:
     for name, table in new.items():
         for row, was in zip(table.to_pylist(), old[name].to_pylist(), strict=True):
             assert [row["label"], row["decision"]] == [was["label"], was["decision"]]
@@ -128,7 +128,7 @@ def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_pat
     old, new = shards(embedded), shards(out)
     assert len(old) == 22
     assert_same_but_predicted(new, old)
-    assert_same_judgement(new, old)
+    assert_predicted_alike(new, old)
     assert (summary.images, summary.scored, summary.already) == (44, 44, 0)
     assert summary.to_json()["statuses"] == {"ok": 42, "empty": 1, "unsupported": 1}
     again = parse("rescore", ["--config", str(out / "_config.toml")], "monkeyray").config
@@ -170,7 +170,7 @@ def test_another_head_gives_what_scoring_with_it_gives(
         scored[name] = scorer(
             Batch(plan, fetched), lambda batch: batch.decode(224, Limits(), middle)
         )
-    assert_same_judgement(new, scored)
+    assert_predicted_alike(new, scored)
     together, before = pa.concat_tables(new.values()), pa.concat_tables(old.values())
     assert set(together["model_id"].to_pylist()) == {bundle.model_id}
     assert {"accepted", "no_threshold"} <= set(together["decision"].to_pylist())
@@ -200,7 +200,7 @@ def test_it_goes_on_where_it_was(trained: Trained, embedded: Path, tmp_path: Pat
     assert summary.scored == 44 - summary.already > 0
     for name, data in kept.items():
         assert (out / name).read_bytes() == data
-    assert_same_judgement(shards(out), shards(embedded))
+    assert_predicted_alike(shards(out), shards(embedded))
     # Nothing is left to do, and Ray is not needed to see that.
     assert run(embedded, trained.uri, out, store=StoreConfig(quiet=True)).scored == 0
 
@@ -217,7 +217,7 @@ def test_on_s3(trained: Trained, embedded: Path, s3: Storage) -> None:
         for name in sorted(names)
     }
     assert_same_but_predicted(new, shards(embedded))
-    assert_same_judgement(new, shards(embedded))
+    assert_predicted_alike(new, shards(embedded))
 
 
 def change(**values: Any) -> Callable[[Path], None]:
@@ -244,7 +244,7 @@ def change(**values: Any) -> Callable[[Path], None]:
             change(views=["whole"]),
             r"the view whole of each image.* the view middle: .* --crop whole --views 1",
         ),
-        (change(schema_version=1), "no predictions of this version"),
+        (change(schema_version=1), "another version of MonkeyRay"),
         (lambda place: (place / "_SUCCESS").unlink(), r"not finished \(.*no _SUCCESS\)"),
         (lambda place: (place / "_run.json").unlink(), "no predictions in"),
         (lambda place: (place / "_run.json").write_text("{"), "damaged.*score the images again"),
@@ -269,7 +269,7 @@ def test_what_cannot_be_rescored(
     assert not list(tmp_path.glob("out/*.parquet"))
 
 
-def test_a_file_that_is_gone_or_changed_is_told(
+def test_a_file_that_is_gone_or_changed_is_refused(
     trained: Trained, embedded: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(embedded, tmp_path / "in")
@@ -314,5 +314,5 @@ def test_predictions_updated_meanwhile_are_refused(
     [("a", "m", "a"), ("a", "m", "a/b"), ("a/b", "m", "a"), ("a", "b/m", "b")],
 )
 def test_places_do_not_overlap(predictions: str, model: str, output: str) -> None:
-    with pytest.raises(ConfigError, match="one in the other"):
+    with pytest.raises(ConfigError, match="which may hold only the files of a run"):
         RescoreConfig(predictions=predictions, model=model, output=output)
