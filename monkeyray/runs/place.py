@@ -92,34 +92,22 @@ def create_run(
     uri: str,
     lease: Lease,
     identity: dict[str, Any],
-    listing: Listing,
-    sizes: list[int],
-    notes: dict[str, Any] | None = None,
-    *,
-    ending: str = "parquet",
-) -> Run:
-    """Write a new run's plan, and _run.json last, so that a plan is there whole or not at all."""
-    if sum(sizes) != listing.rows:
-        raise RunError(f"shards of {sum(sizes)} images for a plan of {listing.rows}")
-    return create_run_of_shards(
-        uri, lease, identity, listing.shards(sizes), sizes, notes, ending=ending
-    )
-
-
-def create_run_of_shards(
-    uri: str,
-    lease: Lease,
-    identity: dict[str, Any],
-    shards: Iterable[pa.Table],
+    rows: Listing | Iterable[pa.Table],
     sizes: Sequence[int],
     notes: dict[str, Any] | None = None,
     *,
     ending: str = "parquet",
 ) -> Run:
-    """`create_run` for a plan that is cut already; `shards`: in order, as long as `sizes` say."""
+    """Write a new run's plan, and _run.json last, so that a plan is there whole or not at all.
+
+    `rows`: a listing, or its shards in order; `sizes`: the rows of each shard.
+    """
+    if isinstance(rows, Listing):
+        assert rows.rows == sum(sizes)
+        rows = rows.shards(sizes)
     storage, run_id = lease.storage, new_id()
     plan = plan_of(uri, storage, run_id, sizes)
-    plan.write_all(shards)
+    plan.write_all(rows)
     return Run(uri, storage, (run_id,), identity, plan, notes or {}, ending=ending).save(lease)
 
 

@@ -159,15 +159,8 @@ class Run:
 
     def read_files(self, columns: list[str] | None = None) -> Iterator[tuple[int, pa.Table]]:
         """The newest file of each shard that has one, as shards and tables, in order."""
-        files = list(self.files().items())
-
-        def read(file: tuple[int, str]) -> tuple[int, pa.Table]:
-            return file[0], read_parquet(self.storage, self.file_uri(*file), columns)
-
-        with ThreadPoolExecutor(_READERS) as pool:
-            # A window, so that memory holds a few files and not all.
-            for start in range(0, len(files), 2 * _READERS):
-                yield from pool.map(read, files[start : start + 2 * _READERS])
+        for shard, run_id in self.files().items():
+            yield shard, read_parquet(self.storage, self.file_uri(shard, run_id), columns)
 
     def read_earlier(self, shard: int, plan: pa.Table) -> pa.Table | None:
         """The newest file of a shard by an earlier state of the run, None if there is none.

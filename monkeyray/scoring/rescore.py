@@ -16,7 +16,7 @@ from monkeyray.model.bundle import Bundle, load_bundle
 from monkeyray.options import HIDDEN_NAME, write_options
 from monkeyray.runs.cluster import check_places, connected
 from monkeyray.runs.lease import hold
-from monkeyray.runs.place import clear, create_run_of_shards, open_run
+from monkeyray.runs.place import clear, create_run, open_run
 from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
 from monkeyray.runs.shards import Job
@@ -54,7 +54,7 @@ def rescore(config: RescoreConfig) -> Summary:
                 clear(uri, lease)
             kept = [name for name in ("uri", "detection") if name in old.plan.schema().names]
             plans = (plan.select(kept) for _, plan in old.plan.read_all())
-            run = create_run_of_shards(uri, lease, identity, plans, old.plan.sizes)
+            run = create_run(uri, lease, identity, plans, old.plan.sizes)
         write_options(uri, config, storage, HIDDEN_NAME)
         scored = 0
         if run.pending():

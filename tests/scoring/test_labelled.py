@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
 from monkeyray.runs.lease import hold
-from monkeyray.runs.place import create_run_of_shards
+from monkeyray.runs.place import create_run
 from monkeyray.scoring.labelled import best_box_per_image, from_predictions
 from monkeyray.scoring.schema import SCHEMA_VERSION, prediction_schema
 from monkeyray.storage.store import Storage
@@ -42,7 +42,7 @@ def predictions(tmp_path: Path) -> Predictions:
         place = tmp_path / "predictions"
         plans = [pa.table({"uri": [uri for uri, _ in rows]}) for rows in ROWS]
         with hold(str(place), STORAGE, print) as lease:
-            run = create_run_of_shards(
+            run = create_run(
                 str(place), lease, IDENTITY | changed, plans, [len(rows) for rows in ROWS]
             )
             schema = prediction_schema(plans[0].schema)
