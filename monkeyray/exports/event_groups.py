@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.console import Advance
 from monkeyray.errors import RunError
-from monkeyray.exports.deployments import Deployments, SitePattern, origin
+from monkeyray.exports.job import Source
 from monkeyray.exports.rows import listed_labels
 from monkeyray.runs.reader import Predictions
-from monkeyray.storage.location import Location
 
 
 @dataclass(frozen=True)
@@ -110,35 +109,24 @@ def _digest(parts: tuple[str, ...]) -> bytes:
     return hashlib.sha256("\0".join(parts).encode()).digest()[:8]
 
 
-def survey(
-    predictions: Predictions,
-    root: Location,
-    pattern: SitePattern | None,
-    deployments: Deployments | None,
-    advance: Advance,
-) -> Survey:
+def survey(source: Source, advance: Advance) -> Survey:
     """Read the cameras and times in one pass.
 
     Only times of the same camera are compared, so no time zone is needed. Images without a single
     matching deployment are of the camera that the pattern finds.
     """
-    rows = predictions.rows
+    rows = source.predictions.rows
     cameras = np.zeros(rows, np.int64)
     times = np.zeros(rows, np.int64)
     timed, scored = np.zeros(rows, np.bool_), np.zeros(rows, np.bool_)
     numbers: dict[tuple[str, ...], int] = {_NO_NAME: 0}
     labels: set[str] = set()
     columns = ["uri", "label", "captured_at", "top_k"]
-    for part, table in numbered(predictions, columns, advance):
+    for part, table in numbered(source.predictions, columns, advance):
         labels |= listed_labels(table["top_k"])
         scored[part] = pc.is_valid(table["label"]).to_numpy()
         times[part], timed[part] = wall_times(table["captured_at"])
-        found = [
-            origin(root.relative(uri) or "", captured_at, pattern, deployments)
-            for uri, captured_at in zip(
-                table["uri"].to_pylist(), table["captured_at"].to_pylist(), strict=True
-            )
-        ]
+        found = source.origins(table)
         names = [each.camera or _NO_NAME for each in found]
         cameras[part] = [numbers.setdefault(name, len(numbers)) for name in names]
         offsets = [each.clock_offset // _MICROSECOND for each in found]

@@ -113,10 +113,10 @@ def bursts(config: BurstsConfig) -> Bursts:
             "without --detections"
         )
     taxa = read_taxa(config.taxonomy, storage, config.kinds()) if config.taxonomy else None
-    root = source.required_root()
+    source.required_root()
     reporter = config.store.reporter()
     with reporter.bar("finding bursts") as bar:
-        seen = survey(predictions, root, source.pattern, source.deployments, bar)
+        seen = survey(source, bar)
     groups = group_bursts(seen.cameras, seen.times, seen.alone, parse_gap(config.burst_gap))
     starts = seen.times[groups.first]
     roll_up = None

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from monkeyray.console import Advance
 from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.exports.camtrap_profile import Project
-from monkeyray.exports.deployments import Deployments, SitePattern, read_deployments
+from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin, read_deployments
 from monkeyray.exports.options import ExportConfig, PredictionsConfig
 from monkeyray.exports.taxonomy import Taxa
 from monkeyray.runs.reader import Predictions, open_predictions
@@ -46,6 +48,20 @@ class Source:
                 f"{self.predictions.uri} does not say where its images were: give --relative-to"
             )
         return self.root
+
+    def path(self, uri: str) -> str | None:
+        """The path of an image below the root, None if it is not below it."""
+        return None if self.root is None else self.root.relative(uri)
+
+    def origins(self, rows: pa.Table) -> list[Origin]:
+        """The origin of each row, from its uri and captured_at."""
+        if self.pattern is None and self.deployments is None:
+            return [Origin()] * rows.num_rows
+        columns = (rows["uri"].to_pylist(), rows["captured_at"].to_pylist())
+        return [
+            origin(self.path(uri) or "", captured_at, self.pattern, self.deployments)
+            for uri, captured_at in zip(*columns, strict=True)
+        ]
 
     def notes(self) -> Iterator[str]:
         """A note if the predictions are incomplete."""

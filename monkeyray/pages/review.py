@@ -14,7 +14,7 @@ from monkeyray.labels.names import read_label_names
 from monkeyray.options import write_options_beside
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review_page import Place, page_name, render_page
-from monkeyray.pages.review_rows import NEXT, Places, Shown, Wanted, read_review
+from monkeyray.pages.review_rows import NEXT, Shown, Wanted, read_review
 from monkeyray.pages.thumbnails import thumbnails
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import SCORED
@@ -74,11 +74,10 @@ def review(config: ReviewConfig) -> Review:
     source = open_source(config, storage, [first])
     predictions = source.predictions
     names = read_label_names(config.label_names, storage) if config.label_names else {}
-    # Without a pattern, paths are only displayed.
-    root = source.required_root() if source.pattern else source.root
-    places = Places(root, source.pattern, source.deployments)
+    if source.pattern:  # without one, paths are only displayed
+        source.required_root()
     wanted = _wanted(config, predictions, storage)
-    figures, rows = read_review(predictions, places, wanted, reporter.bar)
+    figures, rows = read_review(source, wanted, reporter.bar)
     pages = -(-len(rows) // config.images_per_page) or 1
     if pages > 1 and _is_file(config.output):
         raise InputError(

@@ -6,7 +6,6 @@ queries then count and choose from. Its memory is limited and does not grow with
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -20,14 +19,14 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.arrays import Array
-from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin
+from monkeyray.console import Advance
 from monkeyray.exports.event_groups import wall_times
+from monkeyray.exports.job import Source
 from monkeyray.exports.rows import listed_labels
 from monkeyray.images.boxes import PASSED
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import SCORED
 from monkeyray.statistics.selection import k_center, squared_distances, unit
-from monkeyray.storage.location import Location
 
 #: The sections, in the order in which they are shown.
 NEXT, UNCERTAIN, OUTLIERS, LABELS, PROBLEMS = "next", "uncertain", "outliers", "labels", "problems"
@@ -43,27 +42,30 @@ _COLUMNS = [
 ]  # fmt: skip
 _MICROSECOND = timedelta(microseconds=1)
 
-_SETTINGS = {"memory_limit": "512MB", "threads": 2, "autoinstall_known_extensions": False}
+_SETTINGS = {"memory_limit": "128MB", "threads": 2, "autoinstall_known_extensions": False}
 
-#: `number`: the row's place in the predictions.
+#: `number`: the row's place in the predictions. `content`: the identity of the image's bytes.
+#: `draw`: a number from their hash, which is as good as random.
 _TABLE = """
 CREATE TABLE predictions (
     number BIGINT, uri VARCHAR, status VARCHAR, error VARCHAR, label VARCHAR, decision VARCHAR,
     ood_score FLOAT, listed STRUCT(label VARCHAR, score FLOAT)[], taken TIMESTAMP, site VARCHAR,
-    sha256 VARCHAR, detection_conf FLOAT, detection_bbox FLOAT[])
+    conf FLOAT, bbox FLOAT[], content UHUGEINT, draw BIGINT)
+"""
+_INSERT = f"""
+    number, uri, status, error, label, decision, ood_score, top_k[1:{LISTED}], taken, site,
+    detection_conf, detection_bbox, md5_number(coalesce(sha256, uri)),
+    ('0x' || left(sha256, 13))::BIGINT
 """
 #: An image's rows are its boxes, and the most confident scored one stands for it.
 _BEST_BOXES = f"""
 CREATE TABLE best AS SELECT * FROM predictions QUALIFY row_number() OVER (
-    PARTITION BY uri ORDER BY if(status IN {SCORED}, coalesce(detection_conf, 0), -1) DESC, number
-) = 1
+    PARTITION BY uri ORDER BY if(status IN {SCORED}, coalesce(conf, 0), -1) DESC, number) = 1
 """
-#: `content`: the identity of the image's bytes. `margin`: how far the best label is ahead of the
-#: second; without a listed second, the smallest possible difference, which keeps the order of the
-#: scores.
+#: `margin`: how far the best label is ahead of the second; without a listed second, the smallest
+#: possible difference, which keeps the order of the scores.
 _VIEW = """
 CREATE VIEW images AS SELECT *,
-    coalesce(sha256, uri) AS content,
     coalesce(listed[1].score, 0)::DOUBLE AS first,
     coalesce(listed[2].score, 0)::DOUBLE AS second,
     first - if(second > 0, second, 1 - first) AS margin
@@ -109,29 +111,6 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Places:
-    """How sites and clock offsets are found: paths are relative to `root`; the site pattern and the
-    table of deployments are optional."""
-
-    root: Location | None = None
-    pattern: SitePattern | None = None
-    deployments: Deployments | None = None
-
-    def origins(self, uris: list[str], captured_at: list[str | None]) -> list[Origin] | None:
-        """The origins of images, None without a pattern or deployments."""
-        if self.pattern is None and self.deployments is None:
-            return None
-        return [
-            origin(self.path(uri) or "", time, self.pattern, self.deployments)
-            for uri, time in zip(uris, captured_at, strict=True)
-        ]
-
-    def path(self, uri: str) -> str | None:
-        """The path of an image below the root, None if it is not below it."""
-        return None if self.root is None else self.root.relative(uri)
-
-
-@dataclass(frozen=True)
 class Wanted:
     """How many images to show: of each label, and of each other section.
 
@@ -146,59 +125,53 @@ class Wanted:
 
 
 def read_review(
-    predictions: Predictions, places: Places, wanted: Wanted, bar: Callable[[str], Any]
+    source: Source, wanted: Wanted, bar: Callable[[str], Any]
 ) -> tuple[Figures, list[Shown]]:
     """The counts, and the images to show, each once, in the order of the sections.
 
     `bar` makes a progress bar from its title. Raises InputError for predictions that cannot be
     read.
     """
-    with tempfile.TemporaryDirectory(prefix="monkeyray-") as folder, _database(folder) as db:
-        with bar("reading predictions") as advance:
-            known = _load(db, predictions, places, advance)
-        figures = _figures(db, known)
-        numbers = _sections(db, predictions, wanted, bar)
-        return figures, _shown(db, places, numbers)
+    with tempfile.TemporaryDirectory(prefix="monkeyray-") as folder:
+        settings = {**_SETTINGS, "temp_directory": str(Path(folder) / "spill")}
+        with duckdb.connect(str(Path(folder) / "review.duckdb"), config=settings) as db:
+            with bar("reading predictions") as advance:
+                known = _load(db, source, advance)
+            figures = _figures(db, known)
+            numbers = _sections(db, source.predictions, wanted, bar)
+            return figures, _shown(db, source, numbers)
 
 
-@contextlib.contextmanager
-def _database(folder: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    settings = {**_SETTINGS, "temp_directory": str(Path(folder) / "spill")}
-    with duckdb.connect(str(Path(folder) / "review.duckdb"), config=settings) as db:
-        yield db
-
-
-def _load(
-    db: duckdb.DuckDBPyConnection, predictions: Predictions, places: Places, advance: Any
-) -> set[str]:
+def _load(db: duckdb.DuckDBPyConnection, source: Source, advance: Advance) -> set[str]:
     """Fill the table; returns all labels that rows list."""
-    boxes = ["detection_conf", "detection_bbox"] if predictions.box_columns else []
+    has_boxes = bool(source.predictions.box_columns)
+    boxes = [("detection_conf", pa.float32()), ("detection_bbox", pa.list_(pa.float32(), 4))]
+    columns = [*_COLUMNS, *(name for name, _ in boxes if has_boxes)]
     db.execute(_TABLE)
     known: set[str] = set()
     first = 0
     db.begin()
-    for table in predictions.tables([*_COLUMNS, *boxes], advance):
+    for table in source.predictions.tables(columns, advance):
+        rows = table.num_rows
         known |= listed_labels(table["top_k"])
+        origins = source.origins(table)
         times, timed = wall_times(table["captured_at"])
-        origins = places.origins(table["uri"].to_pylist(), table["captured_at"].to_pylist())
-        if origins is not None:
-            times = times + [each.clock_offset // _MICROSECOND for each in origins]
-            sites = pa.array([each.site for each in origins], pa.string())
-            table = table.append_column("site", sites)
-        following = first + table.num_rows
-        table = table.append_column("number", pa.array(range(first, following)))
-        table = table.append_column("taken", pa.array(times, pa.timestamp("us"), mask=~timed))
-        table = table.append_column("listed", table["top_k"]).drop_columns(["top_k", "captured_at"])
-        db.register("batch", table)
-        db.execute(
-            f"INSERT INTO predictions BY NAME SELECT * REPLACE (listed[1:{LISTED}] AS listed) "
-            "FROM batch"
-        )
-        first = following
+        times = times + [each.clock_offset // _MICROSECOND for each in origins]
+        made = {
+            "number": pa.array(range(first, first + rows)),
+            "taken": pa.array(times, pa.timestamp("us"), mask=~timed),
+            "site": pa.array([each.site for each in origins], pa.string()),
+            **{name: pa.nulls(rows, kind) for name, kind in boxes if not has_boxes},
+        }
+        for name, column in made.items():
+            table = table.append_column(name, column)
+        # Not a registered view, which would keep the rows in memory until the commit.
+        db.from_arrow(table).project(_INSERT).insert_into("predictions")
+        first += rows
     db.commit()
-    if boxes:
+    if has_boxes:
         db.execute(_BEST_BOXES)
-    db.execute(_VIEW.format(table="best" if boxes else "predictions"))
+    db.execute(_VIEW.format(table="best" if has_boxes else "predictions"))
     return known
 
 
@@ -235,44 +208,42 @@ def _sections(
     if wanted.select == "uncertain":
         following = _least(db, "margin", unlabelled, wanted.count)
     elif wanted.select == "diverse":
-        # Hashes are as good as random numbers.
-        candidates = _least(db, "left(sha256, 13)", unlabelled, CANDIDATES)
+        candidates = _least(db, "draw", unlabelled, CANDIDATES)
         following = _diverse(db, predictions, candidates, wanted.count, bar)
-    scored = f"status IN {SCORED}"
-    by_label = db.execute(f"""
-        SELECT number FROM (
-            SELECT label, number, sha256 FROM images WHERE label IS NOT NULL AND sha256 IS NOT NULL
-            QUALIFY row_number() OVER (PARTITION BY label, sha256 ORDER BY number) = 1)
-        QUALIFY row_number() OVER (
-            PARTITION BY label ORDER BY left(sha256, 13), number) <= {wanted.per_label}
-        ORDER BY label, left(sha256, 13), number""").fetchall()
     # One of each status, then the second of each. Many broken files are alike: empty.
     problems = db.execute(f"""
         SELECT number FROM images WHERE status NOT IN {(*SCORED, *PASSED)}
         ORDER BY row_number() OVER (PARTITION BY status ORDER BY number), number
         LIMIT {wanted.per_section}""").fetchall()
+    scored = f"status IN {SCORED}"
     return {
         NEXT: following,
         UNCERTAIN: _least(db, "margin", scored, wanted.per_section),
         OUTLIERS: _least(db, "-ood_score", "NOT isnan(ood_score)", wanted.per_section),
-        LABELS: [number for (number,) in by_label],
+        LABELS: _least(db, "draw", "label IS NOT NULL", wanted.per_label, by="label"),
         PROBLEMS: [number for (number,) in problems],
     }
 
 
-def _least(db: duckdb.DuckDBPyConnection, key: str, where: str, limit: int) -> list[int]:
-    """The numbers of the images with the smallest keys, in order, of each content the first."""
-    return [
-        number
-        for (number,) in db.execute(f"""
-            SELECT number FROM images WHERE {where} AND {key} IS NOT NULL
-            QUALIFY row_number() OVER (PARTITION BY content ORDER BY {key}, number) = 1
-            ORDER BY {key}, number LIMIT {limit}""").fetchall()
-    ]
+def _least(
+    db: duckdb.DuckDBPyConnection, key: str, where: str, limit: int, by: str = "NULL"
+) -> list[int]:
+    """The numbers of the images with the smallest keys, in order, the first of each content.
+
+    `by`: an expression; `limit` images for each of its values, in the order of the values.
+    """
+    rows = db.execute(f"""
+        SELECT number FROM (
+            SELECT number, {key} AS key, {by} AS part FROM images
+            WHERE {where} AND key IS NOT NULL
+            QUALIFY row_number() OVER (PARTITION BY part, content ORDER BY key, number) = 1)
+        QUALIFY row_number() OVER (PARTITION BY part ORDER BY key, number) <= {limit}
+        ORDER BY part, key, number""").fetchall()
+    return [number for (number,) in rows]
 
 
 def _shown(
-    db: duckdb.DuckDBPyConnection, places: Places, numbers: dict[str, list[int]]
+    db: duckdb.DuckDBPyConnection, source: Source, numbers: dict[str, list[int]]
 ) -> list[Shown]:
     sections: dict[int, dict[str, int]] = {}
     for section, members in numbers.items():
@@ -280,13 +251,12 @@ def _shown(
             sections.setdefault(number, {})[section] = rank
     names = "uri, status, error, decision, ood_score, site, taken"
     rows = db.execute(
-        f"SELECT number, listed, detection_bbox, {names} FROM images "
-        "WHERE number IN (SELECT unnest(?))",
+        f"SELECT number, listed, bbox, {names} FROM images WHERE number IN (SELECT unnest(?))",
         [list(sections)],
     ).fetchall()
     shown = {
         number: Shown(
-            path=places.path(values[0]) or values[0],
+            path=source.path(values[0]) or values[0],
             listed=tuple((each["label"], each["score"]) for each in listed or ()),
             bbox=None if bbox is None else tuple(bbox),
             sections=sections[number],

@@ -173,7 +173,7 @@ def test_nothing_is_written_over(place: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"select": "all"}, "uncertain or diverse"),
+        ({"select": "all"}, "one of uncertain, diverse"),
         ({"count": 0}, r"--count is 0: it must be at least 1 and at most 10000"),
         ({"images_per_page": 0}, "--images-per-page"),
         ({"labelled": ("x.csv",)}, "give --select too"),

@@ -10,10 +10,9 @@ import pytest
 
 import monkeyray.runs.reader
 from monkeyray.console import Reporter
-from monkeyray.exports.deployments import SitePattern, read_deployments
-from monkeyray.pages.review_rows import Figures, Places, Shown, Wanted, read_review
-from monkeyray.runs.reader import open_predictions
-from monkeyray.storage.location import Location
+from monkeyray.exports.job import open_source
+from monkeyray.pages.options import ReviewConfig
+from monkeyray.pages.review_rows import Figures, Shown, Wanted, read_review
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
 
@@ -39,9 +38,9 @@ ROWS = [
 ]
 
 
-def look(place: Path, places: Places, wanted: Wanted) -> tuple[Figures, list[Shown]]:
-    predictions = open_predictions(str(place), Storage(), partial=False)
-    return read_review(predictions, places, wanted, Reporter(quiet=True).bar)
+def look(place: Path, wanted: Wanted, **options: Any) -> tuple[Figures, list[Shown]]:
+    config = ReviewConfig(predictions=str(place), output=str(place.parent / "o.html"), **options)
+    return read_review(open_source(config, Storage(), []), wanted, Reporter(quiet=True).bar)
 
 
 def section(rows: list[Shown], name: str) -> list[str]:
@@ -60,7 +59,7 @@ def place(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 def test_sections(place: Path) -> None:
     wanted = Wanted(1, 2, "uncertain", 3, labelled={"/x/B/1/d.jpg"})
-    figures, rows = look(place, Places(Location.of("/x")), wanted)
+    figures, rows = look(place, wanted)
     # Of what can be trained on and has no label, the least sure first; of equal ones the earlier.
     assert section(rows, "next") == ["A/1/b.jpg", "g.jpg", "A/1/a.jpg"]
     assert section(rows, "uncertain") == ["B/1/d.jpg", "B/1/g.jpg"]
@@ -87,9 +86,8 @@ def test_sites_and_times_by_deployments(place: Path, tmp_path: Path) -> None:
     table.write_text(
         "deployment_id,site,camera,time_zone,clock_offset\nd1,A,1,+01:00,1:00:00\nd2,B,1,UTC,\n"
     )
-    pattern = SitePattern("{site}/{camera}/*")
-    deployments = read_deployments(str(table), Storage(), pattern)
-    figures, rows = look(place, Places(Location.of("/x"), pattern, deployments), Wanted(9, 9))
+    options = {"site_pattern": "{site}/{camera}/*", "deployments": str(table)}
+    figures, rows = look(place, Wanted(9, 9), **options)
     assert figures.sites == {"A": 3, "B": 4}
     assert figures.hours["fox"].nonzero()[0].tolist() == [0, 6]
     first = next(row for row in rows if row.path == "A/1/a.jpg")
@@ -101,6 +99,6 @@ def test_the_same_bytes_are_shown_once(tmp_path: Path) -> None:
     rows = [scores(f"{i}.jpg", ("fox", 0.5), ("owl", 0.25), sha256=sha("same")) for i in range(4)]
     rows += [{"uri": f"/x/{i}.jpg", "status": "empty", "sha256": sha("")} for i in (7, 8)]
     predict(tmp_path / "p", rows, images="/x", sizes=[2, 4])
-    _, shown = look(tmp_path / "p", Places(Location.of("/x")), Wanted(3, 3, "uncertain", 3))
+    _, shown = look(tmp_path / "p", Wanted(3, 3, "uncertain", 3))
     # Broken files are none that anybody labels twice.
     assert [row.path for row in shown] == ["0.jpg", "7.jpg", "8.jpg"]
