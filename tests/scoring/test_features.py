@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pytest
+from PIL import Image
 
+from monkeyray.arrays import Array, Floats
+from monkeyray.console import Reporter
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engine import Network
+from monkeyray.model.engines import EngineChoice
+from monkeyray.runs.cluster import WorkerCount
+from monkeyray.runs.decode_process import Work
+from monkeyray.runs.fetch import Batch, fetch
+from monkeyray.runs.shards import Job
 from monkeyray.scoring.features import FeatureCache, _find
 from monkeyray.storage.store import Storage
 
@@ -67,3 +78,57 @@ def test_a_weight_that_differs_makes_another_cache() -> None:
         for views in (("middle",), ("whole",))
     }
     assert len(places) == 8
+
+
+class InProcess:
+    """A pool that makes shards here; `opened` counts its images."""
+
+    opened = 0
+
+    def count(self, option: str, asked: int | None, gpu: bool) -> WorkerCount:
+        return WorkerCount(1)
+
+    def run(self, job: Job, shards: list[int], *rest: Any, **named: Any) -> Counter[str]:
+        assert isinstance(job.work, Work)
+        mapper, work = job.work.make_mapper(), job.work
+        for shard in shards:
+            plan = job.run.plan.read(shard)
+            fetched = [fetch(STORAGE, uri, None, work.limits) for uri in plan["uri"].to_pylist()]
+            table = mapper(
+                Batch(plan, fetched),
+                lambda batch: batch.decode(work.size, work.limits, work.decode),
+            )
+            job.run.publish(shard, plan, table)
+            self.opened += plan.num_rows
+        return Counter()
+
+
+def test_an_image_is_opened_once_for_each_of_its_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def engine(pixels: Array) -> tuple[Floats, None]:
+        return pixels.mean(axis=(2, 3), dtype=np.float32), None
+
+    monkeypatch.setattr(EngineChoice, "build", lambda choice, network: engine)
+    network = Network("mobilenet", {"0": np.zeros(1, np.float32)}, ("middle", "middle-mirrored"))
+    cache, pool = FeatureCache(str(tmp_path / "features"), STORAGE, network), InProcess()
+
+    def get(*names: str) -> Any:
+        paths = [str(tmp_path / name) for name in names]
+        listed = images(*((path, None, None) for path in paths))
+        return cache.get(listed, pool, WorkerCount(1), Reporter(True))
+
+    for name, colour in (("a.png", "red"), ("b.png", "lime")):
+        Image.new("RGB", (300, 200), colour).save(tmp_path / name)
+    (tmp_path / "c.png").write_bytes(b"")
+    first = get("a.png", "c.png")
+    assert first.table["status"].to_pylist() == ["ok", "empty"]
+    assert first.vectors.tolist() == [[[255, 0, 0]] * 2, [[0, 0, 0]] * 2]
+    assert (first.found, pool.opened) == (0, 2)
+    second = get("b.png", "c.png", "a.png")
+    assert second.vectors[:, 0].tolist() == [[0, 255, 0], [0, 0, 0], [255, 0, 0]]
+    assert (second.found, pool.opened) == (2, 3)
+    Image.new("RGB", (301, 200), "blue").save(tmp_path / "a.png")
+    third = get("a.png", "b.png")
+    assert third.vectors[:, 0].tolist() == [[0, 0, 255], [0, 255, 0]]
+    assert (third.found, pool.opened) == (1, 4)
