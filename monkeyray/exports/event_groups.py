@@ -154,7 +154,7 @@ def numbered(
             yield part, table
     if row != predictions.rows:
         raise RunError(
-            f"{predictions.run.uri} has {row} rows for {predictions.rows} planned images: it was "
+            f"{predictions.uri} has {row} rows for {predictions.rows} planned images: it was "
             "changed by another program; run the scoring command again"
         )
 

@@ -97,7 +97,7 @@ def review(config: ReviewConfig) -> Review:
             pictures = _pictures(mine, config.thumbnail_pixels, storage, padding)
             unseen += sum(picture is None for picture in pictures.values())
             place = Place(
-                predictions.run.uri, predictions.images, made_by, kept_as, number, pages,
+                predictions.uri, predictions.images, made_by, kept_as, number, pages,
                 boxes=bool(boxes),
             )  # fmt: skip
             page = render_page(figures, mine, pictures, names, place)
@@ -125,7 +125,7 @@ def _page(config: ReviewConfig, number: int) -> Location:
 def _wanted(config: ReviewConfig, predictions: Predictions, storage: Storage) -> Wanted:
     if config.select == "diverse" and not predictions.run.identity.get("embeddings"):
         raise InputError(
-            f"--select diverse compares embeddings, and {predictions.run.uri} has none: score "
+            f"--select diverse compares embeddings, and {predictions.uri} has none: score "
             "the images with --embeddings, or use --select uncertain"
         )
     labelled: set[str] = set()

@@ -18,7 +18,7 @@ from typing import Any
 from monkeyray.console import Say, follow_root, silence_stderr
 from monkeyray.environment import environment
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.storage.location import normalise, scheme
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 _WAIT_LINE_SECONDS = 30.0
@@ -44,7 +44,7 @@ def in_submitted_job() -> bool:
 
 def check_relative(option: str, uri: str | None) -> None:
     """Refuse a relative path in a submitted job, whose working folder is deleted at the end."""
-    if uri is None or scheme(uri) != "file" or uri.startswith(("/", "~", "file:")):
+    if uri is None or not Location.of(uri).is_local or uri.startswith(("/", "~", "file:")):
         return
     if in_submitted_job():
         raise ConfigError(
@@ -60,7 +60,7 @@ def check_places(config: Any, storage: Storage, *options: str) -> None:
         place = getattr(config, option)
         if place is not None:
             check_relative(option, place)
-            storage.check_reachable(normalise(place))
+            storage.check_reachable(Location.parse(place))
 
 
 def is_asked_for(address: str | None) -> bool:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from monkeyray.errors import ConflictError, LeaseError, MissingError, StorageError
-from monkeyray.storage.location import join
+from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Blob
 from monkeyray.storage.store import Storage
 
@@ -42,7 +42,7 @@ _FORMAT = 2
 class Lease:
     """The right to write into a place, as long as its file holds this token."""
 
-    place: str
+    place: Location
     storage: Storage
     token: str
 
@@ -57,20 +57,20 @@ class Lease:
     def is_held(self) -> bool:
         """Whether the lease is still this one."""
         try:
-            content = json.loads(self.storage.read(join(self.place, NAME)).data)
+            content = json.loads(self.storage.read(self.place / NAME).data)
             return bool(content["token"] == self.token)
         except (MissingError, ValueError, KeyError, TypeError, RecursionError):
             return False
 
 
 @contextlib.contextmanager
-def hold(place: str, storage: Storage, say: Callable[[str], None]) -> Iterator[Lease]:
+def hold(place: Location, storage: Storage, say: Callable[[str], None]) -> Iterator[Lease]:
     """Hold the lease of a place, renewed by a thread.
 
     Raises LeaseError if a live run has it. If that cannot be seen at once, it waits for up to
     LAPSE_SECONDS, and says so.
     """
-    uri = join(place, NAME)
+    file = place / NAME
     lease = Lease(place, storage, uuid.uuid4().hex)
     content: dict[str, Any] = {
         "format": _FORMAT,
@@ -81,7 +81,7 @@ def hold(place: str, storage: Storage, say: Callable[[str], None]) -> Iterator[L
         "renewals": 0,
     }
     brief = replace(lease, storage=replace(storage, patience_seconds=_PATIENCE_SECONDS))
-    _acquire(uri, storage, content, say)
+    _acquire(file, storage, content, say)
     stop = threading.Event()
 
     def renew() -> None:
@@ -91,7 +91,7 @@ def hold(place: str, storage: Storage, say: Callable[[str], None]) -> Iterator[L
                 if not brief.is_held():
                     return  # the next check of the job tells
                 content["renewals"] += 1
-                brief.storage.write(uri, _bytes(content))
+                brief.storage.write(file, _bytes(content))
 
     thread = threading.Thread(target=renew, daemon=True, name="lease")
     thread.start()
@@ -103,41 +103,40 @@ def hold(place: str, storage: Storage, say: Callable[[str], None]) -> Iterator[L
         # If the store does not answer any more, the job's own error is the one to tell.
         with contextlib.suppress(StorageError):
             if brief.is_held():
-                brief.storage.delete(uri)
+                brief.storage.delete(file)
 
 
 def _acquire(
-    uri: str, storage: Storage, content: dict[str, Any], say: Callable[[str], None]
+    file: Location, storage: Storage, content: dict[str, Any], say: Callable[[str], None]
 ) -> None:
     while True:
         with contextlib.suppress(ConflictError):
-            storage.create(uri, _bytes(content))
+            storage.create(file, _bytes(content))
             return
         try:
-            seen = storage.read(uri)
+            seen = storage.read(file)
         except MissingError:
             time.sleep(0.2)
             continue  # given back just now
         if not _has_exited(seen):
-            _watch(uri, storage, seen, say)
-        storage.delete(uri)
+            _watch(file, storage, seen, say)
+        storage.delete(file)
 
 
-def _watch(uri: str, storage: Storage, seen: Blob, say: Callable[[str], None]) -> None:
+def _watch(file: Location, storage: Storage, seen: Blob, say: Callable[[str], None]) -> None:
     """Return once a lease has not been renewed for LAPSE_SECONDS."""
     start = time.monotonic()
     said = False
     while (waited := time.monotonic() - start) < LAPSE_SECONDS:
         time.sleep(1)
         try:
-            now = storage.read(uri)
+            now = storage.read(file)
         except MissingError:
             return
         if now.version != seen.version:
             owner = _owner(now)
             raise LeaseError(
-                f"another run ({owner}) is writing into {uri.rpartition('/')[0]}: wait for it, or "
-                "stop it"
+                f"another run ({owner}) is writing into {file.parent}: wait for it, or stop it"
             )
         if waited > 2 * RENEW_SECONDS and not said:
             said = True

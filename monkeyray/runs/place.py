@@ -16,7 +16,7 @@ from monkeyray.runs.lease import NAME as LEASE
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.plan import Listing
 from monkeyray.runs.run import FILE_NAME, Redo, Run, new_id, plan_of
-from monkeyray.storage.location import is_local, join
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 #: Names of files that we write into a place, beside the lease.
@@ -28,13 +28,13 @@ _ID = re.compile(r"[0-9a-f]{8}")
 _THREADS = 16
 
 
-def read_run(uri: str, storage: Storage, remedy: str) -> Run | None:
+def read_run(place: Location, storage: Storage, remedy: str) -> Run | None:
     """The run in a place as its _run.json describes it; None if there is none.
 
     Raises RunError, with the `remedy`, if _run.json is damaged or of another version.
     """
     try:
-        blob = storage.read(join(uri, "_run.json"))
+        blob = storage.read(place / "_run.json")
     except MissingError:
         return None
     try:
@@ -46,24 +46,24 @@ def read_run(uri: str, storage: Storage, remedy: str) -> Run | None:
             int(shard): rows if rows is None else [int(row) for row in rows]
             for shard, rows in stored["redo"].items()
         }
-        plan = plan_of(uri, storage, ids[-1], stored["sizes"])
+        plan = plan_of(place, storage, ids[-1], stored["sizes"])
         identity, notes = dict(stored["identity"]), dict(stored["notes"])
-        return Run(uri, storage, ids, identity, plan, notes, redo, blob.version)
+        return Run(place, storage, ids, identity, plan, notes, redo, blob.version)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(
-            f"{uri}/_run.json is damaged or of another version of MonkeyRay: {remedy}"
+            f"{place}/_run.json is damaged or of another version of MonkeyRay: {remedy}"
         ) from error
 
 
-def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None:
+def open_run(place: Location, storage: Storage, identity: dict[str, Any]) -> Run | None:
     """The run in a place, to go on with; None if the place is empty.
 
     Raises RunError if the place holds a run of another identity, naming what differs, or files that
     belong to no run.
     """
-    run = read_run(uri, storage, "choose another place, or start anew with --overwrite")
+    run = read_run(place, storage, "choose another place, or start anew with --overwrite")
     if run is None:
-        _check_empty(uri, storage)
+        _check_empty(place, storage)
         return None
     different = [
         f"{key} is {identity.get(key)!r}, was {run.identity.get(key)!r}"
@@ -72,24 +72,24 @@ def open_run(uri: str, storage: Storage, identity: dict[str, Any]) -> Run | None
     ]
     if different:
         raise RunError(
-            f"{uri} holds another run: {'; '.join(different)}. Choose another place, or replace "
+            f"{place} holds another run: {'; '.join(different)}. Choose another place, or replace "
             "it with --overwrite"
         )
     return run
 
 
-def _check_empty(uri: str, storage: Storage) -> None:
-    for entry in storage.list(uri):
-        name = entry.uri[len(uri) + 1 :]
+def _check_empty(place: Location, storage: Storage) -> None:
+    for entry in storage.list(place):
+        name = place.relative(entry.uri) or ""
         if name != LEASE and (not _OURS.fullmatch(name) or FILE_NAME.fullmatch(name)):
             raise RunError(
-                f"{uri} is not empty and holds no run (it has {name}): choose an empty place, or "
+                f"{place} is not empty and holds no run (it has {name}): choose an empty place, or "
                 "delete it there"
             )
 
 
 def create_run(
-    uri: str,
+    place: Location,
     lease: Lease,
     identity: dict[str, Any],
     rows: Listing | Iterable[pa.Table],
@@ -106,46 +106,46 @@ def create_run(
         assert rows.rows == sum(sizes)
         rows = rows.shards(sizes)
     storage, run_id = lease.storage, new_id()
-    plan = plan_of(uri, storage, run_id, sizes)
+    plan = plan_of(place, storage, run_id, sizes)
     plan.write_all(rows)
-    return Run(uri, storage, (run_id,), identity, plan, notes or {}, ending=ending).save(lease)
+    return Run(place, storage, (run_id,), identity, plan, notes or {}, ending=ending).save(lease)
 
 
-def clear(uri: str, lease: Lease) -> None:
+def clear(place: Location, lease: Lease) -> None:
     """Delete everything of a run but its lease, beginning with _SUCCESS and _run.json, so that its
     workers stop.
 
     Raises RunError, and deletes nothing, if there are files of anything else.
     """
     storage = lease.storage
-    names = [entry.uri[len(uri) + 1 :] for entry in storage.list(uri)]
+    names = [place.relative(entry.uri) or "" for entry in storage.list(place)]
     strange = [
         name
         for name in names
-        if name != LEASE and (not _OURS.fullmatch(name) or _leads_out(uri, name))
+        if name != LEASE and (not _OURS.fullmatch(name) or _leads_out(place, name))
     ]
     if strange:
         raise RunError(
-            f"{uri} holds other files than predictions ({len(strange)}, such as {strange[0]}), "
+            f"{place} holds other files than predictions ({len(strange)}, such as {strange[0]}), "
             "which --overwrite does not delete: choose another place"
         )
     lease.check()
     for name in ("_SUCCESS", "_run.json"):
-        storage.delete(join(uri, name))
+        storage.delete(place / name)
     with ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(storage.delete, (join(uri, name) for name in names if name != LEASE)))
+        list(pool.map(storage.delete, (place / name for name in names if name != LEASE)))
 
 
 def delete_plan(run: Run) -> None:
     """Delete the plan of a run that has a successor."""
     for entry in list(run.storage.list(run.plan.folder)):
-        if not _leads_out(run.uri, entry.uri[len(run.uri) + 1 :]):
+        if not _leads_out(run.place, run.place.relative(entry.uri) or ""):
             run.storage.delete(entry.uri)
 
 
-def _leads_out(uri: str, name: str) -> bool:
+def _leads_out(place: Location, name: str) -> bool:
     """Whether a file below a place is elsewhere, because a folder on the way is a link."""
-    if not is_local(uri) or "/" not in name:
+    if not place.is_local or "/" not in name:
         return False
-    folder = Path(join(uri, name)).parent.resolve()
-    return not folder.is_relative_to(Path(uri).resolve())
+    folder = Path((place / name).path).parent.resolve()
+    return not folder.is_relative_to(Path(place.path).resolve())

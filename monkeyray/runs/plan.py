@@ -22,7 +22,7 @@ import pyarrow.ipc
 from monkeyray.arrays import Flags, Hashes
 from monkeyray.images.boxes import has_boxes
 from monkeyray.storage.keys import first_of_each, string_keys
-from monkeyray.storage.location import join
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 SHARDS_PER_FILE = 16
@@ -35,7 +35,7 @@ class Plan:
     """A plan in its own folder, which is written once. `sizes`: the number of rows of each shard,
     in order."""
 
-    folder: str
+    folder: Location
     storage: Storage
     sizes: tuple[int, ...]
 
@@ -87,8 +87,8 @@ def _open_file(plan: Plan, file: int) -> Iterator[Any]:
         yield reader
 
 
-def _file_uri(plan: Plan, file: int) -> str:
-    return join(plan.folder, f"plan-{file:05d}.arrow")
+def _file_uri(plan: Plan, file: int) -> Location:
+    return plan.folder / f"plan-{file:05d}.arrow"
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class Predictions:
     @property
     def uri(self) -> str:
         """The folder or prefix that they are in."""
-        return self.run.uri
+        return str(self.run.place)
 
     @property
     def images(self) -> str | None:
@@ -115,7 +115,7 @@ def open_predictions(
     """
     place = Location.parse(uri)
     try:
-        run = read_run(str(place), storage, "score the images again with this version")
+        run = read_run(place, storage, "score the images again with this version")
     except RunError as error:
         raise InputError(str(error)) from error
     if run is None:

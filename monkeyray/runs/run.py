@@ -48,7 +48,7 @@ from monkeyray.errors import ConfigError, ConflictError, LeaseError, MissingErro
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.plan import Plan, row_keys, same_rows
 from monkeyray.storage.keys import _json, sha256
-from monkeyray.storage.location import is_local, join
+from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Entry
 from monkeyray.storage.store import Storage
 
@@ -74,7 +74,7 @@ class Run:
     """A run in its place. `ids`: its own last, before it those of earlier states whose files still
     count, oldest first. `redo`: the rows of earlier files that it makes again."""
 
-    uri: str
+    place: Location
     storage: Storage
     ids: tuple[str, ...]
     identity: dict[str, Any]
@@ -103,22 +103,22 @@ class Run:
         """Raise LeaseError unless the place still belongs to this run."""
         if self._id_in_place() != self.run_id:
             raise LeaseError(
-                f"{self.uri} was taken over by another run while this one did not answer: "
+                f"{self.place} was taken over by another run while this one did not answer: "
                 "nothing is lost, let that one go on"
             )
 
     def check_shared(self) -> None:
         """Raise ConfigError if this process does not see the run at all: the place is a local path
         that not every node mounts. Workers ask this before their first shard."""
-        if is_local(self.uri) and self._id_in_place() is None:
+        if self.place.is_local and self._id_in_place() is None:
             raise ConfigError(
-                f"{self.uri} is a local path that not every worker sees: give s3://… or another "
+                f"{self.place} is a local path that not every worker sees: give s3://… or another "
                 "store, or a disk that all nodes mount"
             )
 
     def _id_in_place(self) -> str | None:
         try:
-            return str(json.loads(self.storage.read(join(self.uri, "_run.json")).data)["ids"][-1])
+            return str(json.loads(self.storage.read(self.place / "_run.json").data)["ids"][-1])
         except (MissingError, ValueError, KeyError, TypeError, IndexError, RecursionError):
             return None
 
@@ -126,17 +126,17 @@ class Run:
 
     def file_uri(self, shard: int, run_id: str | None = None) -> str:
         """The file of a shard, as this run or an earlier state of it makes it."""
-        return join(self.uri, f"part-{shard:05d}-{run_id or self.run_id}.{self.ending}")
+        return str(self.place / f"part-{shard:05d}-{run_id or self.run_id}.{self.ending}")
 
     def files(self) -> dict[int, str]:
         """The shards that have a file, in order, each with the id in the name of its newest."""
-        return self._newest(self.storage.list(self.uri))
+        return self._newest(self.storage.list(self.place))
 
     def _newest(self, entries: Iterable[Entry]) -> dict[int, str]:
         ages = {run_id: age for age, run_id in enumerate(self.ids)}
         found: dict[int, int] = {}
         for entry in entries:
-            match = FILE_NAME.fullmatch(entry.uri[len(self.uri) + 1 :])
+            match = FILE_NAME.fullmatch(self.place.relative(entry.uri) or "")
             if match and match[2] in ages and match[3] == self.ending:
                 shard = int(match[1])
                 if shard < len(self.plan.sizes):
@@ -214,12 +214,12 @@ class Run:
     def reopen(self, lease: Lease) -> None:
         """Withdraw _SUCCESS, before anything changes."""
         lease.check()
-        self.storage.delete(join(self.uri, "_SUCCESS"))
+        self.storage.delete(self.place / "_SUCCESS")
 
     def is_finished(self) -> bool:
         """Whether _SUCCESS is there, and of this state of the run."""
         try:
-            stored = json.loads(self.storage.read(join(self.uri, "_SUCCESS")).data)
+            stored = json.loads(self.storage.read(self.place / "_SUCCESS").data)
             return bool(stored["run_id"] == self.run_id)
         except (MissingError, ValueError, KeyError, TypeError, RecursionError):
             return False
@@ -233,7 +233,7 @@ class Run:
         """
         lease.check()
         self.check()
-        entries = list(self.storage.list(self.uri))
+        entries = list(self.storage.list(self.place))
         files = self._newest(entries)
         totals = {name: Counter[str]() for name in COUNTED}
         rows = 0
@@ -248,14 +248,14 @@ class Run:
                     totals[name].update(counts)
         if self._pending(files):
             raise RunError(
-                f"{self.uri} has {rows} rows for {self.rows} planned images: files were removed by "
-                "another program; run the same command again"
+                f"{self.place} has {rows} rows for {self.rows} planned images: files were removed "
+                "by another program; run the same command again"
             )
         # What was listed before this check is of no later run.
         lease.check()
         self.check()
         for entry in entries:
-            name = entry.uri[len(self.uri) + 1 :]
+            name = self.place.relative(entry.uri) or ""
             match = FILE_NAME.fullmatch(name)
             left = name.startswith(".part-") and name.endswith(".tmp")
             if left or (match and files.get(int(match[1])) != match[2]):
@@ -269,7 +269,7 @@ class Run:
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         lease.check()
-        self.storage.write(join(self.uri, "_SUCCESS"), _json(summary))
+        self.storage.write(self.place / "_SUCCESS", _json(summary))
         return totals
 
     def _read_footer(self, shard: int, run_id: str) -> dict[str, Any] | None:
@@ -296,14 +296,14 @@ class Run:
             "redo": self.redo,
         }
         lease.check()
-        uri = join(self.uri, "_run.json")
+        place = self.place / "_run.json"
         try:
             if self.version is None:
-                version = self.storage.create(uri, _json(stored))
+                version = self.storage.create(place, _json(stored))
             else:
-                version = self.storage.replace(uri, _json(stored), self.version)
+                version = self.storage.replace(place, _json(stored), self.version)
         except ConflictError:
-            raise LeaseError(f"{self.uri} was taken over by another run") from None
+            raise LeaseError(f"{self.place} was taken over by another run") from None
         return replace(self, version=version)
 
 
@@ -328,9 +328,9 @@ def new_id() -> str:
     return uuid.uuid4().hex[:8]
 
 
-def plan_of(uri: str, storage: Storage, run_id: str, sizes: Iterable[int]) -> Plan:
+def plan_of(place: Location, storage: Storage, run_id: str, sizes: Iterable[int]) -> Plan:
     """The plan of a run in its place."""
-    return Plan(join(uri, "_plan", run_id), storage, tuple(sizes))
+    return Plan(place / "_plan" / run_id, storage, tuple(sizes))
 
 
 def to_parquet(table: pa.Table, metadata: dict[bytes, bytes] | None = None) -> bytes:
@@ -346,7 +346,7 @@ def to_parquet(table: pa.Table, metadata: dict[bytes, bytes] | None = None) -> b
 
 def read_parquet(storage: Storage, uri: str, columns: list[str] | None = None) -> pa.Table:
     """A Parquet file, whole or some columns; of a remote one, only their bytes are fetched."""
-    if columns is None or is_local(uri):
+    if columns is None or Location.of(uri).is_local:
         return pq.read_table(pa.BufferReader(storage.read(uri).data), columns=columns)
     with storage.open(uri) as file:
         return pq.read_table(file, columns=columns)

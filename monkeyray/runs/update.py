@@ -127,7 +127,7 @@ def update_run(
             yield from new.shards(sizes)
 
     run_id = new_id()
-    plan = plan_of(run.uri, run.storage, run_id, (*run.plan.sizes, *sizes))
+    plan = plan_of(run.place, run.storage, run_id, (*run.plan.sizes, *sizes))
     plan.write_all(shards())
     # Not those without a file that counts; but a worker of this state may publish one just now.
     earlier = (each for each in run.ids if each in files.values() or each == run.run_id)

@@ -181,7 +181,7 @@ class RayPool:
             return Counter()
         workers = WorkerCount(min(workers.workers, len(shards)), workers.gpu)
         wait_for_workers(workers.workers, workers.gpu, say)
-        meter = None if images is None else Meter(job.task, job.place or job.run.uri, images)
+        meter = None if images is None else Meter(job.task, job.place or str(job.run.place), images)
         try:
             with quiet_data():
                 return _run_on_ray(job, shards, workers, say, progress, meter)

@@ -18,32 +18,32 @@ from monkeyray.runs.plan import Listing
 from monkeyray.runs.shards import Job
 from monkeyray.runs.workers import Pool
 from monkeyray.scoring.summary import Estimate
-from monkeyray.storage.location import join
+from monkeyray.storage.location import Location
 
 _TRIAL_IMAGES = 64
 
 
 def estimate(
-    uri: str, listing: Listing, work: Work, pool: Pool, workers: WorkerCount, say: Say
+    place: Location, listing: Listing, work: Work, pool: Pool, workers: WorkerCount, say: Say
 ) -> Estimate:
     """Score about 64 of the images, evenly spaced, with one worker, and estimate the time for all.
 
-    The trial is written to `uri`, so that it meets the same storage as the job, and deleted.
+    The trial is written below `place`, so that it meets the same storage as the job, and deleted.
     """
     chosen = np.zeros(listing.rows, bool)
     chosen[:: max(1, listing.rows // _TRIAL_IMAGES)] = True
     sample = listing.only(chosen)
-    place = join(uri, f".trial-{time.time_ns()}")
+    trial = place / f".trial-{time.time_ns()}"
     half = -(-sample.rows // 2)
     sizes = [size for size in (half, sample.rows - half) if size]
     try:
-        with hold(place, work.storage, lambda line: None) as lease:
-            run = create_run(place, lease, {}, sample, sizes, ending="trial")
+        with hold(trial, work.storage, lambda line: None) as lease:
+            run = create_run(trial, lease, {}, sample, sizes, ending="trial")
             job, one = Job("scoring", run, work), replace(workers, workers=1)
             pool.run(job, list(range(len(sizes))), one, say, lambda rows: None)
             tables = [table for _, table in run.read_files(["status", "predicted_at"])]
     finally:
-        work.storage.delete_tree(place)
+        work.storage.delete_tree(trial)
     # The first half warms up the network; the second is timed, from last row to last row.
     ends = [pc.max(table["predicted_at"]).as_py() for table in tables if table.num_rows]
     seconds = (ends[-1] - ends[0]).total_seconds() if len(ends) > 1 else None

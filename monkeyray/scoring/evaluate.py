@@ -36,7 +36,7 @@ from monkeyray.scoring.measure import (
     measure_unknown,
 )
 from monkeyray.scoring.options import EvaluateConfig
-from monkeyray.storage.location import join, normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 METRICS = "metrics.json"
@@ -57,7 +57,7 @@ class Evaluation:
         metrics, unknown = self.content["metrics"], self.content["unknown_labels"]
         thresholds = metrics["thresholds"] or {}
         return {
-            "metrics": join(self.uri, METRICS),
+            "metrics": f"{self.uri}/{METRICS}",
             "model_id": self.content["model_id"],
             "labelled": self.content["data"]["labelled"],
             "scored": self.content["data"]["scored"],
@@ -84,7 +84,7 @@ class Evaluation:
             lines.append(f"{len(suspects)} labels may be wrong, least plausible first:")
         for each in suspects[:SOME]:
             lines.append(f"  {each['uri']}: labelled {each['given']}, probably {each['suggested']}")
-        return "\n".join([*lines, f"all metrics in {join(self.uri, METRICS)}"])
+        return "\n".join([*lines, f"all metrics in {self.uri}/{METRICS}"])
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
@@ -94,14 +94,14 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     """
     reporter = config.store.reporter()
     storage = config.store.storage()
-    uri = normalise(config.output)
+    output = Location.parse(config.output)
     check_places(config, storage, "images", "model", "predictions", "labels", "features", "output")
     bundle = None if config.model is None else load_bundle(config.model, storage)
     if bundle is not None and config.images is not None and (note := bundle.unlike(None)):
         reporter.say(f"{note}, or evaluate predictions that were scored so")
-    for place in (uri, *filter(None, [config.features])):
-        storage.check_writable(normalise(place))
-    with hold(uri, storage, reporter.say) as lease:
+    for place in (config.output, *filter(None, [config.features])):
+        storage.check_writable(Location.parse(place))
+    with hold(output, storage, reporter.say) as lease:
         if config.images is not None:
             assert bundle is not None
             sample = _from_images(config, storage, reporter, bundle)
@@ -115,9 +115,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         content = _content(config, sample)
         lease.check()
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        storage.write(join(uri, METRICS), text.encode())
-        write_options(uri, config, storage)
-    return Evaluation(uri, content)
+        storage.write(output / METRICS, text.encode())
+        write_options(output, config, storage)
+    return Evaluation(str(output), content)
 
 
 def _content(config: EvaluateConfig, sample: Sample) -> dict[str, Any]:
@@ -138,11 +138,11 @@ def _content(config: EvaluateConfig, sample: Sample) -> dict[str, Any]:
     suspects = likely_label_errors(known)
     seen = describe_known_images(known.seen, known.uris.tolist(), sample.compared)
     for each in (*suspects, *seen["uris"]):
-        each["uri"] = each["uri"].removeprefix(join(sample.root, ""))
+        each["uri"] = each["uri"].removeprefix(Location.of(sample.root).prefix)
     return {
         "model_id": sample.model_id,
         "evaluated": {
-            name: normalise(getattr(config, name))
+            name: str(Location.parse(getattr(config, name)))
             for name in ("images", "predictions", "labels")
             if getattr(config, name) is not None
         },
@@ -167,7 +167,9 @@ def _from_images(
     images = list_labelled(config.images, storage, skipped)
     features = _embed(config, storage, reporter, bundle, images)
     known = load_known_images(config.model, storage, bundle)
-    sample = from_features(bundle, views, images, features, known, normalise(config.images))
+    sample = from_features(
+        bundle, views, images, features, known, str(Location.parse(config.images))
+    )
     sample.data["skipped_files"] = {why: number for why, number in skipped.items() if number}
     return sample
 
@@ -176,7 +178,7 @@ def _embed(
     config: EvaluateConfig, storage: Storage, reporter: Reporter, bundle: Bundle, images: pa.Table
 ) -> Features:
     assert config.images is not None
-    place = normalise(config.features or join(normalise(config.output), "features"))
+    place = Location.parse(config.features or Location.parse(config.output) / "features")
     # With all of the bundle's views, so that a call with another --views opens no image.
     network = Network(bundle.model["backbone"], bundle.backbone_weights, bundle.views)
     engine = choose_engine(config.engine, "float32", config.gpu)

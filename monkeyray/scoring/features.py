@@ -34,7 +34,7 @@ from monkeyray.scoring.rows import scatter
 from monkeyray.scoring.work import run_pending
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.storage.keys import fingerprint
-from monkeyray.storage.location import join
+from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Entry
 from monkeyray.storage.store import Storage
 
@@ -81,13 +81,13 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """The features of one backbone and preprocessing, in a folder of their own below `uri`.
+    """The features of one backbone and preprocessing, in a folder of their own below `folder`.
 
     Each pass over new images is a run in a sub-folder. The finished files of a pass that was killed
     are used.
     """
 
-    uri: str
+    folder: Location
     storage: Storage
     network: Network
     engine: EngineChoice = TENSORFLOW
@@ -95,7 +95,7 @@ class FeatureCache:
     padding: float | None = None
 
     @property
-    def place(self) -> str:
+    def place(self) -> Location:
         """The folder; its name contains a hash of all that features depend on except the image."""
         weights = self.network.backbone_weights
         if self.engine.precision == "int8":
@@ -112,7 +112,7 @@ class FeatureCache:
         }
         if self.padding is not None:
             identity["padding"] = self.padding
-        return join(self.uri, f"{self.network.backbone}-{fingerprint(identity)[:16]}")
+        return self.folder / f"{self.network.backbone}-{fingerprint(identity)[:16]}"
 
     def load(self) -> pa.Table | None:
         """The newest cached row of each URI; None for an empty cache."""
@@ -181,10 +181,10 @@ class FeatureCache:
     def _compute(
         self, todo: pa.Table, pool: Pool, workers: WorkerCount, reporter: Reporter
     ) -> None:
-        files = [entry.uri[len(self.place) + 1 :] for entry in self.storage.list(self.place)]
+        files = [self.place.relative(entry.uri) or "" for entry in self.storage.list(self.place)]
         number = len({file.split("/")[0] for file in files})
         name = f"pass-{number:05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
-        place = join(self.place, name)
+        place = self.place / name
         work = Work(
             make_mapper=functools.partial(Embedder, self.network, self.engine),
             storage=self.storage,
@@ -199,8 +199,8 @@ class FeatureCache:
         assert listing is not None
         with hold(place, self.storage, lambda line: None) as lease:
             sizes = shard_sizes(todo.num_rows, workers.workers, _ROWS_PER_FILE)
-            run = create_run(place, lease, {"features": self.place}, listing, sizes)
-            job = Job("embedding", run, work, self.uri)
+            run = create_run(place, lease, {"features": str(self.place)}, listing, sizes)
+            job = Job("embedding", run, work, str(self.folder))
             run_pending(job, lease, pool, workers, reporter)
 
 

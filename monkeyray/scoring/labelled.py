@@ -127,12 +127,12 @@ def from_predictions(
     run, was = read.run, read.run.identity
     if was.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"another version of MonkeyRay wrote the predictions in {run.uri}: score the images "
+            f"another version of MonkeyRay wrote the predictions in {run.place}: score the images "
             "again"
         )
     if bundle is not None and bundle.model_id != was["model_id"]:
         raise InputError(
-            f"the predictions in {run.uri} were made by the model {was['model_id'][:12]}, and "
+            f"the predictions in {run.place} were made by the model {was['model_id'][:12]}, and "
             f"--model is {bundle.model_id[:12]}: give the one that made them, or leave it out"
         )
     if not is_table(labels):
@@ -145,7 +145,7 @@ def from_predictions(
     matched = pa.concat_tables([_SCHEMA.empty_table(), *_matched(read, table, found)])
     if not matched.num_rows:
         raise InputError(
-            f"none of the images in --labels {labels} is in {run.uri}: the labels have URIs like "
+            f"none of the images in --labels {labels} is in {run.place}: the labels have URIs like "
             f"{table['uri'][0].as_py()}, the predictions like {run.plan.read(0)['uri'][0].as_py()}"
         )
     with_label = matched.num_rows

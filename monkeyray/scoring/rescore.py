@@ -26,7 +26,7 @@ from monkeyray.scoring.rows import PostProcessor, Rescorer, ScoreOptions
 from monkeyray.scoring.schema import SCHEMA_VERSION
 from monkeyray.scoring.summary import Summary
 from monkeyray.scoring.work import run_pending
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 
@@ -39,23 +39,23 @@ def rescore(config: RescoreConfig) -> Summary:
     reporter = config.store.reporter()
     storage = config.store.storage()
     check_places(config, storage, "predictions", "model", "output")
-    uri = normalise(config.output)
+    place = Location.parse(config.output)
     bundle = load_bundle(config.model, storage, config.model_id)
     predictions = open_predictions(config.predictions, storage)
     old = predictions.run
     options = _options(config, old, bundle)
     identity = _identity(old, bundle, options)
     rescorer = Rescorer(predictions, PostProcessor(bundle, options), bundle.head_weights)
-    storage.check_writable(uri)
-    with hold(uri, storage, reporter.say) as lease:
-        run = None if config.overwrite else open_run(uri, storage, identity)
+    storage.check_writable(place)
+    with hold(place, storage, reporter.say) as lease:
+        run = None if config.overwrite else open_run(place, storage, identity)
         if run is None:
             if config.overwrite:
-                clear(uri, lease)
+                clear(place, lease)
             kept = [name for name in ("uri", "detection") if name in old.plan.schema().names]
             plans = (plan.select(kept) for _, plan in old.plan.read_all())
-            run = create_run(uri, lease, identity, plans, old.plan.sizes)
-        write_options(uri, config, storage, HIDDEN_NAME)
+            run = create_run(place, lease, identity, plans, old.plan.sizes)
+        write_options(place, config, storage, HIDDEN_NAME)
         scored = 0
         if run.pending():
             with connected(config.store.ray_address, config.store.debug):
@@ -66,7 +66,7 @@ def rescore(config: RescoreConfig) -> Summary:
         _check_unchanged(old, storage)
         totals = run.finish(lease)
     return Summary(
-        uri,
+        str(place),
         totals["status"],
         totals["label"],
         totals["decision"],
@@ -84,12 +84,12 @@ def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:
     was, model = old.identity, f"the model {bundle.model_id[:12]} in {config.model}"
     if was.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
-            f"another version of MonkeyRay wrote the predictions in {old.uri}: score the images "
+            f"another version of MonkeyRay wrote the predictions in {old.place}: score the images "
             "again"
         )
     if not was.get("embeddings"):
         raise InputError(
-            f"the predictions in {old.uri} have no embeddings: score the images again with "
+            f"the predictions in {old.place} have no embeddings: score the images again with "
             "`monkeyray score --embeddings`"
         )
     backbone, decoding = bundle.model["weights"]["backbone"], bundle.model["preprocessing"]
@@ -98,7 +98,7 @@ def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:
         or was.get("decode_version") != decoding["decode_version"]
     ):
         raise InputError(
-            f"the embeddings in {old.uri} are from another backbone than that of {model}: train "
+            f"the embeddings in {old.place} are from another backbone than that of {model}: train "
             "the new head on the same --backbone and --weights, without --fine-tune, or score the "
             "images with it"
         )
@@ -106,7 +106,7 @@ def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:
     count = len(views)
     if views != bundle.views[:count] or str(count) not in bundle.model["calibration"]:
         raise InputError(
-            f"the embeddings in {old.uri} are of {_views(views)} of each image, and {model} is "
+            f"the embeddings in {old.place} are of {_views(views)} of each image, and {model} is "
             f"for {_views(bundle.views)}: train the new head with --crop "
             f"{views[0]} --views {count}, or score the images with it"
         )
@@ -124,14 +124,14 @@ def _identity(old: Run, bundle: Bundle, options: ScoreOptions) -> dict[str, Any]
         "model_id": bundle.model_id,
         "top_k": options.top_k,
         "threshold": options.threshold,
-        "rescored": {"predictions": old.uri, "run_id": old.run_id},
+        "rescored": {"predictions": str(old.place), "run_id": old.run_id},
     }
 
 
 def _check_unchanged(old: Run, storage: Storage) -> None:
-    now = open_predictions(old.uri, storage).run
+    now = open_predictions(old.place, storage).run
     if now.run_id != old.run_id:
         raise InputError(
-            f"the predictions in {old.uri} were updated meanwhile: rescore them again with "
+            f"the predictions in {old.place} were updated meanwhile: rescore them again with "
             "--overwrite"
         )

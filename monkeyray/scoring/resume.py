@@ -11,12 +11,13 @@ from monkeyray.runs.plan import Listing, shard_sizes
 from monkeyray.runs.run import Run
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
 from monkeyray.scoring.options import ScoreConfig
+from monkeyray.storage.location import Location
 
 
 def open_or_create(
     config: ScoreConfig,
     lease: Lease,
-    uri: str,
+    place: Location,
     identity: dict[str, Any],
     run: Run | None,
     listed: tuple[Listing, dict[str, Any]] | None,
@@ -27,9 +28,9 @@ def open_or_create(
         assert listed is not None
         listing, notes = listed
         if config.overwrite:
-            clear(uri, lease)
+            clear(place, lease)
         sizes = shard_sizes(listing.rows, workers, config.rows_per_file)
-        return create_run(uri, lease, identity, listing, sizes, notes)
+        return create_run(place, lease, identity, listing, sizes, notes)
     if not config.update and not config.retry_failed:
         return run
     new, sizes, now = None, [], None
@@ -40,8 +41,8 @@ def open_or_create(
         new = listing.only(new_rows(run, listing))
         if new.rows and not new.schema.equals(run.plan.schema()):
             raise InputError(
-                f"the columns of {config.images} have changed since {uri} was started: use another "
-                "place or --overwrite"
+                f"the columns of {config.images} have changed since {place} was started: use "
+                "another place or --overwrite"
             )
         sizes = shard_sizes(new.rows, workers, config.rows_per_file)
         seen["images that are new"] = new.rows

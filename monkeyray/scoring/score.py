@@ -18,7 +18,7 @@ from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.resume import open_or_create
 from monkeyray.scoring.summary import Estimate, Summary
 from monkeyray.scoring.work import image_work, run_identity, run_pending, score_options
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 
 
 @takes_options(ScoreConfig)
@@ -31,12 +31,12 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     reporter = config.store.reporter()
     storage = config.store.storage()
     check_places(config, storage, "images", "model", "predictions", "detections")
-    uri = normalise(config.predictions)
+    place = Location.parse(config.predictions)
     bundle = load_bundle(config.model, storage, config.model_id, int8=config.precision == "int8")
     options = score_options(config, bundle)
     if note := bundle.unlike(config.box_padding if config.detections else None):
         reporter.say(note)
-    storage.check_writable(uri)
+    storage.check_writable(place)
     detections, sha256 = None, None
     if config.detections:
         detections, sha256 = read_detections(config.detections, storage)
@@ -45,10 +45,10 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
             workers = pool.count("workers", config.workers, config.gpu)
             work = image_work(config, bundle, options, storage)
-            return estimate(uri, listing, work, pool, workers, reporter.say)
-    with hold(uri, storage, reporter.say) as lease:
+            return estimate(place, listing, work, pool, workers, reporter.say)
+    with hold(place, storage, reporter.say) as lease:
         identity = run_identity(config, bundle, options, sha256)
-        found = None if config.overwrite else open_run(uri, storage, identity)
+        found = None if config.overwrite else open_run(place, storage, identity)
         # Before the pool is opened, which is not needed if there is nothing to score.
         listed = None
         if found is None or config.update:
@@ -56,14 +56,14 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         del detections  # may be a gigabyte
         with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
             workers = pool.count("workers", config.workers, config.gpu)
-            run = open_or_create(config, lease, uri, identity, found, listed, workers.workers)
-            write_options(uri, config, storage, HIDDEN_NAME)
+            run = open_or_create(config, lease, place, identity, found, listed, workers.workers)
+            write_options(place, config, storage, HIDDEN_NAME)
             work = image_work(config, bundle, options, storage)
             job = Job("scoring", run, work)
             scored, spent = run_pending(job, lease, pool, workers, reporter)
         totals = run.finish(lease)
     return Summary(
-        uri,
+        str(place),
         totals["status"],
         totals["label"],
         totals["decision"],

@@ -18,7 +18,7 @@ from monkeyray.runs.workers import Pool
 from monkeyray.scoring.options import ScoreConfig, parse_top_k
 from monkeyray.scoring.rows import ScoreOptions, Scorer
 from monkeyray.scoring.schema import SCHEMA_VERSION
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 
@@ -54,7 +54,7 @@ def run_identity(
         "views": list(options.views),
         "engine": str(options.engine),
         **({"int8": int8_sha256(bundle)} if config.precision == "int8" else {}),
-        "images": normalise(config.images),
+        "images": str(Location.parse(config.images)),
         "limit": config.limit,
         "include": list(config.include),
         "exclude": list(config.exclude),

@@ -5,28 +5,29 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from urllib.parse import quote
 
-from monkeyray.storage.location import is_local, join
+from monkeyray.storage.location import Location
 
 
-def display_names(uris: Sequence[str], images: str, test: str | None = None) -> list[str]:
+def display_names(uris: Sequence[str], images: Location, test: Location | None = None) -> list[str]:
     """A distinct name for each image.
 
     Below `images` it is the path from there; below `test`, that folder's name and the path from
     there. Other images, such as those of manifests, are named from their common folder, one for
-    each bucket. All places are normalised (`location.normalise`).
+    each bucket.
 
-    >>> display_names(["/d/all/n0/a.jpg", "/d/test/n0/a.jpg"], "/d/all", "/d/test")
+    >>> images, test = Location.of("/d/all"), Location.of("/d/test")
+    >>> display_names(["/d/all/n0/a.jpg", "/d/test/n0/a.jpg"], images, test)
     ['n0/a.jpg', 'test/n0/a.jpg']
-    >>> display_names(["s3://b/x/1/a.jpg", "s3://b/x/2/a.jpg"], "/d/list.csv")
+    >>> display_names(["s3://b/x/1/a.jpg", "s3://b/x/2/a.jpg"], Location.of("/d/list.csv"))
     ['1/a.jpg', '2/a.jpg']
     """
-    names: list[str | None] = [_below(uri, images, "") for uri in uris]
+    names = [images.relative(uri) for uri in uris]
     if test is not None:
-        front = join(test.rsplit("/", 1)[-1], "")
         names = [
-            name if name is not None else _below(uri, test, front)
+            f"{test.name or test.bucket}/{below}"
+            if name is None and (below := test.relative(uri))
+            else name
             for uri, name in zip(uris, names, strict=True)
         ]
     rest = [uri for uri, name in zip(uris, names, strict=True) if name is None]
@@ -37,18 +38,6 @@ def display_names(uris: Sequence[str], images: str, test: str | None = None) -> 
             for uri, name in zip(uris, names, strict=True)
         ]
     )
-
-
-def _below(uri: str, folder: str, front: str) -> str | None:
-    """The name of an image in a folder, None if it is elsewhere."""
-    starts = [join(folder, "")]
-    if is_local(folder):
-        # Names that are not UTF-8 are written as file:// URIs.
-        starts.append(f"file://{quote(starts[0], errors='surrogateescape')}")
-    for start in starts:
-        if uri.startswith(start):
-            return front + uri[len(start) :]
-    return None
 
 
 def _place(uri: str) -> str:
@@ -66,7 +55,7 @@ def _common_folders(uris: Sequence[str]) -> dict[str, str]:
             lambda pair: pair[0] == pair[1], zip(before, folder, strict=False)
         )
         found[place] = [part for part, _ in both]
-    return {place: join("/".join(parts), "") for place, parts in found.items()}
+    return {place: f"{'/'.join(parts)}/" for place, parts in found.items()}
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import Weights, import_keras
 from monkeyray.runs.cluster import usable_cores, wait_for_workers
 from monkeyray.storage.keys import fingerprint
-from monkeyray.storage.location import is_local, join
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.following import ProgressFile, following
 from monkeyray.training.loop import FitConfig, Learner, Source, Splits, fit
@@ -86,7 +86,7 @@ class Outcome:
 def run_training(
     task: Task,
     identity: Any,
-    uri: str,
+    place: Location,
     storage: Storage,
     workers: int,
     gpu: bool,
@@ -110,10 +110,10 @@ def run_training(
     if workers <= _FEW_WORKERS:
         # Ray polls them every two seconds by default, and so notices late that they are ready.
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
-    filesystem, path = training_place(uri, storage)
+    filesystem, path = training_place(place, storage)
     # The same command has the same name, and so continues from the checkpoint there.
     name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
-    progress = ProgressFile(storage, join(uri, TRAINING, f"{name}.json"))
+    progress = ProgressFile(storage, str(place / TRAINING / f"{name}.json"))
     trackers = (*task.tracked.trackers, progress)
     task = replace(task, tracked=replace(task.tracked, trackers=trackers))
     trainer = DataParallelTrainer(
@@ -135,12 +135,12 @@ def run_training(
         ),
     )
     try:
-        with following(progress, task.name, uri, task.fit.epochs, reporter):
+        with following(progress, task.name, str(place), task.fit.epochs, reporter):
             result = trainer.fit()
     except Exception as error:
-        raise _failure(error, join(uri, TRAINING, name)) from error
+        raise _failure(error, str(place / TRAINING / name)) from error
     if result.return_value is not None:
-        storage.delete_tree(join(uri, TRAINING, name))  # a resumed training would diverge again
+        storage.delete_tree(place / TRAINING / name)  # a resumed training would diverge again
         raise result.return_value
     with result.checkpoint.as_directory() as folder:
         state = State.load(Path(folder))
@@ -154,11 +154,11 @@ def run_training(
     )
 
 
-def training_place(uri: str, storage: Storage) -> tuple[Any, str]:
+def training_place(place: Location, storage: Storage) -> tuple[Any, str]:
     """Where Ray Train writes below a model's place: pyarrow's file system, None for the local one,
     and the path there."""
-    place = join(uri, TRAINING)
-    return (None, place) if is_local(uri) else storage.arrow(place)
+    filesystem, path = storage.arrow(place / TRAINING)
+    return (None if place.is_local else filesystem), path
 
 
 def below(weights: Weights, prefix: str) -> Weights:

@@ -22,7 +22,7 @@ from monkeyray.runs.cluster import WorkerCount, choose_workers, connected
 from monkeyray.runs.workers import Pool, RayPool
 from monkeyray.scoring.features import FeatureCache, Features, unusable
 from monkeyray.storage.keys import fingerprint
-from monkeyray.storage.location import join, normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.distributed import TRAINING, Outcome, Task, run_training
@@ -33,14 +33,14 @@ from monkeyray.training.tracking import Tracking
 
 @dataclass(frozen=True)
 class Job:
-    """`uri`: the model's place; `workers`: how many train; `embedders`: those of the pool that run
+    """`place`: the model's; `workers`: how many train; `embedders`: those of the pool that run
     the frozen backbone; `seconds`: time taken by stage."""
 
     config: TrainConfig
     storage: Storage
     reporter: Reporter
     tracking: Tracking
-    uri: str
+    place: Location
     workers: int
     pool: Pool
     embedders: WorkerCount
@@ -55,9 +55,8 @@ class Job:
 
     def cached_features(self, network: Network, images: pa.Table) -> Features:
         """The features of images, from the cache that --features names if they are there."""
-        place = join(self.uri, "features")
-        if self.config.features is not None:
-            place = normalise(self.config.features)
+        given = self.config.features
+        place = self.place / "features" if given is None else Location.parse(given)
         return self._embed(network, images, place)
 
     def features(
@@ -65,7 +64,7 @@ class Job:
     ) -> Array:
         """The features of usable images by a network of this training, float32 (n, views, width),
         kept until it ends. Raises InputError for images that can no longer be read."""
-        features = self._embed(network, images, join(self.uri, TRAINING, "features"), engine)
+        features = self._embed(network, images, self.place / TRAINING / "features", engine)
         if bad := unusable(features):
             raise InputError(
                 f"{bad.total()} images that were readable before are not now ({', '.join(bad)}): "
@@ -74,7 +73,11 @@ class Job:
         return features.vectors
 
     def _embed(
-        self, network: Network, images: pa.Table, place: str, engine: EngineChoice | None = None
+        self,
+        network: Network,
+        images: pa.Table,
+        place: Location,
+        engine: EngineChoice | None = None,
     ) -> Features:
         gpu = self.embedders.gpu if engine is None else 0.0
         engine = engine or choose_engine(self.config.engine, "float32", gpu > 0)
@@ -116,7 +119,7 @@ class Job:
     def run(self, task: Task, identity: dict[str, Any]) -> Outcome:
         """Train, or continue from the checkpoint of the same identity."""
         return run_training(
-            task, identity, self.uri, self.storage, self.workers, self.config.gpu, self.reporter
+            task, identity, self.place, self.storage, self.workers, self.config.gpu, self.reporter
         )
 
 
@@ -130,5 +133,5 @@ def open_job(
         seconds, pool = {"ray": time.monotonic() - start}, RayPool()
         workers = choose_workers("workers", config.workers, config.gpu)
         embedders = pool.count("embed-workers", config.embed_workers, config.gpu)
-        uri = normalise(config.model)
-        yield Job(config, storage, reporter, tracking, uri, workers, pool, embedders, seconds)
+        place = Location.parse(config.model)
+        yield Job(config, storage, reporter, tracking, place, workers, pool, embedders, seconds)

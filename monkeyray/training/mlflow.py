@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from monkeyray.errors import ConfigError
 from monkeyray.redact import masked
-from monkeyray.storage.location import is_local, normalise
+from monkeyray.storage.location import Location
 from monkeyray.training.tracker import Epoch, Tracker
 
 if TYPE_CHECKING:
@@ -52,12 +52,13 @@ def tracking_uri(option: str) -> str:
         option = LOCAL
     if re.match(r"(databricks|uc)(-uc)?(://|:|$)", option):
         return option
-    if not is_local(option) and ("@" in option or masked(option) != option):
+    local = Location.of(option).is_local
+    if not local and ("@" in option or masked(option) != option):
         raise ConfigError(
             "--mlflow carries credentials: take them out, and give them through "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
         )
-    return normalise(option) if is_local(option) else option
+    return str(Location.parse(option)) if local else option
 
 
 def local_place(option: str) -> str | None:

@@ -16,7 +16,7 @@ from monkeyray.model.known_images import remember
 from monkeyray.pages.report import render_report
 from monkeyray.runs.lease import Lease
 from monkeyray.statistics.fingerprints import grey_thumbnails
-from monkeyray.storage.location import join, normalise
+from monkeyray.storage.location import Location
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.display_names import display_names
 from monkeyray.training.distributed import TRAINING
@@ -59,9 +59,9 @@ def publish(
             "packages": _packages(),
         },
     )
-    test = None if job.config.test is None else normalise(job.config.test)
+    test = None if job.config.test is None else Location.parse(job.config.test)
     uris = data.uris.tolist()
-    shown = display_names(uris, normalise(job.config.images), test)
+    shown = display_names(uris, Location.parse(job.config.images), test)
     findings = find(data, found, shown)
     pictures = with_pictures(findings, dict(zip(shown, uris, strict=True)), job.storage)
     page, figures = render_report(model, pictures), to_json(model, findings)
@@ -70,11 +70,11 @@ def publish(
     rows = data.table.filter(pa.array(data.names != "test"))
     known = remember(rows["sha256"].to_pylist(), grey_thumbnails(rows["thumbnail"]))
     lease.check()
-    save_bundle(job.uri, job.storage, bundle, page, figures, known)
+    save_bundle(job.place, job.storage, bundle, page, figures, known)
     # Those of trainings with other options too: under the lease no other is at work here.
-    job.storage.delete_tree(join(job.uri, TRAINING))
+    job.storage.delete_tree(job.place / TRAINING)
     job.tracking.finish(model, {"report.html": page, "metrics.json": figures})
-    return Trained(job.uri, model, data.data["opened"], job.seconds)
+    return Trained(str(job.place), model, data.data["opened"], job.seconds)
 
 
 def recorded(config: TrainConfig) -> dict[str, Any]:

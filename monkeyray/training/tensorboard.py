@@ -19,7 +19,6 @@ from pathlib import Path
 
 from monkeyray.errors import ConfigError
 from monkeyray.redact import masked
-from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 from monkeyray.training.tracker import Epoch, Tracker
 
@@ -61,11 +60,11 @@ class EventFiles(Tracker):
             last = self._last(folder, stage)
             if new := [epoch for epoch in epochs if epoch[1]["epoch"] > last]:
                 name = f"{_STAGES.index(stage)}-{stage}-{new[-1][1]['epoch']:06d}"
-                uri = join(self.place, folder, f"events.out.tfevents.{name}")
+                uri = f"{self.place}/{folder}/events.out.tfevents.{name}"
                 self.storage.write(uri, _encode(stage, folder, new))
 
     def _last(self, folder: str, stage: str) -> int:
-        names = [e.uri.rsplit("/", 1)[-1] for e in self.storage.list(join(self.place, folder))]
+        names = [e.uri.rsplit("/", 1)[-1] for e in self.storage.list(f"{self.place}/{folder}")]
         found = [match for name in names if (match := _NAME.fullmatch(name))]
         return max((int(each["last"]) for each in found if each["stage"] == stage), default=-1)
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from monkeyray.runs.cluster import check_relative
 from monkeyray.storage.keys import fingerprint
-from monkeyray.storage.location import join, normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.mlflow import LOCAL, MlflowRun, check_mlflow, local_place, tracking_uri
 from monkeyray.training.options import TrainConfig
@@ -32,7 +32,7 @@ class Tracking:
         if config.tensorboard is not None:
             check_tensorboard()
             below_model = config.tensorboard == "model"
-            place = join(config.model, "tensorboard") if below_model else config.tensorboard
+            place = f"{config.model}/tensorboard" if below_model else config.tensorboard
             self.places["tensorboard"] = place
         if config.mlflow is not None:
             check_mlflow(config.mlflow)
@@ -40,18 +40,18 @@ class Tracking:
                 self.places["mlflow"] = LOCAL if config.mlflow == "local" else config.mlflow
         for option, place in self.places.items():
             check_relative(option, place)
-            self.places[option] = normalise(place)
+            self.places[option] = str(Location.parse(place))
             storage.check_writable(self.places[option])
 
     def begin(self, identity: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
         """Open the run, or continue the interrupted one. `identity`: JSON that identifies this
         training."""
         config = self._config
-        key = fingerprint([identity, parameters, normalise(config.model)])[:32]
+        key = fingerprint([identity, parameters, str(Location.parse(config.model))])[:32]
         name = f"{config.backbone}-{key[:8]}"
         if "tensorboard" in self.places:
             # An unreachable store must not hold up the workers; the driver retries at the end.
-            place = join(self.places["tensorboard"], name)
+            place = f"{self.places['tensorboard']}/{name}"
             self._waiting.append(EventFiles(self._storage.hasty(), place))
         if config.mlflow is not None:
             uri, experiment = tracking_uri(config.mlflow), config.mlflow_experiment

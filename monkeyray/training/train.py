@@ -10,7 +10,7 @@ from monkeyray.model.quantise import check_installed
 from monkeyray.options import takes_options, write_options
 from monkeyray.runs.cluster import check_relative
 from monkeyray.runs.lease import hold
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import Dataset, choose_images, list_dataset
 from monkeyray.training.job import open_job
@@ -43,7 +43,7 @@ def train_with(config: TrainConfig, search: Search | None = None) -> Trained:
     _check_inputs(config, storage)
     images, names, skipped = list_dataset(config, storage)
     for place in (config.model, *filter(None, [config.features])):
-        storage.check_writable(normalise(place))
+        storage.check_writable(Location.parse(place))
     tracking = Tracking(config, storage, reporter.say)
     network = load_network(config, storage)
     reporter.say(f"{images.num_rows} images of {len(set(images['label'].to_pylist()))} labels")
@@ -51,7 +51,7 @@ def train_with(config: TrainConfig, search: Search | None = None) -> Trained:
         if skipped[why]:
             reporter.say(f"{skipped[why]} images {why} are left out")
     # One training at a time continues the checkpoints below a model's place, and publishes.
-    with hold(normalise(config.model), storage, reporter.say) as lease, tracking:
+    with hold(Location.parse(config.model), storage, reporter.say) as lease, tracking:
         with open_job(config, storage, reporter, tracking) as job:
             with job.timed("features"):
                 features = job.cached_features(network, images)
@@ -81,4 +81,4 @@ def _check_inputs(config: TrainConfig, storage: Storage) -> None:
     for option, place in given:
         check_relative(option.replace("_", "-"), place)
         if place is not None:
-            storage.check_reachable(normalise(place))
+            storage.check_reachable(Location.parse(place))

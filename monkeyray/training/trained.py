@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from monkeyray.storage.location import join
-
 
 @dataclass(frozen=True)
 class Trained:
@@ -38,7 +36,7 @@ class Trained:
         return {
             "model": self.uri,
             "model_id": self.model["model_id"],
-            "report": join(self.uri, "report.html"),
+            "report": f"{self.uri}/report.html",
             "labels": len(self.model["labels"]),
             "images": data["images"],
             "used": data["used"],
@@ -87,7 +85,7 @@ class Trained:
             [
                 *lines,
                 f"model  {self.model['model_id'][:12]} in {self.uri}",
-                f"report {join(self.uri, 'report.html')}",
+                f"report {self.uri}/report.html",
             ]
         )
 

@@ -32,6 +32,7 @@ from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect
 from monkeyray.scoring.schema import prediction_schema
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 LABELS = [f"species_{i}" for i in range(40)]
@@ -58,8 +59,8 @@ def make(folder: Path, rows: int) -> None:
     assert listing is not None
     sizes = [min(PART, rows - start) for start in range(0, rows, PART)]
     place, random = str(folder / "predictions"), np.random.default_rng(0)
-    with hold(place, Storage(), print) as lease:
-        run = create_run(place, lease, {"images": "/photos"}, listing, sizes)
+    with hold(Location.of(place), Storage(), print) as lease:
+        run = create_run(Location.of(place), lease, {"images": "/photos"}, listing, sizes)
         for shard in range(len(sizes)):
             plan = run.plan.read(shard)
             run.publish(shard, plan, _rows(plan, random))

@@ -48,6 +48,7 @@ from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.shards import Job, every_second
 from monkeyray.runs.workers import open_pool
 from monkeyray.scoring.rows import PostProcessor, ScoreOptions, Scorer
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 LABELS = [f"label {i}" for i in range(10)]
@@ -167,13 +168,13 @@ def score_images(
         with (
             open_pool("local" if ray else None, gpu=False) as pool,
             watch_memory(samples),
-            hold(str(root / "out"), storage, print) as lease,
+            hold(Location.of(str(root / "out")), storage, print) as lease,
         ):
             start = time.monotonic()
             listing = collect(list_images(str(root / "images"), storage, Counter()))
             assert listing is not None
             sizes = shard_sizes(listing.rows, workers, 4096)
-            run = create_run(str(root / "out"), lease, {}, listing, sizes)
+            run = create_run(Location.of(str(root / "out")), lease, {}, listing, sizes)
             planned = time.monotonic()
             pool.run(
                 Job("scoring", run, work), list(range(len(sizes))), WorkerCount(workers),
@@ -226,11 +227,11 @@ def drive(shards: int, rows_per_shard: int, workers: int) -> dict[str, Any]:
         pq.write_table(pa.table({"uri": uris}), root / "manifest.parquet")
         storage = Storage()
         out = str(root / "out")
-        with open_pool("local", gpu=False) as pool, hold(out, storage, print) as lease:
+        with open_pool("local", gpu=False) as pool, hold(Location.of(out), storage, print) as lease:
             start = time.monotonic()
             listing = collect(list_images(str(root / "manifest.parquet"), storage, Counter()))
             assert listing is not None
-            run = create_run(out, lease, {}, listing, [rows_per_shard] * shards)
+            run = create_run(Location.of(out), lease, {}, listing, [rows_per_shard] * shards)
             planned, cpu = time.monotonic(), time.process_time()
             pool.run(
                 Job("rescoring", run, no_images), list(range(shards)), WorkerCount(workers),
@@ -269,14 +270,14 @@ def plan_many(rows: int, place: str | None) -> dict[str, Any]:
         listing = collect(list_images(str(manifest), storage, Counter()))
         assert listing is not None
         sizes = shard_sizes(listing.rows, 64, 4096)
-        with hold(out, storage, print) as lease:
-            run = create_run(out, lease, {"a": 1}, listing, sizes)
+        with hold(Location.of(out), storage, print) as lease:
+            run = create_run(Location.of(out), lease, {"a": 1}, listing, sizes)
         planned = time.monotonic()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         for shard in range(0, len(sizes), 2):
             storage.write(run.file_uri(shard), b"stands for a finished file")
         began = time.monotonic()
-        again = open_run(out, storage, {"a": 1})
+        again = open_run(Location.of(out), storage, {"a": 1})
         assert again is not None
         pending = again.pending()
         found = time.monotonic()

@@ -24,6 +24,7 @@ from monkeyray.model.openvino import OpenVinoEngine
 from monkeyray.scoring.features import FeatureCache
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.work import run_identity, score_options
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
 
@@ -125,7 +126,7 @@ def test_it_is_part_of_what_a_run_and_a_cache_are(quantised: Trained, network: N
     assert (int8["engine"], int8["int8"]) == ("openvino-int8", int8_sha256(bundle))
 
     choice = EngineChoice("openvino", "int8")
-    one = FeatureCache("f", Storage(), network, engine=choice)
+    one = FeatureCache(Location.of("f"), Storage(), network, engine=choice)
     other = replace(network, int8=to_arrays(b"other", b""))
     assert (
         one.place

@@ -16,14 +16,14 @@ import pytest
 from monkeyray.errors import LeaseError
 from monkeyray.runs import lease as leases
 from monkeyray.runs.lease import NAME, hold
-from monkeyray.storage.location import join
+from monkeyray.storage.location import Location, join
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage()
 
 
 def test_the_lease_is_given_back(tmp_path: Path) -> None:
-    with hold(str(tmp_path), STORAGE, print) as lease:
+    with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
         lease.check()
         assert json.loads((tmp_path / NAME).read_text())["token"] == lease.token
     assert list(tmp_path.iterdir()) == []
@@ -33,11 +33,11 @@ def test_the_lease_is_given_back(tmp_path: Path) -> None:
 
 def test_a_second_run_is_refused(s3: Storage, tmp_path: Path) -> None:
     for place, storage in ((str(tmp_path), STORAGE), ("s3://photos/leases/a", s3)):
-        with hold(place, storage, print) as lease:
+        with hold(Location.of(place), storage, print) as lease:
             start = time.monotonic()
             with (
                 pytest.raises(LeaseError, match=r"another run .* is writing into"),
-                hold(place, storage, print),
+                hold(Location.of(place), storage, print),
             ):
                 pass
             assert time.monotonic() - start < leases.LAPSE_SECONDS
@@ -47,8 +47,9 @@ def test_a_second_run_is_refused(s3: Storage, tmp_path: Path) -> None:
 HOLDER = """
     import sys, time
     from monkeyray.runs.lease import hold
+    from monkeyray.storage.location import Location
     from monkeyray.storage.store import Storage
-    with hold(sys.argv[1], Storage(), print) as lease:
+    with hold(Location.of(sys.argv[1]), Storage(), print) as lease:
         print("held", flush=True)
         sys.stdin.readline()
         try:
@@ -75,7 +76,7 @@ def test_a_killed_run_is_followed_at_once(tmp_path: Path) -> None:
     process.kill()
     process.wait()
     start = time.monotonic()
-    with hold(str(tmp_path), STORAGE, print):
+    with hold(Location.of(str(tmp_path)), STORAGE, print):
         assert time.monotonic() - start < leases.RENEW_SECONDS
 
 
@@ -86,7 +87,7 @@ def test_a_run_that_sleeps_is_followed_and_finds_out(
     process = holder(tmp_path)
     os.kill(process.pid, signal.SIGSTOP)
     said: list[str] = []
-    with hold(str(tmp_path), STORAGE, said.append) as lease:
+    with hold(Location.of(str(tmp_path)), STORAGE, said.append) as lease:
         os.kill(process.pid, signal.SIGCONT)
         out, _ = process.communicate("\n", timeout=30)
         assert out == "LeaseError\n"
@@ -98,7 +99,7 @@ def test_a_lease_of_another_machine_or_version_must_expire(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(leases, "LAPSE_SECONDS", 3.0)
-    with hold(str(tmp_path), STORAGE, print):
+    with hold(Location.of(str(tmp_path)), STORAGE, print):
         mine = json.loads((tmp_path / NAME).read_text())
     exited = mine["process"] | {"started": 1}
     for stale in (
@@ -109,9 +110,9 @@ def test_a_lease_of_another_machine_or_version_must_expire(
     ):
         STORAGE.write(join(str(tmp_path), NAME), json.dumps(stale).encode())
         start = time.monotonic()
-        with hold(str(tmp_path), STORAGE, print):
+        with hold(Location.of(str(tmp_path)), STORAGE, print):
             assert time.monotonic() - start >= 3.0
     STORAGE.write(join(str(tmp_path), NAME), json.dumps(mine | {"process": exited}).encode())
     start = time.monotonic()
-    with hold(str(tmp_path), STORAGE, print):
+    with hold(Location.of(str(tmp_path)), STORAGE, print):
         assert time.monotonic() - start < 3.0

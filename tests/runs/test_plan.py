@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from monkeyray.runs.plan import Plan, collect, shard_sizes
 from monkeyray.storage.keys import find, first_of_each, string_keys
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage()
@@ -99,7 +100,7 @@ def test_a_plan_is_read_back(tmp_path: Path, shards: int) -> None:
     names = [f"/x/{i}.jpg" for i in range(3 * shards)]
     listing = collect(tables(names))
     assert listing is not None
-    plan = Plan(str(tmp_path), STORAGE, (3,) * shards)
+    plan = Plan(Location.of(str(tmp_path)), STORAGE, (3,) * shards)
     plan.write_all(listing.shards(plan.sizes))
     assert plan.read(shards - 1)["uri"].to_pylist() == names[-3:]
     read = list(plan.read_all())

@@ -20,6 +20,7 @@ from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.lease import hold
 from monkeyray.runs.shards import SPENT, Job
 from monkeyray.runs.workers import RayPool
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.runs import test_decode_process as test_child
 from tests.runs.test_decode_process import plan_of
@@ -72,7 +73,7 @@ def test_poison_and_a_kill_from_outside_in_one_run(
                     break
 
     thread = threading.Thread(target=kill)
-    with hold(str(tmp_path / "out"), Storage(), print) as lease:
+    with hold(Location.of(str(tmp_path / "out")), Storage(), print) as lease:
         run = prepare(lease, plan, 16)
         thread.start()
         seen: list[dict[str, int]] = []
@@ -101,7 +102,7 @@ def test_a_fault_stops_the_job_with_its_own_error(
     plan = plan_of(images, {f"{i:04d}.jpg": b"good" + bytes([i]) for i in range(64)})
     for path in list(images.iterdir())[:-1]:
         path.unlink()
-    with hold(str(tmp_path / "out"), Storage(), print) as lease:
+    with hold(Location.of(str(tmp_path / "out")), Storage(), print) as lease:
         run = prepare(lease, plan, 16)
         job = Job("scoring", run, work(Limits(max_refused=8)))
         say = Reporter(True).say

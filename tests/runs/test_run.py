@@ -17,6 +17,7 @@ from monkeyray.runs.place import clear, create_run, open_run
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.runs.run import Run
 from monkeyray.runs.update import Changes, update_run
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
 
@@ -40,12 +41,14 @@ NAMES = [f"/x/{i}.jpg" for i in range(50)]
 
 
 def make(place: Path, lease: Lease, images: int = 50) -> Run:
-    return create_run(str(place), lease, IDENTITY, listed(NAMES[:images]), [2] * (images // 2))
+    return create_run(
+        Location.of(str(place)), lease, IDENTITY, listed(NAMES[:images]), [2] * (images // 2)
+    )
 
 
 @pytest.fixture
 def lease(tmp_path: Path) -> Iterator[Lease]:
-    with hold(str(tmp_path), STORAGE, print) as lease:
+    with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
         yield lease
 
 
@@ -67,7 +70,7 @@ def publish(run: Run, shard: int, status: str = "ok") -> None:
 
 def test_a_run_is_read_back_and_finished(tmp_path: Path, lease: Lease) -> None:
     made = make(tmp_path, lease)
-    run = open_run(str(tmp_path), STORAGE, IDENTITY)
+    run = open_run(Location.of(str(tmp_path)), STORAGE, IDENTITY)
     assert run is not None
     assert (run.run_id, run.plan.sizes) == (made.run_id, made.plan.sizes)
     for shard in range(24):
@@ -112,27 +115,27 @@ def test_a_file_that_was_changed_is_found_at_the_end(tmp_path: Path, lease: Leas
 def test_another_run_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "_config.toml").touch()
-    assert open_run(str(tmp_path / "new"), STORAGE, {}) is None
-    with hold(str(tmp_path / "run"), STORAGE, print) as lease:
+    assert open_run(Location.of(str(tmp_path / "new")), STORAGE, {}) is None
+    with hold(Location.of(str(tmp_path / "run")), STORAGE, print) as lease:
         make(tmp_path / "run", lease)
     with pytest.raises(RunError, match="model_id is 'b', was 'a'"):
-        open_run(str(tmp_path / "run"), STORAGE, {"model_id": "b"})
+        open_run(Location.of(str(tmp_path / "run")), STORAGE, {"model_id": "b"})
     (tmp_path / "run" / "_run.json").write_text('{"of": "another version"}')
     with pytest.raises(RunError, match="--overwrite"):
-        open_run(str(tmp_path / "run"), STORAGE, IDENTITY)
+        open_run(Location.of(str(tmp_path / "run")), STORAGE, IDENTITY)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.docx").touch()
     with pytest.raises(RunError, match=r"thesis\.docx"):
-        open_run(str(tmp_path / "other"), STORAGE, {})
+        open_run(Location.of(str(tmp_path / "other")), STORAGE, {})
 
 
 def test_a_process_of_an_overwritten_run_does_no_harm(tmp_path: Path) -> None:
-    with hold(str(tmp_path), STORAGE, print) as lease:
+    with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
         old = make(tmp_path, lease)
         publish(old, 0)
         plan = old.plan.read(3)
-    with hold(str(tmp_path), STORAGE, print) as lease:
-        clear(str(tmp_path), lease)
+    with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
+        clear(Location.of(str(tmp_path)), lease)
         run = make(tmp_path, lease)
         with pytest.raises(LeaseError, match="taken over"):
             old.publish(3, plan, rows(plan))
@@ -161,7 +164,7 @@ class BlinkingRun(Run):
 
 
 def test_a_stray_file_is_deleted(tmp_path: Path) -> None:
-    with hold(str(tmp_path), STORAGE, print) as lease:
+    with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
         run = make(tmp_path, lease)
         for shard in range(25):
             publish(run, shard)
@@ -173,25 +176,25 @@ def test_a_stray_file_is_deleted(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_does_not_see_the_place_says_so(tmp_path: Path) -> None:
-    with hold(str(tmp_path), STORAGE, print) as lease:
+    with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
         run = make(tmp_path, lease)
         run.check_shared()
-    elsewhere = replace(run, uri=str(tmp_path / "not mounted"))
-    with pytest.raises(ConfigError, match=f"{elsewhere.uri} is a local path that not every worker"):
+    elsewhere = replace(run, place=run.place / "not mounted")
+    with pytest.raises(ConfigError, match=f"{elsewhere.place} is a local path that not"):
         elsewhere.check_shared()
-    assert not Path(elsewhere.uri).exists()
+    assert not Path(elsewhere.place.path).exists()
 
 
 def test_a_driver_that_wakes_after_a_take_over_does_no_harm(tmp_path: Path) -> None:
-    with hold(str(tmp_path), STORAGE, print) as old_lease:
+    with hold(Location.of(str(tmp_path)), STORAGE, print) as old_lease:
         pass
     # Both saw an empty place; the other one was quicker, and the sleeper goes on where it was.
-    with hold(str(tmp_path), STORAGE, print) as lease:
+    with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
         run = make(tmp_path, lease)
         other = listed([f"/y/{i}.jpg" for i in range(40)])
         for sleeper in (old_lease, BlinkingLease(old_lease)):
             with pytest.raises(LeaseError):
-                create_run(str(tmp_path), sleeper, IDENTITY, other, [40])
+                create_run(Location.of(str(tmp_path)), sleeper, IDENTITY, other, [40])
         for shard in range(25):
             publish(run, shard)
         with pytest.raises(LeaseError):
@@ -201,7 +204,7 @@ def test_a_driver_that_wakes_after_a_take_over_does_no_harm(tmp_path: Path) -> N
                 run.finish(sleeper)
             assert not (tmp_path / "_SUCCESS").exists()
         assert run.finish(lease)["status"] == {"ok": 50}
-    again = open_run(str(tmp_path), STORAGE, IDENTITY)
+    again = open_run(Location.of(str(tmp_path)), STORAGE, IDENTITY)
     assert again is not None
     assert again.pending() == {}
 
@@ -220,17 +223,17 @@ class BlinkingLease(Lease):
 
 
 def test_overwriting_deletes_only_what_is_of_a_run(tmp_path: Path) -> None:
-    with hold(str(tmp_path), STORAGE, print) as lease:
+    with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
         run = make(tmp_path, lease)
         publish(run, 0)
         (tmp_path / "_config.toml").touch()
         (tmp_path / "deep").mkdir()
         (tmp_path / "deep" / "photo.jpg").touch()
         with pytest.raises(RunError, match=r"deep/photo\.jpg"):
-            clear(str(tmp_path), lease)
+            clear(Location.of(str(tmp_path)), lease)
         assert Path(run.file_uri(0)).exists()
         (tmp_path / "deep" / "photo.jpg").unlink()
-        clear(str(tmp_path), lease)
+        clear(Location.of(str(tmp_path)), lease)
         assert {p.name for p in tmp_path.rglob("*") if p.is_file()} == {"_lease.json"}
 
 
@@ -253,7 +256,7 @@ def test_a_run_that_would_lead_elsewhere_is_refused(
     for text in (json.dumps({**json.loads(file.read_text()), key: value}), "[" * 100_000):
         file.write_text(text)
         with pytest.raises(RunError, match=r"_run\.json is damaged"):
-            open_run(str(place), Storage(), {})
+            open_run(Location.of(str(place)), Storage(), {})
 
 
 def test_overwriting_follows_no_link_out_of_the_place(tmp_path: Path) -> None:
@@ -263,8 +266,8 @@ def test_overwriting_follows_no_link_out_of_the_place(tmp_path: Path) -> None:
     (precious / "photo.jpg").touch()
     (place / "_plan").symlink_to(precious)
     with (
-        hold(str(place), STORAGE, print) as lease,
+        hold(Location.of(str(place)), STORAGE, print) as lease,
         pytest.raises(RunError, match=r"other files than predictions \(2, such as _plan/"),
     ):
-        clear(str(place), lease)
+        clear(Location.of(str(place)), lease)
     assert len([path for path in precious.rglob("*") if path.is_file()]) == 2

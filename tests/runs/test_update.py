@@ -20,6 +20,7 @@ from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
 from monkeyray.runs.shards import Job, ShardWorker
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.runs.test_run import IDENTITY, NAMES, STORAGE, lease, listed, make, publish, rows
 
@@ -62,7 +63,7 @@ def test_failures_are_made_again(tmp_path: Path, lease: Lease) -> None:
     after = update_run(run, lease, changes)
     assert (changes.retried, changes.changed, changes.vanished) == (2, 0, 0)
     assert not (tmp_path / "_SUCCESS").exists()
-    assert open_run(str(tmp_path), STORAGE, IDENTITY) == after
+    assert open_run(Location.of(str(tmp_path)), STORAGE, IDENTITY) == after
     assert after.pending() == {7: 2}
     assert work(after) == {7: NAMES[14:16]}
     # The old file stays until all have a successor; our readers take the newest.
@@ -172,7 +173,7 @@ class Mortal(Storage):
 
 def update(place: Path, storage: Storage, listing: Listing, lease: Lease) -> Run:
     """What `score --update --retry-failed` does."""
-    run = open_run(str(place), storage, IDENTITY)
+    run = open_run(Location.of(str(place)), storage, IDENTITY)
     assert run is not None
     new = listing.only(new_rows(run, listing))
     sizes = [1] * new.rows
@@ -198,7 +199,7 @@ def test_killed_between_any_two_steps(tmp_path: Path, before: bool, again: str) 
     while True:
         moment += 1
         place = tmp_path / str(moment)
-        with hold(str(place), STORAGE, print) as lease:
+        with hold(Location.of(str(place)), STORAGE, print) as lease:
             run = make(place, lease, 10)
             for shard in range(5):
                 publish(run, shard, "timeout" if shard in (1, 2) else "ok")
@@ -207,10 +208,12 @@ def test_killed_between_any_two_steps(tmp_path: Path, before: bool, again: str) 
             storage.live(moment, before)
             killed = False
             try:
-                update(place, storage, listing, Lease(str(place), storage, lease.token))
+                update(
+                    place, storage, listing, Lease(Location.of(str(place)), storage, lease.token)
+                )
             except Killed:
                 killed = True
-            found = open_run(str(place), STORAGE, IDENTITY)
+            found = open_run(Location.of(str(place)), STORAGE, IDENTITY)
             assert found is not None
             assert set(NAMES[:10]) <= set(uris(found)) <= {*NAMES[:10], "/x/new"}
             assert max(uris(found).values()) == 1

@@ -30,6 +30,7 @@ from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
 from monkeyray.runs.shards import SPENT, Job, every_second
 from monkeyray.runs.workers import MachinePool
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
 from tests.runs.test_decode_process import hooked_decode, plan_of
@@ -49,7 +50,7 @@ def prepared(
 ) -> Iterator[tuple[Run, Job, pa.Table]]:
     (folder / "images").mkdir()
     plan = plan_of(folder / "images", contents)
-    with hold(str(folder / "out"), Storage(), print) as lease:
+    with hold(Location.of(str(folder / "out")), Storage(), print) as lease:
         run = prepare(lease, plan, 16)
         yield run, Job("scoring", run, work(limits)), plan
         if not run.pending():

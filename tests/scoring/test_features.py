@@ -21,6 +21,7 @@ from monkeyray.runs.decode_process import Work
 from monkeyray.runs.fetch import Batch, fetch
 from monkeyray.runs.shards import Job
 from monkeyray.scoring.features import FeatureCache, _find
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage()
@@ -58,7 +59,7 @@ def test_a_manifest_tells_no_versions_so_they_are_asked_for(tmp_path: Path) -> N
     (tmp_path / "a.jpg").write_bytes(b"abc")
     paths = [str(tmp_path / "a.jpg"), str(tmp_path / "gone.jpg"), "listed"]
     network = Network("mobilenet", {"0": np.zeros(1, np.float32)}, ("middle",))
-    table = FeatureCache(str(tmp_path / "f"), STORAGE, network)._with_versions(
+    table = FeatureCache(Location.of(str(tmp_path / "f")), STORAGE, network)._with_versions(
         images((paths[0], None, None), (paths[1], None, None), (paths[2], 7, "v7"))
     )
     version = STORAGE.read(paths[0]).version
@@ -72,7 +73,7 @@ def test_a_weight_that_differs_makes_another_cache() -> None:
     other["a"][1, 1] = 1e-7
     assert weights_hash(one) != weights_hash(other)
     places = {
-        FeatureCache("/x", STORAGE, Network(name, weights, views)).place
+        FeatureCache(Location.of("/x"), STORAGE, Network(name, weights, views)).place
         for name in ("mobilenet", "inception_v3")
         for weights in (one, other)
         for views in (("middle",), ("whole",))
@@ -111,7 +112,10 @@ def test_an_image_is_opened_once_for_each_of_its_versions(
 
     monkeypatch.setattr(EngineChoice, "build", lambda choice, network: engine)
     network = Network("mobilenet", {"0": np.zeros(1, np.float32)}, ("middle", "middle-mirrored"))
-    cache, pool = FeatureCache(str(tmp_path / "features"), STORAGE, network), InProcess()
+    cache, pool = (
+        FeatureCache(Location.of(str(tmp_path / "features")), STORAGE, network),
+        InProcess(),
+    )
 
     def get(*names: str) -> Any:
         paths = [str(tmp_path / name) for name in names]

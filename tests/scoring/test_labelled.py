@@ -18,6 +18,7 @@ from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.scoring.labelled import best_box_per_image, from_predictions
 from monkeyray.scoring.schema import SCHEMA_VERSION, prediction_schema
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage()
@@ -41,9 +42,9 @@ def predictions(tmp_path: Path) -> Predictions:
     def write(**changed: Any) -> Path:
         place = tmp_path / "predictions"
         plans = [pa.table({"uri": [uri for uri, _ in rows]}) for rows in ROWS]
-        with hold(str(place), STORAGE, print) as lease:
+        with hold(Location.of(str(place)), STORAGE, print) as lease:
             run = create_run(
-                str(place), lease, IDENTITY | changed, plans, [len(rows) for rows in ROWS]
+                lease.place, lease, IDENTITY | changed, plans, [len(rows) for rows in ROWS]
             )
             schema = prediction_schema(plans[0].schema)
             threshold = run.identity["threshold"]

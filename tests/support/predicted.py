@@ -15,6 +15,7 @@ from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect
 from monkeyray.scoring.schema import prediction_schema
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 MODEL_ID = "ab" * 32
@@ -68,10 +69,10 @@ def predict(
         plan |= {name: pa.array([row.get(name) for row in rows], t) for name, t in BOX_FIELDS}
     listing = collect([pa.table(plan)])
     assert listing is not None
-    with hold(str(place), storage, print) as lease:
+    with hold(Location.of(str(place)), storage, print) as lease:
         cut = list(sizes or [len(names)])
         whole = {"images": images, "threshold": None, **identity}
-        run = create_run(str(place), lease, whole, listing, cut)
+        run = create_run(Location.of(str(place)), lease, whole, listing, cut)
         following = iter(rows)
         for shard in range(len(cut) if finish else len(cut) - 1):
             planned = run.plan.read(shard)

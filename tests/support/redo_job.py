@@ -18,6 +18,7 @@ from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.shards import Job
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
 from monkeyray.runs.workers import MachinePool
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.shard_jobs import work
 
@@ -27,11 +28,11 @@ def main(images: str, place: str) -> None:
     storage = Storage()
     listing = collect(list_images(images, storage, Counter()))
     assert listing is not None
-    with hold(place, storage, print) as lease:
-        run = open_run(place, storage, {})
+    with hold(Location.of(place), storage, print) as lease:
+        run = open_run(lease.place, storage, {})
         if run is None:
             sizes = shard_sizes(listing.rows, 2, 6, smallest=3)
-            run = create_run(place, lease, {}, listing, sizes)
+            run = create_run(lease.place, lease, {}, listing, sizes)
         else:
             new = listing.only(new_rows(run, listing))
             sizes = shard_sizes(new.rows, 2, 6, smallest=1)

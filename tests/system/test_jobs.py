@@ -41,6 +41,7 @@ from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Estimate, Summary
 from monkeyray.statistics.metrics import softmax
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import list_dataset
 from monkeyray.training.distributed import _failure
@@ -365,7 +366,10 @@ def test_another_network_with_weights_from_a_file(
 
 
 def test_two_trainings_into_one_place(trained: Trained, few: Path, tmp_path: Path) -> None:
-    with hold(str(tmp_path / "m"), Storage(), print), pytest.raises(LeaseError, match="wait for"):
+    with (
+        hold(Location.of(str(tmp_path / "m")), Storage(), print),
+        pytest.raises(LeaseError, match="wait for"),
+    ):
         train(TrainConfig(images=str(few), model=str(tmp_path / "m"), store=QUIET))
 
 

@@ -33,7 +33,7 @@ from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
-from monkeyray.storage.location import join
+from monkeyray.storage.location import Location, join
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
 from tests.conftest import upload
@@ -350,7 +350,7 @@ def test_sigterm_ends_cleanly(model: str, many: Path, tmp_path: Path) -> None:
     assert "_lease.json" not in names
     assert "_SUCCESS" not in names
     assert not any(name.endswith(".tmp") for name in names)
-    assert open_run(job.place, Storage(), _identity_of(job)) is not None
+    assert open_run(Location.of(job.place), Storage(), _identity_of(job)) is not None
     job.finish()
     assert len(rows_of(job.files())) == IMAGES
 

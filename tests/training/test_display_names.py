@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from monkeyray.storage.location import Location
 from monkeyray.training.display_names import display_names
 
 
@@ -36,7 +37,8 @@ from monkeyray.training.display_names import display_names
     ],
 )  # fmt: skip
 def test_names(uris: list[str], images: str, test: str | None, names: list[str]) -> None:
-    assert display_names(uris, images, test) == names
+    second = None if test is None else Location.of(test)
+    assert display_names(uris, Location.of(images), second) == names
 
 
 FOLDERS = st.sampled_from(["/d", "/d/all", "/d/test", "/e/test", "s3://b", "s3://b/d", "/d/l.csv"])
@@ -51,6 +53,6 @@ FILES = st.sampled_from(["a", "a (2)", "a (3)", "test/a", "all/a", "n0/a", "n0/a
 @example([("/d", "a"), ("/e/test", "a"), ("s3://b", "a"), ("/d", "a (2)")], "/d", None)
 def test_they_are_different(files: list[tuple[str, str]], images: str, test: str | None) -> None:
     uris = ["/".join(each) for each in files]
-    names = display_names(uris, images, test)
+    names = display_names(uris, Location.of(images), Location.of(test) if test else None)
     assert len(names) == len(uris) == len(set(names))
     assert not any(name.startswith("/") or "://" in name for name in names)

@@ -24,6 +24,7 @@ from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.workers import MachinePool
 from monkeyray.scoring.features import FeatureCache, Features, _find
 from monkeyray.scoring.options import ScoreConfig
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import list_dataset
 from monkeyray.training.labelled_boxes import NO_BOX, NOT_LISTED, best_animals
@@ -168,8 +169,8 @@ def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Pat
     path = pasted(few, tmp_path, LEFT)
     backbone = load_weights("mobilenet", "imagenet", STORAGE, 0)
     network = Network("mobilenet", backbone, ("whole",))
-    cache = FeatureCache(str(tmp_path / "features"), STORAGE, network, padding=0.0)
-    assert cache.place != FeatureCache(cache.uri, STORAGE, network).place
+    cache = FeatureCache(Location.of(str(tmp_path / "features")), STORAGE, network, padding=0.0)
+    assert cache.place != FeatureCache(cache.folder, STORAGE, network).place
 
     def images(bbox: tuple[float, ...]) -> pa.Table:
         entry = STORAGE.stat(str(path))
