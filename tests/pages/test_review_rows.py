@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from monkeyray.exports.job import open_source
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review_rows import Figures, Shown, Wanted, read_review
 from monkeyray.storage.store import Storage
-from tests.support.predicted import predict, scored
+from tests.support.predicted import box, predict, scored
 
 
 def sha(text: str) -> str:
@@ -102,3 +104,62 @@ def test_the_same_bytes_are_shown_once(tmp_path: Path) -> None:
     _, shown = look(tmp_path / "p", Wanted(3, 3, "uncertain", 3))
     # Broken files are none that anybody labels twice.
     assert [row.path for row in shown] == ["0.jpg", "7.jpg", "8.jpg"]
+
+
+def random_rows(draw: random.Random, with_boxes: bool) -> list[dict[str, Any]]:
+    """Rows with equal scores, equal contents and, perhaps, several boxes an image."""
+    rows: list[dict[str, Any]] = []
+    for image in range(60):
+        for number in range(draw.randint(1, 3) if with_boxes else 1):
+            row: dict[str, Any] = {"uri": f"/x/{image:02}.jpg", "status": "missing"}
+            if draw.random() < 0.8:
+                best, second = draw.choice([0.5, 0.625, 0.75]), draw.choice([0.125, 0.25])
+                names = draw.sample(["fox", "owl", "Élk"], 2)
+                row = scored(
+                    row["uri"], (names[0], best), (names[1], second),
+                    sha256=sha(str(draw.randint(0, 40))), ood_score=draw.choice([0.5, 1.5, None]),
+                    status=draw.choice(["ok", "truncated"]),
+                )  # fmt: skip
+            if with_boxes:
+                row |= box(number, "animal", draw.choice([0.25, 0.5, 0.75]), 0, 0, 0.5, 0.5)
+            rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize("with_boxes", [False, True], ids=["images", "boxes"])
+@pytest.mark.parametrize("seed", range(3))
+def test_sections_are_those_of_sorting_all_rows(
+    tmp_path: Path, seed: int, with_boxes: bool
+) -> None:
+    rows = random_rows(random.Random(seed), with_boxes)
+    predict(tmp_path / "p", rows, images="/x", sizes=[len(rows) // 3, len(rows) - len(rows) // 3])
+    _, shown = look(tmp_path / "p", Wanted(2, 7, "uncertain", 5))
+
+    def rank(row: dict[str, Any]) -> tuple[bool, float]:
+        return "label" not in row, -row.get("detection_conf", 0) if "label" in row else 0
+
+    grouped = itertools.groupby(rows, key=lambda row: row["uri"])
+    images = [min(boxes, key=rank) for _, boxes in grouped]
+    known = [row for row in images if "label" in row]
+
+    def least(key: Any, of: list[dict[str, Any]], limit: int) -> list[str]:
+        first = {row["sha256"]: row for row in sorted(of, key=key, reverse=True)}
+        return [row["uri"][3:] for row in sorted(first.values(), key=key)][:limit]
+
+    def margin(row: dict[str, Any]) -> tuple[float, str]:
+        return row["top_k"][0]["score"] - row["top_k"][1]["score"], row["uri"]
+
+    whole = [row for row in known if row["status"] == "ok"]
+    assert section(shown, "next") == least(margin, whole, 5)
+    assert section(shown, "uncertain") == least(margin, known, 7)
+    unusual = [row for row in known if row["ood_score"] is not None]
+    outliers = least(lambda row: (-row["ood_score"], row["uri"]), unusual, 7)
+    assert section(shown, "outliers") == outliers
+    drawn = [
+        least(lambda row: (row["sha256"][:13], row["uri"]), of, 2)
+        for label in ("fox", "owl", "Élk")
+        if (of := [row for row in known if row["label"] == label])
+    ]
+    assert section(shown, "labels") == [name for names in drawn for name in names]
+    missing = [row["uri"][3:] for row in images if "label" not in row]
+    assert section(shown, "problems") == missing[:7]
