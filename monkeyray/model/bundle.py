@@ -234,7 +234,7 @@ def save_bundle(
 
 
 def _old_files(place: Location, storage: Storage) -> tuple[set[str], set[str]]:
-    """The files of the bundle that is there, and those of the one that it replaced."""
+    """The files of the present bundle, and those of the one that it replaced."""
     try:
         model = _read_model(place, storage)
         # A name from a foreign model.json must not delete what is not ours.
@@ -251,10 +251,9 @@ def load_bundle(
 ) -> Bundle:
     """Read a bundle, and check its hashes (except report and metrics) and that its components fit.
 
-    `model_id`: the id that is meant, or its first 8 digits or more. `int8`: load
-    the quantised backbone too.
-    Raises BundleError when there is no bundle, it is damaged (and which file), of a newer format,
-    not the one that is meant, or without a backbone in int8 where that is needed.
+    `model_id`: the expected id, or at least its first 8 digits. `int8`: load the int8 backbone too.
+    Raises BundleError if there is no bundle, or if it is damaged (and which file), of another
+    format, not the expected one, or without the int8 backbone that was asked for.
     """
     place = Location.parse(uri)
     model = _read_model(place, storage)
@@ -325,9 +324,9 @@ def _read_model(place: Location, storage: Storage) -> dict[str, Any]:
     except TooLargeError as error:
         raise BundleError(f"{place} is damaged: {error}") from error
     except (ValueError, RecursionError):
-        raise BundleError(f"{place}/model.json is damaged: it is no JSON") from None
+        raise BundleError(f"{place}/model.json is damaged: it is not JSON") from None
     if not isinstance(model, dict):
-        raise BundleError(f"{place}/model.json is damaged: it is no JSON object")
+        raise BundleError(f"{place}/model.json is damaged: it is not a JSON object")
     return model
 
 
@@ -356,7 +355,7 @@ def _load_int8(place: Location, storage: Storage, model: Mapping[str, Any]) -> W
     if name is None:
         raise BundleError(
             f"the model in {place} has no backbone in int8: train it again with --int8, which "
-            "takes its features from where they are kept, or drop --precision int8"
+            "reuses the cached features, or drop --precision int8"
         )
     arrays = read_arrays(place, storage, name, model["files"][name]["sha256"])
     try:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from monkeyray.arrays import Array
-from monkeyray.model.backbones import Weights, import_keras, named_weights
+from monkeyray.model.backbones import Weights, import_keras
 
 
 def build_head(
@@ -67,31 +67,3 @@ def scale_logits(weights: Weights, factor: float) -> Weights:
 def kernels(head: Any) -> list[Any]:
     """The variables of a head with an L2 penalty: all but its biases."""
     return [variable for variable in head.trainable_variables if len(variable.shape) > 1]
-
-
-class HeadLearner:
-    """A head that is trained on the features of a frozen backbone.
-
-    It computes in float64, so that the order of sums does not show in float32 and any number of
-    workers ends with the same weights.
-    """
-
-    dtype = "float64"
-
-    #: XLA fuses Adam's many small kernels.
-    compiled = True
-
-    def __init__(self, features: int, widths: tuple[int, ...], labels: int, seed: int) -> None:
-        self._head = build_head(features, widths, labels, seed=seed, dtype=self.dtype)
-        self.variables = list(self._head.trainable_variables)
-        self.penalised = kernels(self._head)
-
-    def logits(self, x: Any) -> Any:
-        """Features (b, width) to logits (b, labels)."""
-        import tensorflow as tf
-
-        return self._head(tf.cast(x, tf.float64))
-
-    def weights(self) -> Weights:
-        """The variables as float32 by name."""
-        return {key: value.astype(np.float32) for key, value in named_weights(self._head).items()}

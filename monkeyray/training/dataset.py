@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from monkeyray.arrays import Array
 from monkeyray.errors import InputError
@@ -21,7 +22,6 @@ from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.splits import SPLITS, Assignment, fold_images, split_images
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.store import Storage
-from monkeyray.training.corrections import apply_corrections
 from monkeyray.training.labelled_boxes import best_animals, load_detections, with_best_box
 from monkeyray.training.loop import Splits
 from monkeyray.training.options import TrainConfig
@@ -116,6 +116,17 @@ def list_dataset(
             )
     _check_split(config, table)
     return table, names, skipped
+
+
+def apply_corrections(table: pa.Table, later: pa.Table) -> pa.Table:
+    """The images of both tables, which have the same columns. An image in both, by URI, gets the
+    label of `later` and keeps everything else, such as a given split; new images come last.
+    """
+    known, new = table["uri"].combine_chunks(), later["uri"].combine_chunks()
+    its = later["label"].take(pc.index_in(table["uri"], value_set=new).combine_chunks())
+    place = table.column_names.index("label")
+    table = table.set_column(place, "label", pc.coalesce(its, table["label"]))
+    return pa.concat_tables([table, later.filter(pc.invert(pc.is_in(new, value_set=known)))])
 
 
 def _check_split(config: TrainConfig, images: pa.Table) -> None:

@@ -15,15 +15,15 @@ from monkeyray.images.views import choose_views
 from monkeyray.model.backbones import BACKBONES, load_weights, weights_hash
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice
-from monkeyray.model.head import HeadLearner, scale_logits
+from monkeyray.model.head import scale_logits
 from monkeyray.model.quantise import IMAGES, Quantised, compare, quantise
 from monkeyray.runs.cluster import run_in_fresh_process
 from monkeyray.storage.store import Storage
 from monkeyray.training.assess import Assessment, assess, assess_validation
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.distributed import Outcome, Task, below
-from monkeyray.training.finetune import FineTuneLearner, check_fine_tune
 from monkeyray.training.job import Job
+from monkeyray.training.learners import FineTuneLearner, HeadLearner, check_fine_tune
 from monkeyray.training.loop import CachedSource, FitConfig
 from monkeyray.training.options import TrainConfig, parse_head
 

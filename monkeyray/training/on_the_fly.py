@@ -3,24 +3,35 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL import Image
 
-from monkeyray.arrays import Array
+from monkeyray.arrays import Array, Bytes
 from monkeyray.errors import DecodeError, InputError, ObjectError
 from monkeyray.images.decode import Limits, decode
 from monkeyray.storage.store import Storage
-from monkeyray.training.augment import augment
 
 #: Steps that are decoded ahead of a worker.
 _STEPS_AHEAD = 2
 
 #: As decode.Limits has it, once for the tasks.
 _LIMITS = Limits()
+
+#: Maximum rotation in degrees, zoom, and change of brightness and contrast. They are small, since
+#: animals stand upright and camera traps hardly move.
+_DEGREES = 10.0
+_ZOOM = 1.3
+_LIGHT = 0.25
+_CONTRAST = 0.25
+
+#: Share of pictures made grey, as in infrared light.
+_GREY = 0.15
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Pixels of images by index, fetched and decoded at every call, and augmented for training."""
+    """Bytes of images by index, fetched and decoded at every call, and augmented for training."""
 
     uris: Array
     size: int
@@ -113,3 +124,45 @@ class PixelSource:
 
 def _read(decoder: Decoder, rows: pa.Table) -> Array:
     return np.asarray(decoder(rows)["pixels"])
+
+
+def augment(pixels: Bytes, key: tuple[int, ...]) -> Bytes:
+    """A picture randomly mirrored, rotated, cropped, relit and perhaps made grey.
+
+    `pixels`: uint8 RGB of shape (n, n, 3). `key`: non-negative integers that seed the change, such
+    as seed, epoch and image; the same key and pixels give the same result.
+    """
+    chance = np.random.default_rng(key)
+    mirrored = chance.random() < 0.5
+    angle = math.radians(chance.uniform(-_DEGREES, _DEGREES))
+    zoom = chance.uniform(1.0, _ZOOM)
+    # The position of the crop.
+    shift = chance.uniform(-1.0, 1.0, size=2) * (1 - 1 / zoom) / 2
+    light, contrast = chance.uniform(-1.0, 1.0, size=2) * (_LIGHT, _CONTRAST)
+    grey = chance.random() < _GREY
+    moved = _move(pixels, mirrored, angle, zoom, shift)
+    values = moved.astype(np.float32)
+    if grey:
+        # Rec. 601 luma, as Pillow's mode L.
+        values = np.repeat(values @ np.array([[0.299], [0.587], [0.114]], np.float32), 3, axis=2)
+    middle = values.mean()
+    values = (values - middle) * np.float32(1 + contrast) + middle * np.float32(1 + light)
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+
+
+def _move(pixels: Bytes, mirrored: bool, angle: float, zoom: float, shift: Any) -> Bytes:
+    """Mirror, rotate about the centre and zoom; the picture is reflected at its edges."""
+    size = len(pixels)
+    margin = size // 4
+    padded = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), mode="reflect")
+    # Pillow maps result to source: x = a u + b v + c, y = d u + e v + f.
+    cosine, sine = math.cos(angle) / zoom, math.sin(angle) / zoom
+    a, d = (-cosine, -sine) if mirrored else (cosine, sine)
+    b, e = -sine, cosine
+    half = size / 2
+    c = margin + half + shift[0] * size - (a + b) * half
+    f = margin + half + shift[1] * size - (d + e) * half
+    image = Image.fromarray(padded).transform(
+        (size, size), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
+    )
+    return np.asarray(image, np.uint8)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from monkeyray.arrays import Array
+
+#: The fields that are lists of arrays.
+_ARRAYS = ("variables", "optimizer", "best")
 
 
 @dataclass(frozen=True)
@@ -39,18 +42,12 @@ class State:
         arrays = {
             # Not ascontiguousarray, which makes Adam's count of steps an array of one.
             f"{name}/{index:04d}": np.asarray(array, order="C")
-            for name in ("variables", "optimizer", "best")
+            for name in _ARRAYS
             for index, array in enumerate(getattr(self, name))
         }
         save_file(arrays, folder / "state.safetensors")
         values = {
-            "epoch": self.epoch,
-            "best_epoch": self.best_epoch,
-            "best_loss": self.best_loss,
-            "history": self.history,
-            "done": self.done,
-            "resumed_from": self.resumed_from,
-            "diverged": self.diverged,
+            each.name: getattr(self, each.name) for each in fields(self) if each.name not in _ARRAYS
         }
         (folder / "state.json").write_text(json.dumps(values))
 
@@ -61,12 +58,7 @@ class State:
 
         arrays = load_file(folder / "state.safetensors")
 
-        def variables(name: str) -> list[Array]:
-            return [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
-
-        return cls(
-            variables=variables("variables"),
-            optimizer=variables("optimizer"),
-            best=variables("best"),
-            **json.loads((folder / "state.json").read_text()),
-        )
+        values: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        for name in _ARRAYS:
+            values[name] = [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
+        return cls(**values)

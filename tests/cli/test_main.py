@@ -151,7 +151,7 @@ def score(
         (score("--dry-run", images="{half}.csv"), "1 malformed URIs"),
         # bundles
         (score(model="{newer}"), "bundle format 99"),
-        (score(model="{cut}"), "{cut}/model.json is damaged: it is no JSON"),
+        (score(model="{cut}"), "{cut}/model.json is damaged: it is not JSON"),
         (score(model="{changed}"), "{changed} is damaged: backbone-"),
         (score("--model-id", "0" * 12), "--model-id"),
         (

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.storage.store import Storage
-from monkeyray.training.corrections import apply_corrections
-from monkeyray.training.dataset import list_dataset
+from monkeyray.training.dataset import apply_corrections, list_dataset
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.publish import recorded
 

@@ -1,8 +1,10 @@
-"""Fine-tuning: the last layers of the backbone are trained together with the head."""
+"""What is trained: the head alone, or the last layers of the backbone together with the head."""
 
 from __future__ import annotations
 
 from typing import Any
+
+import numpy as np
 
 from monkeyray.console import silence_stderr
 from monkeyray.model.backbones import (
@@ -15,6 +17,34 @@ from monkeyray.model.backbones import (
 )
 from monkeyray.model.engine import Network, embed
 from monkeyray.model.head import build_head, kernels
+
+
+class HeadLearner:
+    """A head that is trained on the features of a frozen backbone.
+
+    It computes in float64, so that the order of sums does not show in float32 and any number of
+    workers ends with the same weights.
+    """
+
+    dtype = "float64"
+
+    #: XLA fuses Adam's many small kernels.
+    compiled = True
+
+    def __init__(self, features: int, widths: tuple[int, ...], labels: int, seed: int) -> None:
+        self._head = build_head(features, widths, labels, seed=seed, dtype=self.dtype)
+        self.variables = list(self._head.trainable_variables)
+        self.penalised = kernels(self._head)
+
+    def logits(self, x: Any) -> Any:
+        """Features (b, width) to logits (b, labels)."""
+        import tensorflow as tf
+
+        return self._head(tf.cast(x, tf.float64))
+
+    def weights(self) -> Weights:
+        """The variables as float32 by name."""
+        return {key: value.astype(np.float32) for key, value in named_weights(self._head).items()}
 
 
 class FineTuneLearner:
