@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import random
+import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monkeyray.errors import LeaseError, MissingError
+from monkeyray.errors import InputError, LeaseError, MissingError, RunError
 from monkeyray.runs.lease import Lease, hold
 from monkeyray.runs.place import open_run
 from monkeyray.runs.plan import Listing, collect
@@ -171,14 +175,16 @@ class Mortal(Storage):
         return self.changing("delete", *arguments)
 
 
-def update(place: Path, storage: Storage, listing: Listing, lease: Lease) -> Run:
+def update(
+    place: Path, storage: Storage, listing: Listing, lease: Lease, status: str = "ok"
+) -> Run:
     """What `score --update --retry-failed` does."""
     run = open_run(Location.of(str(place)), storage, IDENTITY)
     assert run is not None
     new = listing.only(new_rows(run, listing))
     sizes = [1] * new.rows
     run = update_run(run, lease, Changes(Listed.of(listing), retry=True), new, sizes)
-    work(run)
+    work(run, status)
     run.finish(lease)
     return run
 
@@ -234,3 +240,59 @@ def test_killed_between_any_two_steps(tmp_path: Path, before: bool, again: str) 
         if not killed:
             assert moment > 10
             return
+
+
+class Slow(Storage):
+    """A storage that makes its callers wait, by chance."""
+
+    def read(self, *arguments: Any) -> Any:
+        time.sleep(random.random() ** 4 / 20)
+        return super().read(*arguments)
+
+    def create(self, *arguments: Any) -> Any:
+        time.sleep(random.random() ** 4 / 20)
+        return super().create(*arguments)
+
+    def delete(self, *arguments: Any) -> Any:
+        time.sleep(random.random() ** 4 / 20)
+        super().delete(*arguments)
+
+
+class Believed(Lease):
+    """A lease that its owner believes in, though it may be another's by now."""
+
+    def check(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("MONKEYRAY_KILL_ROUNDS", "3"))))
+def test_a_race_for_the_place_costs_no_row(tmp_path: Path, seed: int) -> None:
+    """Several drivers resume and redo one run at the same time, as if there were no lease."""
+    place, storage = str(tmp_path), Slow()
+    with hold(place, STORAGE, print) as lease:
+        run = make(tmp_path, lease, 10)
+        for shard in range(4):
+            publish(run, shard, "timeout" if shard in (1, 2) else "ok")
+    listing = listed([*NAMES[1:9], "/x/new"], "2")
+
+    def drive(number: int) -> None:
+        believed = Believed(place, storage, str(number))
+        with contextlib.suppress(LeaseError, MissingError, RunError, InputError):
+            if number % 2:
+                update(tmp_path, storage, listing, believed, "truncated")
+            else:
+                found = open_run(place, storage, IDENTITY)
+                assert found is not None
+                work(found, "truncated")
+                found.finish(believed)
+
+    random.seed(seed)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(drive, range(4)))
+    with hold(place, STORAGE, print) as lease:
+        update(tmp_path, STORAGE, listing, lease, "truncated")
+    assert globbed(tmp_path) == Counter([*NAMES[:10], "/x/new"])
+    table = pa.concat_tables(open_predictions(place, STORAGE).tables(["uri", "status"]))
+    # The row of an image that is gone is kept; all others have changed.
+    kept = [row["uri"] for row in table.to_pylist() if row["status"] == "ok"]
+    assert kept == NAMES[:1]
