@@ -268,7 +268,7 @@ class Believed(Lease):
 @pytest.mark.parametrize("seed", range(int(os.environ.get("MONKEYRAY_KILL_ROUNDS", "3"))))
 def test_a_race_for_the_place_costs_no_row(tmp_path: Path, seed: int) -> None:
     """Several drivers resume and redo one run at the same time, as if there were no lease."""
-    place, storage = str(tmp_path), Slow()
+    place, storage = Location.of(str(tmp_path)), Slow()
     with hold(place, STORAGE, print) as lease:
         run = make(tmp_path, lease, 10)
         for shard in range(4):
@@ -292,7 +292,7 @@ def test_a_race_for_the_place_costs_no_row(tmp_path: Path, seed: int) -> None:
     with hold(place, STORAGE, print) as lease:
         update(tmp_path, STORAGE, listing, lease, "truncated")
     assert globbed(tmp_path) == Counter([*NAMES[:10], "/x/new"])
-    table = pa.concat_tables(open_predictions(place, STORAGE).tables(["uri", "status"]))
+    table = pa.concat_tables(open_predictions(str(place), STORAGE).tables(["uri", "status"]))
     # The row of an image that is gone is kept; all others have changed.
     kept = [row["uri"] for row in table.to_pylist() if row["status"] == "ok"]
     assert kept == NAMES[:1]
