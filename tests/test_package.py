@@ -15,7 +15,7 @@ from monkeyray.scoring.options import ScoreConfig
 from monkeyray.training.options import TrainConfig
 
 ROOT = Path(monkeyray.__file__).parent
-PACKAGES = sorted({path.parent.name for path in ROOT.glob("*/*.py")} - {"cli", "runs"})
+PACKAGES = sorted({path.parent.name for path in ROOT.glob("*/*.py")} - {"cli"})
 CONFIG = ScoreConfig(images="a", model="b", predictions="c", store=StoreConfig(quiet=True))
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.random import Generator
 from PIL import ExifTags, Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
+from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError
 
 LABELS = ("empty", "giraffe", "warthog", "zebra")
@@ -39,7 +40,7 @@ class DemoImages:
 class _Species:
     coat: _Colour
     mark: _Colour
-    pattern: str  # of the marks
+    blotches: int  # marks per shoulder height; 0 for stripes
     size: tuple[float, float]  # least and greatest shoulder height, in image heights
     # All lengths from here on are in shoulder heights.
     body: tuple[float, float]  # half axes of an ellipse
@@ -57,22 +58,13 @@ class _Scene:
 
 
 _SPECIES = {
-    "giraffe": _Species((226, 196, 146), (142, 82, 36), "patches", (0.30, 0.40),
+    "giraffe": _Species((226, 196, 146), (142, 82, 36), 7, (0.30, 0.40),
                         (0.50, 0.21), (0.40, 0.95, 0.16), 0.30),
-    "warthog": _Species((104, 84, 68), (60, 48, 40), "bristles", (0.22, 0.32),
+    "warthog": _Species((134, 110, 90), (72, 58, 48), 25, (0.22, 0.32),
                         (0.80, 0.36), (0.36, 0.02, 0.42), 0.66),
-    "zebra": _Species((232, 226, 214), (34, 30, 30), "stripes", (0.30, 0.44),
+    "zebra": _Species((232, 226, 214), (34, 30, 30), 0, (0.30, 0.44),
                       (0.66, 0.28), (0.36, 0.45, 0.26), 0.42),
 }  # fmt: skip
-
-# Bare earth and what grows on it.
-_GROUNDS: tuple[tuple[_Colour, _Colour], ...] = (
-    ((196, 166, 112), (160, 138, 82)),
-    ((168, 150, 104), (108, 124, 62)),
-    ((184, 124, 84), (164, 142, 84)),
-    ((158, 146, 126), (132, 130, 86)),
-    ((128, 118, 84), (84, 112, 54)),
-)
 
 
 def draw_demo_images(
@@ -173,9 +165,8 @@ def _burst(
         picture = scene.picture.copy()
         if label in _SPECIES:
             # The same numbers for each frame: an animal keeps its coat, size and direction.
-            _paste_animal(
-                np.random.default_rng(walk), picture, _SPECIES[label], frame, scene.horizon
-            )
+            same = np.random.default_rng(walk)
+            _paste_animal(same, picture, _SPECIES[label], frame, scene.horizon)
         grain = Image.fromarray(rng.integers(0, 16, (_HEIGHT // 2, _WIDTH // 2), np.uint8))
         grain = grain.resize(_SIZE, Image.Resampling.NEAREST).convert("RGB")
         picture = ImageChops.add(ImageChops.multiply(picture, light), grain, offset=-8)
@@ -186,13 +177,13 @@ def _burst(
 def _scene(rng: Generator) -> _Scene:
     """Draw a place in the savanna: sky, hills, ground and bushes."""
     horizon = int(_HEIGHT * rng.uniform(0.22, 0.5))
-    earth, growth = _GROUNDS[rng.integers(len(_GROUNDS))]
-    picture = _blend(_noise(rng, 9), earth, growth)
-    picture.paste(
-        _blend(_noise(rng, 4), (118, 160, 212), (236, 238, 240)).crop((0, 0, _WIDTH, horizon))
-    )
-    draw = ImageDraw.Draw(picture)
+    earth = _colour(rng.uniform((128, 118, 84), (196, 166, 126)))
+    growth = _colour(rng.uniform((84, 112, 54), (164, 142, 86)))
     leaf = rng.uniform((50, 70, 40), (120, 125, 80))
+    picture = _blend(_noise(rng, 9), earth, growth)
+    sky = _blend(_noise(rng, 4), (118, 160, 212), (236, 238, 240))
+    picture.paste(sky.crop((0, 0, _WIDTH, horizon)))
+    draw = ImageDraw.Draw(picture)
     for near in (0.0, *np.sort(rng.random(rng.integers(3, 10)) ** 2)):  # the first one is a hill
         x, y = rng.uniform(0, _WIDTH), horizon + 0.6 * near * (_HEIGHT - horizon)
         width, height = rng.uniform(0.5, 1.2, 2) * _HEIGHT * (0.1 + 0.4 * near, 0.06 + 0.3 * near)
@@ -200,9 +191,9 @@ def _scene(rng: Generator) -> _Scene:
             width, height = 4 * width + 300, 2 * height
         for _ in range(25):
             dx, dy = rng.uniform(-0.7, 0.7, 2) * (width, height)
-            r, g, b = (leaf * rng.uniform(0.75, 1.2) * (1.25 - 0.25 * near)).astype(int).tolist()
+            shade = rng.uniform(0.75, 1.2) * (1.25 - 0.25 * near)
             box = (x + dx - width / 3, y + dy - height, x + dx + width / 3, y + min(dy, 0))
-            draw.ellipse(box, fill=(r, g, b))
+            draw.ellipse(box, _colour(leaf * shade))
     return _Scene(picture, horizon)
 
 
@@ -239,34 +230,31 @@ def _paste_animal(
     draw.line((*at(-length, 1 - 0.6 * height), *at(-length - 0.12, 0.5)), 255, int(0.04 * size))
     shadow = shape.transform(_SIZE, Image.Transform.AFFINE, (1, 0, 0, 0, 5, -4 * feet - 0.1 * size))
     picture.paste((40, 36, 30), mask=shadow.point([each // 2 for each in range(256)]))
-    columns = np.arange(_WIDTH)[None, :] - x
-    if species.pattern == "stripes":
-        wave = np.sin(columns / size * 40 + 0.02 * np.arange(_HEIGHT)[:, None])
-        marks = Image.fromarray((127 + 127 * wave).astype(np.uint8))
+    if species.blotches:
+        marks = _noise(rng, int(_WIDTH / size * species.blotches))
     else:
-        marks = _noise(rng, int(_WIDTH / size * (7 if species.pattern == "patches" else 25)))
-    if species.pattern != "bristles":
+        columns, rows = np.arange(_WIDTH) - x, np.arange(_HEIGHT)[:, None]
+        wave = np.sin(columns / size * 40 + 0.02 * rows)
+        marks = Image.fromarray((127 + 127 * wave).astype(np.uint8))
+    if species.blotches < 10:  # large ones have sharp edges
         marks = marks.point([0] * 118 + list(range(0, 252, 12)) + [255] * 117)
     picture.paste(_blend(marks, species.coat, species.mark), mask=shape)
 
 
 def _light(rng: Generator, taken: datetime, night: bool) -> Image.Image:
-    """Draw what to multiply a picture with: by day clouds' shadows, warm while the sun is low; at
-    night a flash that is weak at the edges and far away."""
+    """Draw what to multiply a picture with: by day the shadows of clouds, warm while the sun is
+    low; at night a flash that is weak at the edges."""
     if night:
-        flash = (
-            Image.radial_gradient("L")
-            .resize(_SIZE)
-            .point([230 - each * 3 // 4 for each in range(256)])
-        )
-        return ImageChops.multiply(
-            flash, _noise(rng, 3).point(lambda each: 170 + each // 3)
-        ).convert("RGB")
+        falloff = [230 - far * 3 // 4 for far in range(256)]
+        return Image.radial_gradient("L").resize(_SIZE).point(falloff).convert("RGB")
     low = abs(taken.hour + taken.minute / 60 - 12) / 6
     warm = 255, int(255 - 25 * low**2), int(255 - 76 * low**2)
-    return ImageChops.multiply(
-        _blend(_noise(rng, 5), (150, 150, 150), (255, 255, 255)), Image.new("RGB", _SIZE, warm)
-    )
+    return _blend(_noise(rng, 5), (150, 150, 150), warm)
+
+
+def _colour(values: Array) -> _Colour:
+    r, g, b = values.astype(int).tolist()
+    return r, g, b
 
 
 def _noise(rng: Generator, cells: int) -> Image.Image:
