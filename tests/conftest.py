@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 from tests.support.weed import start_weed
 
@@ -140,4 +139,4 @@ def upload(storage: Storage, folder: Path, uri: str) -> None:
     """Copy a folder of files below a URI."""
     for path in folder.rglob("*"):
         if path.is_file():
-            storage.write(join(uri, str(path.relative_to(folder))), path.read_bytes())
+            storage.write(f"{uri}/{path.relative_to(folder)}", path.read_bytes())

@@ -16,7 +16,7 @@ import pytest
 from monkeyray.errors import LeaseError
 from monkeyray.runs import lease as leases
 from monkeyray.runs.lease import NAME, hold
-from monkeyray.storage.location import Location, join
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage()
@@ -108,11 +108,11 @@ def test_a_lease_of_another_machine_or_version_must_expire(
         mine | {"format": 99, "process": exited | {"threads": 2}},
         {"owner": "of a version to come"},
     ):
-        STORAGE.write(join(str(tmp_path), NAME), json.dumps(stale).encode())
+        STORAGE.write(str(tmp_path / NAME), json.dumps(stale).encode())
         start = time.monotonic()
         with hold(Location.of(str(tmp_path)), STORAGE, print):
             assert time.monotonic() - start >= 3.0
-    STORAGE.write(join(str(tmp_path), NAME), json.dumps(mine | {"process": exited}).encode())
+    STORAGE.write(str(tmp_path / NAME), json.dumps(mine | {"process": exited}).encode())
     start = time.monotonic()
     with hold(Location.of(str(tmp_path)), STORAGE, print):
         assert time.monotonic() - start < 3.0

@@ -33,7 +33,7 @@ from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
-from monkeyray.storage.location import Location, join
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
 from tests.conftest import upload
@@ -358,7 +358,7 @@ def test_sigterm_ends_cleanly(model: str, many: Path, tmp_path: Path) -> None:
 def _identity_of(job: Job) -> dict[str, object]:
     import json
 
-    stored = json.loads(Storage().read(join(job.place, "_run.json")).data)
+    stored = json.loads(Storage().read(f"{job.place}/_run.json").data)
     return dict(stored["identity"])
 
 

@@ -18,7 +18,7 @@ from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.labels.listing import list_labelled
 from monkeyray.redact import has_secret, masked, masked_anywhere
 from monkeyray.storage.local import local_errors
-from monkeyray.storage.location import normalise
+from monkeyray.storage.location import Location
 from monkeyray.storage.s3 import endpoint_of
 from monkeyray.storage.store import Storage
 from monkeyray.training.tracker import problem_of
@@ -59,7 +59,7 @@ def test_places_with_credentials_are_refused(uri: str, tmp_path: Path) -> None:
     assert "hunter2" not in masked(uri)
     assert has_secret(uri)
     with pytest.raises(ConfigError, match=r"carries credentials|malformed") as found:
-        normalise(uri)
+        Location.parse(uri)
     assert "hunter2" not in str(found.value)
     # Among others, in a manifest.
     manifest = tmp_path / "m.csv"
@@ -71,7 +71,7 @@ def test_places_with_credentials_are_refused(uri: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("uri", PLAIN)
 def test_other_places_are_left_as_they_are(uri: str) -> None:
-    assert normalise(uri) == uri
+    assert str(Location.parse(uri)) == uri
     assert not has_secret(uri)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 from monkeyray.training.tensorboard import EventFiles
 from monkeyray.training.tracker import EpochLog
@@ -35,13 +34,13 @@ def test_event_files(store: str, tmp_path: Path, request: pytest.FixtureRequest)
     for epoch in epochs(0, 2):
         tuning.add(epoch)
     assert tuning.flush() == []
-    names = [entry.uri.rsplit("/", 1)[-1] for entry in storage.list(join(place, "train"))]
+    names = [entry.uri.rsplit("/", 1)[-1] for entry in storage.list(f"{place}/train")]
     assert len(names) > 3
     # In the order in which TensorBoard reads them.
     assert names == sorted(names)
     assert [name for name in names if "fine" in name] == names[-2:]
     for split in ("train", "validation"):
-        found = curves(storage, join(place, split))
+        found = curves(storage, f"{place}/{split}")
         start = 1 if split == "train" else 0
         assert found == {
             f"{stage}/{name}": {
@@ -53,9 +52,9 @@ def test_event_files(store: str, tmp_path: Path, request: pytest.FixtureRequest)
         }
     assert (files.last("head"), files.last("fine_tuning")) == (12, 2)
     # A write that was interrupted between the two folders is completed.
-    newest = max(e.uri for e in storage.list(join(place, "validation")) if "head" in e.uri)
+    newest = max(e.uri for e in storage.list(f"{place}/validation") if "head" in e.uri)
     storage.delete(newest)
     assert files.last("head") < 12
     assert EpochLog("head", [files], epochs(1, 13)).flush() == []
-    assert list(curves(storage, join(place, "train"))["head/loss"]) == list(range(1, 14))
-    assert list(curves(storage, join(place, "validation"))["head/loss"]) == list(range(1, 14))
+    assert list(curves(storage, f"{place}/train")["head/loss"]) == list(range(1, 14))
+    assert list(curves(storage, f"{place}/validation")["head/loss"]) == list(range(1, 14))

@@ -18,7 +18,6 @@ from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.model.bundle import load_bundle
 from monkeyray.options import StoreConfig
-from monkeyray.storage.location import join
 from monkeyray.storage.store import Storage
 from monkeyray.training.learn import head_training
 from monkeyray.training.loop import Learner, Splits
@@ -39,7 +38,7 @@ def options(trained: Trained, few: Path, tmp_path: Path) -> dict[str, Any]:
     return {
         "images": str(few),
         "model": str(tmp_path / "model"),
-        "features": join(trained.uri, "features"),
+        "features": f"{trained.uri}/features",
         "store": QUIET,
     }
 
@@ -130,7 +129,7 @@ def test_the_best_on_validation_is_published(
     found = tune(TuneConfig(**options, trials=4))
     assert capfd.readouterr().out == ""
     assert set(Path.home().iterdir()) == home
-    assert not Path(join(found.uri, ".training")).exists()
+    assert not Path(f"{found.uri}/.training").exists()
     assert found.opened == 0
     assert load_bundle(found.uri, Storage()).model["model_id"] == found.model["model_id"]
 
