@@ -59,10 +59,13 @@ def _join(groups: Ints, ones: Ints, others: Ints) -> Ints:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    if not len(ones):
+        return groups
     pairs = (np.ones(len(ones), bool), (groups[ones], groups[others]))
     graph = coo_array(pairs, shape=(len(groups), len(groups)))
     component = connected_components(graph, directed=False)[1]
-    first = np.unique(component, return_index=True)[1]
+    first = np.empty(component.max() + 1, np.int64)
+    first[component[::-1]] = np.arange(len(groups))[::-1]  # the last one written is the first
     return np.asarray(first[component[groups]], np.int64)
 
 
