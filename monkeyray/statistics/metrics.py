@@ -39,11 +39,16 @@ def softmax(logits: Array) -> Array:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
 
 
-def cross_entropy(logits: Array, truth: Array) -> float:
-    """Mean negative log likelihood in nats; `truth`: int label indices of shape (n,)."""
+def cross_entropies(logits: Array, truth: Array) -> Array:
+    """Negative log likelihoods (n,) in nats; `truth`: int label indices of shape (n,)."""
     peak = logits.max(axis=1)
     total = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
-    return float(np.mean(total - logits[np.arange(len(truth)), truth]))
+    return np.asarray(total - logits[np.arange(len(truth)), truth])
+
+
+def cross_entropy(logits: Array, truth: Array) -> float:
+    """The mean of `cross_entropies`."""
+    return float(np.mean(cross_entropies(logits, truth)))
 
 
 def confusion(truth: Array, predicted: Array, labels: int) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import import_keras
+from monkeyray.statistics.metrics import cross_entropies
 from monkeyray.training.state import State
 
 #: A validation loss must fall by this much (nats) to count as better.
@@ -74,7 +75,7 @@ class Source(Protocol):
     def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
         """For index (steps, b), each step's batch (b, ...), in order.
 
-        `epoch`: the training epoch, None for a measurement.
+        `epoch`: the training epoch, None for validation.
         """
 
 
@@ -141,7 +142,7 @@ def fit(
         epoch = state.epoch + 1
         order = np.random.default_rng([config.seed, epoch]).permutation(splits.train)
         train = loop.train(share(order, config.batch_size, rank, world), epoch)
-        validation = loop.measure(splits.validation)
+        validation = loop.validation_sums()
         due = rank == 0 and time.monotonic() - last >= config.checkpoint_seconds
         # The sums of all workers, and whether the first one wants a checkpoint.
         sums = loop.sum(np.array([*train, *validation, float(due)]))
@@ -179,7 +180,7 @@ def _begin(loop: _Loop, config: FitConfig) -> State:
     state = loop.state(0, None)
     if not config.keep_start:
         return state
-    sums = loop.sum(loop.measure(loop.splits.validation))
+    sums = loop.sum(loop.validation_sums())
     found = _validation_figures(sums, loop.splits)
     figures = {"epoch": 0, "train_loss": None, "train_accuracy": None, **found}
     return replace(state, best_loss=found["validation_loss"], history=[figures])
@@ -329,18 +330,17 @@ class _Loop:
             sums += self._step(tf.constant(x), y[step], real[step], weight[step], total[step])
         return sums
 
-    def measure(self, images: Array) -> Array:
-        """This worker's sums over its share of some images: of weighted losses, of hits and of
-        weights."""
+    def validation_sums(self) -> Array:
+        """The sums of weighted losses, of hits and of weights over this worker's share of the
+        validation images."""
         sums = np.zeros(3)
-        mine = share(images, max(self._config.batch_size, 256), self._rank, self._world)
+        mine = share(
+            self.splits.validation, max(self._config.batch_size, 256), self._rank, self._world
+        )
         for step, x in enumerate(self._source(mine.index, None)):
             index, real, logits = mine.index[step], mine.weight[step], self._forward(x).numpy()
-            peak = logits.max(axis=1)
-            total = peak + np.log(np.exp(logits - peak[:, None]).sum(axis=1))
-            y = self.splits.truth[index]
-            losses = total - logits[np.arange(len(y)), y]
-            weight = real * self._weight[index]
+            y, weight = self.splits.truth[index], real * self._weight[index]
+            losses = cross_entropies(logits, y)
             sums += [weight @ losses, real @ (logits.argmax(axis=1) == y), weight.sum()]
         return sums
 
