@@ -58,10 +58,11 @@ class Storage:
 
     def _at(self, place: Place) -> tuple[Store, Location]:
         place = Location.of(place)
-        # Locked, because sixteen threads would open sixteen clients at once, which takes seconds.
-        with _MAKING:
-            if place.scheme not in self._stores:
-                self._stores[place.scheme] = self._open_store(place.scheme)
+        if place.scheme not in self._stores:
+            # Locked, because sixteen threads would open sixteen clients, which takes seconds.
+            with _MAKING:
+                if place.scheme not in self._stores:
+                    self._stores[place.scheme] = self._open_store(place.scheme)
         return self._stores[place.scheme], place
 
     def _open_store(self, scheme: str) -> Store:
