@@ -1,4 +1,4 @@
-"""Predictions of boxes in what is made of them: exports, evaluation, and no bursts."""
+"""Predictions of boxes: exports, evaluation, and the refusal of bursts."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_megadetectors_form_has_the_boxes_back(place: Path) -> None:
         "classifications": [["2", 0.75], ["0", 0.25]],
     }  # fmt: skip
     assert person == {"category": "2", "conf": 0.5, "bbox": [0.5, 0, 0.5, 1]}
-    # The detector's animal stays one, where the labels say that nothing is there.
+    # The detector's animal stays an animal, even if its label is blank.
     assert (second["category"], second["classifications"][0]) == ("1", ["1", 0.75])
     assert blank == {"file": "A/1/blank.jpg", "detections": []}
     assert [box["category"] for box in car["detections"]] == ["3"]
@@ -134,7 +134,7 @@ def test_of_an_images_boxes_the_surest_is_measured(place: Path) -> None:
     )
     found = from_predictions(Storage(), None, str(place / "predictions"), str(place / "labels.csv"))
     assert found.predictions.uris.tolist() == [HERD, LONE]
-    # Of the herd box 0, though box 3 was scored too; of the lone one the box that was scored.
+    # Box 0 of the herd, though box 3 was scored too; the scored box of the lone animal.
     assert (
         found.predictions.probabilities[:, found.predictions.labels.index("fox")].tolist()
         == [0.75] * 2

@@ -1,4 +1,4 @@
-"""Camtrap DP: packages that the standard's own schemas accept, made by frictionless' judgement."""
+"""Camtrap DP: frictionless accepts the packages by the standard's own schemas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deployments, and which of them took an image, when."""
+"""Deployments, site patterns, and the deployment and time of an image."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def two(tmp_path: Path) -> Deployments:
     [
         ("A/1/x.jpg", "2021-05-31T08:25:38", "d1", "2021-05-31T09:25:38+02:00"),
         ("A/1/DCIM/x.jpg", "2021-07-01T08:25:38", "d2", "2021-07-01T08:25:38+02:00"),
-        # Of the two deployments only one holds the time that its own clock offset gives.
+        # With its own clock offset, only one of the two deployments contains the time.
         ("A/1/x.jpg", "2021-06-01T11:30:00", None, "outside_deployment"),
         ("A/1/x.jpg", "2021-06-01T12:00:01", "d2", "2021-06-01T12:00:01+02:00"),
         ("A/1/x.jpg", "2021-03-28T01:30:00", None, "nonexistent_time"),
@@ -171,7 +171,7 @@ def test_the_deployment_counts_before_the_pattern(tmp_path: Path) -> None:
     found = origin("A/1/x.jpg", "2025-03-04T05:06:07", pattern, deployments)
     assert (found.site, found.camera) == ("A", ("deployment", "d1"))
     assert found.clock_offset == timedelta(hours=1)
-    # After both it is of no deployment, and what its path says is all that is known.
+    # After both it has no deployment, only the site and camera of its path.
     later = origin("A/1/x.jpg", "2026-03-04T05:06:07", pattern, deployments)
     assert (later.site, later.camera) == ("A", ("camera", "A", "1"))
     assert later.clock_offset == timedelta(0)

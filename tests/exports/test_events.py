@@ -1,4 +1,4 @@
-"""The bursts job: one row for each image, and the same whatever order they are read in."""
+"""The bursts job: one row per image, independent of the order of the images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ROWS = [
     scored("/x/A/2/a.jpg", *PAIR, captured_at=f"{DAY}08:00:00"),
     scored("/x/A/2/b.jpg", *PAIR),
     scored("/x/loose.jpg", *PAIR, captured_at=f"{DAY}08:00:00"),
-    # Listed after the one that was taken after it.
+    # Listed after a later image.
     scored("/x/A/2/z.jpg", *OTHER, captured_at=f"{DAY}07:59:55"),
 ]
 
@@ -156,10 +156,10 @@ def test_labels_that_are_not_listed(tmp_path: Path) -> None:
     ]
     predict(tmp_path / "predictions", rows, images="/x")
     done, found = run(tmp_path)
-    # Of the lion's image 0.3 each is for the leopard and the blank.
+    # The residual of the lion's image is split between the leopard and the blank.
     assert found[0]["burst_label"] == "leopard"
     assert found[0]["burst_score"] == pytest.approx(0.45)
-    # What is spread never beats what is listed.
+    # A distributed residual never exceeds a listed score.
     assert (found[2]["burst_label"], found[2]["burst_score"]) == ("empty", pytest.approx(0.3))
     assert "--top-k all" in str(done)
 
@@ -280,7 +280,7 @@ from monkeyray.exports.events import bursts
 from monkeyray.options import StoreConfig
 bursts(BurstsConfig(predictions=sys.argv[2], output=sys.argv[3], site_pattern="{site}/*",
                     store=StoreConfig(quiet=True)))
-# Not ru_maxrss, which a process takes over from the one that started it.
+# Not ru_maxrss, which a process inherits from its parent.
 print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
 """
 
@@ -293,5 +293,5 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         root = str(Path(__file__).parents[2])
         command = [sys.executable, "-c", _PEAK, root, str(place), f"{place}.parquet"]
         peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
-    # The rows as Python objects would be some 100 MB more.
+    # As Python objects, the rows would take some 100 MB more.
     assert peaks[1] - peaks[0] < 50

@@ -1,4 +1,4 @@
-"""Exports: what is read, CSV, and mistakes that are found before anything is written."""
+"""The export job: its inputs, CSV, and mistakes found before anything is written."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ from monkeyray.exports.export import export
 from monkeyray.options import StoreConfig
 export(ExportConfig(predictions=sys.argv[2], format=sys.argv[3], output=sys.argv[4],
                     store=StoreConfig(quiet=True)))
-# Not ru_maxrss, which a process takes over from the one that started it.
+# Not ru_maxrss, which a process inherits from its parent.
 print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024)
 """
 
@@ -267,5 +267,5 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, kind: str) -> None:
         root = str(Path(__file__).parents[2])
         command = [sys.executable, "-c", _PEAK, root, str(place), kind, f"{place}.out"]
         peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
-    # The larger file has 20 MB, and its rows as Python objects some 100 MB.
+    # The larger file has 20 MB, and its rows as Python objects would take some 100 MB.
     assert peaks[1] - peaks[0] < 50

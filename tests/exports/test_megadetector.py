@@ -1,4 +1,4 @@
-"""MegaDetector batch results, checked against what its published format says."""
+"""MegaDetector batch results, checked against the published format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What labels stand for."""
+"""Taxonomies, and roll-up."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def rolled(threshold: float = 0.8, **scores: float) -> tuple[str, str, float] | 
     ("scores", "expected"),
     [
         ({"baboon": 0.8, "fox": 0.2}, ("species", "Papio anubis", 0.8)),
-        # The genus of the chacma is in its name alone.
+        # The chacma's genus comes from its name.
         ({"baboon": 0.5, "chacma": 0.4}, ("genus", "Papio", 0.9)),
         ({"baboon": 0.5, "vervet": 0.4}, ("family", "Cercopithecidae", 0.9)),
         ({"baboon": 0.5, "fox": 0.4}, ("class", "Mammalia", 0.9)),
@@ -100,7 +100,7 @@ def rolled(threshold: float = 0.8, **scores: float) -> tuple[str, str, float] | 
         ({"heron": 0.5, "fox": 0.2, "moth": 0.2}, ("kingdom", "Animalia", 0.9)),
         ({"moth": 0.9}, ("label", "moth", 0.9)),
         ({"empty": 0.9}, ("label", "empty", 0.9)),
-        # A person is no animal here, and a blank is of no taxon.
+        # People and blanks have no higher taxa.
         ({"person": 0.5, "fox": 0.5}, None),
         ({"empty": 0.5, "fox": 0.5}, None),
         ({}, None),

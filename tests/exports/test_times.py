@@ -1,4 +1,4 @@
-"""Time zones, wrong clocks, and the hours that summer time skips or repeats."""
+"""Time zones, wrong clocks, and the hours that daylight saving time skips or repeats."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_an_instant_comes_back_from_its_wall_time(moment: datetime, name: str) -
     zone = parse_zone(name)
     local = moment.replace(tzinfo=UTC).astimezone(zone)
     found = localise(local.replace(tzinfo=None, fold=0), zone)
-    # An instant's wall time always exists, and where it is given as one time it is that instant.
+    # An instant's local time always exists, and if it is unique, it is that instant.
     assert found == "ambiguous_time" or found == local
 
 
@@ -92,10 +92,10 @@ def test_bounds() -> None:
     assert bound("2021-05-31", end=True) == "2021-05-31T23:59:59+02:00"
     assert bound("2021-12-31 08:25:10.5") == "2021-12-31T08:25:10+01:00"
     assert bound("2021-12-31T08:25:10Z") == "2021-12-31T08:25:10+00:00"
-    # An hour that is there twice belongs to the deployment, both times.
+    # A repeated hour belongs to the deployment both times.
     assert bound("2021-10-31T02:30") == "2021-10-31T02:30:00+02:00"
     assert bound("2021-10-31T02:30", end=True) == "2021-10-31T02:30:00+01:00"
-    # One that is not there is the one after it, by the clock that had been changed.
+    # A skipped hour is the one after it, by the changed clock.
     assert bound("2021-03-28T02:30") == "2021-03-28T03:30:00+02:00"
     for text in ("31/05/2021", "2021-05-31T25:00", "May", "2021-02-30"):
         with pytest.raises(InputError, match="ISO 8601"):

@@ -1,4 +1,4 @@
-"""Charts: every mark is where its figure says, and within the frame."""
+"""Charts: every mark is at its value, and within the frame."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_coverage_by_hand() -> None:
     assert at["90%"] > chart.target > chart.precision[-1][1] > at["100%"]
     assert chart.chosen is not None
     assert (chart.chosen.x, chart.chosen.high) == (frame.x(0.5), at["100%"])
-    # The bound of the first few images would need an axis from 0: it begins where it is in sight.
+    # The bound of the first few images would need an axis from 0, so it starts later.
     assert len(chart.lower) < len(chart.precision)
     assert chart.y_ticks[0][1] == "70%"
     assert len(chart.band) == 2 * len(chart.precision)

@@ -1,4 +1,4 @@
-"""The report: what a reader and a browser find in the page."""
+"""The report: its text for readers and its HTML for browsers."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_copies_of_training_images_in_validation_are_warned_of() -> None:
 def test_hostile_text_stays_text() -> None:
     page = Page(render_report(hostile_model(), hostile_findings()))
     full = Page(render_report(full_model(), full_findings()))
-    # "no picture" is in the place of thumbnails that are none of ours, and 12 copies are too many.
+    # "no picture" replaces thumbnails that are not JPEG data URIs, and 12 copies are too many.
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in full.elements}
     assert not page.all("script")
     assert [a["src"] for a in page.all("img")] == [picture()]
@@ -257,7 +257,7 @@ def test_accessible(full: bool) -> None:
     assert all((a["alt"] or "").startswith("Photograph n") for a in page.all("img"))
     links = [(a["href"] or "")[1:] for a in page.all("a")]
     assert set(links) <= set(ids)
-    # Every section is in the contents, in its order, but the few that need no way to them.
+    # The contents list every section in order, except a few.
     sections = [a["aria-labelledby"] for a in page.all("section")]
     assert links == [x for x in sections if x not in ("splits", "mixups", "outliers")]
 
@@ -314,7 +314,7 @@ def test_number_of_labels(count: int) -> None:
     assert {len(row) for row in matrix} == {count + 1}
     assert [matrix[i + 1][i + 1] for i in range(count)] == ["2"] * count
     assert bool(page.all("section", "big")) == (count == 60)
-    # whatever is wide scrolls inside its own container
+    # wide tables scroll inside their own container
     scrolling = len(page.all("div", "scroll"))
     assert scrolling == len(page.tables) - len(page.all("table", "pairs"))
 
@@ -334,7 +334,7 @@ def test_rendering_is_pure() -> None:
     assert render_report(model) == first
 
 
-# -- what later formats have -------------------------------------------------------------------
+# -- sections of later formats -----------------------------------------------------------------
 
 
 def test_what_is_absent_or_none_is_left_out() -> None:

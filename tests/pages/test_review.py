@@ -1,4 +1,4 @@
-"""The review job: what is chosen, the files that are written, and mistakes that are refused."""
+"""The review job: chosen images, files written, and mistakes refused."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def test_the_most_confident_box_is_shown(place: Path, tmp_path: Path) -> None:
         detections={"sha256": "0", "threshold": 0.2, "padding": 0.0},
     )  # fmt: skip
     done = run(place, predictions=str(tmp_path / "boxes"), select="uncertain", count=1)
-    # People are no card, and what cannot be read is.
+    # People get no card; unreadable images do.
     assert (done.images, done.shown, done.selected) == (3, 2, 1)
     assert "the one with the highest confidence is shown" in str(done)
     page = (place / "review.html").read_text()
     assert re.findall(r'data-label="(\w*)"', page) == ["owl", ""]
     (data,) = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
     with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
-        # The crop is a square about the box, which is half as wide as it is high.
+        # The crop is a square around the box, which is half as wide as high.
         assert picture.size[0] == picture.size[1]
         assert np.asarray(picture)[10, 10, 1:].max() < 60
 
@@ -120,7 +120,7 @@ def test_uncertain_ones(place: Path) -> None:
 
 
 def test_diverse_ones(place: Path) -> None:
-    # The first is the one in the middle, then the farthest from all before.
+    # First the one in the middle, then the farthest from all before.
     run(place, select="diverse", count=3)
     assert chosen(place) == ["c", "a", "d"]
     (place / "labelled.csv").write_text("uri,label\nimages/site/c.jpg,owl\nimages/site/d.jpg,fox\n")
@@ -145,7 +145,7 @@ def test_a_folder_of_pages(place: Path) -> None:
     ]  # fmt: skip
     cards = [(output / name.name).read_text().count('class="card"') for name in output.iterdir()]
     assert sorted(cards) == [1, 2, 2]
-    # A smaller review leaves no page of the one before.
+    # A smaller review deletes the surplus pages of the previous one.
     run(place, output=str(output), images_per_page=3, overwrite=True)
     assert sorted(path.name for path in output.iterdir()) == ["index.html", "page-2.html"]
     with pytest.raises(InputError, match=r"5 images do not fit on one page of 2: give a folder"):
@@ -204,7 +204,7 @@ def test_the_options_beside_it_make_it_again(
     first = (place / "r" / "index.html").read_bytes()
     config = ["review", "--config", str(place / "r.config.toml")]
     monkeypatch.chdir("/")
-    # What is there is replaced only where that is said again.
+    # --overwrite is not taken from the file.
     with pytest.raises(SystemExit):
         main(config)
     capsys.readouterr()

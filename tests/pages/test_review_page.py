@@ -1,4 +1,4 @@
-"""Review pages: what is on them, and that no name does anything there."""
+"""Review pages: their content, and that names cannot inject anything."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Elements(HTMLParser):
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from([HOSTILE, "</script><script>alert(1)</script>"]) | st.text(min_size=1))
 def test_names_are_text_whatever_they_are(text: str) -> None:
-    # What XML and HTML change in any text, and what no URI or label has.
+    # Characters that XML and HTML change in any text, and that URIs and labels never have.
     text = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "_", text)
     given_row = row(text, text, site=text, error=text, decision="accepted", ood_score=1.5)
     plain_row = row("a", "b", site="c", error="d", decision="accepted", ood_score=1.5)
@@ -98,7 +98,7 @@ def test_what_a_card_has() -> None:
     )  # fmt: skip
     broken = row("/images/b.jpg", listed=(), status="missing", error="no such file")
     page = Elements(render_page(figures(), [card, broken], {}, {"fox": "Vulpes vulpes"}, PLACE))
-    # The third label is no likelier than what nobody would take.
+    # The third label's score is too low to be offered.
     assert [button["value"] for button in page.of("button") if "value" in button] == ["fox", "owl"]
     first, second = (found for found in page.of("li") if found.get("class") == "card")
     assert first["data-sections"] == "next:3 uncertain:0"
@@ -107,7 +107,7 @@ def test_what_a_card_has() -> None:
     text = " ".join(" ".join(page.texts).split())
     for words in ("2025-03-04 05:06", "ood 1.25", "below threshold", "missing no such file"):
         assert words in text
-    # An image that cannot be read cannot be labelled.
+    # Unreadable images cannot be labelled.
     assert len([found for found in page.of("input") if found.get("list") == "known"]) == 1
     options = [option.get("value") for option in page.of("option")]
     assert {"next", "uncertain", "fox", "A"} <= set(options)

@@ -1,4 +1,4 @@
-"""What a review counts and shows, whatever the files are cut into."""
+"""The counts and images of a review, however the files are split."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def scores(name: str, *listed: tuple[str, float], **rest: Any) -> dict[str, Any]
     return scored(f"/x/{name}", *listed, **{"sha256": sha(name), "ood_score": 0.5, **rest})
 
 
-#: Margins 0.5, 0.25, 0, 0.125 and, where one label is listed alone, at least 0.25.
+#: Margins 0.5, 0.25, 0, 0.125 and, for a single listed label, at least 0.25.
 ROWS = [
     scores("A/1/a.jpg", ("fox", 0.75), ("owl", 0.25), captured_at="2025-03-04T23:30:00"),
     scores("A/1/b.jpg", ("fox", 0.5), ("owl", 0.25), captured_at="2025-03-04T05:00:00+02:00"),
@@ -62,13 +62,13 @@ def place(request: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_sections(place: Path) -> None:
     wanted = Wanted(1, 2, "uncertain", 3, labelled={"/x/B/1/d.jpg"})
     figures, rows = look(place, wanted)
-    # Of what can be trained on and has no label, the least sure first; of equal ones the earlier.
+    # Usable images without a label, smallest margin first; ties in the order of the rows.
     assert section(rows, "next") == ["A/1/b.jpg", "g.jpg", "A/1/a.jpg"]
     assert section(rows, "uncertain") == ["B/1/d.jpg", "B/1/g.jpg"]
     assert section(rows, "outliers") == ["B/1/d.jpg", "B/1/g.jpg"]
-    # One of each status before the second of any.
+    # One of each status before a second of any.
     assert section(rows, "problems") == ["A/1/c.jpg", "B/1/f.jpg"]
-    # Drawn by content, one of each label that was found: no image has the elk as its first.
+    # One of each predicted label, drawn by content; no image is predicted as an elk.
     assert section(rows, "labels") == ["A/1/a.jpg", "B/1/d.jpg"]
     assert len({row.uri for row in rows}) == len(rows)
     assert figures.images == 8
@@ -77,7 +77,7 @@ def test_sections(place: Path) -> None:
     assert figures.decisions == {"accepted": 1}
     assert figures.known == {"fox", "owl", "elk"}
     assert figures.sites == {}
-    # The camera's own clock, whatever offset it says.
+    # The camera's local time, whatever its offset.
     assert {label: hours.nonzero()[0].tolist() for label, hours in figures.hours.items()} == {
         "fox": [5, 23]
     }
@@ -102,7 +102,7 @@ def test_the_same_bytes_are_shown_once(tmp_path: Path) -> None:
     rows += [{"uri": f"/x/{i}.jpg", "status": "empty", "sha256": sha("")} for i in (7, 8)]
     predict(tmp_path / "p", rows, images="/x", sizes=[2, 4])
     _, shown = look(tmp_path / "p", Wanted(3, 3, "uncertain", 3))
-    # Broken files are none that anybody labels twice.
+    # Broken files are all shown, even if they are alike.
     assert [row.path for row in shown] == ["0.jpg", "7.jpg", "8.jpg"]
 
 

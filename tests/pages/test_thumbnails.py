@@ -1,4 +1,4 @@
-"""The images that a person should see, and their thumbnails."""
+"""Which images to look at, and their thumbnails."""
 
 from __future__ import annotations
 

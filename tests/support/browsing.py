@@ -1,4 +1,4 @@
-"""What is asked of every page in a browser."""
+"""Checks of every page in a browser."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from playwright.sync_api import Page, Request
 
 WIDTHS = {"phone": 390, "desk": 1280}
 
-#: Elements that stick out of the window, or of the drawing that they are in. What scrolls may be
-#: wider, but paper does not scroll; a wide confusion matrix has paper of its own.
+#: Elements that overflow the window or their drawing. Scrolling containers may be wider, but not on
+#: paper; a wide confusion matrix has a page of its own.
 STICKING_OUT = """() => {
   const paper = matchMedia("print").matches
   const out = []

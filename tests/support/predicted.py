@@ -1,4 +1,4 @@
-"""Predictions without a model: rows written by hand, published as a run publishes them."""
+"""Predictions without a model: hand-written rows, published as by a run."""
 
 from __future__ import annotations
 

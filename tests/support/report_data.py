@@ -1,4 +1,4 @@
-"""What reports are made of: models and findings, plain ones, full ones, empty and hostile ones."""
+"""Models and findings for reports: plain, full, empty and hostile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report in a browser: it is silent, asks for nothing, fits every screen, and prints."""
+"""The report in a browser: no console messages, no requests, fits every screen, prints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.report_data import (
     plain_model,
 )
 
-#: No word in it can be broken, it turns the direction of writing, and it is a path.
+#: A path that cannot be broken and changes the writing direction.
 LONG = "\N{RIGHT-TO-LEFT OVERRIDE}" + "s3://bucket/" + "a" * 400 + "_\N{ARABIC LETTER MEEM}" * 40
 
 CASES: dict[str, Callable[[], str]] = {
@@ -88,7 +88,7 @@ def test_silent_and_within_the_window(
     assert page.evaluate("innerWidth") == width
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width
     assert page.evaluate(STICKING_OUT) == []
-    # What a person sees is on the page's own paper, and the paper follows the scheme.
+    # The page has its own background, which follows the colour scheme.
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", paper))) > 384) == (scheme == "light")
 
@@ -105,7 +105,7 @@ def test_pictures_are_shown(show: Callable[..., Page]) -> None:
     loaded = page.evaluate("[...document.images].map(x => x.complete && x.naturalWidth > 0)")
     assert len(loaded) == 5 + 24 + 50  # of the label errors shown every second has one
     assert all(loaded)
-    # The whole picture is seen, whatever its shape.
+    # The whole picture is visible, whatever its shape.
     assert page.evaluate("getComputedStyle(document.images[0]).objectFit") == "contain"
 
 
@@ -140,7 +140,7 @@ def test_prints(show: Callable[..., Page], case: str) -> None:
     sizes = {(round(float(width)), round(float(height))) for width, height in boxes}
     upright, lying = (595, 842), (842, 595)
     assert sizes == ({upright, lying} if case == "many" else {upright})
-    # Chromium shrinks a page that is too wide for its paper, and then all of its text.
+    # Chromium shrinks a page that is too wide for the paper, with all its text.
     page.emulate_media(media="print")
     page.set_viewport_size({"width": 680, "height": 970})  # A4 less its margins
     assert page.evaluate(STICKING_OUT) == []

@@ -1,4 +1,4 @@
-"""A review in a browser: filter, label by keyboard and by hand, export, and read the export."""
+"""A review in a browser: filter, label by keyboard and mouse, export, and read the export."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.hostile import encode
 from tests.support.predicted import predict, scored
 from tests.support.report_data import HOSTILE
 
-#: What a CSV and a page have to keep as it is.
+#: Text that a CSV file and a page must preserve.
 ODD_FILE = 'b,\r"1" <img src=x onerror=alert(1)>\x1b é\'.jpg'
 ODD_LABEL = '=A("new", fox é)'
 LONG = "s3-" + "a" * 200
@@ -89,7 +89,7 @@ def show(context: BrowserContext, places: dict[str, Path]) -> Iterator[Callable[
         return page
 
     yield opened
-    # A download is asked for from the page itself.
+    # The page itself starts the download.
     assert [line for line in said if not line.startswith("request: blob:")] == []
 
 
@@ -125,7 +125,7 @@ def test_within_the_window(show: Callable[..., Page], width: int) -> None:
     page.keyboard.press("Enter")
     page.keyboard.press("z")
     assert page.evaluate("document.scrollingElement.scrollWidth") <= width
-    # What is in a list to choose from is drawn by the browser alone.
+    # The browser draws the entries of lists.
     assert [each for each in page.evaluate(STICKING_OUT) if not each.startswith("<option")] == []
     assert page.evaluate("document.body.innerText").count(HOSTILE) > 8
     assert page.locator("#activity").count() == 1
@@ -140,7 +140,7 @@ def test_filters(show: Callable[..., Page]) -> None:
     page.select_option("select[name=label]", "")
     page.select_option("select[name=site]", "A")
     page.select_option("select[name=section]", "outliers")
-    # The most unlike first.
+    # Highest outlier scores first.
     assert shown(page) == ["4.jpg", "3.jpg", "2.jpg", "1.jpg", "0.jpg"]
     page.fill("input[name=text]", "a/3 RED")
     assert shown(page) == ["3.jpg"]
@@ -170,7 +170,7 @@ def test_labels_by_keyboard_are_a_manifest(show: Callable[..., Page], tmp_path: 
     page.keyboard.type(" RED fox")  # what a label is called stands for it
     page.keyboard.press("Enter")
     page.keyboard.press("2")
-    # The last one is broken: there is nothing to say of it.
+    # The last one is broken and cannot be labelled.
     page.keyboard.press("1")
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("0")
@@ -178,7 +178,7 @@ def test_labels_by_keyboard_are_a_manifest(show: Callable[..., Page], tmp_path: 
     assert page.inner_text("#count").endswith("7 reviewed, 5 changed")
     page.select_option("select[name=done]", "changed")
     assert len(shown(page)) == 5
-    # What was said is there when the page is opened again.
+    # Labels are kept when the page is opened again.
     page.reload()
     page.keyboard.press("ArrowRight")
     found = export(page, lambda: page.keyboard.press("e"), tmp_path / "labels.csv")
