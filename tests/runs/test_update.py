@@ -7,8 +7,9 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +264,55 @@ class Believed(Lease):
 
     def check(self) -> None:
         pass
+
+
+class Meddled(Storage):
+    """A storage on which somebody else acts just after the first listing, and just before the first
+    file is written."""
+
+    def meddle(self, after_listing: Callable[[], Any], before_writing: Callable[[], Any]) -> None:
+        vars(self).update(after_listing=after_listing, before_writing=before_writing)
+
+    def list(self, *arguments: Any) -> Any:
+        entries = [*super().list(*arguments)]
+        vars(self).pop("after_listing", int)()
+        return iter(entries)
+
+    def write(self, *arguments: Any) -> Any:
+        vars(self).pop("before_writing", int)()
+        return super().write(*arguments)
+
+
+def test_a_redo_that_did_not_see_the_end_of_the_one_before(tmp_path: Path, lease: Lease) -> None:
+    """Files appear and are superseded while the next redo is planned: it finds the newest ones."""
+    first = make(tmp_path, lease, 10)
+    work(first, "timeout")
+    storage = Meddled()
+    run = update_run(first, lease, Changes(None, retry=True))
+    storage.meddle(lambda: work(run), lambda: run.finish(lease))
+    believed = Believed(lease.place, storage, "another")
+    after = update_run(replace(run, storage=storage), believed, Changes(None, retry=False))
+    assert after.ids == (*first.ids, run.run_id, after.ids[-1])
+    assert work(after) == {shard: NAMES[2 * shard : 2 * shard + 2] for shard in range(5)}
+    assert after.finish(lease)["status"] == {"ok": 10}
+    assert globbed(tmp_path) == Counter(NAMES[:10])
+
+
+def test_an_end_that_comes_too_late_deletes_nothing(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path, lease, 10)
+    work(run, "timeout")
+    storage, after = Meddled(), []
+
+    def overtake() -> None:
+        after.append(update_run(run, lease, Changes(None, retry=True)))
+        work(after[0])
+
+    storage.meddle(overtake, int)
+    with pytest.raises((LeaseError, MissingError)):
+        replace(run, storage=storage).finish(Believed(lease.place, storage, "another"))
+    assert not (tmp_path / "_SUCCESS").exists()
+    assert after[0].finish(lease)["status"] == {"ok": 10}
+    assert globbed(tmp_path) == Counter(NAMES[:10])
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("MONKEYRAY_KILL_ROUNDS", "3"))))
