@@ -1,4 +1,4 @@
-"""Boxes: the crop that is meant, and its pixels against the same crop of the whole image."""
+"""Boxes: the crop around them, and its pixels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARES = st.floats(0, 1, allow_nan=False)
 
 
 @given(SHARES, SHARES, SHARES, SHARES, st.floats(0, 1), st.integers(1, 5000), st.integers(1, 5000))
-def test_a_crop_holds_its_box_and_is_a_square_where_there_is_room(
+def test_a_crop_holds_its_box_and_is_a_square_if_there_is_room(
     x: float, y: float, w: float, h: float, padding: float, width: int, height: int
 ) -> None:
     bbox = (x, y, w * (1 - x), h * (1 - y))
@@ -127,7 +127,7 @@ def test_views_are_those_of_the_crop() -> None:
     np.testing.assert_array_equal(square, decode(data, 64, views=("square",)).pixels)
 
 
-def test_of_a_jpeg_that_breaks_off_the_rows_of_the_box_count() -> None:
+def test_half_of_the_rows_of_the_box_suffice_in_a_truncated_jpeg() -> None:
     data = encode(scene(1200, 1200), quality=95)
     data = data[: len(data) // 3]
     upper, lower = (0.1, 0.02, 0.2, 0.1), (0.1, 0.8, 0.2, 0.1)

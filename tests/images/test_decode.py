@@ -106,7 +106,7 @@ def test_orientation_is_applied(orientation: int) -> None:
     assert difference.mean() < 2
 
 
-def test_times_have_an_offset_only_where_exif_does() -> None:
+def test_times_have_an_offset_only_if_exif_does() -> None:
     def captured(time: str, offset: str | None = None) -> str | None:
         exif = Image.Exif()
         details = exif.get_ifd(0x8769)

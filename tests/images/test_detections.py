@@ -59,7 +59,7 @@ def test_batch_results_are_read() -> None:
     assert found.threshold == 0.2
 
 
-def test_the_file_may_say_its_own_threshold() -> None:
+def test_the_file_may_set_its_own_threshold() -> None:
     content = results([{"file": "1.jpg", "detections": []}])
     content["info"]["detector_metadata"] = {"typical_detection_threshold": 0.8}
     assert parse(content).threshold == 0.8
@@ -83,7 +83,7 @@ def test_predictions_of_speciesnet_and_names_of_pytorch_wildlife_are_read() -> N
     assert parse(results(images, detection_categories=wildlife)).kinds.tolist() == [0]
 
 
-def test_a_file_listed_twice_counts_once_where_both_say_the_same() -> None:
+def test_equal_repeated_entries_count_once() -> None:
     one, other = ({"file": "1.jpg", "detections": [detection(conf=c)]} for c in (0.9, 0.8))
     middle = {"file": "2.jpg", "detections": [detection("2"), detection("3")]}
     found = parse(results([one, middle, one, {"file": "3.jpg", "detections": [detection("3")]}]))
@@ -140,7 +140,7 @@ def test_other_files_are_refused_with_the_way_out(content: Any, words: str) -> N
         ({"conf": None}, "conf is None"),
     ],
 )
-def test_a_box_that_is_none_is_named_with_its_image(wrong: dict[str, Any], words: str) -> None:
+def test_a_malformed_box_is_named_with_its_image(wrong: dict[str, Any], words: str) -> None:
     images = [
         {"file": "a/0.jpg", "detections": [detection()]},
         {"file": "a/1.jpg", "detections": [{**detection(), **wrong}]},
@@ -149,7 +149,7 @@ def test_a_box_that_is_none_is_named_with_its_image(wrong: dict[str, Any], words
         parse(results(images))
 
 
-def test_no_file_and_no_json(tmp_path: Path) -> None:
+def test_missing_files_and_other_texts_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         read_detections(str(tmp_path / "none.json"), Storage())
     for data in (b"", b"\xff\xfe", b'{"images": [', b"[" * 100_000):

@@ -14,7 +14,7 @@ from tests.support.files import touch
 STORAGE = Storage()
 
 
-def test_names_that_are_no_text_are_read_too(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_are_read_too(tmp_path: Path) -> None:
     folder = tmp_path / "n0"
     folder.mkdir()
     path = os.fsencode(folder) + b"/caf\xe9 100%.jpg"

@@ -25,7 +25,7 @@ def manifest(path: Path, *uris: str) -> list[str]:
     return [uri for table in tables for uri in table["uri"].to_pylist()]
 
 
-def test_columns_with_names_of_ours_are_kept(tmp_path: Path) -> None:
+def test_columns_with_reserved_names_are_renamed(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("uri,size_bytes,version,input_version\na,1,2,3\n")
     (table,) = list_images(str(tmp_path / "list.csv"), STORAGE, Counter())
     assert table.to_pylist() == [
@@ -68,9 +68,9 @@ def test_malformed_uris_in_manifests_are_found_at_once(
 
 
 def test_uris_in_manifests_keep_their_names(tmp_path: Path) -> None:
-    no_text = f"file://{tmp_path}/caf%E9%20100%25.jpg"
+    not_utf8 = f"file://{tmp_path}/caf%E9%20100%25.jpg"
     given = {
-        no_text: no_text,
+        not_utf8: not_utf8,
         f"file://{tmp_path}/a%20b.jpg": f"{tmp_path}/a b.jpg",
         "FILE:///a.jpg": "/a.jpg",
         "a/../b.jpg": f"{tmp_path}/b.jpg",
@@ -92,7 +92,7 @@ def test_relative_uris_of_a_manifest_in_a_store(s3: Storage) -> None:
 
 
 @pytest.mark.parametrize("column", ["uri", "label"])
-def test_columns_that_are_not_text_are_explained(tmp_path: Path, column: str) -> None:
+def test_columns_that_are_not_text_are_refused(tmp_path: Path, column: str) -> None:
     columns: dict[str, object] = {"uri": ["a"], "label": ["b"], column: [["a"]]}
     pq.write_table(pa.table(columns), tmp_path / "list.parquet")
     with pytest.raises(InputError, match=rf"column '{column}' \(list.* that is not text"):
@@ -106,7 +106,7 @@ def test_columns_that_are_not_text_are_explained(tmp_path: Path, column: str) ->
         list_labelled(str(tmp_path / "bytes.parquet"), STORAGE, Counter())
 
 
-def test_bytes_that_are_no_manifest_are_explained(tmp_path: Path) -> None:
+def test_files_that_are_not_manifests_are_refused(tmp_path: Path) -> None:
     twice = pa.table([pa.array(["a"]), pa.array(["b"])], names=["uri", "uri"])
     pq.write_table(twice, tmp_path / "twice.parquet")
     good = (tmp_path / "twice.parquet").read_bytes()
@@ -126,7 +126,7 @@ def test_bytes_that_are_no_manifest_are_explained(tmp_path: Path) -> None:
         list(list_images(place, STORAGE, Counter()))
 
 
-def test_globs_on_a_manifest_with_no_rows(tmp_path: Path) -> None:
+def test_globs_on_an_empty_manifest(tmp_path: Path) -> None:
     for name in ("list.csv", "list.parquet"):
         if name == "list.csv":
             (tmp_path / name).write_text("uri\n")

@@ -1,4 +1,4 @@
-"""Views: the crop that was meant, from the pixels that it covers."""
+"""Views: the crops, by the pixels that they cover."""
 
 from __future__ import annotations
 

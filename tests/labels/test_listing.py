@@ -29,7 +29,7 @@ def test_labels_are_the_first_sub_folders(tmp_path: Path) -> None:
         assert +skipped == Counter({"hidden": 1, "side-car": 1})
 
 
-def test_folders_that_are_no_text(tmp_path: Path) -> None:
+def test_folders_whose_names_are_not_utf8(tmp_path: Path) -> None:
     root = os.fsencode(tmp_path) + b"/caf\xe9"
     for name in (b"red howler/b.jpg", b"red howler/notes.txt", b"grey/\xe9.jpg", b".hid/c.jpg"):
         os.makedirs(os.path.dirname(root + b"/" + name), exist_ok=True)  # noqa: PTH103, PTH120
@@ -86,7 +86,7 @@ def test_manifests(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_blank_group_is_none(tmp_path: Path, kind: str) -> None:
+def test_blank_groups_are_null(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"list.{kind}"
     if kind == "csv":
         path.write_text('uri,label,group\na,x,\nb,x,"  "\nc,x,3\nd,x,""\n')
@@ -98,7 +98,7 @@ def test_a_blank_group_is_none(tmp_path: Path, kind: str) -> None:
     assert table["group"].to_pylist() == [None, None, "3", None]
 
 
-def test_a_label_that_is_no_number_is_missing(tmp_path: Path) -> None:
+def test_a_nan_label_is_missing(tmp_path: Path) -> None:
     table = pa.table({"uri": ["a", "b"], "label": [1.0, float("nan")]})
     pq.write_table(table, tmp_path / "list.parquet")
     with pytest.raises(InputError, match="1 rows with no label"):
@@ -118,7 +118,7 @@ def test_a_label_that_is_no_number_is_missing(tmp_path: Path) -> None:
         ("uri,label,split\na,b,holdout\n", "split 'holdout'"),
     ],
 )
-def test_bad_manifests_are_explained(tmp_path: Path, text: str, words: str) -> None:
+def test_bad_manifests_are_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "list.csv").write_text(text)
     with pytest.raises(InputError, match=words):
         list_labelled(str(tmp_path / "list.csv"), STORAGE, Counter())

@@ -31,7 +31,7 @@ def test_label_names(tmp_path: Path) -> None:
     }
 
 
-def test_what_are_no_label_names_is_explained(tmp_path: Path) -> None:
+def test_other_tables_are_not_label_names(tmp_path: Path) -> None:
     (tmp_path / "no.parquet").write_bytes(b"x" * 100)
     (tmp_path / "one.csv").write_text("label\nn0\n")
     (tmp_path / "empty.csv").write_text("")

@@ -1,4 +1,4 @@
-"""The plain GET: the same as boto3's where all is well, and nothing where it is not."""
+"""The plain GET: the same as boto3's if all is well, otherwise nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_an_object_is_what_boto3_says(s3: Storage, name: str) -> None:
     assert got == (name.encode(), etag)
 
 
-def test_what_boto3_is_asked_about(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_left_to_boto3(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert s3.s3_endpoint
     s3.write("s3://photos/plain/ten", b"0123456789")
     plain = _plain(s3.s3_endpoint)
@@ -72,7 +72,7 @@ def breaking() -> Any:
 
 
 @pytest.mark.parametrize("anonymous", [False, True])
-def test_half_an_object_is_none(breaking: str, anonymous: bool) -> None:
+def test_half_an_object_is_a_failure(breaking: str, anonymous: bool) -> None:
     assert _plain(breaking, anonymous).get("photos", "x", None) is None
 
 

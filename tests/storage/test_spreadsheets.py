@@ -1,4 +1,4 @@
-"""What a spreadsheet would compute is written as text, and read as what it was."""
+"""Formulas are written as text, and read back as what they were."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEXTS = st.text(st.sampled_from("='+-@\t\r\n5.,x\uff1d"), max_size=6) | st.text(
 
 
 @given(st.lists(TEXTS | st.none()))
-def test_texts_come_back_as_they_were(texts: list[str | None]) -> None:
+def test_texts_survive_the_round_trip(texts: list[str | None]) -> None:
     written = guard(pa.array(texts, pa.string()))
     assert unguard(written).to_pylist() == texts
     for text, cell in zip(texts, written.to_pylist(), strict=True):
@@ -41,7 +41,7 @@ def test_numbers_and_words_are_left_alone(text: str) -> None:
     assert guard(pa.array([text])).to_pylist() == [text]
 
 
-def test_an_export_computes_nothing_and_trains(tmp_path: Path) -> None:
+def test_an_export_has_no_formulas_and_can_be_trained_on(tmp_path: Path) -> None:
     rows = [scored(f"/x/{FORMULA}", (FORMULA, 0.75)), scored("/x/-b/c.jpg", ("-1", 0.75))]
     predict(tmp_path / "p", rows, images="/x")
     taxa = io.StringIO()

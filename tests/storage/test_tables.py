@@ -63,12 +63,12 @@ def test_parquet_values_are_text(tmp_path: Path) -> None:
         ('a,b\n"1,2\n', "cannot be read"),
     ],
 )
-def test_what_is_no_table(tmp_path: Path, text: str | bytes, message: str) -> None:
+def test_other_files_are_refused(tmp_path: Path, text: str | bytes, message: str) -> None:
     with pytest.raises(InputError, match=f"--deployments .*{message}"):
         read(tmp_path / "t.csv", text)
 
 
-def test_a_table_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_and_damaged_tables_are_refused(tmp_path: Path) -> None:
     for name in ("no.csv", "no.parquet"):
         with pytest.raises(InputError, match="does not exist"):
             read_rows(str(tmp_path / name), Storage(), "deployments")
