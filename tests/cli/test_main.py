@@ -16,7 +16,7 @@ import monkeyray.scoring.evaluate
 import monkeyray.scoring.rescore
 import monkeyray.scoring.score
 import monkeyray.storage.store
-import monkeyray.training.train
+import monkeyray.training.job
 from monkeyray.cli.main import main
 from monkeyray.model.bundle import Bundle, describe, save_bundle
 from monkeyray.model.engine import Network
@@ -32,7 +32,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def found(*arguments: Any) -> NoReturn:
         raise AssertionError("a mistake was not found before the workers")
 
-    for job in (monkeyray.training.train, monkeyray.scoring.rescore):
+    for job in (monkeyray.training.job, monkeyray.scoring.rescore):
         monkeypatch.setattr(job, "connected", found)
     for job in (monkeyray.scoring.score, monkeyray.scoring.evaluate):
         monkeypatch.setattr(job, "open_pool", found)

@@ -949,7 +949,6 @@ def words(space: Workspace) -> Sections:
         ran = list(pool.map(lambda arguments: space.run(*arguments), asked))
     for arguments, printed in zip(asked, ran, strict=True):
         if arguments[0] == "completion" and arguments[1] != "--help":
-            # The order of choices is that of a set in tyro, another in every process.
             script = [_CHOICES.sub(_in_order, line) for line in printed["stdout"]]
             printed |= {"stdout": script[:3], "lines": len(script), "digest": digest(script)}
     return {"words": {" ".join(a): r for a, r in zip(asked, ran, strict=True)}}
