@@ -1,4 +1,4 @@
-"""The three splits: train, validation and test never share a group of images."""
+"""Train, validation and test splits, and folds, that never share a group of images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.errors import InputError
 
 SPLITS = ("train", "validation", "test")
-
 
 #: Attempts where groups hold several labels.
 _ATTEMPTS = 20
@@ -42,7 +41,7 @@ def split_images(
     seed: int,
     pictures: Ints | None = None,
 ) -> Assignment:
-    """Each image's split, by label, whole groups at a time, seeded.
+    """Assign each image to a split, stratified by label, in whole groups, by the seed.
 
     `given`: the fixed splits, None where free. If some are given but no validation (or no test),
     that share is taken from train, in groups that have no given validation or test image; given
@@ -50,7 +49,7 @@ def split_images(
     another split. A label is missing from a new split only if its groups hold other labels too, or
     an image of a given split.
 
-    `pictures`: group numbers by picture alone, for the words of an error; `groups` where None.
+    `pictures`: group numbers by picture alone, for error messages; `groups` by default.
     Raises InputError for a label in too few groups to be in every split.
     """
     splits: list[str | None] = list(given)
@@ -60,7 +59,7 @@ def split_images(
         for split, share in (("test", test_share), ("validation", validation_share))
         if share and split not in fixed
     }
-    # What was given as train is free to be split further.
+    # Images given as train may be split further.
     free = np.array([split in (None, "train") for split in splits])
     if wanted and free.any():
         _check_groups(
@@ -94,7 +93,7 @@ def _check_groups(
         if different > several:
             raise InputError(
                 f"label {label!r} is in {several} groups ({different} different pictures in "
-                f"{len(images)} images), the split needs {needed}, as no group is divided: add "
+                f"{len(images)} images), the split needs {needed}, since groups stay together: add "
                 "photographs of it from other groups, make the groups smaller, or drop it"
             )
         raise InputError(
@@ -211,12 +210,12 @@ def fold_images(
     seed: int,
     pictures: Ints | None = None,
 ) -> list[Array]:
-    """The splits of each of some folds, whole groups at a time, seeded: names of SPLITS, and "" for
-    an image that is in none.
+    """The splits of each fold, in whole groups, by the seed: names of SPLITS, "" for images that are
+    not eligible.
 
-    Every eligible image is in the test split of one fold; of the others of that fold a share is its
-    validation split. There are no more folds than groups, or images of the commonest label.
-    `pictures`: as in split_images. Raises InputError for a label in too few groups.
+    Every eligible image is in the test split of one fold; a share of the others is the validation
+    split of that fold. There are at most as many folds as groups, and as images of the commonest
+    label. `pictures`: see split_images. Raises InputError for a label in too few groups.
     """
     where = np.flatnonzero(eligible)
     its_labels, its_groups = [labels[i] for i in where.tolist()], groups[where]
@@ -225,11 +224,11 @@ def fold_images(
     several = min(folds, len(set(its_groups.tolist())), commonest)
     if several < 2:
         raise InputError(
-            f"--folds {folds} needs two different pictures at least, and a label with two images: "
-            "add photographs"
+            f"--folds {folds} needs at least two different pictures, and a label with two "
+            "images: add photographs"
         )
     pairs = Counter(label for label, _ in set(zip(its_labels, its_groups.tolist(), strict=True)))
-    # A label in two groups lacks one in some fold, wherever they come to be.
+    # A label in two groups always misses one of the three splits in some fold.
     attempts = _ATTEMPTS if min(pairs.values()) > 2 else 1
     for attempt in range(attempts):
         try:
@@ -259,11 +258,11 @@ def _cut_folds(
 ) -> list[Array]:
     from sklearn.model_selection import StratifiedGroupKFold
 
-    # Small integers differ by one from seed to seed, and folds take the next ones for themselves.
+    # Not seed + attempt, since each fold uses seed + its number.
     state = seed if not attempt else int(np.random.default_rng([seed, attempt]).integers(2**32))
     cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=state)
     with warnings.catch_warnings():
-        # A label with fewer pictures than folds is not in the test split of each; that is fine.
+        # A label with fewer pictures than folds is not in every test split, which is fine.
         warnings.simplefilter("ignore", UserWarning)
         cuts = list(cutter.split(labels, labels, groups))
     found = []

@@ -136,8 +136,8 @@ def test_what_a_given_part_shares_stays_in_train() -> None:
 def test_labels_in_too_few_groups_are_told_so() -> None:
     labels, groups = sites(2, np.random.default_rng(0))
     words = (
-        r"'c' is in 2 groups \(8 different pictures in 8 images\), the split needs 3, as no group "
-        "is divided"
+        r"'c' is in 2 groups \(8 different pictures in 8 images\), the split needs 3, since "
+        "groups stay together"
     )
     with pytest.raises(InputError, match=words):
         split_images(
@@ -171,7 +171,7 @@ def test_folds_need_pictures() -> None:
     eligible = np.ones(8, bool)
     with pytest.raises(InputError, match=r"label 'b' has 1 different .* \(with --folds 4\)"):
         fold_images(["a"] * 6 + ["b"] * 2, np.arange(8), eligible, 4, 0.2, 0)
-    with pytest.raises(InputError, match="--folds 2 needs two different pictures"):
+    with pytest.raises(InputError, match="--folds 2 needs at least two different pictures"):
         fold_images(["a"] * 8, np.zeros(8, int), eligible, 2, 0.2, 0)
 
 
