@@ -210,8 +210,8 @@ def fold_images(
     seed: int,
     pictures: Ints | None = None,
 ) -> list[Array]:
-    """The splits of each fold, in whole groups, by the seed: names of SPLITS, "" for images that are
-    not eligible.
+    """The splits of each fold, in whole groups, by the seed: names of SPLITS, or "" for images that
+    are not eligible.
 
     Every eligible image is in the test split of one fold; a share of the others is the validation
     split of that fold. There are at most as many folds as groups, and as images of the commonest
