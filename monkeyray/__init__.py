@@ -41,18 +41,6 @@ __all__ = [
     "train",
 ]
 
-#: Where each name is; imported on first use, so that `import monkeyray` loads nothing heavy.
-_PLACES = {
-    "Model": "scoring.notebook",
-    "MonkeyRayError": "errors",
-    "ScoreConfig": "scoring.options",
-    "StoreConfig": "options",
-    "TrainConfig": "training.options",
-    "load_model": "scoring.notebook",
-    "score": "scoring.score",
-    "train": "training.train",
-}
-
 if TYPE_CHECKING:
     from monkeyray.errors import MonkeyRayError
     from monkeyray.options import StoreConfig
@@ -63,7 +51,18 @@ if TYPE_CHECKING:
     from monkeyray.training.train import train
 else:
     # Hidden from type checkers, which would accept any name.
-    __getattr__ = lazy_names(__name__, _PLACES)
+    __getattr__ = lazy_names(
+        __name__,
+        {
+            "scoring.notebook": "Model load_model",
+            "errors": "MonkeyRayError",
+            "scoring.options": "ScoreConfig",
+            "options": "StoreConfig",
+            "training.options": "TrainConfig",
+            "scoring.score": "score",
+            "training.train": "train",
+        },
+    )
 
 
 def __dir__() -> list[str]:

@@ -8,14 +8,15 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` that imports names from the package's modules.
+    """A package's `__getattr__`, which imports names from its modules on first use.
 
-    `modules`: by name, the module below `package` that defines it.
+    `modules`: by module below `package`, the names that it defines, separated by spaces.
     """
+    places = {name: module for module, names in modules.items() for name in names.split()}
 
     def getattribute(name: str) -> Any:
-        if name in modules:
-            return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        if name in places:
+            return getattr(importlib.import_module(f"{package}.{places[name]}"), name)
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     return getattribute

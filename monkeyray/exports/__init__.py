@@ -15,11 +15,8 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "BurstsConfig": "options",
-            "Deployments": "deployments",
-            "ExportConfig": "options",
-            "Taxa": "taxonomy",
-            "read_deployments": "deployments",
-            "read_taxa": "taxonomy",
+            "options": "BurstsConfig ExportConfig",
+            "deployments": "Deployments read_deployments",
+            "taxonomy": "Taxa read_taxa",
         },
     )

@@ -13,11 +13,5 @@ if TYPE_CHECKING:
 else:
     # Hidden from type checkers, which would accept any name.
     __getattr__ = lazy_names(
-        __name__,
-        {
-            "Decoded": "decode",
-            "Detections": "detections",
-            "Limits": "decode",
-            "list_images": "listing",
-        },
+        __name__, {"decode": "Decoded Limits", "detections": "Detections", "listing": "list_images"}
     )

@@ -11,4 +11,4 @@ if TYPE_CHECKING:
     from monkeyray.labels.names import read_label_names
 else:
     # Hidden from type checkers, which would accept any name.
-    __getattr__ = lazy_names(__name__, {"list_labelled": "listing", "read_label_names": "names"})
+    __getattr__ = lazy_names(__name__, {"listing": "list_labelled", "names": "read_label_names"})

@@ -15,10 +15,8 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "Bundle": "bundle",
-            "Network": "engine",
-            "choose_engine": "engines",
-            "load_bundle": "bundle",
-            "save_bundle": "bundle",
+            "bundle": "Bundle load_bundle save_bundle",
+            "engine": "Network",
+            "engines": "choose_engine",
         },
     )

@@ -13,6 +13,5 @@ if TYPE_CHECKING:
 else:
     # Hidden from type checkers, which would accept any name.
     __getattr__ = lazy_names(
-        __name__,
-        {"Review": "review", "ReviewConfig": "options", "render_report": "report"},
+        __name__, {"review": "Review", "options": "ReviewConfig", "report": "render_report"}
     )

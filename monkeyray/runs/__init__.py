@@ -17,11 +17,10 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "Job": "shards",
-            "Predictions": "reader",
-            "Run": "run",
-            "create_run": "place",
-            "open_pool": "workers",
-            "open_predictions": "reader",
+            "shards": "Job",
+            "reader": "Predictions open_predictions",
+            "run": "Run",
+            "place": "create_run",
+            "workers": "open_pool",
         },
     )

@@ -15,11 +15,8 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "EvaluateConfig": "options",
-            "Model": "notebook",
-            "RescoreConfig": "options",
-            "ScoreConfig": "options",
-            "Summary": "summary",
-            "load_model": "notebook",
+            "options": "EvaluateConfig RescoreConfig ScoreConfig",
+            "notebook": "Model load_model",
+            "summary": "Summary",
         },
     )

@@ -25,11 +25,11 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "choose_thresholds": "thresholds",
-            "classification_metrics": "metrics",
-            "fit_outliers": "outliers",
-            "fit_temperature": "calibration",
-            "group_images": "duplicates",
-            "split_images": "splits",
+            "thresholds": "choose_thresholds",
+            "metrics": "classification_metrics",
+            "outliers": "fit_outliers",
+            "calibration": "fit_temperature",
+            "duplicates": "group_images",
+            "splits": "split_images",
         },
     )

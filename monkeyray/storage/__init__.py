@@ -16,11 +16,9 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "Blob": "protocol",
-            "Entry": "protocol",
-            "Location": "location",
-            "Storage": "store",
-            "read_rows": "tables",
-            "stream_table": "tables",
+            "protocol": "Blob Entry",
+            "location": "Location",
+            "store": "Storage",
+            "tables": "read_rows stream_table",
         },
     )

@@ -15,10 +15,8 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "Dataset": "dataset",
-            "TrainConfig": "options",
-            "Trained": "trained",
-            "TuneConfig": "options",
-            "list_dataset": "dataset",
+            "dataset": "Dataset list_dataset",
+            "options": "TrainConfig TuneConfig",
+            "trained": "Trained",
         },
     )
