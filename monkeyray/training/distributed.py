@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from monkeyray.console import Reporter
+from monkeyray.environment import environment
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import Weights, import_keras
 from monkeyray.runs.cluster import usable_cores, wait_for_workers
@@ -27,6 +28,7 @@ from monkeyray.training.tracker import Stage
 #: The folder of a training in progress, below the model's place.
 TRAINING = ".training"
 
+_POLL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 #: Few enough to poll often.
 _FEW_WORKERS = 16
 
@@ -107,9 +109,6 @@ def run_training(
     from monkeyray.training.workers_cluster import WorkersCluster
 
     wait_for_workers(workers, gpu, reporter.say)
-    if workers <= _FEW_WORKERS:
-        # Ray polls them every two seconds by default, and so notices late that they are ready.
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.25")
     filesystem, path = training_place(place, storage)
     # The same command has the same name, and so continues from the checkpoint there.
     name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
@@ -134,8 +133,13 @@ def run_training(
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=_CHECKPOINTS),
         ),
     )
+    # Ray polls workers every two seconds by default, and so notices late that they are ready.
+    often = {_POLL: "0.25"} if workers <= _FEW_WORKERS and _POLL not in os.environ else {}
     try:
-        with following(progress, task.name, str(place), task.fit.epochs, reporter):
+        with (
+            environment(**often),
+            following(progress, task.name, str(place), task.fit.epochs, reporter),
+        ):
             result = trainer.fit()
     except Exception as error:
         raise _failure(error, str(place / TRAINING / name)) from error
