@@ -264,7 +264,7 @@ class Run:
             "run_id": self.run_id,
             "planned": self.rows,
             "rows": rows,
-            **{name: counts for name, counts in totals.items() if counts},
+            **totals,
             **self.notes,
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
