@@ -82,8 +82,8 @@ def show(browser: Browser, report: Path, review: Path, folder: Path) -> None:
         data = page.locator(f"section:has(> #{name})").screenshot()
         save(data, folder / f"report-{name}.png")
     page.goto(review.as_uri())
-    # As after the first two, which are right.
-    for key in ("ArrowRight", "Enter", "Enter"):
+    # As after the first two, for which the second label is right.
+    for key in ("ArrowRight", "2", "2"):
         page.keyboard.press(key)
     page.evaluate("document.querySelector('section:has(> #review)').scrollIntoView()")
     save(page.screenshot(), folder / "review.jpg")
