@@ -31,8 +31,8 @@ class Tracking:
         self._open: list[Tracker] = []
         if config.tensorboard is not None:
             check_tensorboard()
-            below_model = config.tensorboard == "model"
-            place = f"{config.model}/tensorboard" if below_model else config.tensorboard
+            below = f"{config.model.rstrip('/')}/tensorboard"
+            place = below if config.tensorboard == "model" else config.tensorboard
             self.places["tensorboard"] = place
         if config.mlflow is not None:
             check_mlflow(config.mlflow)
