@@ -300,8 +300,12 @@ def test_predictions_updated_meanwhile_are_refused(
     shutil.copytree(embedded, tmp_path / "in")
 
     def update(*arguments: Any, **options: Any) -> None:
+        new = "0123abcd"
         stored = json.loads((tmp_path / "in" / "_run.json").read_text())
-        (tmp_path / "in" / "_run.json").write_text(json.dumps({**stored, "ids": ["0123abcd"]}))
+        changed = {**stored, "ids": [*stored["ids"], new]}
+        (tmp_path / "in" / "_run.json").write_text(json.dumps(changed))
+        stored = json.loads((tmp_path / "in" / "_SUCCESS").read_text())
+        (tmp_path / "in" / "_SUCCESS").write_text(json.dumps({**stored, "run_id": new}))
 
     monkeypatch.setattr("monkeyray.runs.workers.RayPool.run", update)
     with pytest.raises(InputError, match="updated meanwhile"):
