@@ -33,7 +33,7 @@ from monkeyray.exports.job import Export, Job
 from monkeyray.exports.rows import tidy_box
 from monkeyray.exports.taxonomy import RANKS, Group, Taxon, roll_up_rows, taxon_of
 from monkeyray.exports.times import stamp
-from monkeyray.images.boxes import OBSERVED, PASSED
+from monkeyray.images.boxes import ELIMINATED, OBSERVED, PASSED
 from monkeyray.statistics.thresholds import BELOW
 from monkeyray.storage.location import Location
 
@@ -185,7 +185,10 @@ class _Rows:
         self._number = 0
 
     def add(self, row: dict[str, Any], rolled: tuple[Group, float] | None) -> None:
-        """Add a row and its roll-up. The rows of an image's boxes follow each other."""
+        """Add a row and its roll-up, unless it is an eliminated box. The rows of an image's boxes
+        follow each other."""
+        if row["status"] == ELIMINATED:
+            return
         uri: str = row["uri"]
         self._number = self._number + 1 if uri == self._uri else 1
         self._uri = uri

@@ -3,7 +3,7 @@
 The format is version 1.6 of megadetector-output-format.md in agentmorris/MegaDetector. If whole
 images were scored, an image has one detection, whose box is the whole image, confidence the score
 of the best label, and classifications the listed labels; a blank has no detection. If boxes were
-scored, they are the detections, with the detector's confidence.
+scored, they are the detections, with the detector's confidence, negative ones too.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from monkeyray.errors import InputError
 from monkeyray.exports.job import Export, Job
 from monkeyray.exports.rows import tidy_box
 from monkeyray.exports.taxonomy import RANKS, Taxon
-from monkeyray.images.boxes import ANIMAL, OBSERVED, PASSED
+from monkeyray.images.boxes import ANIMAL, ELIMINATED, OBSERVED, PASSED
 from monkeyray.runs.reader import Predictions
 
 FORMAT_VERSION = "1.6"
@@ -158,7 +158,7 @@ class _Images:
             label, kind = row["label"], OBSERVED.get(category, "animal")
             if label is not None:
                 kind = self._job.taxa.of(label).kind
-            self.kinds[kind] += 1
+            self.kinds[ELIMINATED if row["status"] == ELIMINATED else kind] += 1
             box = row.get("detection_bbox")
             if kind == "blank" and box is None:
                 continue

@@ -23,9 +23,12 @@ BOX_COLUMNS = tuple(name for name, _ in BOX_FIELDS)
 
 ANIMAL, PERSON, VEHICLE, BLANK, FAILURE = "animal", "person", "vehicle", "blank", "failure"
 
-#: Categories that become the status of their rows, which are not scored.
-PASSED = (BLANK, PERSON, VEHICLE)
-#: Their names in exports.
+#: What a box with a negative confidence counts as, whatever its category. MegaDetector's
+#: repeat-detection elimination negates the confidence of boxes that return at the same place.
+ELIMINATED = "eliminated"
+#: What becomes the status of its rows, which are not scored.
+PASSED = (BLANK, PERSON, VEHICLE, ELIMINATED)
+#: The observations in exports.
 OBSERVED = {BLANK: "blank", PERSON: "human", VEHICLE: "vehicle"}
 #: The status of readable images without a result of the detector.
 UNDETECTED = "undetected"

@@ -49,7 +49,7 @@ class Detections:
 
     `files`: their names as written, with slashes. The boxes of file i are those from `starts[i]` to
     before `starts[i + 1]`. By box: `kinds`, indices into KINDS, int8, -1 for others; `confs`,
-    float32; `boxes`, float32 (n, 4), see boxes.BOX_FIELDS. `failed`: whether the detector could not
+    float32, -1 to 1, see boxes.ELIMINATED; `boxes`, float32 (n, 4), see boxes.BOX_FIELDS. `failed`: whether the detector could not
     read a file. `threshold`: the file's own, else THRESHOLD. `repeated`: how many entries repeated
     a file with equal boxes.
     """
@@ -135,8 +135,9 @@ class _Reader:
         bbox, conf = detection["bbox"], detection.get("conf")
         if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
             raise self._wrong(name, f"the bbox {bbox!r:.80}, which is not four numbers")
-        if not _is_number(conf) or not 0 <= conf <= 1:
-            raise self._wrong(name, f"a detection whose conf is {conf!r:.80}, and not from 0 to 1")
+        # Negative confidences are valid: repeat-detection elimination writes them.
+        if not _is_number(conf) or not -1 <= conf <= 1:
+            raise self._wrong(name, f"a detection whose conf is {conf!r:.80}, and not from -1 to 1")
         left, top, width, height = bbox
         ends = (left, top, left + width, top + height)
         if min(width, height) < 0 or min(ends) < -_ROUNDING or max(ends) > 1 + _ROUNDING:

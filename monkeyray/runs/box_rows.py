@@ -120,7 +120,8 @@ def match(detections: Detections, listing: Listing, images: str) -> Matched:
 
 def make_rows(matched: Matched, listing: Listing, threshold: float) -> Listing:
     """The plan's rows with BOX_FIELDS: one per box of an animal, person or vehicle whose confidence
-    reaches the threshold, and one per image without such a box."""
+    reaches the threshold, and one per image without such a box; then one per box of the image with
+    a negative confidence."""
     rows = collect(_rows(matched, listing, threshold))
     assert rows is not None
     return rows
@@ -128,9 +129,13 @@ def make_rows(matched: Matched, listing: Listing, threshold: float) -> Listing:
 
 def _rows(matched: Matched, listing: Listing, threshold: float) -> Iterator[pa.Table]:
     found = matched.detections
-    kept = np.flatnonzero((found.kinds >= 0) & (found.confs >= np.float32(threshold)))
-    # The kept boxes of file i are starts[i]:starts[i + 1].
+    low = found.confs < np.float32(threshold)
+    kept = np.flatnonzero((found.kinds >= 0) & (~low | (found.confs < 0)))
+    # The kept boxes of file i are starts[i]:starts[i + 1], the eliminated ones last.
     starts = np.searchsorted(kept, found.starts)
+    its_file = np.repeat(np.arange(len(found.files)), np.diff(starts))
+    kept = kept[np.lexsort((low[kept], its_file))]
+    all_low = np.append(np.bincount(its_file[~low[kept]], minlength=len(found.files)) == 0, True)
     # One extra entry represents "no box".
     kept = np.append(kept, len(found.kinds))
     confs, boxes = np.append(found.confs, 0), np.append(found.boxes, np.zeros((1, 4)), axis=0)
@@ -140,10 +145,12 @@ def _rows(matched: Matched, listing: Listing, threshold: float) -> Iterator[pa.T
         file = matched.where[start : start + table.num_rows]
         start += table.num_rows
         counts = np.where(file < 0, 0, starts[file + 1] - starts[file])
-        each = np.maximum(counts, 1)
+        each = counts + all_low[file]
         image = np.repeat(np.arange(len(file)), each)
-        place = np.arange(len(image)) - np.repeat(np.cumsum(each) - each, each)
-        boxed, its = counts[image] > 0, file[image]
+        its = file[image]
+        # From -1, the row of an image without a box to score.
+        place = np.arange(len(image)) - np.repeat(np.cumsum(each) - counts, each)
+        boxed = place >= 0
         box = kept[np.where(boxed, starts[its] + place, len(kept) - 1)]
         none = np.where(found.failed[its], len(KINDS) + 1, len(KINDS))
         kind = np.where(boxed, np.append(found.kinds, -1)[box], none)
@@ -167,6 +174,7 @@ def count_unused(matched: Matched, threshold: float) -> dict[str, int]:
     mine[where[where >= 0]] = True
     mine_boxes = np.repeat(mine, np.diff(found.starts))
     other, low = found.kinds < 0, found.confs < np.float32(threshold)
+    eliminated = ~other & (found.confs < 0)
     rule = matched.rule
     how = f", as {rule.here}… for {masked(rule.there)}…" if rule.there else ""
     return {
@@ -174,7 +182,12 @@ def count_unused(matched: Matched, threshold: float) -> dict[str, int]:
         "images that the detections do not list": int((where < 0).sum()),
         "files of the detections that are not among the images": int((~mine).sum()),
         "entries of the detections that say the same of a file again": found.repeated,
-        f"boxes below the detection threshold, {threshold:g}": int((mine_boxes & low).sum()),
+        "boxes with a negative confidence, eliminated and not scored": int(
+            (mine_boxes & eliminated).sum()
+        ),
+        f"boxes below the detection threshold, {threshold:g}": int(
+            (mine_boxes & low & ~eliminated).sum()
+        ),
         "boxes that are no animal, person or vehicle, taken for none": int(
             (mine_boxes & other & ~low).sum()
         ),

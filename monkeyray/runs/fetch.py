@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from monkeyray.arrays import Array
 from monkeyray.errors import DecodeError, NoFileError, ObjectError, StorageError, TooLargeError
-from monkeyray.images.boxes import ANIMAL, has_boxes, pass_through
+from monkeyray.images.boxes import ANIMAL, ELIMINATED, has_boxes, pass_through
 from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.storage.keys import sha256
 from monkeyray.storage.store import Storage
@@ -133,10 +134,12 @@ class Batch:
 
 
 def categories(plan: pa.Table) -> list[str | None]:
-    """The category of each row's box; animal if there are no boxes."""
+    """What each row's box counts as: its category, or eliminated; animal if there are no boxes."""
     if not has_boxes(plan.column_names):
         return [ANIMAL] * plan.num_rows
-    return plan["detection_category"].to_pylist()  # type: ignore[no-any-return]
+    eliminated = pc.less(pc.fill_null(plan["detection_conf"], 0), 0)
+    counted = pc.if_else(eliminated, ELIMINATED, plan["detection_category"])
+    return counted.to_pylist()  # type: ignore[no-any-return]
 
 
 def how_to_decode(plan: pa.Table) -> list[dict[str, Any]]:

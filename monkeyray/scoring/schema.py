@@ -81,7 +81,10 @@ BOX_COLUMNS = (
         "`animal`, `person` or `vehicle`; `blank` without a box; `failure` if the detector could "
         "not read the image; null if it is not in the detections",
     ),
-    Column("detection_conf", _TYPES["detection_conf"], "the detector's confidence, 0 to 1"),
+    Column(
+        "detection_conf", _TYPES["detection_conf"],
+        "the detector's confidence, 0 to 1; negative in a box that was eliminated",
+    ),
     Column(
         "detection_bbox", _TYPES["detection_bbox"],
         "left, top, width and height as fractions of the upright image",

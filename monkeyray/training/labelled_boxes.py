@@ -52,6 +52,7 @@ def best_animals(
     matched = match(detections, listing, place)
     rows = pa.concat_tables(make_rows(matched, listing, threshold).tables())
     animals = rows.filter(pc.fill_null(pc.equal(rows["detection_category"], ANIMAL), False))
+    animals = animals.filter(pc.greater_equal(animals["detection_conf"], 0))  # not eliminated
     order = np.argsort(-animals["detection_conf"].to_numpy(), kind="stable")
     first = first_of_each(string_keys(animals["uri"].take(pa.array(order))))
     chosen = animals.take(pa.array(np.sort(order[first])))

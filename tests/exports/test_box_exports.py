@@ -38,6 +38,7 @@ ROWS = [
     other(HERD, "person", 1, "person", 0.5, 0.5, 0, 0.5, 1.001),
     animal(HERD, "empty", 3, 0.3, 0, 0, 1, 0),
     other("/x/A/1/blank.jpg", "blank", None, "blank"),
+    other("/x/A/1/blank.jpg", "eliminated", 1, "animal", -0.81, 0.1, 0.2, 0.3, 0.4),
     other("/x/B/1/car.jpg", "vehicle", 0, "vehicle", 0.75, 0.1, 0.1, 0.2, 0.2),
     other("/x/B/1/new.jpg", "undetected", None, None, error="the detections do not list it"),
     other("/x/B/1/bad.jpg", "unreadable", 0, "animal", 0.75, 0.1, 0.1, 0.2, 0.2, error="broken"),
@@ -46,7 +47,7 @@ ROWS = [
     animal(LONE, "fox", 1, 0.5, 0.2, 0.2, 0.2, 0.2),
 ]
 #: The boxes of one image are in two files.
-SIZES = [2, 8]
+SIZES = [2, 9]
 
 
 @pytest.fixture
@@ -76,13 +77,15 @@ def test_megadetectors_form_has_the_boxes_back(place: Path) -> None:
     assert person == {"category": "2", "conf": 0.5, "bbox": [0.5, 0, 0.5, 1]}
     # The detector's animal stays an animal, even if its label is blank.
     assert (second["category"], second["classifications"][0]) == ("1", ["1", 0.75])
-    assert blank == {"file": "A/1/blank.jpg", "detections": []}
+    eliminated = {"category": "1", "conf": -0.81, "bbox": [0.1, 0.2, 0.3, 0.4]}
+    assert blank == {"file": "A/1/blank.jpg", "detections": [eliminated]}
     assert [box["category"] for box in car["detections"]] == ["3"]
     assert new["failure"] == "undetected: the detections do not list it"
     assert bad["failure"] == "unreadable: broken"
     assert ["classifications" in found for found in lone["detections"]] == [False, True]
-    assert done.kinds == {"animal": 3, "human": 1, "blank": 2, "vehicle": 1, "failure": 2}
-    assert "9 boxes, and images without one, exported" in str(done)
+    assert done.kinds == {"animal": 3, "human": 1, "blank": 2, "vehicle": 1, "failure": 2,
+                          "eliminated": 1}  # fmt: skip
+    assert "10 boxes, and images without one, exported" in str(done)
 
 
 def test_camtrap_dp_has_an_observation_a_box(place: Path) -> None:
@@ -112,7 +115,7 @@ def test_the_csv_has_columns_for_boxes(place: Path) -> None:
     run(place, format="csv", output=str(place / "out.csv"))
     rows = read_csv(place / "out.csv")
     kinds = [row["observation_type"] for row in rows]
-    assert kinds == ["animal", "human", "blank", "blank", "vehicle", "", "", "", "", "animal"]
+    assert kinds == ["animal", "human", "blank", "blank", "", "vehicle", "", "", "", "", "animal"]
     columns = [name for name in rows[0] if name.startswith("detection")]
     assert [rows[1][name] for name in columns] == ["1", "person", "0.5", "0.5", "0", "0.5", "1"]
     assert [rows[3][name] for name in columns] == ["", "blank", "", "", "", "", ""]

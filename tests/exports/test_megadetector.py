@@ -45,7 +45,7 @@ def check(results: Any) -> None:
         for detection in image["detections"]:
             assert detection["category"] in results["detection_categories"]
             assert isinstance(detection["conf"], float)
-            assert 0 <= detection["conf"] <= 1
+            assert -1 <= detection["conf"] <= 1
             x, y, width, height = detection["bbox"]
             assert 0 <= x <= x + width <= 1
             assert 0 <= y <= y + height <= 1

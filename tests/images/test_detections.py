@@ -44,6 +44,7 @@ def test_batch_results_are_read() -> None:
                     "detections": [
                         {**detection("7"), "classifications": [["0", 0.9]]},
                         detection("3", 1, (0, 0, 1, 1.004)),
+                        detection(conf=-0.81),
                     ],
                 },
             ],
@@ -51,10 +52,10 @@ def test_batch_results_are_read() -> None:
         )
     )
     assert found.files == ["A/1.jpg", "A/2.jpg", "A/3.jpg", "A/4.jpg", "A/5.jpg"]
-    assert found.starts.tolist() == [0, 2, 2, 2, 2, 4]
-    assert found.kinds.tolist() == [0, 1, -1, 2]
+    assert found.starts.tolist() == [0, 2, 2, 2, 2, 5]
+    assert found.kinds.tolist() == [0, 1, -1, 2, 0]
     assert found.failed.tolist() == [False, False, True, True, False]
-    np.testing.assert_allclose(found.confs, [0.9, 0.25, 0.9, 1])
+    np.testing.assert_allclose(found.confs, [0.9, 0.25, 0.9, 1, -0.81])
     np.testing.assert_allclose(found.boxes[[0, 3]], [[0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1.004]])
     assert found.threshold == 0.2
 
@@ -137,6 +138,7 @@ def test_other_files_are_refused_with_the_way_out(content: Any, words: str) -> N
         ({"bbox": [0.5, 0.5, "a", True]}, "not four numbers"),
         ({"conf": float("nan")}, "conf is nan"),
         ({"conf": 80}, "conf is 80"),
+        ({"conf": -1.1}, "conf is -1.1"),
         ({"conf": None}, "conf is None"),
     ],
 )

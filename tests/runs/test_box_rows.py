@@ -20,6 +20,7 @@ from monkeyray.images.detections import parse_detections
 from monkeyray.images.listing import list_images
 from monkeyray.runs.box_rows import Rule, count_unused, find_rule, make_rows, match
 from monkeyray.runs.fetch import Refusals, batches
+from monkeyray.runs.fetch import categories as categories_of
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Blob
@@ -107,7 +108,30 @@ def test_one_row_a_box_and_one_for_an_image_without() -> None:
     statuses = [pass_through(row["detection_category"])[0] for row in read]
     assert statuses[4:] == ["undetected", "blank", "undetected"]
     counts = list(count_unused(matched, 0.2).values())
-    assert counts == [4, 1, 1, 0, 2, 0]
+    assert counts == [4, 1, 1, 0, 0, 2, 0]
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5])
+def test_eliminated_boxes_come_last_and_are_not_scored(threshold: float) -> None:
+    images = listing("both.jpg", "only.jpg")
+    both = [detection("2", -0.81), detection(conf=0.5), detection("8", -0.5)]
+    categories = {"1": "animal", "2": "person", "8": "tripod"}
+    files = [{"file": "both.jpg", "detections": both},
+             {"file": "only.jpg", "detections": [detection(conf=-1), detection(conf=-0.3)]}]  # fmt: skip
+    content = json.dumps(results(files, detection_categories=categories)).encode()
+    matched = match(parse_detections("/x.json", content), images, "/p")
+    table = pa.concat_tables(make_rows(matched, images, threshold).tables())
+    found = [table[name].to_pylist() for name in ("uri", *BOX_COLUMNS[:3])]
+    assert list(zip(*found, categories_of(table), strict=True)) == [
+        ("/p/both.jpg", 1, "animal", 0.5, "animal"),
+        ("/p/both.jpg", 0, "person", pytest.approx(-0.81), "eliminated"),
+        ("/p/only.jpg", None, "blank", None, "blank"),
+        ("/p/only.jpg", 0, "animal", -1, "eliminated"),
+        ("/p/only.jpg", 1, "animal", pytest.approx(-0.3), "eliminated"),
+    ]
+    counts = count_unused(matched, threshold)
+    assert counts["boxes with a negative confidence, eliminated and not scored"] == 3
+    assert counts[f"boxes below the detection threshold, {threshold:g}"] == 1  # the tripod
 
 
 def test_no_password_of_the_detectors_names_is_repeated() -> None:

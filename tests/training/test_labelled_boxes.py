@@ -57,7 +57,7 @@ def test_the_surest_animal_stands_for_its_image(tmp_path: Path) -> None:
             path.write_bytes(b"never opened here")
             boxes[f"{label}/{number}.jpg"] = [detection(conf=0.3), detection(bbox=LEFT, conf=0.7)]
     boxes["a/0.jpg"].append(detection("2", 0.9))  # a person, who is surer
-    boxes["a/1.jpg"] = [detection(conf=0.1), detection("3")]
+    boxes["a/1.jpg"] = [detection(conf=0.1), detection("3"), detection(conf=-0.9)]
     del boxes["b/4.jpg"]
     images, _, skipped = list_dataset(write(tmp_path, boxes), STORAGE)
     names = [Path(uri).name for uri in images["uri"].to_pylist()]
