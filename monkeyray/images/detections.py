@@ -49,9 +49,9 @@ class Detections:
 
     `files`: their names as written, with slashes. The boxes of file i are those from `starts[i]` to
     before `starts[i + 1]`. By box: `kinds`, indices into KINDS, int8, -1 for others; `confs`,
-    float32, -1 to 1, see boxes.ELIMINATED; `boxes`, float32 (n, 4), see boxes.BOX_FIELDS. `failed`: whether the detector could not
-    read a file. `threshold`: the file's own, else THRESHOLD. `repeated`: how many entries repeated
-    a file with equal boxes.
+    float32, -1 to 1, see boxes.ELIMINATED; `boxes`, float32 (n, 4), see boxes.BOX_FIELDS.
+    `failed`: whether the detector could not read a file. `threshold`: the file's own, else
+    THRESHOLD. `repeated`: how many entries repeated a file with equal boxes.
     """
 
     uri: str

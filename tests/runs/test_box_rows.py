@@ -116,8 +116,8 @@ def test_eliminated_boxes_come_last_and_are_not_scored(threshold: float) -> None
     images = listing("both.jpg", "only.jpg")
     both = [detection("2", -0.81), detection(conf=0.5), detection("8", -0.5)]
     categories = {"1": "animal", "2": "person", "8": "tripod"}
-    files = [{"file": "both.jpg", "detections": both},
-             {"file": "only.jpg", "detections": [detection(conf=-1), detection(conf=-0.3)]}]  # fmt: skip
+    only = [detection(conf=-1), detection(conf=-0.3)]
+    files = [{"file": "both.jpg", "detections": both}, {"file": "only.jpg", "detections": only}]
     content = json.dumps(results(files, detection_categories=categories)).encode()
     matched = match(parse_detections("/x.json", content), images, "/p")
     table = pa.concat_tables(make_rows(matched, images, threshold).tables())
