@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -76,6 +77,21 @@ def print_any_character() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+
+
+class Result(ABC):
+    """What a command returns. A notebook shows its summary."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Its figures, for --summary-json."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Its summary, for people."""
+
+    def __repr__(self) -> str:
+        return escape_control(masked_anywhere(str(self)))
 
 
 class Say(Protocol):

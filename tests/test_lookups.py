@@ -13,6 +13,7 @@ import pytest
 
 from monkeyray.exports.events import bursts
 from monkeyray.exports.options import BurstsConfig
+from monkeyray.images.listing import VIDEOS
 from monkeyray.runs.run import to_parquet
 from tests.support.predicted import predict, scored
 
@@ -38,10 +39,11 @@ def test_documented_queries(embedded: Path, tmp_path: Path) -> None:
         "sites.csv": str(tmp_path / "sites.csv"),
         "s3://bucket/season-3/A/IMG_0042.JPG": it["uri"],
     }
-    counts, unsure, habitats, like = (
+    counts, unsure, habitats, like, videos = (
         duckdb.sql(query).fetchall() for query in queries("look-up.md", names)
     )
     assert sum(row[1] for row in counts) == len(scored) == 42
+    assert videos == []
     lowest = sorted(scored, key=lambda row: row["score"])
     assert [row[2] for row in unsure] == [row["score"] for row in lowest]
     assert (unsure[0][3], unsure[0][4]) == (
@@ -58,6 +60,17 @@ def test_documented_queries(embedded: Path, tmp_path: Path) -> None:
     assert len(like) == 20
     assert like[0][0] == others[int(cosines.argmax())]["uri"]
     np.testing.assert_allclose([row[2] for row in like], np.sort(cosines)[::-1][:20], atol=1e-5)
+
+
+def test_videos_are_listed(tmp_path: Path) -> None:
+    row = {"status": "unsupported", "error": "not an image: a video"}
+    names = ["a.MP4", "b.jpg", "c.mov", "mp4.jpg", "d.mpg", *(f"e{ending}" for ending in VIDEOS)]
+    predict(tmp_path / "out", [{"uri": f"/x/{name}", **row} for name in names], images="/x")
+    out = {"out/*.parquet": f"{tmp_path}/out/*.parquet"}
+    (query,) = (text for text in queries("look-up.md", out) if "mp4" in text)
+    found = duckdb.sql(query).fetchall()
+    videos = [name for name in names if not name.endswith(".jpg")]
+    assert found == [(f"/x/{name}", *row.values()) for name in sorted(videos)]
 
 
 def test_documented_join_with_bursts(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from monkeyray.cli.demo_images import DemoImages, draw_demo_images
 from monkeyray.cli.options import DemoConfig
+from monkeyray.console import Result
 from monkeyray.errors import ConfigError
 from monkeyray.runs.cluster import connected
 from monkeyray.scoring.options import ScoreConfig
@@ -24,8 +25,8 @@ from monkeyray.training.trained import Trained
 _MARK = ".monkeyray-demo"
 
 
-@dataclass(frozen=True)
-class Demo:
+@dataclass(frozen=True, repr=False)
+class Demo(Result):
     """The results of the demo."""
 
     images: DemoImages

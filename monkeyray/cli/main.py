@@ -164,6 +164,6 @@ def _do(call: Call) -> None:
             f"{call.command} is done", "done", command=call.command, result=result.to_json()
         )
     else:
-        line = escape_control(masked_anywhere(str(result)))
+        line = repr(result)
     print(line, file=summary.printed_to, flush=True)
     summary.write(result)

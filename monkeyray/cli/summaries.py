@@ -6,9 +6,10 @@ import json
 import sys
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 import monkeyray
+from monkeyray.console import Result
 from monkeyray.runs.cluster import check_relative
 from monkeyray.storage.location import Location
 
@@ -47,7 +48,7 @@ class SummaryFile:
         """Where to print the result for people."""
         return sys.stderr if self._place == "-" else sys.stdout
 
-    def write(self, result: Any) -> None:
+    def write(self, result: Result) -> None:
         """Write a command's result."""
         if self._place is None:
             return

@@ -324,6 +324,8 @@ def _package(job: Job, counts: Counts) -> dict[str, Any]:
         # Values in the project file take precedence.
         "spatial": _spatial(deployments),
         "temporal": _temporal(deployments),
+        # Otherwise GBIF takes observations of events alone, and there are none.
+        "gbifIngestion": {"observationLevel": "media"},
         **given,
         "taxonomic": [
             known.get(name) or {"scientificName": name, **_taxon_properties(taxon)}

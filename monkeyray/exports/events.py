@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monkeyray.arrays import Array
-from monkeyray.console import Advance
+from monkeyray.console import Advance, Result
 from monkeyray.errors import InputError
 from monkeyray.exports.event_groups import (
     BurstMeans,
@@ -61,8 +61,8 @@ _ROLLUP = [
 ]
 
 
-@dataclass(frozen=True)
-class Bursts:
+@dataclass(frozen=True, repr=False)
+class Bursts(Result):
     """The result. `bursts`: with two or more images, `together` in all. `alone`: by reason, images
     that cannot be in a burst with others. `changed`: images whose label differs from that of their
     burst. `notes`: for people."""

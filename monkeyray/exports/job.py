@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from monkeyray.console import Advance
+from monkeyray.console import Advance, Result
 from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.exports.camtrap_profile import Project
 from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin, read_deployments
@@ -118,8 +118,8 @@ class Job:
         return self.source.storage
 
 
-@dataclass(frozen=True)
-class Export:
+@dataclass(frozen=True, repr=False)
+class Export(Result):
     """The result of an export.
 
     `kinds`: rows written, by observation type. `left_out`: by reason, images that were left out,

@@ -24,6 +24,7 @@ from monkeyray.exports.job import Export, Job
 from monkeyray.exports.rows import tidy_box
 from monkeyray.exports.taxonomy import RANKS, Taxon
 from monkeyray.images.boxes import ANIMAL, ELIMINATED, OBSERVED, PASSED
+from monkeyray.images.listing import VIDEOS
 from monkeyray.runs.reader import Predictions
 
 FORMAT_VERSION = "1.6"
@@ -31,9 +32,6 @@ FORMAT_VERSION = "1.6"
 #: MegaDetector's categories. The format has no other, so everything else is an animal.
 _DETECTIONS = {"1": "animal", "2": "person", "3": "vehicle"}
 _CATEGORY = {"animal": "1", "unknown": "1", "human": "2", "vehicle": "3"}
-
-#: Videos need a frame rate in this format, and it is unknown.
-_VIDEOS = (".mp4", ".avi", ".mpeg", ".mpg", ".mov", ".mkv", ".m4v", ".wmv", ".flv", ".webm")
 
 _COLUMNS = ["uri", "status", "error", "label", "score", "top_k"]
 
@@ -85,7 +83,8 @@ def export_megadetector(job: Job) -> Export:
         separator = "\n"
         for image in images:
             line = json.dumps(image, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-            file.write((separator + line).encode())
+            # A name that is not UTF-8 is written as MegaDetector does, with escaped surrogates.
+            file.write((separator + line).encode("utf-8", "backslashreplace"))
             separator = ",\n"
         file.write(b"\n ]\n}\n")
     notes = (f"{images.videos} videos left out: they are not scored",) if images.videos else ()
@@ -132,7 +131,7 @@ class _Images:
         rows = (row for table in tables for row in table.to_pylist())
         # The boxes of an image follow each other.
         for uri, group in itertools.groupby(rows, key=lambda row: row["uri"]):
-            path = root.relative(uri)
+            path = root.below(uri)
             if path is None:
                 raise InputError(
                     f"{uri} is not below {root}: give --relative-to, the folder that Timelapse "
@@ -142,7 +141,8 @@ class _Images:
             failed = [row for row in boxes if row["label"] is None and row["status"] not in PASSED]
             if len(failed) < len(boxes):
                 yield {"file": path, "detections": self._detections(boxes)}
-            elif path.lower().endswith(_VIDEOS):
+            elif path.lower().endswith(VIDEOS):
+                # The format wants the frame rate of a video, and it is unknown.
                 self.videos += 1
             else:
                 self.kinds["failure"] += 1

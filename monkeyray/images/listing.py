@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ _SIDECARS = frozenset([
     "thm", "tmp",
 ])  # fmt: skip
 _HIDDEN = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "_SUCCESS"})
+#: The endings of videos. They are listed, and get rows that say that they are not read.
+VIDEOS = (".mp4", ".avi", ".mpeg", ".mpg", ".mov", ".mkv", ".m4v", ".wmv", ".flv", ".webm")
+_VIDEO = f"(?i)({'|'.join(map(re.escape, VIDEOS))})$"
 _CHUNK = 8_192
 
 
@@ -66,6 +69,11 @@ def list_images(
             skipped["excluded"] += table.num_rows - count_true(keep)
             table = table.filter(keep)
         yield table
+
+
+def count_videos(tables: Iterable[pa.Table]) -> int:
+    """How many files of tables with a column `uri` are videos by their names."""
+    return sum(count_true(pc.match_substring_regex(each["uri"], _VIDEO)) for each in tables)
 
 
 def path_below(uri: str, start: int) -> str:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from monkeyray.console import Result
 from monkeyray.errors import InputError
 from monkeyray.exports.job import open_source
 from monkeyray.images.decode import Limits
@@ -25,8 +26,8 @@ from monkeyray.storage.store import Storage
 _MOST_BYTES = Limits().max_bytes
 
 
-@dataclass(frozen=True)
-class Review:
+@dataclass(frozen=True, repr=False)
+class Review(Result):
     """The result. `shown`: images on the pages; `selected`: those chosen by --select; `unseen`:
     scored images without a picture, because they can no longer be read."""
 

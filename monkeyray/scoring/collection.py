@@ -7,7 +7,7 @@ from typing import Any
 
 from monkeyray.errors import InputError
 from monkeyray.images.detections import parse_detections
-from monkeyray.images.listing import list_images
+from monkeyray.images.listing import count_videos, list_images
 from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.scoring.options import ScoreConfig
@@ -43,6 +43,7 @@ def list_collection(
         "files skipped, hidden": skipped["hidden"],
         "images left out by --include and --exclude": skipped["excluded"],
         "rows with a URI that was listed before": listing.repeated,
+        "videos by their name, which are not scored": count_videos(listing.tables()),
     }
     if detections is None:
         return listing, notes

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from monkeyray.console import Reporter
+from monkeyray.console import Reporter, Result
 from monkeyray.errors import InputError
 from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
@@ -42,8 +42,8 @@ from monkeyray.storage.store import Storage
 METRICS = "metrics.json"
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Result):
     """The result of an evaluation. `content`: that of metrics.json."""
 
     uri: str

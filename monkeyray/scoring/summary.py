@@ -6,11 +6,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from monkeyray.console import Result
 from monkeyray.runs.shards import SPENT
 
 
-@dataclass(frozen=True)
-class Summary:
+@dataclass(frozen=True, repr=False)
+class Summary(Result):
     """Summary of a scoring. `scored`: images of this call; `already`: images scored before;
     `boxes`: whether rows are boxes; `spent`: the workers' nanoseconds by shards.SPENT."""
 
@@ -81,8 +82,8 @@ class Summary:
         return "\n".join([*lines, f"predictions in {self.uri}"])
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(Result):
     """Result of a dry run. `rate`: images/s of all workers, None if too few were tried."""
 
     images: int

@@ -118,12 +118,16 @@ class Location:
         >>> Location.of("s3://bucket/a").relative("s3://bucket/a/b c.jpg")
         'b c.jpg'
         """
-        encoded = uri.startswith("file://")
-        path = Location.of(uri).path if encoded else uri
+        path = self.below(uri)
+        return quote(os.fsencode(path)) if path and uri.startswith("file://") else path
+
+    def below(self, uri: str) -> str | None:
+        """The path of a file below this, None if it is elsewhere. Names that are not UTF-8 have
+        surrogates, as from os.fsdecode."""
+        path = Location.of(uri).path if uri.startswith("file://") else uri
         if not path.startswith(self.prefix) or path == self.prefix:
             return None
-        path = path[len(self.prefix) :]
-        return quote(os.fsencode(path)) if encoded else path
+        return path[len(self.prefix) :]
 
     def is_within(self, folder: Location) -> bool:
         """Whether this is a folder or lies below it.

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from monkeyray.console import Result
 
-@dataclass(frozen=True)
-class Trained:
+
+@dataclass(frozen=True, repr=False)
+class Trained(Result):
     """The result of a training. `seconds`: by stage. `opened`: images that were decoded."""
 
     uri: str

@@ -13,6 +13,7 @@ import pytest
 import monkeyray
 from monkeyray.cli.commands import COMMANDS, MODULES
 from monkeyray.cli.main import main
+from monkeyray.console import Result
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
 
@@ -34,6 +35,8 @@ def test_every_result_can_be_told(command: str) -> None:
     returned = typing.get_type_hints(job)["return"]
     for kind in typing.get_args(returned) or (returned,):
         assert "--summary-json" in (kind.to_json.__doc__ or ""), f"{kind} does not say its keys"
+        # A notebook shows the summary, not all that it is made of.
+        assert kind.__repr__ is Result.__repr__
 
 
 def call(command: str, *arguments: str) -> int:

@@ -111,6 +111,8 @@ def test_every_kind_of_row(tmp_path: Path) -> None:
     assert described["temporal"] == {"start": "2021-05-01", "end": "2021-06-30"}
     assert described["spatial"]["coordinates"][0][0] == [4.774, -1.28]
     assert described["project"]["observationLevel"] == ["media"]
+    # Without it, GBIF's converter takes observations of events alone.
+    assert described["gbifIngestion"] == {"observationLevel": "media"}
     text = str(done)
     for words in ("8 images exported", "4 images without", "left-out.csv", "roe|deer", "1 images"):
         assert words in text

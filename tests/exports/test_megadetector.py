@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,7 +118,9 @@ def test_paths_are_relative_to_what_is_asked_for(tmp_path: Path) -> None:
         scored("file:///x/%FF.jpg", ("fox", 1.0)),
     ]
     results, _ = run(tmp_path, rows, images="/x/manifest.csv")
-    assert [image["file"] for image in results["images"]] == ["A/1.jpg", "A%20/2.jpg", "%FF.jpg"]
+    files = [image["file"] for image in results["images"]]
+    assert files == ["A/1.jpg", "A%20/2.jpg", "\udcff.jpg"]
+    assert os.fsencode(files[2]) == b"\xff.jpg"
     results, _ = run(tmp_path / "top", rows, relative_to="/")
     assert [image["file"] for image in results["images"]][:2] == ["x/A/1.jpg", "x/A%20/2.jpg"]
     with pytest.raises(InputError, match=r"2\.jpg is not below /x/A: give --relative-to"):

@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from monkeyray.images.listing import list_images
+from monkeyray.images.listing import VIDEOS, count_videos, list_images
 from monkeyray.labels.listing import list_labelled
 from monkeyray.storage.store import Storage
 from tests.support.files import touch
@@ -50,3 +50,11 @@ def test_names_are_kept_as_they_are(tmp_path: Path) -> None:
     touch(tmp_path, *names)
     (table,) = list_images(str(tmp_path), STORAGE, Counter())
     assert set(table["uri"].to_pylist()) == {str(tmp_path / name) for name in names}
+
+
+def test_videos_are_counted_by_name_and_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "1.jpg", "mp4", "2.mp4.jpg", "3.MOV", *(f"{e[1:]}{e}" for e in VIDEOS))
+    tables = list(list_images(str(tmp_path), STORAGE, Counter()))
+    assert sum(table.num_rows for table in tables) == 4 + len(VIDEOS)
+    assert count_videos(tables) == 1 + len(VIDEOS)
+    assert count_videos([]) == 0

@@ -15,7 +15,7 @@ def summary(int8: dict[str, object] | None = None, **data: object) -> str:
     model["metrics"] |= {"search": None, "fine_tuning": None, "folds": None, "thresholds": None}
     model["data"] |= data
     seconds = {"ray": 1.0, "training": 1.0, "head": 1.0, "features": 1.0}
-    return str(Trained("m", model, 0, seconds))
+    return repr(Trained("m", model, 0, seconds))
 
 
 def test_labels_with_few_images_are_named_with_the_parts_that_lack_them() -> None:
