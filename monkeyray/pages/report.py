@@ -10,7 +10,7 @@ from monkeyray.pages.charts import coverage, curves, reliability
 from monkeyray.pages.template import ENVIRONMENT
 
 #: How many entries of a finding are shown; metrics.json has all.
-_LABEL_ERRORS, _GROUPS, _OF_A_GROUP, _RARE = 100, 50, 10, 20
+_LABEL_ERRORS, _GROUPS, _OF_A_GROUP, _RARE, _WARNED = 100, 50, 10, 20, 3
 
 #: How many of a search's trials are shown, best first.
 _TRIALS = 10
@@ -30,9 +30,10 @@ def _mixups(confusion: Sequence[Sequence[int]]) -> list[tuple[int, int, int, int
 def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None = None) -> str:
     """The HTML page for the content of a bundle's model.json and the findings in its images.
 
-    `findings` may have the lists `label_errors`, `leaks`, `duplicates`, `mistakes` and
-    `uncertain`, and `label_errors_of`, a description of the images that were checked. A section
-    without figures or findings (absent or None) is left out; for an empty list it says "None".
+    `findings` may have the lists `contradictions`, `label_errors`, `leaks`, `duplicates`,
+    `mistakes` and `uncertain`, and `label_errors_of`, a description of the images that were
+    checked. A section without figures or findings (absent or None) is left out; for an empty list
+    it says "None".
     """
     metrics = model["metrics"]
     labels = sorted(model["labels"], key=lambda label: int(label["index"]))
@@ -50,7 +51,7 @@ def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None =
         search=_search(metrics.get("search")),
         most={
             "label_errors": _LABEL_ERRORS, "groups": _GROUPS, "of_a_group": _OF_A_GROUP,
-            "rare": _RARE,
+            "rare": _RARE, "warned": _WARNED,
         },
     )  # fmt: skip
 

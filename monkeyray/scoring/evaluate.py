@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from monkeyray.console import Reporter, Result
 from monkeyray.errors import InputError
+from monkeyray.labels.contradictions import describe_contradictions
 from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
 from monkeyray.model.engine import Network
@@ -53,7 +54,8 @@ class Evaluation(Result):
         """For --summary-json: `metrics`, the file with all metrics; `model_id`; images `labelled`
         and `scored`; those left out for an `unknown_label`; those `seen` in training, null if not
         known; `accuracy` with its `accuracy_interval`, `macro_f1` and `ece`; `coverage` and
-        `precision` of the thresholds, null without any; the number of likely `label_errors`."""
+        `precision` of the thresholds, null without any; the number of likely `label_errors`, and of
+        `contradictions`, pictures under several labels."""
         metrics, unknown = self.content["metrics"], self.content["unknown_labels"]
         thresholds = metrics["thresholds"] or {}
         return {
@@ -70,11 +72,15 @@ class Evaluation(Result):
             "coverage": thresholds.get("coverage"),
             "precision": thresholds.get("precision"),
             "label_errors": len(self.content["findings"]["label_errors"]),
+            "contradictions": len(self.content["findings"]["contradictions"]),
         }
 
     def __str__(self) -> str:
         metrics = self.content["metrics"]
         lines = [
+            *describe_contradictions(
+                self.content["findings"]["contradictions"], self.content["data"]["failures"]
+            ),
             *_data_lines(self.content["data"], self.content["unknown_labels"]),
             *_metric_lines(metrics),
             *_seen_lines(self.content["seen"], self.content["metrics_without_seen"]),
@@ -111,7 +117,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             known = None
             if bundle is not None and config.model is not None:
                 known = load_known_images(config.model, storage, bundle)
-            sample = from_predictions(storage, bundle, config.predictions, config.labels, known)
+            sample = from_predictions(
+                storage, bundle, config.predictions, config.labels, known,
+                config.drop_contradictions,
+            )  # fmt: skip
         content = _content(config, sample)
         lease.check()
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -137,7 +146,8 @@ def _content(config: EvaluateConfig, sample: Sample) -> dict[str, Any]:
     known = predictions.only(is_known)
     suspects = likely_label_errors(known)
     seen = describe_known_images(known.seen, known.uris.tolist(), sample.compared)
-    for each in (*suspects, *seen["uris"]):
+    clashing = [image for row in sample.contradictions for image in row["images"]]
+    for each in (*suspects, *seen["uris"], *clashing):
         each["uri"] = each["uri"].removeprefix(Location.of(sample.root).prefix)
     return {
         "model_id": sample.model_id,
@@ -153,7 +163,7 @@ def _content(config: EvaluateConfig, sample: Sample) -> dict[str, Any]:
         "seen": seen,
         "metrics": measure(known, sample.target),
         "metrics_without_seen": measure_new(known, sample.target),
-        "findings": {"label_errors": suspects},
+        "findings": {"contradictions": list(sample.contradictions), "label_errors": suspects},
     }
 
 
@@ -168,8 +178,9 @@ def _from_images(
     features = _embed(config, storage, reporter, bundle, images)
     known = load_known_images(config.model, storage, bundle)
     sample = from_features(
-        bundle, views, images, features, known, str(Location.parse(config.images))
-    )
+        bundle, views, images, features, known, str(Location.parse(config.images)),
+        config.drop_contradictions,
+    )  # fmt: skip
     sample.data["skipped_files"] = {why: number for why, number in skipped.items() if number}
     return sample
 

@@ -4,7 +4,7 @@ predictions joined with a table of labels."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +14,16 @@ import pyarrow.compute as pc
 
 from monkeyray.arrays import Array, Flags
 from monkeyray.errors import InputError
+from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
 from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.head import head_logits
-from monkeyray.model.known_images import KnownImages
+from monkeyray.model.known_images import MOST_COMPARED, KnownImages
 from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.scoring.features import Features
 from monkeyray.scoring.measure import LabelledPredictions
 from monkeyray.scoring.schema import SCHEMA_VERSION, SCORED
+from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.outliers import OutlierModel
@@ -54,7 +56,8 @@ class Sample:
 
     `target`: the precision that the thresholds promised, if known; `root`: the folder or prefix
     that URIs are shown relative to; `data`: counts of images; `compared`: the share of the model's
-    training images that these were compared with as pictures.
+    training images that these were compared with as pictures; `contradictions`: see
+    Contradictions.found.
     """
 
     predictions: LabelledPredictions
@@ -64,18 +67,21 @@ class Sample:
     root: str
     data: dict[str, Any]
     compared: float = 0.0
+    contradictions: Sequence[dict[str, Any]] = ()
 
 
 def from_features(
     bundle: Bundle, views: tuple[str, ...], images: pa.Table, features: Features,
-    known: KnownImages | None, root: str,
+    known: KnownImages | None, root: str, drop: str = "none",
 ) -> Sample:  # fmt: skip
     """The predictions of a bundle for labelled images, from their features.
 
     `images`: a table with the columns uri and label, in the order of `features`; `known`: the
-    bundle's training images, None if unknown; `root` as in Sample.
+    bundle's training images, None if unknown; `root` as in Sample; `drop`: as in
+    --drop-contradictions.
     """
-    statuses = features.table["status"].to_pylist()
+    labelled = features.table.append_column("given", images["label"])
+    statuses, contradictions = without_contradictions(labelled, drop)
     scored = np.isin(statuses, SCORED)
     calibration = bundle.calibration(views)
     vectors = features.vectors[scored, : len(views)].mean(axis=1)
@@ -105,7 +111,7 @@ def from_features(
         seen=seen,
     )
     data = _count(statuses) | {"opened": images.num_rows - features.found}
-    return Sample(predictions, target, bundle.model_id, views, root, data, compared)
+    return Sample(predictions, target, bundle.model_id, views, root, data, compared, contradictions)
 
 
 def from_predictions(
@@ -114,14 +120,16 @@ def from_predictions(
     place: str,
     labels: str,
     known: KnownImages | None = None,
+    drop: str = "none",
 ) -> Sample:
     """Finished predictions for the images of a table with the columns uri and label.
 
     Joined on the URI, which is resolved as in a manifest. If boxes were scored, the most confident
     scored one stands for its image. Without the `bundle` that made the predictions, the labels it
     knows are those in the rows. `known`: the bundle's training images; only identical files are
-    recognised. Raises InputError for predictions of another bundle, no image in common, or labels
-    that may be unknown to the model or merely never predicted.
+    recognised. `drop`: as in --drop-contradictions. Raises InputError for predictions of another
+    bundle, no image in common, or labels that may be unknown to the model or merely never
+    predicted.
     """
     read = open_predictions(place, storage)
     run, was = read.run, read.run.identity
@@ -154,7 +162,8 @@ def from_predictions(
     if bundle is None:
         _check_labels(read.uri, matched, found)
     all_labels = sorted(found) if bundle is None else bundle.labels
-    rows = matched.filter(pc.is_in(matched["status"], pa.array(SCORED)))
+    statuses, contradictions = without_contradictions(matched, drop)
+    rows = matched.filter(pa.array(np.isin(statuses, SCORED)))
     predictions = LabelledPredictions(
         labels=all_labels,
         uris=_objects(rows["uri"]),
@@ -169,11 +178,14 @@ def from_predictions(
     if bundle is not None and was["threshold"] is None:
         thresholds = bundle.calibration(views).thresholds
         target = None if thresholds is None else thresholds.target
-    data = _count(matched["status"].to_pylist()) | {
+    data = _count(statuses) | {
         "rows_without_label": run.rows - with_label,
         "labels_without_row": table.num_rows - matched.num_rows,
     }
-    return Sample(predictions, target, was["model_id"], views, str(was["images"]), data)
+    return Sample(
+        predictions, target, was["model_id"], views, str(was["images"]), data,
+        contradictions=contradictions,
+    )  # fmt: skip
 
 
 def best_box_per_image(rows: pa.Table) -> Flags:
@@ -224,6 +236,24 @@ def _check_labels(uri: str, matched: pa.Table, found: set[str]) -> None:
             f"({some(sorted(unsure))}): give --model, the model that made the predictions, to tell "
             "unknown labels from those never predicted"
         )
+
+
+def without_contradictions(rows: pa.Table, drop: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """The status of each row, CONTRADICTORY for those to leave out, and the contradictions of the
+    scored ones. `rows`: with the columns uri, given, status, sha256, and thumbnail to compare
+    pictures."""
+    statuses = _objects(rows["status"])
+    scored = np.isin(statuses, SCORED)
+    rows = rows.filter(pa.array(scored))
+    contents, pictures = rows["sha256"].to_pylist(), None
+    if "thumbnail" in rows.column_names and rows.num_rows <= MOST_COMPARED:
+        pictures = grey_thumbnails(rows["thumbnail"])
+    found = find_contradictions(
+        rows["uri"].to_pylist(), rows["given"].to_pylist(), contents,
+        group_images(contents, pictures),
+    )  # fmt: skip
+    statuses[np.flatnonzero(scored)[found.dropped(drop)]] = CONTRADICTORY
+    return statuses.tolist(), found.found
 
 
 def _count(statuses: list[str]) -> dict[str, Any]:

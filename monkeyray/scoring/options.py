@@ -52,6 +52,16 @@ class BoxConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LabelledConfig(JobConfig):
+    """The options about labelled images."""
+
+    drop_contradictions: Annotated[str, OneOf(("none", "identical", "all"))] = "none"
+    """Leave out files of one picture under several labels, which cannot all be right: none,
+    identical (files with the same bytes), or all (near-duplicates too; frames of a fixed camera can
+    be such)."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictConfig(JobConfig):
     """The options about running a network over images."""
 
@@ -217,12 +227,13 @@ class RescoreConfig(LabelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(PredictConfig):
+class EvaluateConfig(LabelledConfig, PredictConfig):
     """Evaluate a model on labelled images that it has not seen, such as those of another site:
     either --model on --images, or finished --predictions against a table of --labels."""
 
     GROUPS: ClassVar = {
         "Places": ("output", "images", "model", "predictions", "labels", "features"),
+        "Labels": ("drop_contradictions",),
         "Machines": ("views", "workers", "gpu", "engine"),
     }
 

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
+from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
-from monkeyray.scoring.features import Features, unusable
+from monkeyray.scoring.features import Features
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.splits import SPLITS, Assignment, fold_images, split_images
@@ -37,8 +38,8 @@ class Dataset:
     `images`: the listing. `table`: the columns of the feature cache except the `vectors`, which are
     float32 (n, views, width). `labels`: sorted; `splits.truth` indexes them. `names`: the split of
     each image. `pictures`: equal numbers for files of one picture; `groups`: for images that must
-    stay together. `leaked`: test images whose group is in another split too. `data`: counts for the
-    bundle.
+    stay together. `leaked`: test images whose group is in another split too. `contradictions`: see
+    Contradictions.found; they may name images that are left out. `data`: counts for the bundle.
     """
 
     images: pa.Table
@@ -52,6 +53,7 @@ class Dataset:
     pictures: Array
     groups: Array
     leaked: Array
+    contradictions: list[dict[str, Any]]
     data: dict[str, Any]
 
 
@@ -208,11 +210,22 @@ def choose_images(
     Raises InputError for a label or a given split without readable images, and for a label with too
     few different pictures.
     """
-    bad = unusable(features)
-    usable = _usable(config, images, features)
-    kept, rows = images.filter(pa.array(usable)), features.table.filter(pa.array(usable))
+    statuses = _objects(features.table["status"])
+    readable = _usable(config, images, statuses)
+    rows = features.table.filter(pa.array(readable))
     contents = rows["sha256"].to_pylist()
     pictures = group_images(contents, grey_thumbnails(rows["thumbnail"]))
+    found = find_contradictions(
+        _objects(images["uri"])[readable].tolist(),
+        _objects(images["label"])[readable].tolist(),
+        contents,
+        pictures,
+    )
+    dropped = found.dropped(config.drop_contradictions)
+    statuses[np.flatnonzero(readable)[dropped]] = CONTRADICTORY
+    usable = _usable(config, images, statuses)
+    kept, rows = images.filter(pa.array(usable)), rows.filter(pa.array(~dropped))
+    contents, pictures = rows["sha256"].to_pylist(), pictures[~dropped]
     # A given group stays together, whatever its pictures show.
     groups = group_images([str(number) for number in pictures], None, kept["group"].to_pylist())
     its_labels = kept["label"].to_pylist()
@@ -229,13 +242,14 @@ def choose_images(
         "images": images.num_rows,
         "used": kept.num_rows,
         "opened": images.num_rows - features.found,
-        "unusable": dict(bad),
+        "unusable": dict(_unusable(statuses)),
         "skipped_files": {why: number for why, number in skipped.items() if number},
         "splits": {split: names.count(split) for split in SPLITS},
         "by_label": {label: {split: counts[label, split] for split in SPLITS} for label in labels},
         "rare_labels": _rare(labels, counts),
         "duplicate_groups": sum(size > 1 for size in sizes.values()),
         "duplicate_images": sum(size - 1 for size in sizes.values()),
+        "contradictions": len(found.found),
         "leaks": int(assigned.leaked.sum()),
         "validation_leaks": int(assigned.validation_leaked.sum()),
         "boxes": {"padding": config.box_padding} if config.detections else None,
@@ -251,6 +265,7 @@ def choose_images(
         folds=tuple(_splits(truth, fold, config.class_weights) for fold in folds),
         names=assigned.names,
         leaked=assigned.leaked,
+        contradictions=found.found,
         pictures=pictures,
         groups=groups,
         data=data,
@@ -268,34 +283,36 @@ def _rare(labels: Sequence[str], counts: Counter[tuple[str, str]]) -> list[dict[
     ]
 
 
-def _usable(config: TrainConfig, images: pa.Table, features: Features) -> Array:
-    """Which images are readable, bool (n,). Raises InputError for a label or a given split without
+def _unusable(statuses: Array) -> Counter[str]:
+    """Images that are not trained on, by status."""
+    return Counter(statuses[statuses != "ok"].tolist())
+
+
+def _usable(config: TrainConfig, images: pa.Table, statuses: Array) -> Array:
+    """Which images are usable, bool (n,). Raises InputError for a label or a given split without
     any."""
-    statuses = features.table["status"].to_pylist()
-    usable = np.array([status == "ok" for status in statuses])
+    usable = np.array(statuses == "ok", bool)
     if not usable.any():
         raise InputError(
-            f"none of the {images.num_rows} images can be read: {dict(unusable(features))}"
+            f"none of the {images.num_rows} images can be used: {dict(_unusable(statuses))}"
         )
     limit = f" (with --limit {config.limit})" if config.limit is not None else ""
     for label, count, reasons in _unreadable(images["label"].to_pylist(), statuses):
         raise InputError(
-            f"none of the {count} images of label {label!r} can be read ({reasons}): replace them "
+            f"none of the {count} images of label {label!r} can be used ({reasons}): replace them "
             f"or drop it{limit}"
         )
     # A lost split must not be replaced silently by a share of the others.
     for split, count, reasons in _unreadable(images["given"].to_pylist(), statuses):
         place = f" (--test {config.test})" if split == "test" and config.test is not None else ""
         raise InputError(
-            f"none of the {count} images of the given {split} split{place} can be read "
+            f"none of the {count} images of the given {split} split{place} can be used "
             f"({reasons}): replace them, or drop that split{limit}"
         )
     return usable
 
 
-def _unreadable(
-    names: Sequence[str | None], statuses: Sequence[str]
-) -> Iterator[tuple[str, int, str]]:
+def _unreadable(names: Sequence[str | None], statuses: Array) -> Iterator[tuple[str, int, str]]:
     """The names without readable images, in order, each with its number of images and the
     reasons."""
     found: dict[str, Counter[str]] = {}
@@ -306,6 +323,10 @@ def _unreadable(
         if "ok" not in its:
             reasons = ", ".join(f"{count} {status}" for status, count in its.most_common())
             yield name, its.total(), reasons
+
+
+def _objects(column: pa.ChunkedArray) -> Array:
+    return np.array(column.to_pylist(), dtype=object)
 
 
 def _splits(truth: Array, names: Array, class_weights: str) -> Splits:

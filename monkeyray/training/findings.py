@@ -19,8 +19,9 @@ from monkeyray.training.dataset import Dataset
 _SHOWN = 48
 
 
-def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, Any]:
-    """The findings in JSON's types, with these distinct names in place of the images' URIs."""
+def find(data: Dataset, found: Assessment, given: Mapping[str, str]) -> dict[str, Any]:
+    """The findings in JSON's types. `given`: distinct names to show, by the images' URIs."""
+    names = [given[uri] for uri in data.uris.tolist()]
     truth, unseen = data.splits.truth, np.flatnonzero(found.unseen)
     contents = data.table["sha256"].to_pylist()
 
@@ -35,8 +36,12 @@ def find(data: Dataset, found: Assessment, names: Sequence[str]) -> dict[str, An
 
     probabilities = found.probabilities[unseen]
     return {
+        "contradictions": [
+            row | {"images": [image | {"uri": given[image["uri"]]} for image in row["images"]]}
+            for row in data.contradictions
+        ],
         "leaks": leaks(names, data.names.tolist(), contents, data.pictures, data.groups),
-        "duplicates": _duplicates(names, contents, data.pictures),
+        "duplicates": _duplicates(names, contents, data.pictures, truth),
         "label_errors_of": (
             "the images of the test split and of all folds, each predicted by a model that was not "
             "trained on it"
@@ -76,8 +81,11 @@ def with_pictures(
     }
 
 
-def _duplicates(names: Sequence[str], contents: list[str], pictures: Array) -> list[dict[str, Any]]:
-    """The files of each picture that has several, and whether they are identical or near."""
+def _duplicates(
+    names: Sequence[str], contents: list[str], pictures: Array, truth: Array
+) -> list[dict[str, Any]]:
+    """The files of each picture that has several of one label, and whether they are identical or
+    near."""
     members: dict[int, list[int]] = {}
     for image, picture in enumerate(pictures.tolist()):
         members.setdefault(picture, []).append(image)
@@ -87,7 +95,7 @@ def _duplicates(names: Sequence[str], contents: list[str], pictures: Array) -> l
             "how": "identical" if len({contents[image] for image in images}) == 1 else "near",
         }
         for images in members.values()
-        if len(images) > 1
+        if len(images) > 1 and len(set(truth[images].tolist())) == 1
     ]
 
 

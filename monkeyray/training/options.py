@@ -21,7 +21,7 @@ from monkeyray.options import (
     flag,
     require,
 )
-from monkeyray.scoring.options import BoxConfig
+from monkeyray.scoring.options import BoxConfig, LabelledConfig
 
 _Rate = Annotated[float, Range(0, above=True, below=True)]
 _OpenShare = Annotated[float, Range(0, 1, above=True, below=True)]
@@ -29,7 +29,7 @@ _TRACKING = IsPlace(("local", "databricks", "databricks-uc", "uc"), checked=Fals
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(BoxConfig):
+class TrainConfig(LabelledConfig, BoxConfig):
     """Train a new head on a frozen, ImageNet-pretrained backbone, and write a model bundle."""
 
     GROUPS: ClassVar = {
@@ -45,7 +45,7 @@ class TrainConfig(BoxConfig):
         SELDOM: (
             "features", "detection_threshold", "box_padding", "weights", "l2", "batch_size",
             "patience", "validation_share", "test_share", "head_seed", "engine",
-            "checkpoint_seconds", "mlflow_experiment",
+            "drop_contradictions", "checkpoint_seconds", "mlflow_experiment",
         ),
     }  # fmt: skip
 

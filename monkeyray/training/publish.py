@@ -62,9 +62,10 @@ def publish(
         },
     )
     test = None if job.config.test is None else Location.parse(job.config.test)
-    uris = data.uris.tolist()
+    clashing = [image["uri"] for row in data.contradictions for image in row["images"]]
+    uris = list(dict.fromkeys([*data.uris.tolist(), *clashing]))
     shown = display_names(uris, Location.parse(job.config.images), test)
-    findings = find(data, found, shown)
+    findings = find(data, found, dict(zip(uris, shown, strict=True)))
     pictures = with_pictures(findings, dict(zip(shown, uris, strict=True)), job.storage)
     page, figures = render_report(model, pictures), to_json(model, findings)
     assert network.head_weights is not None
@@ -76,7 +77,9 @@ def publish(
     # Those of trainings with other options too: under the lease no other is at work here.
     job.storage.delete_tree(job.place / TRAINING)
     job.tracking.finish(model, {"report.html": page, "metrics.json": figures})
-    return Trained(str(job.place), model, data.data["opened"], job.seconds)
+    return Trained(
+        str(job.place), model, data.data["opened"], job.seconds, findings["contradictions"]
+    )
 
 
 def recorded(config: TrainConfig) -> dict[str, Any]:

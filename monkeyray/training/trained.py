@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from monkeyray.console import Result
+from monkeyray.labels.contradictions import describe_contradictions
 
 
 @dataclass(frozen=True, repr=False)
 class Trained(Result):
-    """The result of a training. `seconds`: by stage. `opened`: images that were decoded."""
+    """The result of a training. `seconds`: by stage. `opened`: images that were decoded.
+    `contradictions`: see Contradictions.found."""
 
     uri: str
     model: dict[str, Any]
     opened: int
     seconds: dict[str, float]
+    contradictions: Sequence[dict[str, Any]] = ()
 
     @property
     def test_accuracy(self) -> float:
@@ -28,7 +31,8 @@ class Trained(Result):
         """For --summary-json: the URIs of the `model` and its `report`, the `model_id`, the number
         of `labels`; the number of `images`, `used`, `opened` and, by status, `unusable` ones;
         `epochs_run` and `best_epoch`; `images` and `accuracy` of `test` and `validation`; `leaks`,
-        test images that are in another split too; `seconds` by stage. metrics.json has all
+        test images that are in another split too; `contradictions`, pictures under several labels;
+        `seconds` by stage. metrics.json has all
         figures."""
         data, metrics = self.model["data"], self.model["metrics"]
         splits = {
@@ -48,6 +52,7 @@ class Trained(Result):
             "best_epoch": metrics["best_epoch"],
             **splits,
             "leaks": data["leaks"],
+            "contradictions": len(self.contradictions),
             "seconds": self.seconds,
         }
 
@@ -55,6 +60,7 @@ class Trained(Result):
         data, metrics = self.model["data"], self.model["metrics"]
         rest = self.seconds["ray"] + self.seconds["training"] - self.seconds["head"]
         lines = [
+            *describe_contradictions(self.contradictions, data["unusable"]),
             f"{data['used']} of {data['images']} images used, {self.opened} opened"
             f" ({data['duplicate_images']} are copies of another)",
             *(

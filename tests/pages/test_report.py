@@ -222,7 +222,7 @@ def test_hostile_text_stays_text() -> None:
     assert page.table("true")[0][1] == HOSTILE
     assert page.table("Predicted label")[1][0] == f"{HOSTILE} {HOSTILE}"
     paths = [a["title"] for a in page.all("code", "path")]
-    assert len(paths) == 1 + 3 + 2 + 2 + 10
+    assert len(paths) == 4 + 1 + 3 + 2 + 2 + 10
     assert set(paths) == {HOSTILE}
 
 
@@ -351,7 +351,7 @@ def test_what_is_absent_or_none_is_left_out() -> None:
     assert render_report(plain, {}) == html
     assert render_report(plain, dict.fromkeys(full_findings())) == html
     full = Page(render_report(full_model(), full_findings()))
-    assert len(full.all("section")) == len(Page(html).all("section")) + 14
+    assert len(full.all("section")) == len(Page(html).all("section")) + 15
 
 
 def test_intervals_are_under_their_figures() -> None:
@@ -542,6 +542,27 @@ def test_label_errors_are_a_list_to_act_on() -> None:
     assert "3 more images are in metrics.json" in page.text
 
 
+def test_contradictory_labels_come_first() -> None:
+    findings, model = full_findings(), plain_model()
+    page = Page(render_report(model, findings))
+    assert "60 pictures have files under several labels, 20 of them with the same" in page.text
+    assert "leave the files out with --drop-contradictions" in page.text
+    shown = "the same bytes n0/clash-2-0.jpg n0 mantled_howler n1/clash-2-1.jpg n1 patas_monkey"
+    assert page.text.count(shown) == 2  # in the warning and in the section
+    assert page.text.count("the same picture n0/clash-20-0.jpg") == 1
+    assert "n1/clash-49-9.jpg n1 patas_monkey and 2 more" in page.text
+    assert "clash-50-" not in page.text
+    assert "10 more pictures are in metrics.json" in page.text
+    model["data"]["unusable"] = {"contradictory": 240}
+    text = Page(render_report(model, findings)).text
+    assert "240 files are left out" in text
+    assert "--drop-contradictions" not in text
+    findings["contradictions"] = []
+    text = Page(render_report(plain_model(), findings)).text
+    assert "None: no picture has files under several labels." in text
+    assert "Warning: one picture" not in text
+
+
 def test_leaks_and_duplicates_are_named_and_counted() -> None:
     findings = full_findings()
     page = Page(render_report(plain_model(), findings))
@@ -553,7 +574,7 @@ def test_leaks_and_duplicates_are_named_and_counted() -> None:
     findings["duplicates"] = [{"uris": [f"{i}.jpg" for i in range(1000)], "how": "near"}]
     page = Page(render_report(plain_model(), findings))
     assert "9.jpg and 990 more" in page.text
-    assert "more pictures" not in page.text
+    assert page.text.count("more pictures") == 1  # of those under several labels
 
 
 def test_nothing_found_is_said() -> None:

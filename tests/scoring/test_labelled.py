@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 from monkeyray.errors import InputError
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
-from monkeyray.scoring.labelled import best_box_per_image, from_predictions
+from monkeyray.scoring.labelled import best_box_per_image, from_predictions, without_contradictions
 from monkeyray.scoring.schema import SCHEMA_VERSION, prediction_schema
+from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
+from tests.support.predicted import predict, scored
+from tests.support.seen_pictures import jpeg, noise, seen
 
 STORAGE = Storage()
 IDENTITY = {
@@ -143,6 +146,55 @@ def test_what_cannot_be_joined(
 def test_labels_are_a_table(predictions: Predictions, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is not a table: give a \.csv"):
         from_predictions(STORAGE, None, str(predictions()), str(tmp_path))
+
+
+#: Files that were not scored have no contradictory labels, even the same bytes.
+LABELLED = [
+    ("1.jpg", "a", "ok", "x"), ("2.jpg", "b", "truncated", "x"), ("3.jpg", "a", "ok", "y"),
+    ("4.jpg", "b", "ok", "z"), ("5.jpg", "a", "empty", "e"), ("6.jpg", "b", "empty", "e"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("drop", "with_pictures", "left_out"),
+    [
+        ("none", True, set()),
+        ("identical", True, {"1.jpg", "2.jpg"}),
+        ("all", True, {"1.jpg", "2.jpg", "3.jpg", "4.jpg"}),
+        ("all", False, {"1.jpg", "2.jpg"}),
+    ],
+)
+def test_contradictory_labels(drop: str, with_pictures: bool, left_out: set[str]) -> None:
+    columns = zip(*LABELLED, strict=True)
+    rows = pa.table([*map(pa.array, columns)], names=["uri", "given", "status", "sha256"])
+    if with_pictures:
+        # 3.jpg and 4.jpg are the same picture.
+        files = [jpeg(noise(1)), jpeg(noise(1)), jpeg(noise(2)), jpeg(noise(2), 60)]
+        pictures = [picture.tobytes() for picture in seen(*files)]
+        kind = pa.binary(THUMBNAIL_BYTES)
+        rows = rows.append_column("thumbnail", pa.array([*pictures, None, None], kind))
+    statuses, found = without_contradictions(rows, drop)
+    assert [row["how"] for row in found] == ["identical", "near"][: 1 + with_pictures]
+    assert found[0]["images"] == [{"uri": "1.jpg", "label": "a"}, {"uri": "2.jpg", "label": "b"}]
+    expected = ["contradictory" if name in left_out else status for name, _, status, _ in LABELLED]
+    assert statuses == expected
+
+
+def test_contradictory_predictions_are_left_out(tmp_path: Path) -> None:
+    rows = [
+        scored(f"/photos/{name}", ("a", 0.75), ("b", 0.25), sha256=sha256, ood_score=0.5)
+        for name, _, _, sha256 in LABELLED[:4]
+    ]
+    identity: dict[str, Any] = IDENTITY
+    predict(tmp_path / "out", rows, **identity)
+    lines = [f"/photos/{name},{label}" for name, label, *_ in LABELLED[:4]]
+    (tmp_path / "labels.csv").write_text("\n".join(["uri,label", *lines]))
+    found = from_predictions(
+        STORAGE, None, str(tmp_path / "out"), str(tmp_path / "labels.csv"), drop="all"
+    )
+    assert found.predictions.uris.tolist() == ["/photos/3.jpg", "/photos/4.jpg"]
+    assert found.data["failures"] == {"contradictory": 2}
+    assert len(found.contradictions) == 1
 
 
 boxes = st.lists(

@@ -237,6 +237,15 @@ def full_findings() -> dict[str, Any]:
             }
             for i in range(103)
         ],
+        "contradictions": [
+            {
+                "how": "identical" if i < 20 else "near",
+                "images": [
+                    {"uri": f"n{j % 2}/clash-{i}-{j}.jpg", "label": f"n{j % 2}"} for j in range(12)
+                ],
+            }
+            for i in range(60)
+        ],
         "leaks": [
             {
                 "uri": "test/n0/a.jpg",
@@ -297,6 +306,7 @@ def hostile_findings(text: str = HOSTILE) -> dict[str, Any]:
             }
             for each in (text, picture())
         ],
+        "contradictions": [{"how": text, "images": [{"uri": text, "label": text}] * 2}],
         "leaks": [
             {
                 "uri": text,
@@ -337,5 +347,5 @@ def empty_model() -> dict[str, Any]:
 
 def empty_findings() -> dict[str, Any]:
     """Nothing was found."""
-    kinds = ("mistakes", "uncertain", "label_errors", "leaks", "duplicates")
+    kinds = ("contradictions", "mistakes", "uncertain", "label_errors", "leaks", "duplicates")
     return {kind: [] for kind in kinds} | {"label_errors_of": "161 images of test"}

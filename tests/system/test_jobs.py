@@ -320,7 +320,7 @@ def test_a_label_without_a_readable_image_is_told(
         (tmp_path / "images" / "b").mkdir(exist_ok=True)
         (tmp_path / "images" / "b" / f"{i}.jpg").write_bytes(b"" if i else b"no image")
     config = TrainConfig(images=str(tmp_path / "images"), model=str(tmp_path / "m"), store=QUIET)
-    words = r"none of the 3 images of label 'b' can be read \(2 empty, 1 unsupported\): replace"
+    words = r"none of the 3 images of label 'b' can be used \(2 empty, 1 unsupported\): replace"
     with pytest.raises(InputError, match=words):
         train(config)
 

@@ -40,7 +40,8 @@ def dataset(folds: bool = False) -> Dataset:
         vectors=np.empty((IMAGES, 1, 1)), labels=LABELS, splits=splits(test),
         folds=(splits(split < 4), splits((split >= 4) & (split < 7))) if folds else (),
         names=np.select([train, validation], ["train", "validation"], "test"),
-        pictures=np.arange(IMAGES), groups=np.arange(IMAGES), leaked=leaked, data={},
+        pictures=np.arange(IMAGES), groups=np.arange(IMAGES), leaked=leaked,
+        contradictions=[], data={},
     )  # fmt: skip
 
 

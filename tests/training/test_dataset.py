@@ -94,7 +94,7 @@ def test_a_given_part_that_cannot_be_read_is_told(tmp_path: Path, split: str) ->
     images = write_manifest(tmp_path / "list.csv", in_splits(train=20, validation=4, test=4))
     config = config_of(tmp_path, images)
     assert choose(config).data["splits"] == {"train": 40, "validation": 8, "test": 8}
-    words = rf"none of the 8 images of the given {split} split can be read \(8 empty\)"
+    words = rf"none of the 8 images of the given {split} split can be used \(8 empty\)"
     with pytest.raises(InputError, match=words):
         choose(config, bad=split)
 
@@ -146,6 +146,41 @@ def test_copies_in_given_parts_are_counted_by_part(tmp_path: Path) -> None:
     }
     data = choose(config_of(tmp_path, images), copies=copies).data
     assert (data["leaks"], data["validation_leaks"]) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("drop", "left_out", "splits"),
+    [("none", {}, [40, 8, 8]), ("identical", {"contradictory": 3}, [38, 8, 7])],
+)
+def test_contradictory_labels(
+    tmp_path: Path, drop: str, left_out: dict[str, int], splits: list[int]
+) -> None:
+    images = write_manifest(tmp_path / "list.csv", in_splits(train=20, validation=4, test=4))
+    copies = {
+        "train-b0.jpg": "train-a0.jpg",
+        "test-b1.jpg": "train-a0.jpg",
+        "validation-a1.jpg": "train-a1.jpg",
+    }
+    found = choose(config_of(tmp_path, images, drop_contradictions=drop), copies=copies)
+    (row,) = found.contradictions
+    assert row["how"] == "identical"
+    assert [(Path(image["uri"]).name, image["label"]) for image in row["images"]] == [
+        ("test-b1.jpg", "b"), ("train-a0.jpg", "a"), ("train-b0.jpg", "b")
+    ]  # fmt: skip
+    assert found.data["contradictions"] == 1
+    assert found.data["unusable"] == left_out
+    assert list(found.data["splits"].values()) == splits
+    for column in (found.table, found.images, found.vectors, found.groups, found.pictures):
+        assert len(column) == sum(splits)
+    assert found.data["validation_leaks"] == 1
+
+
+def test_contradictions_that_are_all_there_is_of_a_label(tmp_path: Path) -> None:
+    images = write_manifest(tmp_path / "list.csv", in_splits(train=20, validation=4, test=1))
+    config = config_of(tmp_path, images, drop_contradictions="all")
+    words = r"none of the 2 images of the given test split can be used \(2 contradictory\)"
+    with pytest.raises(InputError, match=words):
+        choose(config, copies={"test-a0.jpg": "test-b0.jpg"})
 
 
 def test_a_new_validation_part_has_no_copy_of_a_test_image(tmp_path: Path) -> None:
