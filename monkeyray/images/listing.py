@@ -55,12 +55,12 @@ def list_images(
     `include` and `exclude` are globs in which * also matches slashes, compared with the path below
     a folder or with the URI in a manifest: an image must match one of the first, if there are any,
     and none of the second. `skipped` counts files that are not images by their name, "hidden" and
-    "side-car", and those "excluded".
+    "side-car", those "excluded", and the notes of `read_manifest`.
     Raises InputError if there is no such place, or a manifest has no column `uri`.
     """
     place = Location.parse(uri)
     if is_table(str(place)):
-        tables, start = read_manifest(place, storage), None
+        tables, start = read_manifest(place, storage, skipped), None
     else:
         tables, start = _list_folder(place, storage, skipped), len(place.prefix)
     for table in tables:

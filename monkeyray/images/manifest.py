@@ -14,11 +14,16 @@ from monkeyray.images.boxes import BOX_COLUMNS
 from monkeyray.redact import masked
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.storage.tables import rename_reserved, stream_table
+from monkeyray.storage.tables import MISSING_TEXTS, rename_reserved, stream_table
+
+#: Notes on URIs that are read in another form than they are written in.
+BACKSLASHES = "paths of the manifest with backslashes, read as slashes"
+BLANKS = "URIs of the manifest with blanks around them, trimmed"
 
 #: In RE2's syntax, for Arrow.
 _FULL = r"^(/|[A-Za-z][A-Za-z0-9+.\-]+://)"
 _LOCAL = r"(?i)^(/|file://)"
+_DRIVE = r"^([A-Za-z]:[/\\]|\\\\)"
 _HALF_FULL = r"^[A-Za-z][A-Za-z0-9+.\-]+:/([^/]|$)"
 _DOTS = r"(^|/)\.{1,2}(/|$)"
 _S3 = r"(?i)^s3://"
@@ -27,25 +32,26 @@ _OTHER_NAME = r"(?is)^([^:]+://[^/]+/|memory://)."
 _MAYBE_SECRET = r"(?is)^[a-z][a-z0-9+.\-]+://.*(@|[?&;].*=)"
 
 
-def read_manifest(place: Location, storage: Storage) -> Iterator[pa.Table]:
+def read_manifest(place: Location, storage: Storage, notes: Counter[str]) -> Iterator[pa.Table]:
     """The rows of a manifest with full URIs, some thousand at a time.
 
     The columns are `uri`, and `size_bytes` and `version` without values; then the manifest's other
     columns, prefixed with `input_` if their name is one of these or of boxes.BOX_COLUMNS. URIs
-    without a scheme or a leading slash are relative to the manifest's folder.
+    without a scheme or a leading slash are relative to the manifest's folder; backslashes in them
+    are Windows' slashes. `notes` counts BACKSLASHES and BLANKS.
     Raises InputError if it does not exist, cannot be read, has no column `uri`, has a URI that no
     store can hold or that carries credentials, or has one of a scheme that cannot be opened.
     """
-    if not storage.exists(place):
-        raise InputError(f"no such manifest: {place}")
     if place.is_local and str(place) != place.path:
         raise InputError(f"the path of manifest {place} is not UTF-8: rename it")
     schemes = {"s3"}
     for table in stream_table(place, storage, "manifest"):
-        yield _absolute(str(place), table, storage, schemes)
+        yield _absolute(str(place), table, storage, schemes, notes)
 
 
-def _absolute(manifest: str, table: pa.Table, storage: Storage, opened: set[str]) -> pa.Table:
+def _absolute(
+    manifest: str, table: pa.Table, storage: Storage, opened: set[str], notes: Counter[str]
+) -> pa.Table:
     """A manifest's rows with full URIs and the columns of a plan first."""
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
     if twice:
@@ -54,11 +60,13 @@ def _absolute(manifest: str, table: pa.Table, storage: Storage, opened: set[str]
         raise InputError(
             f"manifest {manifest} has no column 'uri', only {', '.join(table.column_names)}"
         )
-    uris = as_text(manifest, table, "uri")
+    written = as_text(manifest, table, "uri")
+    uris = pc.utf8_trim_whitespace(written)
+    notes[BLANKS] += count_true(pc.not_equal(uris, written))
     bad = count_true(pc.or_kleene(pc.is_null(uris), pc.equal(uris, "")))
     if bad:
         raise InputError(f"manifest {manifest} has {bad} rows with no uri: fill them or drop them")
-    columns: dict[str, Any] = {"uri": _full_uris(manifest, uris, storage, opened)}
+    columns: dict[str, Any] = {"uri": _full_uris(manifest, uris, storage, opened, notes)}
     for name, kind in (("size_bytes", pa.int64()), ("version", pa.string())):
         columns[name] = pa.nulls(table.num_rows, kind)
     carried = [name for name in table.column_names if name != "uri"]
@@ -68,7 +76,7 @@ def _absolute(manifest: str, table: pa.Table, storage: Storage, opened: set[str]
 
 
 def as_text(manifest: str, table: pa.Table, name: str) -> pa.ChunkedArray:
-    """A column as text (string); NaN, as pandas writes missing values, becomes null.
+    """A column as text (string); NaN and MISSING_TEXTS become null.
 
     Raises InputError for a column that does not hold one text in UTF-8 in each row.
     """
@@ -78,12 +86,13 @@ def as_text(manifest: str, table: pa.Table, name: str) -> pa.ChunkedArray:
             column = pc.if_else(pc.is_nan(column), None, column)
         text = column.cast(pa.string())
         text.validate(full=True)  # that its bytes are UTF-8
+        missing = pc.is_in(pc.utf8_trim_whitespace(text), pa.array(MISSING_TEXTS))
     except pa.ArrowException as error:
         raise InputError(
             f"manifest {manifest} has a column {name!r} ({table[name].type}) that is not text: "
             "write one UTF-8 text in each row"
         ) from error
-    return text
+    return pc.if_else(missing, None, text)
 
 
 def count_true(mask: Any) -> int:
@@ -92,11 +101,18 @@ def count_true(mask: Any) -> int:
 
 
 def _full_uris(
-    manifest: str, written: pa.ChunkedArray, storage: Storage, opened: set[str]
+    manifest: str,
+    written: pa.ChunkedArray,
+    storage: Storage,
+    opened: set[str],
+    notes: Counter[str],
 ) -> pa.ChunkedArray:
     full = pc.match_substring_regex(written, _FULL)
+    windows = pc.and_not(pc.match_substring(written, "\\"), full)
+    notes[BACKSLASHES] += count_true(windows)
     folder = pa.scalar(manifest.rpartition("/")[0])
-    uris = pc.if_else(full, written, pc.binary_join_element_wise(folder, written, "/"))
+    slashed = pc.if_else(windows, pc.replace_substring(written, "\\", "/"), written)
+    uris = pc.if_else(full, written, pc.binary_join_element_wise(folder, slashed, "/"))
     local = pc.match_substring_regex(uris, _LOCAL)
     _check_uris(manifest, written, pc.and_not(full, local))
     _try_schemes(manifest, uris.filter(pc.invert(local)), storage, opened)
@@ -124,7 +140,8 @@ def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
         exact = [maybe and masked(uri) != uri for uri, maybe in looked_at]
         secret = pa.chunked_array([pa.array(exact, pa.bool_())])
     formed = pc.if_else(match(_S3), match(_S3_NAME), match(_OTHER_NAME))
-    bad = pc.or_(pc.or_(secret, match(_HALF_FULL)), pc.and_not(remote, formed))
+    drive = match(_DRIVE)
+    bad = pc.or_(pc.or_(secret, pc.or_(drive, match(_HALF_FULL))), pc.and_not(remote, formed))
     count = count_true(bad)
     if not count:
         return
@@ -133,6 +150,11 @@ def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
         why = (
             "it carries credentials, before the @ or in its query: supply them through the "
             "environment or a role"
+        )
+    elif drive[first].as_py():
+        why = (
+            "this machine has no drives and shares of Windows: write paths relative to the "
+            "manifest, such as site1/1.jpg"
         )
     else:
         why = "write a path, or scheme://bucket/path such as s3://bucket/photos/1.jpg"

@@ -40,7 +40,10 @@ def list_labelled(uri: str | Location, storage: Storage, skipped: Counter[str]) 
         table = label_by_folder(place, table, skipped)
     empty = count_true(pc.or_kleene(pc.is_null(table["label"]), pc.equal(table["label"], "")))
     if empty:
-        raise InputError(f"manifest {place} has {empty} rows with no label: fill them or drop them")
+        raise InputError(
+            f"manifest {place} has {empty} rows with no label (blank, or NA, NaN or null): fill "
+            "them or drop them"
+        )
     strange = [label for label in pc.unique(table["label"]).to_pylist() if has_control(label)]
     if strange:
         raise InputError(

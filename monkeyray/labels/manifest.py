@@ -10,6 +10,7 @@ from monkeyray.images.listing import PLAN_SCHEMA
 from monkeyray.images.manifest import as_text
 from monkeyray.storage.location import Location
 from monkeyray.storage.spreadsheets import unguard
+from monkeyray.storage.tables import is_parquet
 
 #: The names of splits that people write.
 SPLITS = {
@@ -20,7 +21,7 @@ SPLITS = {
 
 
 def label_by_column(manifest: Location, table: pa.Table) -> pa.Table:
-    """A manifest's images with the columns `label`, `split` and `group` trimmed (string).
+    """A manifest's images with the columns `label`, `split` and `group` (string), trimmed, in NFC.
 
     A blank `group` is null. In a CSV, the ' before a label that looks like a formula is removed.
     Raises InputError if there is no column `label`, or a split has another name than those of
@@ -33,11 +34,12 @@ def label_by_column(manifest: Location, table: pa.Table) -> pa.Table:
         if name not in table.column_names:
             continue
         text = pc.utf8_trim_whitespace(as_text(str(manifest), table, name))
+        text = pc.utf8_normalize(text, form="NFC")
         if name == "group":
             text = pc.if_else(pc.equal(text, ""), None, text)
         elif name == "split":
             text = _splits(manifest, text)
-        elif manifest.path.lower().endswith(".csv"):
+        elif not is_parquet(manifest):
             text = unguard(text)
         table = table.set_column(table.column_names.index(name), name, text)
     return table

@@ -139,7 +139,7 @@ def score(
         (["demo", "--folder", "/proc/nox"], "/proc/nox"),
         (["demo", "--folder", "s3://bucket/demo"], "--folder is s3://bucket/demo"),
         # manifests
-        (train(images="{tmp}/none.csv"), "no such manifest: {tmp}/none.csv"),
+        (train(images="{tmp}/none.csv"), "manifest {tmp}/none.csv does not exist"),
         (train(images="{nouri}.csv"), "has no column 'uri', only path, label"),
         (train(images="{nolabel}.csv"), "has no column 'label'"),
         (train(images="{half}.csv"), "1 malformed URIs, the first is 's3:/bucket/c.jpg'"),

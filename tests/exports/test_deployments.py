@@ -112,12 +112,12 @@ def test_a_pattern_needs_its_columns(tmp_path: Path) -> None:
     [
         ("d1,A,1,51,5,4,,UTC,", "row 1: '4' is not a time: use ISO 8601"),
         ("d1,A,1,95,4,,,UTC,", "row 1: invalid latitude '95'"),
-        ("d1,A,1,5,nan,,,UTC,", "row 1: invalid longitude 'nan'"),
+        ("d1,A,1,5,NAN,,,UTC,", "row 1: invalid longitude 'NAN'"),
         ("d1,A,1,5,4,2021-05-02,2021-05-01,UTC,", "ends .* before it starts"),
         ("d1,A,1,5,4,2021-05-02,,,", "'2021-05-02' has no time zone"),
         ("d1,A,1,5,4,,,Mars,", "time zone 'Mars'"),
         ("d1,A,1,5,4,,,UTC,soon", "clock offset 'soon'"),
-        ("NA,A,1,5,4,,,UTC,", "'NA' cannot be"),
+        ("NA,,,5,4,,,UTC,", "'' cannot be"),
         ("d1,A,1,5,4,,,UTC,\nd1,B,1,5,4,,,UTC,", "'d1' in rows 1 and 2"),
     ],
 )

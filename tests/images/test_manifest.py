@@ -12,6 +12,7 @@ import pytest
 
 from monkeyray.errors import InputError
 from monkeyray.images.listing import list_images
+from monkeyray.images.manifest import BACKSLASHES, BLANKS
 from monkeyray.labels.listing import list_labelled
 from monkeyray.storage.store import Storage
 
@@ -55,6 +56,12 @@ def test_columns_with_reserved_names_are_renamed(tmp_path: Path) -> None:
         ("s3://me:hunter2@bucket/a.jpg", r"'s3://\*\*\*@bucket/a.jpg': it carries credentials"),
         ("file://me:hunter2@host/a.jpg", "credentials"),
         ("nonsense://bucket/a.jpg", "cannot open"),
+        (
+            r"D:\cards\a.jpg",
+            "no drives and shares of Windows: write paths relative to the manifest",
+        ),
+        ("d:/cards/a.jpg", "no drives"),
+        (r"\\server\cards\a.jpg", "no drives"),
     ],
 )
 def test_malformed_uris_in_manifests_are_found_at_once(
@@ -80,6 +87,28 @@ def test_uris_in_manifests_keep_their_names(tmp_path: Path) -> None:
         "memory://a.jpg": "memory://a.jpg",
     }
     assert manifest(tmp_path / "list.parquet", *given) == list(given.values())
+
+
+def test_paths_of_windows_and_blanks_in_manifests(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        "uri\nimgs\\site1\\x.jpg\n s3://bucket/a\\b.jpg \n.\\y.jpg\n/z\\z.jpg\n"
+    )
+    notes: Counter[str] = Counter()
+    (table,) = list_images(str(tmp_path / "list.csv"), STORAGE, notes)
+    assert table["uri"].to_pylist() == [
+        f"{tmp_path}/imgs/site1/x.jpg", r"s3://bucket/a\b.jpg", f"{tmp_path}/y.jpg", r"/z\z.jpg",
+    ]  # fmt: skip
+    assert notes == {BACKSLASHES: 2, BLANKS: 1}
+
+
+def test_a_folder_of_parquet_files_is_a_manifest(tmp_path: Path) -> None:
+    (tmp_path / "list.parquet").mkdir()
+    for number in range(2):
+        table = pa.table({"uri": [f"{number}.jpg"]})
+        pq.write_table(table, tmp_path / "list.parquet" / f"part-{number}.parquet")
+    tables = list_images(str(tmp_path / "list.parquet"), STORAGE, Counter())
+    uris = [uri for table in tables for uri in table["uri"].to_pylist()]
+    assert uris == [f"{tmp_path}/0.jpg", f"{tmp_path}/1.jpg"]
 
 
 def test_relative_uris_of_a_manifest_in_a_store(s3: Storage) -> None:

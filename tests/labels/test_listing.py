@@ -114,6 +114,7 @@ def test_a_nan_label_is_missing(tmp_path: Path) -> None:
         ("uri,name\na,b\n", "no column 'label', only uri, name$"),
         ("uri,label\na,b\na,c\n", "two labels"),
         ("uri,label\na,\n", "1 rows with no label"),
+        ("uri,label\na,NA\nb,NaN\nc,null\nd,Nasua\n", "3 rows with no label .blank, or NA"),
         ("uri,label\n,b\n", "1 rows with no uri"),
         ("uri,label,split\na,b,holdout\n", "split 'holdout'"),
     ],

@@ -70,7 +70,7 @@ def test_corrections_that_are_not_there(tmp_path: Path) -> None:
     config = TrainConfig(
         images=str(tmp_path / "i.csv"), model="m", corrections=(str(tmp_path / "no.csv"),)
     )
-    with pytest.raises(InputError, match=r"no such manifest: .*no\.csv"):
+    with pytest.raises(InputError, match=r"manifest .*no\.csv does not exist"):
         list_dataset(config, Storage())
 
 
