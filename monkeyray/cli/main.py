@@ -49,8 +49,8 @@ def entry(command: str | None = None) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None, command: str | None = None) -> None:
-    """Run a command. Exits with 2 for an error that the user can fix, 130 when interrupted and 143
-    when terminated.
+    """Run a command. Exits with 2 for an error that the user can fix, 3 if no image could be
+    scored, 130 when interrupted and 143 when terminated.
 
     `command`: the command to run; by default the first argument names it.
     """
@@ -167,3 +167,5 @@ def _do(call: Call) -> None:
         line = repr(result)
     print(line, file=summary.printed_to, flush=True)
     summary.write(result)
+    if code := getattr(result, "exit_code", 0):
+        sys.exit(code)

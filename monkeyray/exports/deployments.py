@@ -16,6 +16,7 @@ from functools import cached_property
 
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.exports.times import localise, parse_bound, parse_clock_offset, parse_zone
+from monkeyray.storage.keys import nfc
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import read_rows
@@ -63,7 +64,7 @@ class SitePattern:
     @cached_property
     def _regex(self) -> re.Pattern[str]:
         parts = []
-        for name, star, question, _, literal in _TOKEN.findall(self.text):
+        for name, star, question, _, literal in _TOKEN.findall(nfc(self.text)):
             if name:
                 parts.append(f"(?P<{name}>[^/]+?)")
             else:
@@ -72,7 +73,7 @@ class SitePattern:
 
     def match(self, path: str) -> dict[str, str] | None:
         """The values of the names in a path, None if the pattern does not match the whole path."""
-        match = self._regex.fullmatch(path)
+        match = self._regex.fullmatch(nfc(path))
         return match.groupdict() if match else None
 
 

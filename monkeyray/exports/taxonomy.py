@@ -19,6 +19,7 @@ from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.exports.rows import listed_labels, listed_scores
 from monkeyray.statistics.thresholds import ACCEPTED
+from monkeyray.storage.keys import nfc
 from monkeyray.storage.spreadsheets import unguarded
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import key, read_rows
@@ -66,11 +67,14 @@ class Taxa:
         kind in the table; case-insensitive."""
         #: Labels without a row that count as animals.
         self._unlisted: set[str] = set()
-        self._kinds = {label.lower(): kind for kind, labels in kinds.items() for label in labels}
-        self._taxa = {label: self._taxon(label, row) for label, row in rows.items()}
+        self._kinds = {
+            nfc(label).lower(): kind for kind, labels in kinds.items() for label in labels
+        }
+        self._taxa = {nfc(label): self._taxon(nfc(label), row) for label, row in rows.items()}
 
     def of(self, label: str) -> Taxon:
         """The taxon of a label."""
+        label = nfc(label)
         taxon = self._taxa.get(label)
         if taxon is None:
             taxon = self._taxa[label] = self._taxon(label, {})
@@ -140,7 +144,9 @@ def read_taxa(
     for label, values in (project or {}).items():
         if not isinstance(values, Mapping):
             values = {"scientificName": values}
-        rows[label] = _one_name({key(name): str(value).strip() for name, value in values.items()})
+        rows[nfc(label)] = _one_name(
+            {key(name): str(value).strip() for name, value in values.items()}
+        )
     seen = set()
     for line in read_rows(uri, storage, "taxonomy") if uri else []:
         label = unguarded(line["label"] if "label" in line else next(iter(line.values())))

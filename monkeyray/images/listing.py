@@ -16,8 +16,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.console import Say
 from monkeyray.errors import InputError
-from monkeyray.images.manifest import count_true, read_manifest
+from monkeyray.images.manifest import BACKSLASHES, BLANKS, count_true, read_manifest
+from monkeyray.storage.keys import OTHER_FORM, nfc, nfc_column
 from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Entry
@@ -76,6 +78,14 @@ def count_videos(tables: Iterable[pa.Table]) -> int:
     return sum(count_true(pc.match_substring_regex(each["uri"], _VIDEO)) for each in tables)
 
 
+def say_notes(skipped: Counter[str], say: Say) -> None:
+    """Say which paths were read in another form than they are written in, and take these counts
+    out of `skipped`."""
+    for note in (BACKSLASHES, BLANKS, OTHER_FORM):
+        if count := skipped.pop(note, 0):
+            say(f"{count} {note}")
+
+
 def path_below(uri: str, start: int) -> str:
     """The path of an image below a folder with a prefix of length `start`; it may not be UTF-8."""
     return (Location.of(uri).path if uri.startswith("file://") else uri)[start:]
@@ -100,6 +110,9 @@ def _matches(names: pa.ChunkedArray, include: Sequence[str], exclude: Sequence[s
         matches = [pc.match_like(names, _like(glob)) for glob in globs]
         return functools.reduce(pc.or_, matches)
 
+    if not "".join([*include, *exclude]).isascii():
+        names = nfc_column(names)
+        include, exclude = [*map(nfc, include)], [*map(nfc, exclude)]
     keep = any_of(include or ["*"])
     return pc.and_not(keep, any_of(exclude)) if exclude else keep
 

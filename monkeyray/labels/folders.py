@@ -9,11 +9,12 @@ import pyarrow as pa
 from monkeyray.errors import InputError
 from monkeyray.images.listing import path_below
 from monkeyray.labels.manifest import SPLITS
+from monkeyray.storage.keys import nfc
 from monkeyray.storage.location import Location
 
 
 def label_by_folder(folder: Location, table: pa.Table, skipped: Counter[str]) -> pa.Table:
-    """The images that lie in a label's folder, with the column `label` (string).
+    """The images that lie in a label's folder, with the column `label` (string, in NFC).
 
     Single folders around the labels, as unpacked archives have them, are passed through. `skipped`
     counts images beside the labels' folders. Raises InputError if there are no sub-folders, one's
@@ -31,7 +32,7 @@ def label_by_folder(folder: Location, table: pa.Table, skipped: Counter[str]) ->
             f"{folder} has images but no sub-folders: the sub-folders are the labels; or give a "
             "manifest with the columns uri and label"
         )
-    labels = [path[0] for path in paths if len(path) >= 2]
+    labels = [nfc(path[0]) for path in paths if len(path) >= 2]
     _check_names(root, sorted(set(labels)))
     return table.filter(pa.array(labelled)).append_column("label", pa.array(labels, pa.string()))
 

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from monkeyray.errors import InputError
 from monkeyray.images.listing import PLAN_SCHEMA
 from monkeyray.images.manifest import as_text
+from monkeyray.storage.keys import nfc_column
 from monkeyray.storage.location import Location
 from monkeyray.storage.spreadsheets import unguard
 from monkeyray.storage.tables import is_parquet
@@ -33,8 +34,7 @@ def label_by_column(manifest: Location, table: pa.Table) -> pa.Table:
     for name in ("label", "split", "group"):
         if name not in table.column_names:
             continue
-        text = pc.utf8_trim_whitespace(as_text(str(manifest), table, name))
-        text = pc.utf8_normalize(text, form="NFC")
+        text = nfc_column(pc.utf8_trim_whitespace(as_text(str(manifest), table, name)))
         if name == "group":
             text = pc.if_else(pc.equal(text, ""), None, text)
         elif name == "split":

@@ -35,7 +35,7 @@ from monkeyray.model.engine import Network
 from monkeyray.model.int8 import check_arrays as check_int8
 from monkeyray.model.known_images import KnownImages
 from monkeyray.statistics.thresholds import Thresholds
-from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.keys import fingerprint, nfc
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -84,13 +84,15 @@ class Bundle:
 
     @property
     def labels(self) -> list[str]:
-        """The labels in the order of the network's outputs."""
-        return [item["label"] for item in self.model["labels"]]
+        """The labels in the order of the network's outputs, in NFC."""
+        return [nfc(item["label"]) for item in self.model["labels"]]
 
     @property
     def names(self) -> dict[str, str]:
         """The name of each label; the label itself if it has none."""
-        return {item["label"]: item["name"] or item["label"] for item in self.model["labels"]}
+        return {
+            nfc(item["label"]): item["name"] or nfc(item["label"]) for item in self.model["labels"]
+        }
 
     @property
     def head_widths(self) -> tuple[int, ...]:

@@ -27,6 +27,7 @@ from monkeyray.images.boxes import PASSED
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import SCORED
 from monkeyray.statistics.selection import k_center, squared_distances, unit
+from monkeyray.storage.keys import nfc
 
 #: The sections, in the order in which they are shown.
 NEXT, UNCERTAIN, OUTLIERS, LABELS, PROBLEMS = "next", "uncertain", "outliers", "labels", "problems"
@@ -202,8 +203,9 @@ def _sections(
     db: duckdb.DuckDBPyConnection, predictions: Predictions, wanted: Wanted, bar: Any
 ) -> dict[str, list[int]]:
     """By section, the numbers of its images in order; no section shows the same bytes twice."""
-    db.register("labelled", pa.table({"uri": pa.array(sorted(wanted.labelled), pa.string())}))
-    unlabelled = "status = 'ok' AND uri NOT IN (FROM labelled)"
+    uris = sorted(map(nfc, wanted.labelled))
+    db.register("labelled", pa.table({"uri": pa.array(uris, pa.string())}))
+    unlabelled = "status = 'ok' AND nfc_normalize(uri) NOT IN (FROM labelled)"
     following: list[int] = []
     if wanted.select == "uncertain":
         following = _least(db, "margin", unlabelled, wanted.count)
@@ -283,7 +285,9 @@ def _diverse(
     vectors = dict(zip(sorted(candidates), np.concatenate(found), strict=True))
     features = unit(np.stack([vectors[number] for number in candidates]))
     nearest = np.full(len(features), np.inf, np.float32)
-    labelled = db.execute("SELECT number FROM images WHERE uri IN (FROM labelled)").fetchall()
+    labelled = db.execute(
+        "SELECT number FROM images WHERE nfc_normalize(uri) IN (FROM labelled)"
+    ).fetchall()
     if labelled:
         with bar("comparing with --labelled") as advance:
             for centres in _vectors(predictions, [number for (number,) in labelled], advance):

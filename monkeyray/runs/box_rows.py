@@ -20,7 +20,7 @@ from monkeyray.images.boxes import BLANK, BOX_FIELDS, FAILURE
 from monkeyray.images.detections import KINDS, Detections
 from monkeyray.redact import masked
 from monkeyray.runs.plan import Listing, collect
-from monkeyray.storage.keys import find, string_keys
+from monkeyray.storage.keys import OTHER_FORM, find, nfc, nfc_column, string_keys
 
 #: Images that the rule is derived from.
 _SAMPLE = 64
@@ -82,32 +82,39 @@ def find_rule(files: Sequence[str], uris: Sequence[str]) -> Rule | None:
 @dataclass(frozen=True)
 class Matched:
     """Images and their detections. `where`: the index of each listed image's file in the
-    detections, -1 if it has none; `rule`: the rule that found them."""
+    detections, -1 if it has none; `rule`: the rule that found them; `in_other_form`: how many have
+    other code points in the detections."""
 
     detections: Detections
     where: Array
     rule: Rule
+    in_other_form: int
 
 
 def match(detections: Detections, listing: Listing, images: str) -> Matched:
-    """Find the listed images in the detections.
+    """Find the listed images in the detections, by their names in NFC.
 
     Raises InputError if none of them is there, or if it is ambiguous which is which.
     """
+    files, keys = detections.files, listing.keys
+    # ASCII is the same in every form.
+    if not all(map(str.isascii, files)):
+        files = list(map(nfc, files))
+        keys = np.concatenate([string_keys(nfc_column(each["uri"])) for each in listing.tables()])
     step = max(1, listing.rows // _SAMPLE)
     sample: list[str] = []
     row = 0
     for table in listing.tables():
         chosen = range(-row % step, table.num_rows, step)
-        sample += [table["uri"][place].as_py() for place in chosen]
+        sample += [nfc(table["uri"][place].as_py()) for place in chosen]
         row += table.num_rows
-    rule = find_rule(detections.files, sample)
+    rule = find_rule(files, sample)
     where = np.full(listing.rows, -1, np.int64)
     if rule is not None:
-        names = [rule.uri(file) for file in detections.files]
+        names = [rule.uri(file) for file in files]
         there = np.array([i for i, name in enumerate(names) if name is not None])
         named = pa.array([name for name in names if name is not None], pa.string())
-        found = find(listing.keys, string_keys(pa.chunked_array([named])))
+        found = find(keys, string_keys(pa.chunked_array([named])))
         where = np.where(found < 0, -1, there[found])
     if rule is None or (where < 0).all():
         raise InputError(
@@ -115,7 +122,9 @@ def match(detections: Detections, listing: Listing, images: str) -> Matched:
             f"it has {len(detections.files)} files such as {masked(detections.files[0])}, the "
             f"images are such as {sample[0]}"
         )
-    return Matched(detections, where, rule)
+    ours = (keys != listing.keys).any(axis=1)
+    theirs = np.array([file != name for file, name in zip(files, detections.files, strict=True)])
+    return Matched(detections, where, rule, int(((where >= 0) & (ours != theirs[where])).sum()))
 
 
 def make_rows(matched: Matched, listing: Listing, threshold: float) -> Listing:
@@ -179,6 +188,7 @@ def count_unused(matched: Matched, threshold: float) -> dict[str, int]:
     how = f", as {rule.here}… for {masked(rule.there)}…" if rule.there else ""
     return {
         f"images found in the detections{how}": int((where >= 0).sum()),
+        OTHER_FORM: matched.in_other_form,
         "images that the detections do not list": int((where < 0).sum()),
         "files of the detections that are not among the images": int((~mine).sum()),
         "entries of the detections that say the same of a file again": found.repeated,

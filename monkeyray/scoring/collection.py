@@ -8,6 +8,7 @@ from typing import Any
 from monkeyray.errors import InputError
 from monkeyray.images.detections import parse_detections
 from monkeyray.images.listing import count_videos, list_images
+from monkeyray.images.manifest import BACKSLASHES, BLANKS
 from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.scoring.options import ScoreConfig
@@ -35,7 +36,7 @@ def list_collection(
     if listing is None:
         raise InputError(
             f"no images in {config.images}: give a folder or prefix with images, or a manifest "
-            "that ends in .csv or .parquet"
+            "whose name ends in .csv or .parquet"
         )
     check_columns(listing.schema)
     notes = {
@@ -44,6 +45,8 @@ def list_collection(
         "images left out by --include and --exclude": skipped["excluded"],
         "rows with a URI that was listed before": listing.repeated,
         "videos by their name, which are not scored": count_videos(listing.tables()),
+        BACKSLASHES: skipped[BACKSLASHES],
+        BLANKS: skipped[BLANKS],
     }
     if detections is None:
         return listing, notes

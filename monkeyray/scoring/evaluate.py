@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from monkeyray.console import Reporter, Result
 from monkeyray.errors import InputError
+from monkeyray.images.listing import say_notes
 from monkeyray.labels.contradictions import describe_contradictions
 from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
@@ -117,10 +118,12 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             known = None
             if bundle is not None and config.model is not None:
                 known = load_known_images(config.model, storage, bundle)
+            notes: Counter[str] = Counter()
             sample = from_predictions(
                 storage, bundle, config.predictions, config.labels, known,
-                config.drop_contradictions,
+                config.drop_contradictions, notes,
             )  # fmt: skip
+            say_notes(notes, reporter.say)
         content = _content(config, sample)
         lease.check()
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -175,6 +178,7 @@ def _from_images(
     views = bundle.choose_views(config.views)
     skipped: Counter[str] = Counter()
     images = list_labelled(config.images, storage, skipped)
+    say_notes(skipped, reporter.say)
     features = _embed(config, storage, reporter, bundle, images)
     known = load_known_images(config.model, storage, bundle)
     sample = from_features(

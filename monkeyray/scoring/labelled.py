@@ -28,7 +28,7 @@ from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.outliers import OutlierModel
 from monkeyray.statistics.thresholds import decide
-from monkeyray.storage.keys import first_of_each, string_keys
+from monkeyray.storage.keys import OTHER_FORM, first_of_each, index_in_either_form, string_keys
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import is_table
 
@@ -121,15 +121,16 @@ def from_predictions(
     labels: str,
     known: KnownImages | None = None,
     drop: str = "none",
+    notes: Counter[str] | None = None,
 ) -> Sample:
     """Finished predictions for the images of a table with the columns uri and label.
 
     Joined on the URI, which is resolved as in a manifest. If boxes were scored, the most confident
     scored one stands for its image. Without the `bundle` that made the predictions, the labels it
     knows are those in the rows. `known`: the bundle's training images; only identical files are
-    recognised. `drop`: as in --drop-contradictions. Raises InputError for predictions of another
-    bundle, no image in common, or labels that may be unknown to the model or merely never
-    predicted.
+    recognised. `drop`: as in --drop-contradictions. `notes` counts those of `list_images`, and
+    OTHER_FORM. Raises InputError for predictions of another bundle, no image in common, or labels
+    that may be unknown to the model or merely never predicted.
     """
     read = open_predictions(place, storage)
     run, was = read.run, read.run.identity
@@ -148,9 +149,10 @@ def from_predictions(
             f"--labels {labels} is not a table: give a .csv or .parquet file with the columns uri "
             "and label"
         )
-    table = list_labelled(labels, storage, Counter())
+    notes = Counter() if notes is None else notes
+    table = list_labelled(labels, storage, notes)
     found: set[str] = set()
-    matched = pa.concat_tables([_SCHEMA.empty_table(), *_matched(read, table, found)])
+    matched = pa.concat_tables([_SCHEMA.empty_table(), *_matched(read, table, found, notes)])
     if not matched.num_rows:
         raise InputError(
             f"none of the images in --labels {labels} is in {run.place}: the labels have URIs like "
@@ -209,7 +211,9 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:SOME]) + rest
 
 
-def _matched(read: Predictions, table: pa.Table, found: set[str]) -> Iterator[pa.Table]:
+def _matched(
+    read: Predictions, table: pa.Table, found: set[str], notes: Counter[str]
+) -> Iterator[pa.Table]:
     """The rows of predictions that have a label, with it as `given`, table by table.
 
     Adds to `found` the labels of all rows.
@@ -220,10 +224,11 @@ def _matched(read: Predictions, table: pa.Table, found: set[str]) -> Iterator[pa
     for rows in read.tables(names if boxes else names[:-1]):
         for chunk in rows["top_k"].chunks:
             found.update(pc.unique(chunk.flatten().field("label")).to_pylist())
-        where = pc.index_in(rows["uri"], value_set=uris)
+        where, in_other_form = index_in_either_form(rows["uri"], uris)
+        notes[OTHER_FORM] += in_other_form
         if not boxes:
             rows = rows.append_column("detection_conf", pa.nulls(rows.num_rows, pa.float32()))
-        with_given = rows.append_column("given", given.take(where.combine_chunks()))
+        with_given = rows.append_column("given", given.take(where))
         yield with_given.filter(pc.is_valid(where)).cast(_SCHEMA)
 
 

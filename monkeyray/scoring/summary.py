@@ -7,7 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from monkeyray.console import Result
+from monkeyray.images.boxes import PASSED
 from monkeyray.runs.shards import SPENT
+from monkeyray.scoring.schema import SCORED
+
+#: The exit code of a command that could score no image at all.
+NOTHING_SCORED = 3
+
+
+def nothing_scored(statuses: Counter[str]) -> bool:
+    """Whether not one image could be scored, or passed through with its detection."""
+    return statuses.total() > 0 and not any(statuses[each] for each in (*SCORED, *PASSED))
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,6 +41,11 @@ class Summary(Result):
     def images(self) -> int:
         """Rows in the predictions."""
         return self.statuses.total()
+
+    @property
+    def exit_code(self) -> int:
+        """The command's exit code."""
+        return NOTHING_SCORED if nothing_scored(self.statuses) else 0
 
     def to_json(self) -> dict[str, Any]:
         """For --summary-json: `predictions`, their place; `images`, the number of rows (with
@@ -79,7 +94,14 @@ class Summary(Result):
                 "workers' time: {fetch:.0%} waiting for images, {decode:.0%} decoding, "
                 "{compute:.0%} in the network, {write:.0%} writing".format(**shares)
             )
-        return "\n".join([*lines, f"predictions in {self.uri}"])
+        lines.append(f"predictions in {self.uri}")
+        if self.exit_code:
+            lines.append(
+                "NO IMAGE WAS SCORED: the column error says why of each. If their paths are wrong, "
+                "correct them and score with --overwrite; if they are right by now, with "
+                "--retry-failed"
+            )
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,6 +112,11 @@ class Estimate(Result):
     tried: Counter[str]
     rate: float | None
     workers: int
+
+    @property
+    def exit_code(self) -> int:
+        """The command's exit code."""
+        return NOTHING_SCORED if nothing_scored(self.tried) else 0
 
     def to_json(self) -> dict[str, Any]:
         """For --summary-json: `dry_run`, true; the number of `images`; those `tried`, by status;
@@ -111,4 +138,6 @@ class Estimate(Result):
             lines.append(
                 f"{self.rate:.1f} images/s with {self.workers} workers: about {time}, plus start-up"
             )
+        if self.exit_code:
+            lines.append("NONE OF THEM COULD BE SCORED: check their paths before the whole run")
         return "\n".join([*lines, "dry run: nothing was kept"])

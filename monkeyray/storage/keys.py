@@ -1,19 +1,48 @@
-"""Hashes as keys: of strings by the million, of JSON, of bytes."""
+"""Keys to compare by: hashes of strings by the million, of JSON, of bytes; names in either form."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
+import unicodedata
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.ipc
 
 from monkeyray.arrays import Flags, Hashes, Ints
 
 _SLICE = 8192
+
+#: The note on paths that are joined although their code points differ.
+OTHER_FORM = "images found under a path that writes its accents in another Unicode form"
+
+
+def nfc(text: str) -> str:
+    """A text in Unicode's form NFC, in which é is one code point; Macs write two.
+
+    >>> nfc("E\u0301land") == "\u00c9land"
+    True
+    """
+    return unicodedata.normalize("NFC", text)
+
+
+def nfc_column(texts: Any) -> Any:
+    """A column of texts (string) in NFC."""
+    return pc.utf8_normalize(texts, form="NFC")
+
+
+def index_in_either_form(names: pa.ChunkedArray, among: pa.Array) -> tuple[pa.Array, int]:
+    """The first row of each name in `among`, null if it is not there (int32), and how many were
+    found in NFC alone."""
+    exact = pc.index_in(names, value_set=among).combine_chunks()
+    found = pc.coalesce(
+        exact, pc.index_in(nfc_column(names), value_set=nfc_column(among)).combine_chunks()
+    )
+    return found, exact.null_count - found.null_count
 
 
 def string_keys(strings: pa.ChunkedArray) -> Hashes:

@@ -12,7 +12,6 @@ import contextlib
 import csv
 import io
 import re
-import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from datetime import date, datetime
 from typing import IO, Any, NamedTuple
@@ -22,6 +21,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from monkeyray.errors import InputError, MissingError, ObjectError
+from monkeyray.storage.keys import nfc
 from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -270,7 +270,7 @@ def _table_errors(place: Location, called: str) -> Iterator[None]:
 
 
 def _cell(value: str) -> str:
-    value = unicodedata.normalize("NFC", value.strip())
+    value = nfc(value.strip())
     return "" if value in MISSING_TEXTS else value
 
 

@@ -21,7 +21,7 @@ from monkeyray.scoring.features import Features
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.splits import SPLITS, Assignment, fold_images, split_images
-from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.keys import OTHER_FORM, fingerprint, index_in_either_form, nfc_column
 from monkeyray.storage.store import Storage
 from monkeyray.training.labelled_boxes import best_animals, load_detections, with_best_box
 from monkeyray.training.loop import Splits
@@ -73,15 +73,16 @@ def list_dataset(
         found = _tagged(list_labelled(place, storage, skipped), split)
         if boxes is None:
             return found
-        listed.update(found["uri"].to_pylist())
+        listed.update(nfc_column(found["uri"]).to_pylist())
         return best_animals(found, place, boxes, config.detection_threshold, skipped)
 
     def read_later(place: str, table: pa.Table) -> pa.Table:
         found = _tagged(list_labelled(place, storage, skipped), None)
         if boxes is None:
             return found
-        new = pa.array([uri not in listed for uri in found["uri"].to_pylist()], pa.bool_())
-        listed.update(found["uri"].to_pylist())
+        uris = nfc_column(found["uri"]).to_pylist()
+        new = pa.array([uri not in listed for uri in uris], pa.bool_())
+        listed.update(uris)
         threshold = config.detection_threshold
         return with_best_box(table, found, new, place, boxes, threshold, skipped)
 
@@ -96,7 +97,7 @@ def list_dataset(
             )
         table = pa.concat_tables([table, test])
     for uri in config.corrections:
-        table = apply_corrections(table, read_later(uri, table))
+        table = apply_corrections(table, read_later(uri, table), skipped)
     labels = set(table["label"].to_pylist())
     if len(labels) < 2:
         raise InputError(
@@ -120,15 +121,19 @@ def list_dataset(
     return table, names, skipped
 
 
-def apply_corrections(table: pa.Table, later: pa.Table) -> pa.Table:
+def apply_corrections(table: pa.Table, later: pa.Table, notes: Counter[str]) -> pa.Table:
     """The images of both tables, which have the same columns. An image in both, by URI, gets the
     label of `later` and keeps everything else, such as a given split; new images come last.
+    `notes` counts OTHER_FORM.
     """
     known, new = table["uri"].combine_chunks(), later["uri"].combine_chunks()
-    its = later["label"].take(pc.index_in(table["uri"], value_set=new).combine_chunks())
+    where, in_other_form = index_in_either_form(table["uri"], new)
+    notes[OTHER_FORM] += in_other_form
     place = table.column_names.index("label")
-    table = table.set_column(place, "label", pc.coalesce(its, table["label"]))
-    return pa.concat_tables([table, later.filter(pc.invert(pc.is_in(new, value_set=known)))])
+    labels = pc.coalesce(later["label"].take(where), table["label"])
+    table = table.set_column(place, "label", labels)
+    where, _ = index_in_either_form(later["uri"], known)
+    return pa.concat_tables([table, later.filter(pc.is_null(where))])
 
 
 def _check_split(config: TrainConfig, images: pa.Table) -> None:

@@ -18,7 +18,7 @@ from monkeyray.images.boxes import ANIMAL
 from monkeyray.images.detections import Detections, parse_detections, read_detections
 from monkeyray.runs.box_rows import make_rows, match
 from monkeyray.runs.plan import collect
-from monkeyray.storage.keys import first_of_each, string_keys
+from monkeyray.storage.keys import OTHER_FORM, first_of_each, nfc_column, string_keys
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -56,6 +56,7 @@ def best_animals(
     order = np.argsort(-animals["detection_conf"].to_numpy(), kind="stable")
     first = first_of_each(string_keys(animals["uri"].take(pa.array(order))))
     chosen = animals.take(pa.array(np.sort(order[first])))
+    skipped[OTHER_FORM] += matched.in_other_form
     skipped[NOT_LISTED] += int((matched.where < 0).sum())
     skipped[NO_BOX] += images.num_rows - chosen.num_rows - int((matched.where < 0).sum())
     for column, what in (("label", "label"), ("given", "given split")) if each else ():
@@ -85,7 +86,7 @@ def with_best_box(
     # Images in the table already have a box.
     tables = [
         table.slice(0, 0),
-        later.filter(pc.is_in(later["uri"], table["uri"].combine_chunks())),
+        later.filter(pc.is_in(nfc_column(later["uri"]), nfc_column(table["uri"].combine_chunks()))),
     ]
     unseen = later.filter(new)
     if unseen.num_rows:

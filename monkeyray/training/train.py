@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from monkeyray.images.listing import say_notes
 from monkeyray.model.quantise import check_installed
 from monkeyray.options import takes_options, write_options
 from monkeyray.runs.cluster import check_relative
@@ -47,6 +48,7 @@ def train_with(config: TrainConfig, search: Search | None = None) -> Trained:
     tracking = Tracking(config, storage, reporter.say)
     network = load_network(config, storage)
     reporter.say(f"{images.num_rows} images of {len(set(images['label'].to_pylist()))} labels")
+    say_notes(skipped, reporter.say)
     for why in (NO_BOX, NOT_LISTED):
         if skipped[why]:
             reporter.say(f"{skipped[why]} images {why} are left out")

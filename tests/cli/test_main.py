@@ -133,7 +133,7 @@ def score(
         (score(images="{out}/images"), "--images {out}/images is in --predictions {out}"),
         (score(predictions="{bundle}"), "--model {bundle} is in --predictions {bundle}"),
         (train("--weights", "{tmp}/no.h5"), "--weights {tmp}/no.h5 cannot be read"),
-        (train("--label-names", "{tmp}/no.csv"), "--label-names {tmp}/no.csv cannot be read"),
+        (train("--label-names", "{tmp}/no.csv"), "--label-names {tmp}/no.csv does not exist"),
         (["demo", "--folder", "{file}"], "--folder {file} is a file"),
         (["demo", "--folder", "{good}"], "--folder {good} holds other files"),
         (["demo", "--folder", "/proc/nox"], "/proc/nox"),

@@ -74,6 +74,15 @@ def test_dating(
     assert dated.time is not None or dated.reason in REASONS
 
 
+@pytest.mark.parametrize("site", ["\u00c9tang", "E\u0301tang"])
+def test_sites_are_compared_in_either_unicode_form(tmp_path: Path, site: str) -> None:
+    rows = table(tmp_path, f"site,camera,lat,lon,tz\n{site},1,1,2,UTC\nB,1,1,2,UTC\n")
+    for path in ("\u00c9tang/1/x.jpg", "E\u0301tang/1/x.jpg"):
+        dated = rows.date(path, "2021-07-01T08:25:38")
+        assert dated.deployment is not None
+        assert dated.deployment.site == "\u00c9tang"
+
+
 def test_the_tables_zone_goes_before_the_exifs(two: Deployments) -> None:
     dated = two.date("A/1/x.jpg", "2021-07-01T08:25:38+08:00")
     assert dated.time is not None

@@ -42,6 +42,13 @@ def test_a_table_a_project_and_options(tmp_path: Path) -> None:
     assert (taxa.of("other").kind, taxa.of("other").scientific_name) == ("animal", None)
 
 
+def test_labels_are_compared_in_either_unicode_form() -> None:
+    taxa = read_taxa(None, Storage(), {"blank": ["E\u0301"]}, {"e\u0301land": "Taurotragus oryx"})
+    for label in ("\u00e9land", "e\u0301land"):
+        assert taxa.of(label).scientific_name == "Taurotragus oryx"
+    assert taxa.of("\u00c9").kind == "blank"
+
+
 def test_the_first_column_is_the_label(tmp_path: Path) -> None:
     path = tmp_path / "taxa.csv"
     path.write_text("species code,scientific name\nn0,Vulpes vulpes\n")

@@ -45,6 +45,12 @@ def test_globs_choose_images(tmp_path: Path) -> None:
     assert chosen([], ["*"]) == set()
 
 
+def test_globs_are_compared_in_either_unicode_form(tmp_path: Path) -> None:
+    touch(tmp_path, "E\u0301land/1.jpg", "fox/1.jpg")
+    (table,) = list_images(str(tmp_path), STORAGE, Counter(), ["\u00c9land/*"])
+    assert table["uri"].to_pylist() == [f"{tmp_path}/E\u0301land/1.jpg"]
+
+
 def test_names_are_kept_as_they_are(tmp_path: Path) -> None:
     names = ["a b.jpg", "100%.jpg", "x#1?.jpg", "p+q.jpg", 'it\'s "q".jpg', "l\nf.jpg", "ü日.jpg"]
     touch(tmp_path, *names)

@@ -13,6 +13,7 @@ import pytest
 from monkeyray.errors import InputError
 from monkeyray.images.listing import list_images
 from monkeyray.labels.listing import list_labelled
+from monkeyray.labels.names import read_label_names
 from monkeyray.storage.store import Storage
 from tests.support.files import touch
 
@@ -83,6 +84,19 @@ def test_manifests(tmp_path: Path, kind: str) -> None:
         str(tmp_path.parent / "d.jpg"),
     ]
     assert table["camera"].to_pylist() == ["1", "2", "3", "4"]
+
+
+def test_labels_are_in_one_unicode_form(tmp_path: Path) -> None:
+    touch(tmp_path, "in/E\u0301land/1.jpg", "in/\u00c9land/2.jpg")
+    assert set(list_labelled(str(tmp_path / "in"), STORAGE, Counter())["label"].to_pylist()) == {
+        "\u00c9land"
+    }
+    text = "uri,label,name\na.jpg,E\u0301land,eland\nb.jpg,\u00c9land,eland\n"
+    (tmp_path / "list.csv").write_text(text)
+    place = str(tmp_path / "list.csv")
+    table = list_labelled(place, STORAGE, Counter())
+    assert table["label"].to_pylist() == ["\u00c9land"] * 2
+    assert read_label_names(place, STORAGE) == {"\u00c9land": "eland"}
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])

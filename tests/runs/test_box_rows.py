@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+from unicodedata import normalize
 
 import pyarrow as pa
 import pytest
@@ -22,6 +23,7 @@ from monkeyray.runs.box_rows import Rule, count_unused, find_rule, make_rows, ma
 from monkeyray.runs.fetch import Refusals, batches
 from monkeyray.runs.fetch import categories as categories_of
 from monkeyray.runs.plan import Listing, collect
+from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Blob
 from monkeyray.storage.store import Storage
@@ -108,7 +110,7 @@ def test_one_row_a_box_and_one_for_an_image_without() -> None:
     statuses = [pass_through(row["detection_category"])[0] for row in read]
     assert statuses[4:] == ["undetected", "blank", "undetected"]
     counts = list(count_unused(matched, 0.2).values())
-    assert counts == [4, 1, 1, 0, 0, 2, 0]
+    assert counts == [4, 0, 1, 1, 0, 0, 2, 0]
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
@@ -132,6 +134,16 @@ def test_eliminated_boxes_come_last_and_are_not_scored(threshold: float) -> None
     counts = count_unused(matched, threshold)
     assert counts["boxes with a negative confidence, eliminated and not scored"] == 3
     assert counts[f"boxes below the detection threshold, {threshold:g}"] == 1  # the tripod
+
+
+@pytest.mark.parametrize(("there", "here"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_names_are_compared_in_either_unicode_form(there: Any, here: Any) -> None:
+    names = ["\u00c9land/1.jpg", "fox/1.jpg", "fox/2.jpg"]
+    images = listing(*(normalize(here, name) for name in names))
+    entries = [{"file": normalize(there, name), "detections": []} for name in names]
+    matched = match(parsed(*entries), images, "/p")
+    assert matched.where.tolist() == [0, 1, 2]
+    assert count_unused(matched, 0.2)[OTHER_FORM] == 1
 
 
 def test_no_password_of_the_detectors_names_is_repeated() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from monkeyray.runs.place import create_run
 from monkeyray.scoring.labelled import best_box_per_image, from_predictions, without_contradictions
 from monkeyray.scoring.schema import SCHEMA_VERSION, prediction_schema
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
+from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
@@ -96,6 +98,15 @@ def test_they_are_joined_on_the_uri(predictions: Predictions, tmp_path: Path) ->
     assert predicted.decisions is None
     assert predicted.outliers.tolist() == [0.5] * 3
     assert (found.root, found.views, predicted.listed) == ("/photos", ("middle",), 2)
+
+
+def test_uris_are_joined_in_either_unicode_form(predictions: Predictions, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("uri,label\n/photos/a\u0308 #4.jpg,c\n/photos/1.jpg,a\n")
+    notes: Counter[str] = Counter()
+    labels = str(tmp_path / "labels.csv")
+    found = from_predictions(STORAGE, None, str(predictions()), labels, notes=notes)
+    assert found.predictions.uris.tolist() == ["/photos/1.jpg", "/photos/\u00e4 #4.jpg"]
+    assert +notes == {OTHER_FORM: 1}
 
 
 def test_decisions_are_taken_as_they_are(predictions: Predictions, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError, InputError
+from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import apply_corrections, list_dataset
 from monkeyray.training.options import TrainConfig
@@ -30,12 +32,23 @@ def test_the_later_label_counts(first: dict[str, str], later: dict[str, str]) ->
             }
         )
 
-    found = apply_corrections(table(first, "test"), table(later, "train")).to_pylist()
+    found = apply_corrections(table(first, "test"), table(later, "train"), Counter()).to_pylist()
     assert {row["uri"]: row["label"] for row in found} == first | later
     assert [row["uri"] for row in found] == list(first | later)
     assert [row["given"] for row in found] == [
         "test" if row["uri"] in first else "train" for row in found
     ]
+
+
+def test_corrections_are_joined_in_either_unicode_form() -> None:
+    names = ["uri", "label", "given"]
+    table = pa.table([["/\u00e9.jpg", "/1.jpg"], ["fox", "owl"], ["test", None]], names)
+    later = pa.table([["/e\u0301.jpg", "/2.jpg"], ["elk", "elk"], [None, "train"]], names)
+    notes: Counter[str] = Counter()
+    found = apply_corrections(table, later, notes)
+    assert found["uri"].to_pylist() == ["/\u00e9.jpg", "/1.jpg", "/2.jpg"]
+    assert found["label"].to_pylist() == ["elk", "owl", "elk"]
+    assert notes == {OTHER_FORM: 1}
 
 
 def test_corrections_of_a_training(tmp_path: Path) -> None:
