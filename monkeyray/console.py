@@ -82,6 +82,11 @@ def print_any_character() -> None:
 class Result(ABC):
     """What a command returns. A notebook shows its summary."""
 
+    @property
+    def exit_code(self) -> int:
+        """Its command's exit code."""
+        return 0
+
     @abstractmethod
     def to_json(self) -> dict[str, Any]:
         """Its figures, for --summary-json."""

@@ -167,5 +167,5 @@ def _do(call: Call) -> None:
         line = repr(result)
     print(line, file=summary.printed_to, flush=True)
     summary.write(result)
-    if code := getattr(result, "exit_code", 0):
-        sys.exit(code)
+    if result.exit_code:
+        sys.exit(result.exit_code)

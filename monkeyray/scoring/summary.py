@@ -44,7 +44,7 @@ class Summary(Result):
 
     @property
     def exit_code(self) -> int:
-        """The command's exit code."""
+        """Its command's exit code, 3 if no image could be scored."""
         return NOTHING_SCORED if nothing_scored(self.statuses) else 0
 
     def to_json(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ class Estimate(Result):
 
     @property
     def exit_code(self) -> int:
-        """The command's exit code."""
+        """Its command's exit code, 3 if no image could be scored."""
         return NOTHING_SCORED if nothing_scored(self.tried) else 0
 
     def to_json(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import typing
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import monkeyray
 from monkeyray.cli.commands import COMMANDS, MODULES
 from monkeyray.cli.main import main
 from monkeyray.console import Result
+from monkeyray.scoring.summary import Estimate, Summary
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
 
@@ -45,6 +47,38 @@ def call(command: str, *arguments: str) -> int:
     except SystemExit as exit_:
         return int(exit_.code or 0)
     return 0
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        ({"missing": 36}, 3),
+        ({"missing": 35, "ok": 1}, 0),
+        ({"missing": 35, "truncated": 1}, 0),
+        ({"blank": 36}, 0),
+        ({"undetected": 36}, 3),
+    ],
+)
+def test_a_run_that_scored_nothing_has_its_own_exit_code(
+    statuses: dict[str, int],
+    code: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    none: Counter[str] = Counter()
+    for result in (
+        Summary("/out", Counter(statuses), none, none, {}, {}, 36, 0, 1.0),
+        Estimate(36, Counter(statuses), None, 1),
+    ):
+        monkeypatch.setattr(
+            importlib.import_module(MODULES["score"]), "score", lambda _, r=result: r
+        )
+        told = tmp_path / "summary.json"
+        given = ["--images", "x", "--model", "y", "--predictions", "z", "--summary-json", str(told)]
+        assert call("score", *given) == code
+        assert ("SCORED" in capfd.readouterr().out) == (code == 3)
+        assert told.exists()
 
 
 def test_an_export_and_bursts(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
