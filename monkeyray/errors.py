@@ -63,6 +63,12 @@ class ForbiddenError(ObjectError):
     kind = "forbidden"
 
 
+class ArchivedError(ObjectError):
+    """The object is in an archive and must be restored before it can be read."""
+
+    kind = "archived"
+
+
 class TooLargeError(ObjectError):
     """The file or object is larger than the limit."""
 

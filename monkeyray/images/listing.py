@@ -157,7 +157,8 @@ def _plan_table(entries: list[Entry]) -> pa.Table:
 def _not_image(path: str) -> str | None:
     """Why a file is not an image by its path below the folder, or None."""
     names = path.split("/")
-    if any(name.startswith(".") or name in _HIDDEN for name in names):
+    # Hadoop marks folders on S3 by empty objects of this ending.
+    if any(name.startswith(".") or name in _HIDDEN for name in names) or path.endswith("_$folder$"):
         return "hidden"
     _, dot, ending = names[-1].lower().rpartition(".")
     return "side-car" if dot and ending in _SIDECARS else None

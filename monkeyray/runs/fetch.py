@@ -13,7 +13,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Array
-from monkeyray.errors import DecodeError, NoFileError, ObjectError, StorageError, TooLargeError
+from monkeyray.errors import (
+    ArchivedError,
+    DecodeError,
+    NoFileError,
+    ObjectError,
+    StorageError,
+    TooLargeError,
+)
 from monkeyray.images.boxes import ANIMAL, ELIMINATED, has_boxes, pass_through
 from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.storage.keys import sha256
@@ -178,6 +185,8 @@ def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) ->
         return Fetched(None, None, "too_large", f"more bytes than the limit, {limits.max_bytes}")
     except NoFileError:
         return Fetched(None, None, "unsupported", "a folder, a pipe or a device, and no file")
+    except ArchivedError as error:
+        return Fetched(None, None, error.kind, "the store has archived it: it is to be restored")
     except ObjectError as error:
         # The URI is in its column; the reason names no path.
         return Fetched(None, None, error.kind, f"the store says that it is {error.kind}")

@@ -53,7 +53,7 @@ from monkeyray.storage.protocol import Entry
 from monkeyray.storage.store import Storage
 
 #: Statuses whose reason may have passed since.
-MAY_PASS = ("missing", "forbidden", "crashed", "timeout")
+MAY_PASS = ("missing", "forbidden", "archived", "crashed", "timeout")
 
 #: Columns whose values each file counts in its footer, where it has them.
 COUNTED = ("status", "label", "decision")

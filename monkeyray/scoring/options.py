@@ -171,7 +171,7 @@ class ScoreConfig(BoxConfig, PredictConfig, LabelConfig):
     Images that have disappeared keep their rows and are reported."""
 
     retry_failed: bool = False
-    """Score images again that were missing, forbidden, crashed or timeout."""
+    """Score images again that were missing, forbidden, archived, crashed or timeout."""
 
     overwrite: bool = False
     """Delete what is in --predictions and start over."""

@@ -34,8 +34,7 @@ _TRANSIENT = (
 )  # fmt: skip
 #: Errors that are certain of one name.
 _NO_SUCH = (
-    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO,
-    errno.EILSEQ,
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ,
 )  # fmt: skip
 
 
@@ -178,7 +177,10 @@ def local_errors(place: str | Location, *, writing: bool = False) -> Iterator[No
         reason = masked_anywhere(error.strerror or next(iter(str(error).splitlines()), "an error"))
         # fsspec's own errors have no number.
         if not writing and (error.errno in _NO_SUCH or isinstance(error, FileNotFoundError)):
-            raise MissingError(f"{place} does not exist") from None
+            why = "" if error.errno in (errno.ENOENT, None) else f" ({reason})"
+            raise MissingError(f"{place} does not exist{why}") from None
+        if error.errno == errno.ENXIO:
+            raise NoFileError(f"{place} is not a regular file but a socket or device") from None
         if error.errno in _TRANSIENT:
             raise FaultError(f"{place}: {reason}: run the same command again") from None
         raise StorageError(f"{place}: {reason}") from None

@@ -66,9 +66,10 @@ class PlainGet:
                 words = answer.content
             else:
                 answer.raw.close()
-            # A missing, forbidden or large object says nothing about the bucket.
+            # A missing, forbidden, archived or large object says nothing about the bucket.
             code = answer.status_code
-            if 300 <= code < 500 and code not in _PASSING and b"AccessDenied" not in words:
+            own = code in _PASSING or b"AccessDenied" in words or b"InvalidObjectState" in words
+            if 300 <= code < 500 and not own:
                 self._refusals[bucket] += 1
         except Exception:  # of botocore, urllib3 or a role service: boto3 will raise it again
             return None

@@ -45,6 +45,14 @@ def test_globs_choose_images(tmp_path: Path) -> None:
     assert chosen([], ["*"]) == set()
 
 
+def test_markers_of_hadoop_are_no_images(tmp_path: Path) -> None:
+    touch(tmp_path, "site_$folder$", "site/fox_$folder$", "site/fox/1.jpg")
+    skipped: Counter[str] = Counter()
+    (table,) = list_images(str(tmp_path), STORAGE, skipped)
+    assert table["uri"].to_pylist() == [f"{tmp_path}/site/fox/1.jpg"]
+    assert skipped == {"hidden": 2}
+
+
 def test_globs_are_compared_in_either_unicode_form(tmp_path: Path) -> None:
     touch(tmp_path, "E\u0301land/1.jpg", "fox/1.jpg")
     (table,) = list_images(str(tmp_path), STORAGE, Counter(), ["\u00c9land/*"])

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from pathlib import Path
 
 import pytest
 
-from monkeyray.errors import ConflictError, MissingError
+from monkeyray.errors import ConflictError, MissingError, NoFileError
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -31,6 +32,20 @@ def test_local_files_are_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(MissingError):
         storage.read(uri)
     assert list(storage.list(str(tmp_path / "none"))) == []
+
+
+def test_what_is_no_file_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("camera")
+        for place in (tmp_path / "camera", tmp_path):
+            with pytest.raises(NoFileError, match="not a regular file"):
+                Storage().read(str(place))
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    with pytest.raises(MissingError, match=r"does not exist \(Too many levels"):
+        Storage().read(str(tmp_path / "loop.jpg"))
+    with pytest.raises(MissingError, match=r"does not exist \(File name too long"):
+        Storage().read(str(tmp_path / ("a" * 300)))
 
 
 def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
