@@ -23,7 +23,7 @@ class Contradictions:
 
     `found`: in JSON types, those of identical files first. Each has `how`, "identical" (files with
     the same bytes have several labels) or "near" (only files of the same picture do), and `images`,
-    each with `uri` and `label`, beginning with one of each label. `identical` and `all`: which
+    each with `uri`, `label` and its own `how`, beginning with one of each label. `identical` and `all`: which
     images are contradictory by their bytes, and by bytes or picture, bool (n,).
     """
 
@@ -53,14 +53,12 @@ def find_contradictions(
         # The first label's first image and the next label's have the same bytes if any have.
         images.sort(key=lambda i: (not identical[i], contents[i] or "", uris[i]))
         first = {labels[i]: i for i in reversed(images)}
-        first_ones = sorted(first.values(), key=images.index)
-        rest = [i for i in images if first[labels[i]] != i]
-        found.append(
-            {
-                "how": "identical" if identical[images[0]] else "near",
-                "images": [{"uri": uris[i], "label": labels[i]} for i in (*first_ones, *rest)],
-            }
-        )
+        images.sort(key=lambda i: first[labels[i]] != i)
+        its = [
+            {"uri": uris[i], "label": labels[i], "how": "identical" if identical[i] else "near"}
+            for i in images
+        ]
+        found.append({"how": its[0]["how"], "images": its})
     found.sort(key=lambda row: row["how"])
     return Contradictions(found, identical, every)
 
@@ -85,9 +83,12 @@ def describe_contradictions(
         )
     )
     for row in found[:_NAMED]:
-        first = {image["label"]: image["uri"] for image in reversed(row["images"])}
-        named = dict.fromkeys(image["label"] for image in row["images"])
-        yield "  " + " = ".join(f"{first[label]} ({label})" for label in named)
+        first: dict[str, str] = {}
+        for image in row["images"]:
+            if image["how"] == row["how"]:
+                first.setdefault(image["label"], image["uri"])
+        how = "the same bytes" if row["how"] == "identical" else "near-duplicates"
+        yield f"  {how}: " + ", ".join(f"{uri} ({label})" for label, uri in first.items())
     if len(found) > _NAMED:
         yield f"  and {len(found) - _NAMED} more, in metrics.json"
 

@@ -22,7 +22,14 @@ def test_each_picture_is_named_with_one_file_of_each_label_first() -> None:
     assert json.loads(json.dumps(found.found)) == [
         {
             "how": how,
-            "images": [{"uri": uri, "label": uri.split("/")[0]} for uri in uris],
+            "images": [
+                {
+                    "uri": uri,
+                    "label": uri.split("/")[0],
+                    "how": "identical" if uri in ("fox/1", "fox/4", "hare/2") else "near",
+                }
+                for uri in uris
+            ],
         }
         for how, uris in (
             ("identical", ["fox/1", "hare/2", "owl/1", "fox/4", "hare/1"]),
@@ -33,8 +40,8 @@ def test_each_picture_is_named_with_one_file_of_each_label_first() -> None:
     assert text == (
         "WARNING: 2 pictures have files under several labels (1 with the same bytes, 1 "
         "near-duplicates): correct the labels, or give --drop-contradictions\n"
-        "  fox/1 (fox) = hare/2 (hare) = owl/1 (owl)\n"
-        "  fox/2 (fox) = hare/3 (hare)"
+        "  the same bytes: fox/1 (fox), hare/2 (hare)\n"
+        "  near-duplicates: fox/2 (fox), hare/3 (hare)"
     )
     lines = list(describe_contradictions(found.found * 4, {"contradictory": 7}))
     assert lines[0].endswith("): 7 files are left out")

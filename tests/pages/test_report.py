@@ -549,6 +549,8 @@ def test_contradictory_labels_come_first() -> None:
     assert "leave the files out with --drop-contradictions" in page.text
     shown = "the same bytes n0/clash-2-0.jpg n0 mantled_howler n1/clash-2-1.jpg n1 patas_monkey"
     assert page.text.count(shown) == 2  # in the warning and in the section
+    near = "n0/clash-2-2.jpg n0 mantled_howler n1/clash-2-3.jpg n1 patas_monkey a near-duplicate"
+    assert page.text.count(near) == 2
     assert page.text.count("the same picture n0/clash-20-0.jpg") == 1
     assert "n1/clash-49-9.jpg n1 patas_monkey and 2 more" in page.text
     assert "clash-50-" not in page.text

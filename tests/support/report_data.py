@@ -241,7 +241,12 @@ def full_findings() -> dict[str, Any]:
             {
                 "how": "identical" if i < 20 else "near",
                 "images": [
-                    {"uri": f"n{j % 2}/clash-{i}-{j}.jpg", "label": f"n{j % 2}"} for j in range(12)
+                    {
+                        "uri": f"n{j % 2}/clash-{i}-{j}.jpg",
+                        "label": f"n{j % 2}",
+                        "how": "identical" if i < 20 and j < 3 else "near",
+                    }
+                    for j in range(12)
                 ],
             }
             for i in range(60)
@@ -306,7 +311,7 @@ def hostile_findings(text: str = HOSTILE) -> dict[str, Any]:
             }
             for each in (text, picture())
         ],
-        "contradictions": [{"how": text, "images": [{"uri": text, "label": text}] * 2}],
+        "contradictions": [{"how": text, "images": [{"uri": text, "label": text, "how": ""}] * 2}],
         "leaks": [
             {
                 "uri": text,
