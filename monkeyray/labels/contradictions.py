@@ -23,8 +23,8 @@ class Contradictions:
 
     `found`: in JSON types, those of identical files first. Each has `how`, "identical" (files with
     the same bytes have several labels) or "near" (only files of the same picture do), and `images`,
-    each with `uri`, `label` and its own `how`, beginning with one of each label. `identical` and `all`: which
-    images are contradictory by their bytes, and by bytes or picture, bool (n,).
+    each with `uri`, `label` and its own `how`, beginning with one of each label. `identical` and
+    `all`: which images are contradictory by their bytes, and by bytes or picture, bool (n,).
     """
 
     found: list[dict[str, Any]]
@@ -48,7 +48,7 @@ def find_contradictions(
     by_picture: dict[int, list[int]] = {}
     for i in np.flatnonzero(every).tolist():
         by_picture.setdefault(int(pictures[i]), []).append(i)
-    found = []
+    found: list[dict[str, Any]] = []
     for images in by_picture.values():
         # The first label's first image and the next label's have the same bytes if any have.
         images.sort(key=lambda i: (not identical[i], contents[i] or "", uris[i]))
