@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import warnings
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 
 from monkeyray.arrays import Bytes
 from monkeyray.errors import DecodeError
+from monkeyray.images.ancillary import without_ancillary
 from monkeyray.images.boxes import crop_of
 from monkeyray.images.exif import as_stored, captured_at, read_exif, swaps_sides, turn_of
 from monkeyray.images.formats import is_raw_preview, open_image, unidentified
@@ -84,20 +86,23 @@ def decode(
         raise DecodeError("empty", "the file has no bytes")
     if len(data) > limits.max_bytes:
         raise DecodeError("too_large", f"{len(data)} bytes, the limit is {limits.max_bytes}")
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of bombs and odd EXIF; the limits decide instead.
-            warnings.simplefilter("ignore")
-            chosen = [VIEWS[view] for view in views]
-            return _decode(data, size, limits, chosen, thumbnails, bbox, padding)
-    except (DecodeError, MemoryError):
-        raise
-    except Image.DecompressionBombError:  # Pillow's own bound, some 179 million pixels
-        raise DecodeError("too_large", "more pixels than Pillow reads") from None
-    except UnidentifiedImageError:
-        raise unidentified(data) from None
-    except Exception as error:  # Pillow raises almost anything for broken files
-        raise DecodeError("unreadable", _one_line(error)) from None
+    chosen = [VIEWS[view] for view in views]
+    faults: list[Exception] = []
+    with warnings.catch_warnings():
+        # Pillow warns of bombs and odd EXIF; the limits decide instead.
+        warnings.simplefilter("ignore")
+        for part in itertools.chain([data], without_ancillary(data)):
+            try:
+                return _decode(part, size, limits, chosen, thumbnails, bbox, padding)
+            except (DecodeError, MemoryError):
+                raise
+            except Image.DecompressionBombError:  # Pillow's own bound, some 179 million pixels
+                raise DecodeError("too_large", "more pixels than Pillow reads") from None
+            except Exception as error:  # Pillow raises almost anything for broken files
+                faults.append(error)
+    if isinstance(faults[0], UnidentifiedImageError):
+        raise unidentified(data)
+    raise DecodeError("unreadable", _one_line(faults[0]))
 
 
 def _decode(
