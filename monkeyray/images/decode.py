@@ -17,7 +17,7 @@ from monkeyray.images.ancillary import without_ancillary
 from monkeyray.images.boxes import crop_of
 from monkeyray.images.exif import as_stored, captured_at, read_exif, swaps_sides, turn_of
 from monkeyray.images.formats import is_raw_preview, open_image, unidentified
-from monkeyray.images.jpeg import rescue, set_scale, smallest_scale
+from monkeyray.images.jpeg import load, rescue, smallest_scale
 from monkeyray.images.views import VIEWS, Box, View
 from monkeyray.statistics.fingerprints import grey_thumbnail
 
@@ -49,15 +49,17 @@ class Decoded:
 
     `pixels`: uint8 RGB of shape (views, size, size, 3), 0-255. `width` and `height`: of the
     original in pixels, as displayed (EXIF orientation applied). `captured_at`: EXIF local time in
-    ISO 8601, with an offset only if EXIF has one. `truncated`: why only part of it could be read;
-    the rest is grey. `thumbnail`: the whole frame for finding duplicates, if requested.
+    ISO 8601, with an offset only if EXIF has one. `status`: ok; truncated if only
+    part of it could be read, the rest is grey; damaged if some pixels are wrong. `error`: the
+    reason. `thumbnail`: the whole frame for finding duplicates, if requested.
     """
 
     pixels: Bytes
     width: int
     height: int
     captured_at: str | None
-    truncated: str | None = None
+    status: str = "ok"
+    error: str | None = None
     thumbnail: bytes | None = None
 
 
@@ -123,7 +125,7 @@ def _decode(
         _check_pixels(width, height, limits)
         if is_raw_preview(image):
             raise DecodeError("unsupported", "not an image: a camera raw file")
-        truncated = None
+        status, error = "ok", None
         jpeg = image.format in ("JPEG", "MPO")
         if not jpeg:
             # Before its EXIF, for which Pillow loads a PNG and fails only once for a broken one.
@@ -139,11 +141,12 @@ def _decode(
             region = as_stored(crop_of(bbox, padding, *upright), turn, *upright)
         scale = smallest_scale(region, size) if jpeg else 1
         if jpeg:
-            set_scale(image, scale)
             try:
-                image.load()
-            except OSError as error:
-                image, truncated = rescue(data, scale, region, _one_line(error))
+                image, error = load(image, data, scale)
+                status = "damaged" if error else "ok"
+            except OSError as cut:
+                image, error = rescue(data, scale, region, _one_line(cut))
+                status = "truncated"
         image = _colours(image)
         if bbox is None:
             region = (0, 0, *image.size)
@@ -164,7 +167,7 @@ def _decode(
         if view.mirrored:
             pixels[index] = pixels[index, :, ::-1].copy()
     small = grey_thumbnail(squares[whole]) if thumbnails else None
-    return Decoded(pixels, *upright, taken_at, truncated, small)
+    return Decoded(pixels, *upright, taken_at, status, error, small)
 
 
 def _box_in(region: Box, view: View) -> Box:

@@ -1,4 +1,4 @@
-"""JPEGs: decoded at a smaller scale, and rescued where they break off."""
+"""JPEGs: decoded at a smaller scale, with damage told, and rescued where they break off."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import re
 
 import numpy as np
+import simplejpeg
 from PIL import Image, ImageFile
 
 from monkeyray.errors import DecodeError
@@ -16,6 +17,13 @@ from monkeyray.images.views import Box
 #: A marker that ends a scan: not a stuffed byte, a restart marker or a filler.
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _GREY = 128
+
+#: The warnings of libjpeg that tell of other data in the place of pixels. It also warns of harmless
+#: things, such as a few bytes of padding before the end.
+_DAMAGE = re.compile(
+    r"premature end of data segment|bad Huffman code|found marker 0x\w+ instead of RST\d"
+    r"|\d{2,} extraneous bytes before marker 0xd[0-79]"
+)
 
 
 def smallest_scale(region: Box, size: int) -> int:
@@ -30,6 +38,30 @@ def set_scale(image: Image.Image, scale: int) -> None:
     if isinstance(image, ImageFile.ImageFile):
         size = (image.width // scale, image.height // scale)
         image.draft("RGB" if image.mode != "L" else "L", size)
+
+
+def load(image: Image.Image, data: bytes, scale: int) -> tuple[Image.Image, str | None]:
+    """Decode a JPEG that Pillow has opened at 1 / `scale` of its size; also says what in its data
+    is damaged. Raises OSError if it ends early."""
+    damage = None
+    if image.mode in ("RGB", "L"):
+        # The pixels are Pillow's, but Pillow hides warnings, and takes longer.
+        size = tuple(-(-side // scale) for side in image.size)
+        try:
+            pixels = simplejpeg.decode_jpeg(
+                data,
+                "RGB" if image.mode == "RGB" else "GRAY",
+                min_width=size[0],
+                min_height=size[1],
+            )
+            if pixels.shape[1::-1] == size:
+                return Image.fromarray(pixels if image.mode == "RGB" else pixels[:, :, 0]), None
+        except ValueError as error:
+            found = _DAMAGE.search(str(error))
+            damage = found and found[0]
+    set_scale(image, scale)
+    image.load()
+    return image, damage
 
 
 def rescue(data: bytes, scale: int, region: Box, reason: str) -> tuple[Image.Image, str]:

@@ -119,8 +119,7 @@ class Batch:
                     image = outcome
                     pixels.append(image.pixels)
                     good.append(place)
-                    if image.truncated:
-                        status, error = "truncated", image.truncated
+                    status, error = image.status, image.error
             row = {
                 "uri": uri,
                 "status": status,

@@ -15,7 +15,7 @@ from monkeyray.storage.tables import rename_reserved
 SCHEMA_VERSION = 2
 
 #: Statuses of images that have a score.
-SCORED = ("ok", "truncated")
+SCORED = ("ok", "truncated", "damaged")
 
 
 class Column(NamedTuple):
@@ -34,7 +34,7 @@ COLUMNS = (
     Column("uri", _TYPES["uri"], "the image"),
     Column(
         "status", _TYPES["status"],
-        "`ok` or `truncated` if the image was scored, otherwise why it was not",
+        "`ok`, `truncated` or `damaged` if the image was scored, otherwise why it was not",
     ),
     Column("error", _TYPES["error"], "the reason in words; null if `status` is `ok`"),
     Column(

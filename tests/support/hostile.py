@@ -21,7 +21,7 @@ from PIL import Image, features
 Files = Iterator[tuple[str, bytes, str]]
 
 #: Where damage falls by chance, it may be escape_control or fatal.
-ANY_DAMAGE = "ok truncated unreadable"
+ANY_DAMAGE = "ok truncated damaged unreadable"
 #: And it may hit the header, or the first bytes.
 ANY = ANY_DAMAGE + " unsupported too_large"
 

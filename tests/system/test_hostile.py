@@ -34,7 +34,7 @@ QUIET = StoreConfig(quiet=True)
 SIZE = 224
 
 #: What a file's content can be the cause of.
-STATUSES = {"ok", "truncated", "empty", "unsupported", "unreadable", "too_large"}
+STATUSES = {"ok", "truncated", "damaged", "empty", "unsupported", "unreadable", "too_large"}
 
 Hostile = dict[str, tuple[bytes, set[str]]]
 
@@ -77,10 +77,10 @@ def status_of(
     assert image.pixels[0].dtype == np.uint8
     assert image.width > 0
     assert image.height > 0
-    if image.truncated is None:
-        return "ok", None
-    check_reason(image.truncated)
-    return "truncated", image.truncated
+    assert (image.error is None) == (image.status == "ok")
+    if image.error:
+        check_reason(image.error)
+    return image.status, image.error
 
 
 def check_reason(reason: str) -> None:
@@ -405,7 +405,7 @@ def test_photographs_among_hostile_files_score_as_without_them(
         else:
             check_reason(row["error"])
             assert str(tmp_path) not in row["error"]
-        assert (row["label"] is None) == (row["status"] not in ("ok", "truncated")), name
+        assert (row["label"] is None) == (row["status"] not in ("ok", "truncated", "damaged")), name
         assert row["size_bytes"] == (mixed / name).stat().st_size
     for name, expected in reference.items():
         for copy in ("bmp", "jpeg-l", "other-m", "zebra"):
