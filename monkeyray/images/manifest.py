@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import operator
+import os
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,6 +15,7 @@ import pyarrow.compute as pc
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.images.boxes import BOX_COLUMNS
 from monkeyray.redact import masked
+from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import MISSING_TEXTS, rename_reserved, stream_table
@@ -20,6 +24,7 @@ from monkeyray.storage.tables import MISSING_TEXTS, rename_reserved, stream_tabl
 BACKSLASHES = "paths of the manifest with backslashes, read as slashes"
 BLANKS = "URIs of the manifest with blanks around them, trimmed"
 
+_FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 #: In RE2's syntax, for Arrow.
 _FULL = r"^(/|[A-Za-z][A-Za-z0-9+.\-]+://)"
 _LOCAL = r"(?i)^(/|file://)"
@@ -38,7 +43,8 @@ def read_manifest(place: Location, storage: Storage, notes: Counter[str]) -> Ite
     The columns are `uri`, and `size_bytes` and `version` without values; then the manifest's other
     columns, prefixed with `input_` if their name is one of these or of boxes.BOX_COLUMNS. URIs
     without a scheme or a leading slash are relative to the manifest's folder; backslashes in them
-    are Windows' slashes. `notes` counts BACKSLASHES and BLANKS.
+    are Windows' slashes, and local paths are found in either Unicode form. `notes` counts
+    BACKSLASHES, BLANKS and OTHER_FORM.
     Raises InputError if it does not exist, cannot be read, has no column `uri`, has a URI that no
     store can hold or that carries credentials, or has one of a scheme that cannot be opened.
     """
@@ -66,7 +72,8 @@ def _absolute(
     bad = count_true(pc.or_kleene(pc.is_null(uris), pc.equal(uris, "")))
     if bad:
         raise InputError(f"manifest {manifest} has {bad} rows with no uri: fill them or drop them")
-    columns: dict[str, Any] = {"uri": _full_uris(manifest, uris, storage, opened, notes)}
+    full = _full_uris(manifest, uris, storage, opened, notes)
+    columns: dict[str, Any] = {"uri": _as_on_disk(full, notes)}
     for name, kind in (("size_bytes", pa.int64()), ("version", pa.string())):
         columns[name] = pa.nulls(table.num_rows, kind)
     carried = [name for name in table.column_names if name != "uri"]
@@ -177,6 +184,30 @@ def _try_schemes(manifest: str, uris: pa.ChunkedArray, storage: Storage, opened:
                 f"{example!r}: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
             ) from error
         opened.add(kind)
+
+
+def _as_on_disk(uris: pa.ChunkedArray, notes: Counter[str]) -> pa.ChunkedArray:
+    """Local paths in the Unicode form that the disk has them in; `notes` counts OTHER_FORM."""
+    if pc.all(pc.string_is_ascii(uris)).as_py():
+        return uris
+    folders: dict[str, str] = {}
+
+    def find(path: str) -> str:
+        if path.isascii() or not path.startswith("/"):
+            return path
+        folder, _, name = path.rpartition("/")
+        if folder not in folders:
+            folders[folder] = find(folder)
+        exact = f"{folders[folder]}/{name}"
+        forms = (f"{folders[folder]}/{normalize(form, name)}" for form in _FORMS)
+        if name.isascii() or os.path.lexists(exact):
+            return exact
+        return next(filter(os.path.lexists, forms), exact)
+
+    written = uris.to_pylist()
+    found = [find(path) for path in written]
+    notes[OTHER_FORM] += sum(map(operator.ne, written, found))
+    return pa.chunked_array([pa.array(found, pa.string())])
 
 
 def _clean(manifest: str, uri: str) -> str:

@@ -13,6 +13,7 @@ from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.schema import check_columns
+from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -47,6 +48,7 @@ def list_collection(
         "videos by their name, which are not scored": count_videos(listing.tables()),
         BACKSLASHES: skipped[BACKSLASHES],
         BLANKS: skipped[BLANKS],
+        OTHER_FORM: skipped[OTHER_FORM],
     }
     if detections is None:
         return listing, notes
@@ -55,4 +57,7 @@ def list_collection(
     matched = match(found, listing, config.images)
     threshold = config.detection_threshold
     threshold = found.threshold if threshold is None else threshold
-    return make_rows(matched, listing, threshold), notes | count_unused(matched, threshold)
+    counts = count_unused(matched, threshold)
+    # Of an image whose path was found on the disk and in the detections, once.
+    counts[OTHER_FORM] = max(counts[OTHER_FORM], notes[OTHER_FORM])
+    return make_rows(matched, listing, threshold), notes | counts

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from pathlib import Path
+from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,9 @@ from monkeyray.errors import InputError
 from monkeyray.images.listing import list_images
 from monkeyray.images.manifest import BACKSLASHES, BLANKS
 from monkeyray.labels.listing import list_labelled
+from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.store import Storage
+from tests.support.files import touch
 
 STORAGE = Storage()
 
@@ -99,6 +102,20 @@ def test_paths_of_windows_and_blanks_in_manifests(tmp_path: Path) -> None:
         f"{tmp_path}/imgs/site1/x.jpg", r"s3://bucket/a\b.jpg", f"{tmp_path}/y.jpg", r"/z\z.jpg",
     ]  # fmt: skip
     assert notes == {BACKSLASHES: 2, BLANKS: 1}
+
+
+def test_local_paths_are_found_in_either_unicode_form(tmp_path: Path) -> None:
+    # As a zip from a Mac below a folder that was made here.
+    on_disk = ["\u00c9/e\u0301/1.jpg", "\u00c9/e\u0301/o\u0308.jpg", "\u00c9/\u00e9.jpg"]
+    touch(tmp_path, *on_disk)
+    gone = ["\u00c9/\u00e9/2.jpg", "\u00f6/1.jpg"]
+    written = [normalize("NFC", name) for name in on_disk] + gone
+    pq.write_table(pa.table({"uri": written}), tmp_path / "list.parquet")
+    notes: Counter[str] = Counter()
+    (table,) = list_images(str(tmp_path / "list.parquet"), STORAGE, notes)
+    right = [*on_disk, "\u00c9/e\u0301/2.jpg", "\u00f6/1.jpg"]
+    assert table["uri"].to_pylist() == [f"{tmp_path}/{name}" for name in right]
+    assert +notes == {OTHER_FORM: 3}
 
 
 def test_a_folder_of_parquet_files_is_a_manifest(tmp_path: Path) -> None:
