@@ -21,7 +21,7 @@ from monkeyray.arrays import Array
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.boxes import ANIMAL, PERSON, VEHICLE
 from monkeyray.redact import masked
-from monkeyray.storage.keys import find, first_of_each, sha256, string_keys
+from monkeyray.storage.keys import find, first_of_each, sha256, string_keys, utf8_name
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -122,9 +122,7 @@ class _Reader:
                 raise self._wrong(name, f"detections that are no list: {detections!r:.80}")
             for detection in detections:
                 self._add(name, detection)
-        # JSON may hold lone surrogates, which Arrow strings cannot.
-        name = name.encode("utf-8", "replace").decode()
-        self._files.append(name.replace("\\", "/").removeprefix("./"))
+        self._files.append(utf8_name(name).replace("\\", "/").removeprefix("./"))
         self._starts.append(len(self._codes))
         self._failed.append(failed)
         return None

@@ -20,7 +20,7 @@ from monkeyray.images.boxes import BLANK, BOX_FIELDS, FAILURE
 from monkeyray.images.detections import KINDS, Detections
 from monkeyray.redact import masked
 from monkeyray.runs.plan import Listing, collect
-from monkeyray.storage.keys import OTHER_FORM, find, nfc, nfc_column, string_keys
+from monkeyray.storage.keys import OTHER_FORM, find, nfc, nfc_column, string_keys, utf8_names
 
 #: Images that the rule is derived from.
 _SAMPLE = 64
@@ -97,16 +97,22 @@ def match(detections: Detections, listing: Listing, images: str) -> Matched:
     Raises InputError if none of them is there, or if it is ambiguous which is which.
     """
     files, keys = detections.files, listing.keys
-    # ASCII is the same in every form.
-    if not all(map(str.isascii, files)):
+    written = keys
+    # Plain ASCII is the same in every form, and without % all names are UTF-8.
+    if not all(file.isascii() and "%" not in file for file in files):
         files = list(map(nfc, files))
-        keys = np.concatenate([string_keys(nfc_column(each["uri"])) for each in listing.tables()])
+        written = np.concatenate(
+            [string_keys(utf8_names(each["uri"])) for each in listing.tables()]
+        )
+        keys = np.concatenate(
+            [string_keys(nfc_column(utf8_names(each["uri"]))) for each in listing.tables()]
+        )
     step = max(1, listing.rows // _SAMPLE)
     sample: list[str] = []
     row = 0
     for table in listing.tables():
         chosen = range(-row % step, table.num_rows, step)
-        sample += [nfc(table["uri"][place].as_py()) for place in chosen]
+        sample += map(nfc, utf8_names(table["uri"].take(list(chosen))).to_pylist())
         row += table.num_rows
     rule = find_rule(files, sample)
     where = np.full(listing.rows, -1, np.int64)
@@ -122,7 +128,7 @@ def match(detections: Detections, listing: Listing, images: str) -> Matched:
             f"it has {len(detections.files)} files such as {masked(detections.files[0])}, the "
             f"images are such as {sample[0]}"
         )
-    ours = (keys != listing.keys).any(axis=1)
+    ours = (keys != written).any(axis=1)
     theirs = np.array([file != name for file, name in zip(files, detections.files, strict=True)])
     return Matched(detections, where, rule, int(((where >= 0) & (ours != theirs[where])).sum()))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import unicodedata
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from monkeyray.arrays import Flags, Hashes, Ints
+from monkeyray.storage.location import Location
 
 _SLICE = 8192
 
@@ -33,6 +35,27 @@ def nfc(text: str) -> str:
 def nfc_column(texts: Any) -> Any:
     """A column of texts (string) in NFC."""
     return pc.utf8_normalize(texts, form="NFC")
+
+
+def utf8_name(name: str) -> str:
+    """A name of a file whose bytes are not UTF-8 (surrogates, as from os.fsdecode and in JSON) with
+    these bytes percent-encoded.
+
+    >>> utf8_name("caf\\udce9 1.jpg")
+    'caf%E9 1.jpg'
+    """
+    return re.sub("[\ud800-\udfff]", lambda found: f"%{ord(found[0]) & 0xFF:02X}", name)
+
+
+def utf8_names(uris: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column of URIs with those of local files that are not UTF-8 as by `utf8_name`."""
+    if not pc.any(pc.starts_with(uris, "file://")).as_py():
+        return uris
+    names = (
+        utf8_name(Location.of(uri).path) if uri.startswith("file://") else uri
+        for uri in uris.to_pylist()
+    )
+    return pa.chunked_array([pa.array(names, pa.string())])
 
 
 def index_in_either_form(names: pa.ChunkedArray, among: pa.Array) -> tuple[pa.Array, int]:

@@ -66,7 +66,7 @@ def test_two_rules_that_are_as_good_are_no_rule() -> None:
 
 
 def listing(*names: str, **columns: Any) -> Listing:
-    uris = [f"/p/{name}" for name in names]
+    uris = [str(Location.of(f"/p/{name}")) for name in names]
     table = {"uri": pa.array(uris, pa.string()), "size_bytes": pa.nulls(len(uris), pa.int64())}
     found = collect([pa.table({**table, "version": pa.nulls(len(uris), pa.string()), **columns})])
     assert found is not None
@@ -144,6 +144,18 @@ def test_names_are_compared_in_either_unicode_form(there: Any, here: Any) -> Non
     matched = match(parsed(*entries), images, "/p")
     assert matched.where.tolist() == [0, 1, 2]
     assert count_unused(matched, 0.2)[OTHER_FORM] == 1
+
+
+@pytest.mark.parametrize("folder", ["", "\udcc9land/"])
+def test_names_that_are_not_utf8_are_found(folder: str) -> None:
+    """MegaDetector writes such bytes as surrogates, as Python does."""
+    names = [f"{folder}caf\udce9 100%.jpg", f"{folder}fox 1%.jpg"]
+    entries = [{"file": f"x/{name}", "detections": []} for name in names]
+    matched = match(
+        parsed(*entries, {"file": "\ud800.jpg", "failure": "no"}), listing(*names), "/p"
+    )
+    assert matched.where.tolist() == [0, 1]
+    assert count_unused(matched, 0.2)[OTHER_FORM] == 0
 
 
 def test_no_password_of_the_detectors_names_is_repeated() -> None:
