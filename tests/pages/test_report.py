@@ -561,7 +561,7 @@ def test_contradictory_labels_come_first() -> None:
     assert "--drop-contradictions" not in text
     findings["contradictions"] = []
     text = Page(render_report(plain_model(), findings)).text
-    assert "None: no picture has files under several labels." in text
+    assert "None: each picture has a single label." in text
     assert "Warning: one picture" not in text
 
 
