@@ -125,7 +125,10 @@ def _taking(options: Iterable[Option]) -> Any:
                 each.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=None if each.required else each.default,
-                annotation=Annotated[each.hint, _details(each)],
+                # Where pydantic is loaded, cyclopts checks defaults by their hints.
+                annotation=Annotated[
+                    each.hint | None if each.required else each.hint, _details(each)
+                ],
             )
             for each in options
         ]

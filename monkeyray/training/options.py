@@ -255,7 +255,7 @@ class TuneConfig(TrainConfig):
         **TrainConfig.GROUPS,
     }
 
-    trials: int = 30
+    trials: Count = 30
     """Heads to try; the first one is the default of `train`."""
 
     heads: tuple[str, ...] = ("linear", "256", "512", "1024,512")

@@ -276,7 +276,7 @@ def test_fine_tune_is_a_number_of_layers_or_blocks(count: int, form: str) -> Non
     ["", "0", "0-blocks", "-1", "2 blocks", "2blocks", "all", "1.5", "²", "٣", "20\n", "1" * 9],
 )
 def test_anything_else_says_what_to_write(spec: str) -> None:
-    with pytest.raises(ConfigError, match="as 20, or of blocks, as 2-blocks"):
+    with pytest.raises(ConfigError, match="such as 20, or of blocks, such as 2-blocks"):
         parse_fine_tune(spec)
 
 

@@ -100,7 +100,7 @@ def test_boxes_are_scored_and_all_else_passes_through(
         ("man.jpg", 0, "person", "person"),
         ("new.jpg", None, None, "undetected"),
     ]
-    assert "13 rows, one a box" in str(summary)
+    assert "13 rows, one per box" in str(summary)
     assert summary.notes[f"images found in the detections, as {collection}/… for D:/card/…"] == 9
     by_key = {(Path(row["uri"]).name, row["detection"]): row for row in rows}
     # What a box shows is scored as a file that has just that.
