@@ -37,7 +37,7 @@ def list_collection(
     if listing is None:
         raise InputError(
             f"no images in {config.images}: give a folder or prefix with images, or a manifest "
-            "whose name ends in .csv or .parquet"
+            "whose name ends in .csv or .parquet, which may be a folder of Parquet files"
         )
     check_columns(listing.schema)
     notes = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections import Counter
 from pathlib import Path
@@ -130,11 +131,17 @@ def test_a_folder_of_parquet_files_is_a_manifest(tmp_path: Path) -> None:
 
 def test_relative_uris_of_a_manifest_in_a_store(s3: Storage) -> None:
     written = ["a//b.jpg", "../c.jpg", "./d.jpg"]
-    s3.write("s3://photos/lists/list.csv", "\n".join(["uri", *written]).encode())
-    (table,) = list_images("s3://photos/lists/list.csv", s3, Counter())
-    assert table["uri"].to_pylist() == [
-        "s3://photos/lists/a//b.jpg", "s3://photos/c.jpg", "s3://photos/lists/d.jpg",
-    ]  # fmt: skip
+    text = "\n".join(["uri", *written]).encode()
+    part = pa.BufferOutputStream()
+    pq.write_table(pa.table({"uri": written}), part)
+    s3.write("s3://photos/lists/list.csv", text)
+    s3.write("s3://photos/lists/list.csv.gz", gzip.compress(text))
+    s3.write("s3://photos/lists/list.parquet/part-0.parquet", part.getvalue().to_pybytes())
+    for name in ("list.csv", "list.csv.gz", "list.parquet"):
+        (table,) = list_images(f"s3://photos/lists/{name}", s3, Counter())
+        assert table["uri"].to_pylist() == [
+            "s3://photos/lists/a//b.jpg", "s3://photos/c.jpg", "s3://photos/lists/d.jpg",
+        ]  # fmt: skip
 
 
 @pytest.mark.parametrize("column", ["uri", "label"])
