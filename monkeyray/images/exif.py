@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+import struct
+from collections.abc import Mapping
+from typing import Any
 
 from PIL import ExifTags, Image
 
+from monkeyray.images.times import parse_time
 from monkeyray.images.views import Box
 
 #: The turn that each EXIF orientation asks for.
@@ -18,7 +21,6 @@ _TURNS = {
 }  # fmt: skip
 _SIDEWAYS = {_TURNS[orientation] for orientation in (5, 6, 7, 8)}
 
-_TIME = re.compile(r"^(\d{4})[:\-](\d\d)[:\-](\d\d)[ T](\d\d):(\d\d):(\d\d)")
 _OFFSET = re.compile(r"^[+\-]\d\d:\d\d$")
 
 
@@ -31,17 +33,37 @@ def read_exif(image: Image.Image) -> Image.Exif:
 
 
 def captured_at(exif: Image.Exif) -> str | None:
-    """DateTimeOriginal as ISO 8601, with OffsetTimeOriginal if given; None if missing or broken."""
+    """When an image was taken, as ISO 8601 with an offset only if EXIF has one; None if missing.
+
+    DateTimeOriginal, else the maker note of Reconyx cameras, else DateTimeDigitized.
+    """
     try:
         details = exif.get_ifd(ExifTags.IFD.Exif)
-        match = _TIME.match(str(details.get(ExifTags.Base.DateTimeOriginal, "")))
-        if match is None:
-            return None
-        moment = datetime(*(int(part) for part in match.groups()))  # type: ignore[arg-type]
-        offset = str(details.get(ExifTags.Base.OffsetTimeOriginal, "")).strip("\0 ")
     except Exception:
         return None
-    return moment.isoformat() + (offset if _OFFSET.match(offset) else "")
+    return (
+        _time(details, ExifTags.Base.DateTimeOriginal, ExifTags.Base.OffsetTimeOriginal)
+        or _reconyx(details.get(ExifTags.Base.MakerNote))
+        or _time(details, ExifTags.Base.DateTimeDigitized, ExifTags.Base.OffsetTimeDigitized)
+    )
+
+
+def _time(details: Mapping[int, Any], tag: int, offset_tag: int) -> str | None:
+    time = parse_time(str(details.get(tag, "")))
+    offset = str(details.get(offset_tag, "")).strip("\0 ")
+    whole = time is None or len(time) > 19 or not _OFFSET.match(offset)
+    return time if whole else f"{time}{offset}"
+
+
+def _reconyx(note: Any) -> str | None:
+    """The time in the maker note of a Reconyx HyperFire, whose EXIF has no other.
+
+    Little-endian uint16, the first 0xF101; second, minute, hour, month, day and year from byte 22.
+    """
+    if not isinstance(note, bytes) or len(note) < 34 or note[:2] != b"\x01\xf1":
+        return None
+    second, minute, hour, month, day, year = struct.unpack_from("<6H", note, 22)
+    return parse_time(f"{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
 
 
 def turn_of(image: Image.Image, exif: Image.Exif) -> Image.Transpose | None:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.images.boxes import BOX_COLUMNS
+from monkeyray.images.times import parse_times
 from monkeyray.redact import masked
 from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
@@ -43,8 +44,8 @@ def read_manifest(place: Location, storage: Storage, notes: Counter[str]) -> Ite
     The columns are `uri`, and `size_bytes` and `version` without values; then the manifest's other
     columns, prefixed with `input_` if their name is one of these or of boxes.BOX_COLUMNS. URIs
     without a scheme or a leading slash are relative to the manifest's folder; backslashes in them
-    are Windows' slashes, and local paths are found in either Unicode form. `notes` counts
-    BACKSLASHES, BLANKS and OTHER_FORM.
+    are Windows' slashes, and local paths are found in either Unicode form. A column `captured_at`
+    has times. `notes` counts BACKSLASHES, BLANKS and OTHER_FORM.
     Raises InputError if it does not exist, cannot be read, has no column `uri`, has a URI that no
     store can hold or that carries credentials, or has one of a scheme that cannot be opened.
     """
@@ -79,6 +80,11 @@ def _absolute(
     carried = [name for name in table.column_names if name != "uri"]
     for name, renamed in rename_reserved(carried, {*columns, *BOX_COLUMNS}).items():
         columns[renamed] = table[name]
+    if "captured_at" in columns:
+        texts = as_text(manifest, table, "captured_at")
+        columns["captured_at"] = parse_times(
+            texts, f"the column captured_at of manifest {manifest}"
+        )
     return pa.table(columns)
 
 

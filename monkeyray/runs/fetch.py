@@ -100,9 +100,12 @@ class Batch:
             self.fetched,
             how_to_decode(self.plan),
             categories(self.plan),
+            _given_times(self.plan),
             strict=True,
         )
-        for place, (uri, planned_size, planned_version, item, how, category) in enumerate(plan):
+        for place, (uri, planned_size, planned_version, item, how, category, taken) in enumerate(
+            plan
+        ):
             status, error = item.status, item.error
             image: Decoded | None = None
             if item.data is not None:
@@ -126,7 +129,7 @@ class Batch:
                 "error": error,
                 "width": image.width if image else None,
                 "height": image.height if image else None,
-                "captured_at": image.captured_at if image else None,
+                "captured_at": taken or (image.captured_at if image else None),
                 "size_bytes": planned_size if item.data is None else len(item.data),
                 "etag_or_mtime": item.version or planned_version,
                 "sha256": None if item.data is None else sha256(item.data),
@@ -146,6 +149,13 @@ def categories(plan: pa.Table) -> list[str | None]:
     eliminated = pc.less(pc.fill_null(plan["detection_conf"], 0), 0)
     counted = pc.if_else(eliminated, ELIMINATED, plan["detection_category"])
     return counted.to_pylist()  # type: ignore[no-any-return]
+
+
+def _given_times(plan: pa.Table) -> list[str | None]:
+    """The times that a manifest gives, which count before EXIF's."""
+    if "captured_at" not in plan.column_names:
+        return [None] * plan.num_rows
+    return plan["captured_at"].to_pylist()  # type: ignore[no-any-return]
 
 
 def how_to_decode(plan: pa.Table) -> list[dict[str, Any]]:

@@ -58,7 +58,8 @@ COLUMNS = (
     Column("height", _TYPES["height"], "pixels as displayed"),
     Column(
         "captured_at", _TYPES["captured_at"],
-        "EXIF time, local, in ISO 8601; with an offset only if EXIF has one",
+        "when it was taken, local time in ISO 8601, with an offset only if it is known: by the "
+        "manifest, else by EXIF",
     ),
     Column("size_bytes", _TYPES["size_bytes"], "size of the file that was read"),
     Column("etag_or_mtime", _TYPES["etag_or_mtime"], "its version in the store"),
@@ -91,7 +92,7 @@ BOX_COLUMNS = (
     ),
 )  # fmt: skip
 
-_PLAN_COLUMNS = ("uri", "size_bytes", "version")
+_PLAN_COLUMNS = ("uri", "size_bytes", "version", "captured_at")
 
 
 def describe_columns() -> list[tuple[str, str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -106,19 +107,42 @@ def test_orientation_is_applied(orientation: int) -> None:
     assert difference.mean() < 2
 
 
-def test_times_have_an_offset_only_if_exif_does() -> None:
-    def captured(time: str, offset: str | None = None) -> str | None:
-        exif = Image.Exif()
-        details = exif.get_ifd(0x8769)
-        details[0x9003] = time
-        if offset:
-            details[0x9011] = offset
-        return decode(encode(picture(), exif=exif), 32).captured_at
+def reconyx(*values: int) -> bytes:
+    return struct.pack("<11H", 0xF101, *[7] * 10) + struct.pack("<6H", *values) + bytes(20)
 
-    assert captured("2021:05:31 08:25:38") == "2021-05-31T08:25:38"
-    assert captured("2021:05:31 08:25:38", "+02:00") == "2021-05-31T08:25:38+02:00"
-    assert captured("0000:00:00 00:00:00") is None
-    assert captured("yesterday") is None
+
+ORIGINAL, DIGITIZED, NOTE, OFFSET, OTHER_OFFSET = 0x9003, 0x9004, 0x927C, 0x9011, 0x9012
+TIME, EVENING = "2021:05:31 08:25:38", "2019-01-05T19:03:02"
+
+
+@pytest.mark.parametrize(
+    ("tags", "time"),
+    [
+        ({ORIGINAL: TIME}, "2021-05-31T08:25:38"),
+        ({ORIGINAL: TIME, OFFSET: "+02:00"}, "2021-05-31T08:25:38+02:00"),
+        ({ORIGINAL: "2019:01:05 07:03:02 PM"}, EVENING),
+        ({ORIGINAL: "2019:01:05 12:03:02 am"}, "2019-01-05T00:03:02"),
+        ({ORIGINAL: "2019:01:05 12:03:02PM"}, "2019-01-05T12:03:02"),
+        ({ORIGINAL: "2019:01:05 19:03:02 PM"}, EVENING),
+        ({ORIGINAL: "2019:01:05 19:03:02+02:00", OFFSET: "+01:00"}, EVENING + "+02:00"),
+        ({ORIGINAL: "2019:01:05 19:03:02.25Z"}, EVENING + "+00:00"),
+        ({DIGITIZED: TIME, OFFSET: "+02:00"}, "2021-05-31T08:25:38"),
+        ({ORIGINAL: "    :  :     :  :  ", DIGITIZED: TIME}, "2021-05-31T08:25:38"),
+        ({ORIGINAL: "0000:00:00 00:00:00", DIGITIZED: TIME, OTHER_OFFSET: "-03:00"},
+         "2021-05-31T08:25:38-03:00"),
+        ({NOTE: reconyx(2, 3, 19, 1, 5, 2019)}, EVENING),
+        ({NOTE: reconyx(2, 3, 19, 1, 5, 2019), ORIGINAL: TIME}, "2021-05-31T08:25:38"),
+        ({NOTE: reconyx(2, 3, 19, 13, 5, 2019)}, None),
+        ({NOTE: reconyx(2, 3, 19, 1, 5, 2019)[:30]}, None),
+        ({NOTE: b"RECONYXH2\0" + bytes(40)}, None),
+        ({ORIGINAL: "0000:00:00 00:00:00"}, None),
+        ({ORIGINAL: "yesterday"}, None),
+    ],
+)  # fmt: skip
+def test_times(tags: dict[int, str | bytes], time: str | None) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769).update(tags)
+    assert decode(encode(picture(), exif=exif), 32).captured_at == time
 
 
 @pytest.mark.parametrize(

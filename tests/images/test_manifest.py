@@ -5,17 +5,22 @@ from __future__ import annotations
 import gzip
 import os
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from unicodedata import normalize
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from monkeyray.errors import InputError
+from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.images.manifest import BACKSLASHES, BLANKS
 from monkeyray.labels.listing import list_labelled
+from monkeyray.runs.fetch import Refusals, batches
+from monkeyray.scoring.schema import prediction_schema
 from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.store import Storage
 from tests.support.files import touch
@@ -43,6 +48,29 @@ def test_columns_with_reserved_names_are_renamed(tmp_path: Path) -> None:
             "input_version": "3",
         }
     ]
+
+
+def test_times_of_a_manifest_count_before_exif(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = "2021:05:31 08:25:38"
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.jpg", exif=exif)
+    lines = ["a.jpg,2019-01-05 07:03:02 PM", "b.jpg,2019:01:05 19:03:02+0200", "./a.jpg,NA"]
+    (tmp_path / "list.csv").write_text("\n".join(["uri,captured_at", *lines]))
+    (plan,) = list_images(str(tmp_path / "list.csv"), STORAGE, Counter())
+    (batch,) = batches(plan, STORAGE, Limits(), batch_size=9, threads=1,
+                       refusals=Refusals(STORAGE, 9))  # fmt: skip
+    columns, *_ = batch.decode(32, Limits())
+    times = ["2019-01-05T19:03:02", "2019-01-05T19:03:02+02:00", "2021-05-31T08:25:38"]
+    assert columns["captured_at"] == times
+    assert prediction_schema(plan.schema).names.count("captured_at") == 1
+    assert "input_captured_at" not in prediction_schema(plan.schema).names
+    moments = pa.array([datetime(2019, 1, 5, 19, 3, 2)], pa.timestamp("us", "UTC"))
+    pq.write_table(pa.table({"uri": ["a.jpg"], "captured_at": moments}), tmp_path / "list.parquet")
+    (plan,) = list_images(str(tmp_path / "list.parquet"), STORAGE, Counter())
+    assert plan["captured_at"].to_pylist() == ["2019-01-05T19:03:02+00:00"]
+    (tmp_path / "list.csv").write_text("uri,captured_at\na.jpg,noon\n")
+    with pytest.raises(InputError, match=r"captured_at of manifest .* has 'noon', which is not a"):
+        list(list_images(str(tmp_path / "list.csv"), STORAGE, Counter()))
 
 
 @pytest.mark.parametrize(
