@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from monkeyray.console import Advance, Result
 from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.exports.camtrap_profile import Project
 from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin, read_deployments
+from monkeyray.exports.given_times import read_given_times
 from monkeyray.exports.options import ExportConfig, PredictionsConfig
 from monkeyray.exports.taxonomy import Taxa
 from monkeyray.runs.reader import Predictions, open_predictions
@@ -21,7 +22,7 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 #: The options that name input files.
-_INPUTS = ("deployments", "project", "taxonomy", "label_names")
+_INPUTS = ("deployments", "times", "project", "taxonomy", "label_names")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,9 @@ def open_source(config: PredictionsConfig, storage: Storage, targets: Sequence[L
             raise StorageError(
                 f"{target} already exists: choose another --output, or give --overwrite"
             )
+    if config.times:
+        given = read_given_times(Location.parse(config.times), storage, predictions)
+        predictions = replace(predictions, given_times=given)
     pattern = SitePattern(config.site_pattern) if config.site_pattern else None
     deployments = (
         read_deployments(config.deployments, storage, pattern) if config.deployments else None

@@ -36,6 +36,11 @@ class PredictionsConfig(JobConfig):
     or h:mm:ss to add to the camera's time to correct it). Without --site-pattern, a single
     deployment."""
 
+    times: Place | None = None
+    """Table (CSV or Parquet) of times that count before those in the predictions: uri and
+    captured_at, or SourceFile and DateTimeOriginal, as `exiftool -csv -DateTimeOriginal -r`
+    writes it."""
+
     relative_to: Place | None = None
     """Folder or prefix that paths are relative to. Default: that of the images."""
 
@@ -94,7 +99,7 @@ class ExportConfig(TaxaConfig):
 
     GROUPS: ClassVar = {
         "Places": ("predictions", "format", "output", "partial", "overwrite"),
-        "Cameras and times": ("project", "deployments", "site_pattern", "relative_to"),
+        "Cameras and times": ("project", "deployments", "site_pattern", "times", "relative_to"),
         "Labels and taxa": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
     }
 
@@ -134,7 +139,7 @@ class BurstsConfig(TaxaConfig):
 
     GROUPS: ClassVar = {
         "Places": ("predictions", "output", "partial", "overwrite"),
-        "Bursts": ("site_pattern", "relative_to", "deployments", "burst_gap"),
+        "Bursts": ("site_pattern", "relative_to", "deployments", "times", "burst_gap"),
         "Labels and taxa": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
     }
 

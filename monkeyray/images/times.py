@@ -25,12 +25,13 @@ def parse_time(text: str) -> str | None:
     match = _TIME.match(text)
     if match is None:
         return None
-    *date, hour, minute, second = map(int, match.groups()[:6])
+    year, month, day, clock_hour, minute, second = match.groups()[:6]
+    hour = int(clock_hour)
     half, offset = match[7], (match[8] or "").upper().replace(":", "").replace("Z", "+0000")
     if half and hour <= 12:  # beyond, AM and PM say nothing
         hour = hour % 12 + 12 * (half in "Pp")
     try:
-        moment = datetime(*date, hour, minute, second)
+        moment = datetime.fromisoformat(f"{year}-{month}-{day}T{hour:02}:{minute}:{second}")
     except ValueError:
         return None
     return moment.isoformat() + (offset and f"{offset[:3]}:{offset[3:]}")

@@ -18,7 +18,7 @@ class ReviewConfig(PredictionsConfig):
     GROUPS: ClassVar = {
         "Places": ("predictions", "output", "label_names", "partial", "overwrite"),
         "What to label next": ("select", "count", "labelled"),
-        "Cameras and times": ("site_pattern", "relative_to", "deployments"),
+        "Cameras and times": ("site_pattern", "relative_to", "deployments", "times"),
         "Pages": ("per_label", "per_section", "images_per_page", "thumbnail_pixels"),
     }
 

@@ -7,7 +7,7 @@ run, one that is not finished, a damaged file, is an InputError.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -29,10 +29,12 @@ _ROWS = 8192
 @dataclass(frozen=True)
 class Predictions:
     """Predictions to read. `files`: the URI of each shard's file, in order; in one that is not
-    finished some have none."""
+    finished some have none. `given_times`: replaces the column captured_at in tables that also
+    have uri."""
 
     run: Run
     files: Mapping[int, str]
+    given_times: Callable[[pa.Table], pa.Table] | None = None
 
     @property
     def uri(self) -> str:
@@ -86,7 +88,10 @@ class Predictions:
                         )
                     for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
                         # In the order asked for, which is not always the file's.
-                        yield pa.Table.from_batches([batch]).select(columns)
+                        table = pa.Table.from_batches([batch]).select(columns)
+                        if self.given_times is not None and "captured_at" in columns:
+                            table = self.given_times(table)
+                        yield table
                         done += batch.num_rows
                         if advance is not None:
                             advance(self.rows, {"ok": done})

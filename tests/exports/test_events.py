@@ -89,6 +89,40 @@ def test_bursts_of_cameras(place: Path) -> None:
     assert "8 images, 4 of them in 2 bursts" in str(done)
 
 
+@pytest.mark.parametrize("form", ["uri", "exiftool"])
+def test_given_times_count_before_those_of_the_predictions(place: Path, form: str) -> None:
+    columns, folder, between = {
+        "uri": ("uri,captured_at", "/x/", ""),
+        "exiftool": ("SourceFile,FileSize,DateTimeOriginal", "./cards/", "9,"),
+    }[form]
+    times = {
+        "A/1/d.jpg": "2021:05:31 08:00:10", "A/2/b.jpg": "2021:05:31 08:00:02+02:00",
+        "A/2/a.jpg": "", "A/1/b.jpg": "0000:00:00 00:00:00",
+    }  # fmt: skip
+    lines = [f"{folder}{name},{between}{time}" for name, time in times.items()]
+    (place / "times.csv").write_text("\n".join([columns, *lines]))
+    done, rows = run(place, times=str(place / "times.csv"))
+    assert list(made(rows).values())[:3] == [
+        ["A/1/a.jpg", "A/1/b.jpg", "A/1/d.jpg"], ["A/1/c.jpg"],
+        ["A/2/a.jpg", "A/2/b.jpg", "A/2/z.jpg"],
+    ]  # fmt: skip
+    assert list(done.alone.values()) == [1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("uri,time\n/x/A/1/a.jpg,1\n", "no column captured_at, only uri, time: write uri"),
+        ("uri,captured_at\n/x/A/1/a.jpg,noon\n", "'noon', which is not a time"),
+        ("uri,captured_at\n/x/other.jpg,2021-05-31 08:00:00\n", "1 files, and none of them is"),
+    ],
+)
+def test_other_tables_of_times_are_refused(place: Path, table: str, words: str) -> None:
+    (place / "times.csv").write_text(table)
+    with pytest.raises(InputError, match=words):
+        run(place, times=str(place / "times.csv"))
+
+
 def test_the_gap_is_between_neighbours(place: Path) -> None:
     _, rows = run(place, burst_gap="6s")
     assert made(rows)["A/1/a.jpg"] == ["A/1/a.jpg", "A/1/b.jpg", "A/1/d.jpg"]
