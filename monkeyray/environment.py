@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 
 @contextlib.contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Set environment variables, and restore the caller's afterwards."""
+def environment(**variables: str | None) -> Iterator[None]:
+    """Set environment variables, or with None leave them as they are, and restore the caller's
+    afterwards."""
     before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
     try:
         yield
     finally:

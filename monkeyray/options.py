@@ -163,9 +163,9 @@ class StoreConfig(Checked):
     """Seconds to keep retrying a store that throttles or does not answer."""
 
     ray_address: str | None = None
-    """Ray cluster to use, or local for a new one on this machine. Default: RAY_ADDRESS, or what
-    `ray start` started here; otherwise no Ray for scoring on CPUs, and a new local one for the
-    rest."""
+    """Ray cluster to use: its address, auto for the one that `ray start` started here, or local for
+    a new one on this machine. Default: RAY_ADDRESS; otherwise no Ray for scoring on CPUs, and a new
+    local one for the rest."""
 
     quiet: bool = False
     """Print only the result and errors."""

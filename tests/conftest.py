@@ -25,7 +25,6 @@ settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
 # Before anything of Ray is imported: tests talk to nobody outside this machine.
-os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 # No node is taken away here: each training is spared a process that would look out for that.
 os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"

@@ -63,7 +63,7 @@ def demo(config: DemoConfig) -> Demo:
     images = draw_demo_images(folder / "images", config.seed)
     predictions = folder / "predictions"
     model = str(folder / "model")
-    with connected(config.store.ray_address, config.store.debug):
+    with connected(config.store.ray_address, config.store.debug, reporter.say):
         trained = train(
             TrainConfig(
                 images=str(images.labelled), model=model, seed=config.seed, store=config.store

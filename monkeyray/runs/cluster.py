@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
+import secrets
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,47 +68,77 @@ def check_places(config: Any, storage: Storage, *options: str) -> None:
 
 
 def is_asked_for(address: str | None) -> bool:
-    """Whether to use a Ray cluster: if an address or RAY_ADDRESS is given, in a submitted job, if
-    this process is connected to one, or if `ray start` has started one here and it answers."""
+    """Whether to use a Ray cluster: if an address or RAY_ADDRESS is given, in a submitted job, or
+    if this process is connected to one. One that merely runs on this machine may be anybody's."""
     ray = sys.modules.get("ray")
-    if address or os.environ.get("RAY_ADDRESS") or in_submitted_job():
-        return True
-    if ray is not None and ray.is_initialized():
-        return True
-    started = _started_here()
-    if started is None:
-        return False
-    # If it has ended since, its address is still written down.
-    host, _, port = started.rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-    except (OSError, ValueError):
-        return False
-    return True
+    return bool(_asked(address)) or (ray is not None and ray.is_initialized())
+
+
+def _asked(address: str | None) -> str | None:
+    return address or os.environ.get("RAY_ADDRESS") or ("auto" if in_submitted_job() else None)
 
 
 @contextlib.contextmanager
-def connected(address: str | None, debug: bool = False) -> Iterator[None]:
-    """Be connected to a Ray cluster: the given one, RAY_ADDRESS, what `ray start` has started here,
-    or a new one.
+def connected(address: str | None, debug: bool = False, say: Say | None = None) -> Iterator[None]:
+    """Be connected to a Ray cluster: the given one, that of RAY_ADDRESS or of a submitted job, or a
+    new one of our own on this machine. `say` is called with which, unless it is our own.
 
     A connection that is there already is used and left as it is. Of this process, Ray's environment
     variables, its signal handler and its loggers' levels are restored at the end.
+    Raises ClusterError if the cluster cannot be reached, or goes away meanwhile.
     """
+    global _nested
     import ray
 
     if ray.is_initialized():
-        yield
+        if _nested:
+            yield
+            return
+        with _watched():
+            _introduce(say)
+            yield
         return
-    with _quiet(debug):
+    asked = _asked(address)
+    own = asked in (None, "local")
+    with _quiet(debug), contextlib.ExitStack() as ending:
+        ending.enter_context(_signal_handler_kept())
+        folder = ending.enter_context(_short_folder()) if own else None
+        ending.callback(_leave)
+        # Ray sets the variable in order to pass it on.
+        mode = environment(RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE"))
+        hush = contextlib.nullcontext() if debug else silence_stderr()
+        with _signal_handler_kept(), mode, hush:
+            if folder is not None:
+                _start(folder, debug)
+            else:
+                _join(str(asked), debug)
+        follow_root("ray", "ray.data")
+        if not own:
+            ending.enter_context(_watched())
+            _introduce(say)
+        _nested = True
         try:
-            with _signal_handler_kept(), contextlib.nullcontext() if debug else silence_stderr():
-                _connect(address or os.environ.get("RAY_ADDRESS"), debug)
-            follow_root("ray", "ray.data")
             yield
         finally:
-            with _signal_handler_kept():
-                ray.shutdown()
+            _nested = False
+
+
+#: Whether `connected` has connected this process, rather than its caller.
+_nested = False
+
+
+def _introduce(say: Say | None) -> None:
+    import ray
+
+    if say is not None:
+        has, address = capacity(), ray.get_runtime_context().gcs_address
+        say(
+            f"using the Ray cluster at {address}: {has.cpus} CPUs, {has.gpus} GPUs",
+            "cluster",
+            address=address,
+            cpus=has.cpus,
+            gpus=has.gpus,
+        )
 
 
 @contextlib.contextmanager
@@ -118,49 +152,156 @@ def _signal_handler_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-def _connect(address: str | None, debug: bool) -> None:
+#: For how long a cluster's head may be gone: less than Ray's minute until it ends this process.
+_LOST_SECONDS = 30.0
+
+#: For how long this process may then take to end its job in order.
+_LEAVE_SECONDS = 10.0
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Raise ClusterError if the connected cluster goes away meanwhile.
+
+    Ray would end the whole process, as does this if the job does not end by itself.
+    """
     import ray
 
-    package = Path(__file__).parents[1]
-    options: dict[str, Any] = {
-        "log_to_driver": debug,
-        "logging_level": "INFO" if debug else "ERROR",
-    }
-    # Send this code to a cluster, unless a submitted job has brought it along already.
-    code = {} if in_submitted_job() else {"runtime_env": {"py_modules": [str(package)]}}
-    if address is None and (started := _started_here()) is not None:
-        # If it has ended since, its address is still written down.
-        with contextlib.suppress(ConnectionError):
-            ray.init(address=started, **options, **code)
-            return
-    if address in (None, "local"):
-        # Workers that Ray starts here find this very copy of the code, installed or not.
-        paths = [str(package.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-        with environment(PYTHONPATH=os.pathsep.join(dict.fromkeys(paths))):
-            ray.init(address="local", include_dashboard=False, **options)
-        return
+    address = ray.get_runtime_context().gcs_address
+    lost = ClusterError(
+        f"the Ray cluster at {address} has gone away: finished files are kept; start it again, or "
+        "leave out --ray-address and RAY_ADDRESS, and run the same command again to resume"
+    )
+    end, gone = threading.Event(), threading.Event()
+    main = threading.main_thread()
+    interruptible = threading.current_thread() is main
+
+    def watch() -> None:
+        answered = time.monotonic()
+        while not end.wait(_LOST_SECONDS / 10):
+            with contextlib.suppress(OSError):
+                _check_answers(address)
+                answered = time.monotonic()
+            if time.monotonic() - answered > _LOST_SECONDS:
+                gone.set()
+                if interruptible:
+                    signal.pthread_kill(main.ident or 0, signal.SIGINT)
+                if not end.wait(_LEAVE_SECONDS):
+                    logging.getLogger(__name__).critical("error: %s", lost)
+                    os._exit(2)
+                return
+
+    threading.Thread(target=watch, daemon=True, name="cluster").start()
     try:
-        ray.init(address=address, **options, **code)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+        yield
+    except BaseException:
+        if gone.is_set():
+            raise lost from None
+        raise
+    finally:
+        end.set()
+
+
+_PACKAGE = Path(__file__).parents[1]
+
+
+def _options(debug: bool) -> dict[str, Any]:
+    return {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
+
+
+def _start(folder: Path, debug: bool) -> None:
+    """Start a Ray of our own, which keeps everything in this folder, and lets in nobody without its
+    token. In the home, where Ray would keep that, it switches authentication on for every cluster
+    that is started later."""
+    import ray
+
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    # Workers that Ray starts here find this very copy of the code, installed or not.
+    paths = [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with environment(
+        PYTHONPATH=os.pathsep.join(dict.fromkeys(paths)),
+        RAY_AUTH_TOKEN_PATH=str(token),
+        RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE", "token"),
+    ):
+        _read_authentication()
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=usable_cores(),
+            _temp_dir=str(folder),
+            **_options(debug),
+        )
+
+
+def _leave() -> None:
+    import ray
+
+    ray.shutdown()
+    _read_authentication()
+
+
+def _read_authentication() -> None:
+    """Make Ray read again from the environment whether it needs a token, and which."""
+    raylet = importlib.import_module("ray._raylet")  # its types are incomplete
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextlib.contextmanager
+def _short_folder() -> Iterator[Path]:
+    """A temporary folder with a name short enough for Ray's sockets, deleted at the end."""
+    places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]
+    for place in filter(None, places):
+        if len(os.fsencode(place)) <= _LONGEST_FOLDER:
+            with contextlib.suppress(OSError):
+                folder = tempfile.mkdtemp(prefix="ray-", dir=place)
+                break
+    else:
+        raise ConfigError(
+            f"Ray needs a temporary folder to write to with a name of at most {_LONGEST_FOLDER} "
+            f"bytes, which {tempfile.gettempdir()} and /tmp are not: set RAY_TMPDIR to one"
+        )
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+#: Bytes of a folder's name such that the paths of Ray's sockets below it fit into 103 bytes.
+_LONGEST_FOLDER = 26
+
+
+def _join(address: str, debug: bool) -> None:
+    import ray
+
+    # Send this code to the cluster, unless a submitted job has brought it along already.
+    code = {} if in_submitted_job() else {"runtime_env": {"py_modules": [str(_PACKAGE)]}}
+    try:
+        _check_answers(address)
+        ray.init(address=address, **_options(debug), **code)
+    except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
-            f"no Ray cluster at {address}: {str(error).splitlines()[0][:200]}"
+            f"the Ray cluster at {address} does not let this job in without its token: set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of its head "
+            "node (~/.ray/auth_token there), or RAY_AUTH_MODE=disabled if it has none"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ClusterError(
+            f"no Ray cluster at {address}: {str(error).splitlines()[0][:200]}; start it, correct "
+            "--ray-address or RAY_ADDRESS, or leave both out to work without a cluster"
         ) from error
 
 
-def _started_here() -> str | None:
-    """The address of the cluster that `ray start` has started on this machine.
+def _check_answers(address: str) -> None:
+    """Raise OSError or ValueError if nothing answers there within seconds; Ray would try for many
+    minutes."""
+    from ray._private.services import canonicalize_bootstrap_address
 
-    Not "auto", which also finds the private Ray of another program. Read from Ray's own file,
-    because importing Ray takes as long as scoring a hundred images.
-    """
-    with contextlib.suppress(OSError, ValueError):
-        return _address_file().read_text().strip() or None
-    return None
-
-
-def _address_file() -> Path:
-    on_linux = os.environ.get("TMPDIR", "/tmp") if sys.platform.startswith("linux") else "/tmp"
-    return Path(os.environ.get("RAY_TMPDIR", on_linux)) / "ray" / "ray_current_cluster"
+    if "://" in address:
+        raise ValueError("give HOST:PORT of its head node, as seen from one of its nodes, or auto")
+    host, _, port = (canonicalize_bootstrap_address(address) or "").rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from monkeyray.console import Say
 from monkeyray.errors import ClusterError, MonkeyRayError, StorageError
+from monkeyray.options import StoreConfig
 from monkeyray.runs.cluster import (
     WorkerCount,
     choose_worker_count,
@@ -70,14 +71,14 @@ class Pool(Protocol):
 
 
 @contextlib.contextmanager
-def open_pool(address: str | None, gpu: bool, debug: bool = False) -> Iterator[Pool]:
-    """The workers of a Ray cluster if one is meant, by its address or because one is running here,
-    and for GPUs, which Ray shares out; else this machine's own."""
-    if gpu or is_asked_for(address):
-        with connected(address, debug):
+def open_pool(store: StoreConfig, gpu: bool, say: Say) -> Iterator[Pool]:
+    """The workers of a Ray cluster if one is asked for, and of a Ray of our own for GPUs, which it
+    shares out; else this machine's own. `say` is called with the cluster."""
+    if gpu or is_asked_for(store.ray_address):
+        with connected(store.ray_address, store.debug, say):
             yield RayPool()
     else:
-        yield MachinePool(debug)
+        yield MachinePool(store.debug)
 
 
 class MachinePool:

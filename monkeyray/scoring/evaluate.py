@@ -197,7 +197,7 @@ def _embed(
     # With all of the bundle's views, so that a call with another --views opens no image.
     network = Network(bundle.model["backbone"], bundle.backbone_weights, bundle.views)
     engine = choose_engine(config.engine, "float32", config.gpu)
-    with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
+    with open_pool(config.store, config.gpu, reporter.say) as pool:
         workers = pool.count("workers", config.workers, config.gpu)
         return FeatureCache(place, storage, network, engine).get(images, pool, workers, reporter)
 

@@ -58,7 +58,7 @@ def rescore(config: RescoreConfig) -> Summary:
         write_options(place, config, storage, HIDDEN_NAME)
         scored = 0
         if run.pending():
-            with connected(config.store.ray_address, config.store.debug):
+            with connected(config.store.ray_address, config.store.debug, reporter.say):
                 pool = RayPool()
                 workers = pool.count("workers", config.workers, False)
                 job = Job("rescoring", run, rescorer)

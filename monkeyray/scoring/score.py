@@ -42,7 +42,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         detections, sha256 = read_detections(config.detections, storage)
     if config.dry_run:
         listing, _ = list_collection(config, storage, detections)
-        with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
+        with open_pool(config.store, config.gpu, reporter.say) as pool:
             workers = pool.count("workers", config.workers, config.gpu)
             work = image_work(config, bundle, options, storage)
             return estimate(place, listing, work, pool, workers, reporter.say)
@@ -54,7 +54,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         if found is None or config.update:
             listed = list_collection(config, storage, detections)
         del detections  # may be a gigabyte
-        with open_pool(config.store.ray_address, config.gpu, config.store.debug) as pool:
+        with open_pool(config.store, config.gpu, reporter.say) as pool:
             workers = pool.count("workers", config.workers, config.gpu)
             run = open_or_create(config, lease, place, identity, found, listed, workers.workers)
             write_options(place, config, storage, HIDDEN_NAME)

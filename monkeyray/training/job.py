@@ -129,7 +129,7 @@ def open_job(
 ) -> Iterator[Job]:
     """A job on Ray, which is left at the end."""
     start = time.monotonic()
-    with connected(config.store.ray_address, config.store.debug):
+    with connected(config.store.ray_address, config.store.debug, reporter.say):
         seconds, pool = {"ray": time.monotonic() - start}, RayPool()
         workers = choose_workers("workers", config.workers, config.gpu)
         embedders = pool.count("embed-workers", config.embed_workers, config.gpu)

@@ -40,6 +40,7 @@ from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
 from monkeyray.model.engines import choose_engine
+from monkeyray.options import StoreConfig
 from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import hold
@@ -166,7 +167,9 @@ def score_images(
         samples: list[dict[str, float]] = []
         ticks: list[tuple[float, int]] = []
         with (
-            open_pool("local" if ray else None, gpu=False) as pool,
+            open_pool(
+                StoreConfig(ray_address="local" if ray else None), False, Reporter(True).say
+            ) as pool,
             watch_memory(samples),
             hold(Location.of(str(root / "out")), storage, print) as lease,
         ):
@@ -227,7 +230,10 @@ def drive(shards: int, rows_per_shard: int, workers: int) -> dict[str, Any]:
         pq.write_table(pa.table({"uri": uris}), root / "manifest.parquet")
         storage = Storage()
         out = str(root / "out")
-        with open_pool("local", gpu=False) as pool, hold(Location.of(out), storage, print) as lease:
+        with (
+            open_pool(StoreConfig(ray_address="local"), False, Reporter(True).say) as pool,
+            hold(Location.of(out), storage, print) as lease,
+        ):
             start = time.monotonic()
             listing = collect(list_images(str(root / "manifest.parquet"), storage, Counter()))
             assert listing is not None

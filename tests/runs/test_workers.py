@@ -18,12 +18,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import ray._common.utils
 
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, StorageError
 from monkeyray.images.decode import Decoded, Limits
-from monkeyray.runs import cluster
 from monkeyray.runs.cluster import WorkerCount, is_asked_for
 from monkeyray.runs.lease import hold
 from monkeyray.runs.reader import open_predictions
@@ -226,36 +224,33 @@ def test_a_child_says_nothing_where_the_result_is_told(tmp_path: Path) -> None:
     assert (done.stdout, "said while decoding" in done.stderr) == ("", True)
 
 
-def test_a_cluster_is_used_where_one_is_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("variables", "address", "here", "used"),
+    [
+        # One that merely runs on this machine, or has died there and left its address.
+        ({}, None, False, False),
+        ({}, "auto", False, True),
+        ({}, "local", False, True),
+        ({"RAY_ADDRESS": "ray.example:6379"}, None, False, True),
+        ({"RAY_JOB_SUBMISSION_ID": "job"}, None, False, True),
+        ({}, None, True, True),
+    ],
+)
+def test_a_cluster_is_used_only_where_one_is_asked_for(
+    variables: dict[str, str],
+    address: str | None,
+    here: bool,
+    used: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.is_initialized", lambda: here)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    assert not is_asked_for(None)
-    assert is_asked_for("local")
-    file = cluster._address_file()
-    file.parent.mkdir()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        file.write_text(f"127.0.0.1:{server.getsockname()[1]}\n")
-        assert is_asked_for(None)
-    # It has ended, and its address is still written down.
-    assert not is_asked_for(None)
-    monkeypatch.setenv("RAY_ADDRESS", "ray.example:6379")
-    assert is_asked_for(None)
-    monkeypatch.delenv("RAY_ADDRESS")
-    monkeypatch.setattr("ray.is_initialized", lambda: True)
-    assert is_asked_for(None)
-
-
-@pytest.mark.parametrize("platform", ["linux", "darwin"])
-@pytest.mark.parametrize("given", [{}, {"TMPDIR": "/a"}, {"TMPDIR": "/a", "RAY_TMPDIR": "/b"}])
-def test_a_clusters_address_is_where_ray_writes_it(
-    platform: str, given: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("TMPDIR", "RAY_TMPDIR"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
+    (tmp_path / "ray").mkdir()
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(sys, "platform", platform)
-    assert str(cluster._address_file()) == ray._common.utils.get_ray_address_file(None)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        file = tmp_path / "ray" / "ray_current_cluster"
+        file.write_text(f"127.0.0.1:{server.getsockname()[1]}\n")
+        assert is_asked_for(address) is used

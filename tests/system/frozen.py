@@ -86,7 +86,6 @@ class Workspace:
         }
         self.environment = kept | {
             "PYTHONPATH": os.pathsep.join([str(package_root.resolve()), str(named.parent)]),
-            "RAY_AUTH_MODE": "disabled",
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
             "AWS_ACCESS_KEY_ID": "admin",

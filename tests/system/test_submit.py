@@ -25,9 +25,10 @@ from tests.support.weed import free_port
 ROOT = Path(__file__).parents[2]
 
 
-def clean_environment() -> dict[str, str]:
-    """Our environment without the path that a Ray in this process has set for its workers."""
-    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+def clean_environment(home: Path) -> dict[str, str]:
+    """The environment of a user with a fresh home, and without our code on the path."""
+    kept = {name: v for name, v in os.environ.items() if name != "PYTHONPATH"}
+    return {**kept, "HOME": str(home)}
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def bare(tmp_path: Path) -> Path:
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     python = tmp_path / "bare" / "bin" / "python"
     probe = "import importlib.util as u; assert u.find_spec('monkeyray') is None"
-    subprocess.run([python, "-c", probe], check=True, cwd=tmp_path, env=clean_environment())
+    subprocess.run([python, "-c", probe], check=True, cwd=tmp_path, env=clean_environment(tmp_path))
     return python
 
 
@@ -46,7 +47,7 @@ def bare(tmp_path: Path) -> Path:
 def head(bare: Path) -> Iterator[dict[str, str]]:
     """A Ray head node of that Python; the environment to talk to it."""
     dashboard, agent, port = free_port(), free_port(), free_port()
-    environment = clean_environment()
+    environment = clean_environment(bare.parents[2])
     environment |= {
         "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
         "HEAD_ADDRESS": f"127.0.0.1:{port}",  # for the second node
