@@ -47,7 +47,7 @@ def collection(few: Path, tmp_path: Path) -> Path:
         "b.png": [detection(bbox=LEFT), detection("2", 0.5), detection(bbox=RIGHT, conf=0.3)],
         "b-left.png": [detection(bbox=WHOLE)],
         "b-right.png": [detection(bbox=WHOLE), detection(conf=0.05)],
-        "blank.jpg": [detection(conf=0.1)],
+        "blank.jpg": [detection(conf=0.1), detection(conf=-0.81)],
         "c-broken.jpg": [detection(), detection()],
         "car.jpg": [detection("3")],
         "man.jpg": [detection("2")],
@@ -93,6 +93,7 @@ def test_boxes_are_scored_and_all_else_passes_through(
         ("b.png", 1, "person", "person"),
         ("b.png", 2, "animal", "ok"),
         ("blank.jpg", None, "blank", "blank"),
+        ("blank.jpg", 1, "animal", "eliminated"),
         ("c-broken.jpg", 0, "animal", "unreadable"),
         ("c-broken.jpg", 1, "animal", "unreadable"),
         ("car.jpg", 0, "vehicle", "vehicle"),
@@ -100,7 +101,7 @@ def test_boxes_are_scored_and_all_else_passes_through(
         ("man.jpg", 0, "person", "person"),
         ("new.jpg", None, None, "undetected"),
     ]
-    assert "13 rows, one per box" in str(summary)
+    assert "14 rows, one per box" in str(summary)
     assert summary.notes[f"images found in the detections, as {collection}/… for D:/card/…"] == 9
     by_key = {(Path(row["uri"]).name, row["detection"]): row for row in rows}
     # What a box shows is scored as a file that has just that.
@@ -131,7 +132,7 @@ def test_boxes_are_scored_and_all_else_passes_through(
         image.rotate(90).save(collection / "b.png")
     updated = score(replace(config, update=True))
     assert isinstance(updated, Summary)
-    assert (updated.scored, updated.images) == (3, 13)
+    assert (updated.scored, updated.images) == (3, 14)
     changed = {
         (Path(row["uri"]).name, row["detection"]): row["embedding"]
         for row in pq.read_table(tmp_path / "out").to_pylist()
