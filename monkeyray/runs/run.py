@@ -13,8 +13,9 @@ them shards. Side files never end in .parquet, because DuckDB's globs do not ski
 The fence: a run has an id, in `_run.json` and in the name of each file it makes. Files are
 created, never overwritten, so a shard that is made twice is one file. Before and after it creates a
 file, a process looks for its id in `_run.json`; if another run has taken the place, the file
-removes itself. The lease (lease.py) only keeps a second live run out. When two processes race for
-the place of a dead run, work may be done twice, but no row is lost or doubled.
+removes itself, unless that run is a redo that may have counted it. The lease (lease.py) only keeps
+a second live run out. When two processes race for the place of a dead run, work may be done twice,
+but no row is lost or doubled.
 
 Redo (`--update`, `--retry-failed`; update.py): the run gets a new id, and with it a new plan and
 the rows to make again. `ids` lists the earlier ids whose files still count. A worker copies the
@@ -206,8 +207,20 @@ class Run:
         try:
             self.check()
         except LeaseError:
-            self.storage.delete(uri)
+            if not self._counts(shard):
+                self.storage.delete(uri)
             raise
+
+    def _counts(self, shard: int) -> bool:
+        """Whether a redo of this run has taken the place and may have counted the file of a shard:
+        files of this run still count, and the shard has no newer one."""
+        try:
+            ids = json.loads(self.storage.read(self.place / "_run.json").data)["ids"]
+            later = ids[ids.index(self.run_id) + 1 :]
+        except (MissingError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return False
+        newer = (self.file_uri(shard, run_id) for run_id in later)
+        return not any(map(self.storage.exists, newer))
 
     # -- the end -------------------------------------------------------------------------------
 

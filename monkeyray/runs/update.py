@@ -121,7 +121,8 @@ def update_run(
                 before = run.redo[shard]
                 redo[shard] = None if before is None else sorted({*before, *rows})
             elif rows:
-                redo[shard] = rows
+                # None for all of them, as workers read _run.json often and millions make it long.
+                redo[shard] = rows if len(rows) < plan.num_rows else None
             yield changed
         if new is not None:
             yield from new.shards(sizes)

@@ -315,6 +315,55 @@ def test_an_end_that_comes_too_late_deletes_nothing(tmp_path: Path, lease: Lease
     assert globbed(tmp_path) == Counter(NAMES[:10])
 
 
+class OvertakenRun(Run):
+    """A run whose place is taken over between a file and its second look at the fence."""
+
+    def check(self) -> None:
+        if vars(self).setdefault("has_looked", False):
+            vars(self)["overtake"]()
+            super().check()
+        vars(self)["has_looked"] = True
+
+
+@pytest.mark.parametrize("status", ["ok", "timeout"])
+def test_a_file_that_a_redo_has_counted_stays(tmp_path: Path, lease: Lease, status: str) -> None:
+    run = make(tmp_path, lease, 10)
+    for shard in range(4):
+        publish(run, shard)
+    plan = run.plan.read(4)
+    late, successors = OvertakenRun(**vars(run)), []
+
+    def overtake() -> None:
+        successors.append(update_run(run, lease, Changes(None, retry=True)))
+        if status == "ok":
+            # It finds nothing to do, and would be finished without the shard.
+            assert successors[0].pending() == {}
+            successors[0].finish(lease)
+
+    vars(late)["overtake"] = overtake
+    with pytest.raises(LeaseError, match="taken over"):
+        late.publish(4, plan, rows(plan, status))
+    assert uris(successors[0]) == Counter(NAMES[:10])
+    work(successors[0])
+    assert successors[0].finish(lease)["status"] == {"ok": 10}
+    assert globbed(tmp_path) == Counter(NAMES[:10])
+
+
+def test_a_file_that_a_redo_has_not_seen_goes(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path, lease, 10)
+    for shard in range(4):
+        publish(run, shard)
+    plan = run.plan.read(4)
+    after = update_run(run, lease, Changes(None, retry=True))
+    work(after)
+    after.finish(lease)
+    late = OvertakenRun(**vars(run))
+    vars(late)["overtake"] = int
+    with pytest.raises(LeaseError, match="taken over"):
+        late.publish(4, plan, rows(plan))
+    assert globbed(tmp_path) == Counter(NAMES[:10])
+
+
 @pytest.mark.parametrize("seed", range(int(os.environ.get("MONKEYRAY_KILL_ROUNDS", "3"))))
 def test_a_race_for_the_place_costs_no_row(tmp_path: Path, seed: int) -> None:
     """Several drivers resume and redo one run at the same time, as if there were no lease."""
