@@ -226,13 +226,14 @@ def save_bundle(
     content = {**bundle.model, "files": listed, "previous_files": sorted(previous)}
     model = json.loads(json.dumps(content, allow_nan=False))
     model["content_sha256"] = _content_hash(model)
+    # Before model.json, the only list of them; the present bundle needs none of them either.
+    for name in superseded - previous - set(files):
+        storage.delete(place / name)
     for name, data in files.items():
         storage.write(place / name, data)
     storage.write(place / "model.json", (json.dumps(model, indent=1) + "\n").encode())
     for name, data in pages.items():
         storage.write(place / name, data)
-    for name in superseded - previous - set(files):
-        storage.delete(place / name)
 
 
 def _old_files(place: Location, storage: Storage) -> tuple[set[str], set[str]]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from monkeyray.arrays import Array
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import import_keras
@@ -26,8 +27,6 @@ from monkeyray.training.loop import CachedSource, FitConfig, Learner, Splits, fi
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.train import train_with
 from monkeyray.training.trained import Trained
-
-Array = np.ndarray[Any, Any]
 
 #: How a head is trained, and what makes it.
 Training = tuple[FitConfig, Callable[[], Learner]]

@@ -192,6 +192,36 @@ def test_a_reader_of_the_old_model_json_finds_its_weights(place: Path) -> None:
     assert load(place).model_id == make(head=0.25).model_id
 
 
+@pytest.mark.parametrize("moment", range(1, 8))
+def test_a_killed_publish_leaves_a_bundle_and_nothing_behind(place: Path, moment: int) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Mortal(Storage):
+        def write(self, *arguments: Any) -> Any:
+            return self.live(super().write(*arguments))
+
+        def delete(self, *arguments: Any) -> Any:
+            return self.live(super().delete(*arguments))
+
+        def live(self, result: Any) -> Any:
+            vars(self)["moments"] = vars(self).get("moments", 0) + 1
+            if vars(self)["moments"] == moment:
+                raise Killed
+            return result
+
+    save_bundle(str(place), STORAGE, make(head=0.25), "", "{}")
+    third = make(head=0.75)
+    with pytest.raises(Killed):
+        save_bundle(str(place), Mortal(), third, "", "{}")
+    assert load(place).model_id in (make(head=0.25).model_id, third.model_id)
+    for bundle in (third, make(head=0.875)):
+        save_bundle(str(place), STORAGE, bundle, "", "{}")
+    names = {path.name for path in place.iterdir()}
+    model = load(place).model
+    assert names == {"model.json", *model["files"], *model["previous_files"]}
+
+
 @pytest.mark.parametrize("component", ["backbone", "head", "outliers"])
 def test_damaged_weights_are_named(place: Path, component: str) -> None:
     path = next(place.glob(f"{component}-*"))
