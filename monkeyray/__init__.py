@@ -1,6 +1,6 @@
 """MonkeyRay: train a species classifier and score millions of images on a Ray cluster.
 
-From Python, what the commands do and a model for single images::
+In Python, the commands as functions, and a model for single images::
 
     import monkeyray
 
@@ -17,7 +17,7 @@ command line with underscores.
 >>> monkeyray.score(images="photographs", model="out/first", predictions="out")
 Traceback (most recent call last):
 monkeyray.errors.ConfigError: --model out/first is in --predictions out, which may hold only \
-the files of a run: give one of them another place
+the files of a run: choose another place for one of them
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +27,7 @@ from monkeyray.lazy import lazy_names
 
 try:
     __version__ = version("monkeyray")
-except PackageNotFoundError:  # came as a plain folder with `ray job submit --working-dir`
+except PackageNotFoundError:  # not installed: sent as a folder by `ray job submit --working-dir`
     __version__ = "0.1.0"
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The NumPy arrays of type hints, by what they hold; docstrings give the shapes."""
+"""NumPy array types for hints, by content; docstrings give the shapes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a job prints: lines and bars for people, JSON lines for programs, nothing that is unsafe.
+"""What a job prints: lines and bars for people, JSON lines for programs, never anything unsafe.
 
-Names of files and labels come from whoever made the data. They may hold control characters that
+File and label names come from the data's author. They may hold control characters that
 overwrite earlier output, change a terminal's title or reverse the writing direction. Result files
 keep the names as they are; printed text shows such characters as escapes.
 """
@@ -194,7 +194,7 @@ def silence_stderr() -> Iterator[None]:
     try:
         sys.stderr.flush()
         kept = os.dup(2)
-    except OSError:  # there is no standard error
+    except OSError:  # standard error is closed
         yield
         return
     with os.fdopen(kept, "wb"), tempfile.TemporaryFile() as held:
@@ -205,7 +205,7 @@ def silence_stderr() -> Iterator[None]:
                 stdout=subprocess.DEVNULL,
                 pass_fds=[held.fileno()],
             )
-        except OSError:  # nobody could print it after a crash
+        except OSError:  # nothing could print it after a crash
             yield
             return
         os.dup2(held.fileno(), 2)

@@ -1,4 +1,4 @@
-"""The faces of packages: names that are imported on first use (PEP 562)."""
+"""Lazy package exports: names that are imported on first use (PEP 562)."""
 
 from __future__ import annotations
 

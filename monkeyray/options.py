@@ -135,7 +135,7 @@ def check_outside(config: Any, name: str, folder: str) -> None:
     if place is not None and Location.parse(place).is_within(Location.parse(outer)):
         raise ConfigError(
             f"--{name} {place} is in --{folder} {outer}, which may hold only the files of a run: "
-            "give one of them another place"
+            "choose another place for one of them"
         )
 
 
@@ -185,7 +185,7 @@ class StoreConfig(Checked):
         # Even a malformed URL may hold a password, which must not be repeated.
         if "@" in endpoint or masked(endpoint) != endpoint:
             raise ConfigError(
-                "--s3-endpoint carries credentials: take them out, and give them through the "
+                "--s3-endpoint contains credentials: remove them, and supply them through the "
                 "environment or a role"
             )
         require(
@@ -311,7 +311,7 @@ def to_toml(config: Any) -> str:
     """
     command = type(config).__name__.removesuffix("Config").lower()
     lines = [
-        "# The options that made this. To do the same again:",
+        "# The options that made this result. To repeat it:",
         f"#   monkeyray {command} --config THIS-FILE",
         "",
     ]
@@ -363,10 +363,10 @@ def _to_toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_to_toml, value))}]"
     if has_secret(value):
-        raise ValueError("it carries a secret")
+        raise ValueError("it contains a secret")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise ValueError("it is not in UTF-8") from None
+        raise ValueError("it is not UTF-8") from None
     # JSON's escapes are TOML's, but for the one character that JSON leaves as it is.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

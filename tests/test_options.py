@@ -29,8 +29,8 @@ def test_what_is_written_deletes_nothing_and_has_no_secret() -> None:
     assert not found.keys() & {"overwrite", "update", "retry-failed", "dry-run"}
     assert found["images"] == "/i"
     assert "hunter2" not in written
-    assert "# exclude is left out: it carries a secret" in written
-    assert "# include is left out: it is not in UTF-8" in written
+    assert "# exclude is left out: it contains a secret" in written
+    assert "# include is left out: it is not UTF-8" in written
     assert "monkeyray score --config" in written
     words = tomllib.loads(to_toml(TrainConfig(images="i", model="m", mlflow="sqlite:///x.db")))
     assert (words["weights"], words["mlflow"]) == ("imagenet", "sqlite:///x.db")

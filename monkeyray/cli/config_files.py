@@ -35,7 +35,7 @@ def read_options(uri: str, command: str, storage: Storage) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in _parse(place, storage, shown):
         if not isinstance(key, str):
-            raise ConfigError(f"{shown} has a key that is not text: write lines as `seed: 1`")
+            raise ConfigError(f"{shown} has a key that is not text: write lines such as `seed: 1`")
         name = key.replace("-", "_")
         if name not in known:
             repeated = masked_anywhere(repr(key[:80]))
@@ -47,7 +47,7 @@ def read_options(uri: str, command: str, storage: Storage) -> dict[str, Any]:
             raise ConfigError(f"{shown} nests lists or tables in {flag(name)}: write plain values")
         if any(has_secret(str(each)) for each in values):
             raise ConfigError(
-                f"{shown} has credentials in {flag(name)}: take them out, and give them through "
+                f"{shown} has credentials in {flag(name)}: remove them, and supply them through "
                 "the environment or a role"
             )
         if value is not None:
@@ -81,7 +81,7 @@ def _parse_yaml(text: str, shown: str) -> list[tuple[Any, Any]]:
         if node is None:
             return []
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{shown} is not a list of options: write lines as `seed: 1`")
+            raise ConfigError(f"{shown} is not a list of options: write lines such as `seed: 1`")
         # As pairs, since a dictionary would hide a repeated key.
         loader = yaml.SafeLoader("")
         return [
@@ -98,11 +98,11 @@ def _parse_yaml(text: str, shown: str) -> list[tuple[Any, Any]]:
 
 def _why_unknown(name: str, command: str) -> str:
     if name in _CALL:
-        return f"which works on the command line only: give it there as --{flag(name)}"
+        return f"which is accepted on the command line only: pass it there as --{flag(name)}"
     if _SECRET.search(name):
         return (
-            "and no option is a secret: take it out, and give credentials through the environment "
-            "or a role"
+            "and no option holds a secret: remove it, and supply credentials through the "
+            "environment or a role"
         )
     names = {each: [one.name for one in options_of(kind)] for each, kind in COMMANDS.items()}
     others = [other for other, own in names.items() if name in own]

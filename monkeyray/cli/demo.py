@@ -83,9 +83,9 @@ def demo(config: DemoConfig) -> Demo:
 
 def _make_empty(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--folder {folder} is a file: give a new or an empty folder")
+        raise ConfigError(f"--folder {folder} is a file: give a new or empty folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
-        raise ConfigError(f"--folder {folder} holds other files: give a new or an empty folder")
+        raise ConfigError(f"--folder {folder} holds other files: give a new or empty folder")
     folder.mkdir(parents=True, exist_ok=True)
     # The mark stays, so that a partly deleted demo is still recognised.
     (folder / _MARK).touch()

@@ -1,4 +1,4 @@
-"""A small synthetic camera-trap collection to try the product on, drawn with Pillow."""
+"""A small synthetic camera-trap collection for the demo, drawn with Pillow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class DemoImages:
-    """Where the parts of a demo collection are."""
+    """Where a demo collection keeps its files."""
 
     labelled: Path  # folder whose sub-folders are the labels
     unlabelled: Path  # folder tree SITE/CAMERA/IMG_nnnn.JPG, as copied from SD cards
@@ -72,7 +72,7 @@ def draw_demo_images(
 ) -> DemoImages:
     """Draw a labelled and an unlabelled camera-trap collection below `folder`.
 
-    `labelled_per_label` JPEGs of 1024 x 768 pixels, each of another place, for each of LABELS;
+    `labelled_per_label` JPEGs of 1024 x 768 pixels, each of a different place, for each of LABELS;
     `bursts` bursts of 3 frames, spread evenly over LABELS and over CAMERAS, each camera at its
     own place; and five files among them that are not readable images. About 40 % are infrared
     night images. Equal arguments give equal bytes.
@@ -86,7 +86,7 @@ def draw_demo_images(
     demo = DemoImages(folder / "labelled", folder / "unlabelled", folder / "truth.csv")
     for path in (demo.labelled, demo.unlabelled, demo.truth):
         if path.exists():
-            raise ConfigError(f"{path} exists already: name another folder, or remove it")
+            raise ConfigError(f"{path} already exists: choose another folder, or delete it")
     rng = np.random.default_rng(seed)
     _draw_labelled(rng, demo.labelled, labelled_per_label)
     truth = _draw_unlabelled(rng, demo.unlabelled, bursts)
@@ -100,7 +100,7 @@ def _draw_labelled(rng: Generator, folder: Path, count: int) -> None:
     for label in LABELS:
         (folder / label).mkdir(parents=True)
     for number in range(count):
-        # Each place serves two labels, mirrored for the second, so that it gives no label away.
+        # Each place serves two labels, mirrored for the second, so that no place reveals a label.
         scenes = [_scene(rng) for _ in LABELS[::2]]
         scenes += [scene.mirrored() for scene in scenes]
         for label, scene in zip(LABELS, scenes, strict=True):
@@ -134,7 +134,7 @@ def _draw_unlabelled(rng: Generator, folder: Path, bursts: int) -> list[tuple[st
 
 
 def _write_broken(rng: Generator, folder: Path) -> None:
-    """Write what else is found on SD cards: damaged files, and files that were never images."""
+    """Write what else SD cards hold: damaged files, and files that were never images."""
     folders = [folder / site / camera for site, camera in CAMERAS]
     whole = (folders[0] / "IMG_0001.JPG").read_bytes()
     (folders[0] / "IMG_9001.JPG").write_bytes(b"")
@@ -157,7 +157,7 @@ def _time(rng: Generator, day: int, night: bool) -> datetime:
 def _burst(
     rng: Generator, scene: _Scene, label: str, taken: datetime, night: bool, frames: int
 ) -> list[Image.Image]:
-    """Draw frames of one animal, or of none, that walks through the same view in the same light."""
+    """Draw frames of one animal, or none, walking through the same view in the same light."""
     light = _light(rng, taken, night)
     walk = int(rng.integers(2**32))
     pictures = []
@@ -242,8 +242,8 @@ def _paste_animal(
 
 
 def _light(rng: Generator, taken: datetime, night: bool) -> Image.Image:
-    """Draw what to multiply a picture with: by day the shadows of clouds, warm while the sun is
-    low; at night a flash that is weak at the edges."""
+    """Draw the light that a picture is multiplied by: by day cloud shadows, warm while the sun is
+    low; at night a flash that fades towards the edges."""
     if night:
         falloff = [230 - far * 3 // 4 for far in range(256)]
         return Image.radial_gradient("L").resize(_SIZE).point(falloff).convert("RGB")

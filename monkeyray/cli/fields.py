@@ -24,7 +24,7 @@ EVERY_COMMAND = "Every command"
 class Option:
     """One option.
 
-    `default`: dataclasses.MISSING if it is required. `text`: what it does, on one line.
+    `default`: dataclasses.MISSING if it is required. `text`: its help, on one line.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Option:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values that it must have, if these are few."""
+        """Its possible values, if they are few."""
         return next((mark.choices for mark in marks(self.hint) if isinstance(mark, OneOf)), ())
 
     @property
@@ -115,7 +115,7 @@ def _fields(kind: type[Any], headings: dict[str, str], heading: str = "Options")
 
 
 def _field_texts(kind: type[Any]) -> dict[str, str]:
-    """By field that a class itself declares, the docstring below it."""
+    """The docstring below each field that a class itself declares."""
     return {
         field.target.id: " ".join(text.value.value.split())
         for field, text in itertools.pairwise(_classes(kind.__module__).get(kind.__name__, ()))

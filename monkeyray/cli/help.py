@@ -29,7 +29,7 @@ EXIT_CODES = {
     0: "done",
     1: "a bug in MonkeyRay: please report it, with the traceback",
     2: "an error that you can fix, explained in one line (--debug adds the traceback)",
-    3: "done, but no image at all could be scored; the summary says why",
+    3: "done, but no image could be scored; the summary says why",
     130: "interrupted; run the same command again to resume",
     143: "terminated; run the same command again to resume",
 }

@@ -26,7 +26,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 @dataclass(frozen=True)
 class Call:
-    """A command with its options, and those that concern this call alone."""
+    """A command with its options, and the options that concern this call only."""
 
     command: str
     config: Any
@@ -34,19 +34,19 @@ class Call:
 
 
 def check_arguments(arguments: Sequence[str]) -> None:
-    """Raise ConfigError for an argument that carries credentials, before anything repeats it."""
+    """Raise ConfigError for an argument that contains credentials, before anything repeats it."""
     for place, argument in enumerate(arguments):
         if has_secret(argument):
             flags = [re.match(r"--[\w\-]+", each) for each in arguments[place::-1]]
             name = next((found[0] for found in flags if found), "an argument")
             raise ConfigError(
-                f"{name} carries credentials, before an @ or in a query: take them out, and give "
+                f"{name} contains credentials before an @ or in a query: remove them, and supply "
                 "them through the environment or a role"
             )
 
 
 def find_command(name: str) -> str:
-    """Return the command that an argument names. Raises ConfigError if there is none."""
+    """Return the command that an argument names. Raises ConfigError for an unknown command."""
     if name in COMMANDS:
         return name
     names = [*COMMANDS, "completion"]
@@ -84,7 +84,7 @@ def parse(command: str, arguments: Sequence[str], program: str) -> Call:
     except ConfigError as error:
         if file is None:
             raise
-        raise ConfigError(f"{error} (options come from --config {file} too)") from error
+        raise ConfigError(f"{error} (--config {file} also sets options)") from error
 
 
 def _made(kind: type[Any], values: dict[str, Any]) -> Any:
@@ -114,10 +114,10 @@ def _app(function: Any = None, config: Iterable[Any] = ()) -> cyclopts.App:
 
 
 def _taking(options: Iterable[Option]) -> Any:
-    """A function with these options as keyword parameters, none of them required."""
+    """A function with these options as optional keyword parameters."""
 
     def take(**values: Any) -> None:
-        """Is never called."""
+        """Never called."""
 
     take.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
@@ -159,7 +159,7 @@ def _to_int(kind: Any, tokens: Sequence[cyclopts.Token]) -> int:
 
 @contextlib.contextmanager
 def _one_line(program: str) -> Iterator[None]:
-    """Make a ConfigError of the parser's errors."""
+    """Turn the parser's errors into a ConfigError."""
     from cyclopts import CycloptsError, UnusedCliTokensError
 
     try:

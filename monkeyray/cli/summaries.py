@@ -45,7 +45,7 @@ class SummaryFile:
 
     @property
     def printed_to(self) -> TextIO:
-        """Where to print the result for people."""
+        """The file to print the human-readable result to."""
         return sys.stderr if self._place == "-" else sys.stdout
 
     def write(self, result: Result) -> None:

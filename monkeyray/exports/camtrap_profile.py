@@ -182,7 +182,7 @@ def _cell(row: Deployment, field: Mapping[str, Any]) -> str:
         need = f"one of {', '.join(limits['enum'])}"
     if found is None:
         raise InputError(
-            f"the deployment {row.id} has the {name} {text!r}, but Camtrap DP takes {need}: "
+            f"the deployment {row.id} has the {name} {text!r}, but Camtrap DP requires {need}: "
             f"correct the column {name} of --deployments, or leave it empty"
         )
     return found

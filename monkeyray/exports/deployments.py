@@ -1,4 +1,4 @@
-"""Deployments: where and when cameras took images, by a table and the images' paths.
+"""Deployments: where and when cameras took images, from a table and the images' paths.
 
     deployment_id, site, camera, latitude, longitude, start, end, time_zone, clock_offset
 
@@ -31,7 +31,7 @@ _TOKEN = re.compile(r"\{([^{}]*)\}|(\*)|(\?)|([{}])|([^{}*?]+)", re.DOTALL)
 class SitePattern:
     """A rule such as `{site}/{camera}/*` for the path of an image below the images' folder.
 
-    A name in braces matches a folder's name or a part of it, `*` anything including folders, and
+    A name in braces matches all or some of a folder's name, `*` anything including slashes, and
     `?` one character of a name. Raises ConfigError for an invalid pattern.
 
     >>> SitePattern("{site}/cam{camera}/*").match("A1/cam7/100MEDIA/IMG_1.JPG")
@@ -53,7 +53,7 @@ class SitePattern:
         if not names or len(set(names)) < len(names):
             raise ConfigError(
                 f"--site-pattern {self.text} must contain {{site}}, {{camera}} or {{deployment}}, "
-                "each at most once, as in {site}/{camera}/*"
+                "each at most once, such as {site}/{camera}/*"
             )
 
     @property
@@ -79,7 +79,7 @@ class SitePattern:
 
 #: Why images have no time or no deployment.
 REASONS = {
-    "no_deployment": "no deployment has the site and camera of their path",
+    "no_deployment": "no deployment matches the site and camera in their path",
     "no_time": "no time in their EXIF",
     "no_time_zone": "neither their deployment nor their EXIF has a time zone",
     "ambiguous_time": "the end of daylight saving time repeats their hour: give a fixed UTC offset",
@@ -129,7 +129,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class Dated:
-    """An image's deployment and time with UTC offset, or the one of REASONS why it has none.
+    """An image's deployment and time with UTC offset, or the key in REASONS that explains why not.
 
     `contradicted`: the offset in its EXIF differs from that of its deployment, which is used.
     """
@@ -157,7 +157,7 @@ class Deployments:
             if len(rows) != 1:
                 raise ConfigError(
                     f"--deployments has {len(rows)} rows: give --site-pattern to match them to "
-                    "images, as {site}/{camera}/* for the paths below the images' folder"
+                    "images, such as {site}/{camera}/* for the paths below the images' folder"
                 )
             self._found[()] = rows
             return
@@ -199,7 +199,7 @@ class Deployments:
             return inside[0]
         if len(dated) == 1:
             return dated[0]
-        # Any other reason says more than that some deployments were not active.
+        # Any other reason is more specific than an inactive deployment.
         reasons = {found.reason for found in dated} - {"outside_deployment"}
         return Dated(reason=min((str(reason) for reason in reasons), default="outside_deployment"))
 

@@ -1,4 +1,4 @@
-"""The bursts job: groups images that were taken together and pools their scores.
+"""The bursts job: group images taken together and pool their scores.
 
 Three passes over the predictions, some thousand rows at a time. Memory holds some 60 bytes per
 image and per burst, and the scores of incomplete bursts; if these would exceed _OPEN, the second

@@ -1,4 +1,4 @@
-"""Times by a table, as exiftool writes it, in place of those in predictions."""
+"""Capture times from a table, as exiftool writes it, in place of those in predictions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monkeyray.storage.tables import key, stream_table
 #: The possible names of the columns, see `tables.key`; the second is exiftool's.
 _FILES, _TIMES = ("uri", "sourcefile"), ("captured_at", "datetimeoriginal")
 
-#: Images that show how the table's files are to be found.
+#: Images from which to derive how the table's files are found.
 _SAMPLE = 64
 
 
@@ -44,8 +44,8 @@ def read_given_times(place: Location, storage: Storage, predictions: Predictions
     """Read the times of files that have one.
 
     The files may be named from another folder than in the predictions. Raises InputError for a
-    table without the two columns or with something else than times, and if no file is among the
-    images.
+    table without the two columns or with values that are not times, and if none of its files is
+    among the images.
     """
     called = f"--times {place}"
     files: list[str] = []
@@ -61,8 +61,8 @@ def read_given_times(place: Location, storage: Storage, predictions: Predictions
     rule = find_rule(files, _sample(predictions))
     if rule is None:
         raise InputError(
-            f"{called} has the times of {len(files)} files, and none of them is an image of "
-            f"{predictions.uri}: give the table of these images"
+            f"{called} has times for {len(files)} files, none of which is an image in "
+            f"{predictions.uri}: give the table for these images"
         )
     uris = pa.array([rule.uri(file) for file in files], pa.string())
     return GivenTimes(uris, pa.array(times, pa.string()))
@@ -84,6 +84,6 @@ def _column(names: Sequence[str], possible: Sequence[str], called: str) -> str:
             if key(name) == key(wanted):
                 return name
     raise InputError(
-        f"{called} has no column {possible[0]}, only {', '.join(names)}: write "
-        "uri and captured_at, or take exiftool's with -csv -DateTimeOriginal"
+        f"{called} has no column {possible[0]}, only {', '.join(names)}: use uri and captured_at, "
+        "or the columns that exiftool -csv -DateTimeOriginal writes"
     )

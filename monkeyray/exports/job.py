@@ -46,7 +46,8 @@ class Source:
         """`root`. Raises InputError if it is unknown."""
         if self.root is None:
             raise InputError(
-                f"{self.predictions.uri} does not say where its images were: give --relative-to"
+                f"{self.predictions.uri} does not record the folder of its images: give "
+                "--relative-to"
             )
         return self.root
 

@@ -134,8 +134,8 @@ class _Images:
             path = root.below(uri)
             if path is None:
                 raise InputError(
-                    f"{uri} is not below {root}: give --relative-to, the folder that Timelapse "
-                    "has the images in"
+                    f"{uri} is not below {root}: give --relative-to, the folder of the images in "
+                    "Timelapse"
                 )
             boxes = list(group)
             failed = [row for row in boxes if row["label"] is None and row["status"] not in PASSED]

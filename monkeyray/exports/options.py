@@ -15,7 +15,7 @@ class PredictionsConfig(JobConfig):
     """The options of every command that reads predictions and writes something from them."""
 
     predictions: Place
-    """The predictions: the --predictions of score."""
+    """The predictions to read: --predictions of score."""
 
     output: Place
     """Where to write the result."""
@@ -27,7 +27,7 @@ class PredictionsConfig(JobConfig):
     """Replace an existing --output."""
 
     site_pattern: str | None = None
-    """Where an image's path below --relative-to has its site, camera or deployment, as
+    """Where the path of an image below --relative-to names its site, camera or deployment, such as
     {site}/{camera}/*."""
 
     deployments: Place | None = None
@@ -37,9 +37,8 @@ class PredictionsConfig(JobConfig):
     deployment."""
 
     times: Place | None = None
-    """Table (CSV or Parquet) of times that count before those in the predictions: uri and
-    captured_at, or SourceFile and DateTimeOriginal, as `exiftool -csv -DateTimeOriginal -r`
-    writes it."""
+    """Table (CSV or Parquet) of times that override those in the predictions: uri and captured_at,
+    or SourceFile and DateTimeOriginal, as written by `exiftool -csv -DateTimeOriginal -r`."""
 
     relative_to: Place | None = None
     """Folder or prefix that paths are relative to. Default: that of the images."""
@@ -62,9 +61,9 @@ class TaxaConfig(PredictionsConfig):
     observation_type (animal, human, vehicle, blank or unknown), kingdom to genus."""
 
     rollup_threshold: Annotated[float, Range(0, 1, above=True)] | None = None
-    """With --taxonomy: roll up an image whose label is not accepted and scores below this to the
-    lowest taxon whose labels reach it together, in camtrap-dp and csv; above 0, up to 1. Default:
-    no roll-up."""
+    """With --taxonomy: in camtrap-dp and csv, roll an image whose label is not accepted and scores
+    below this up to the lowest taxon whose summed score reaches it; above 0, up to 1. Default: no
+    roll-up."""
 
     blank: tuple[str, ...] = ("blank", "empty")
     """Labels of empty images, unless --taxonomy lists them."""
@@ -83,7 +82,7 @@ class TaxaConfig(PredictionsConfig):
         kinds = [label.lower() for labels in self.kinds().values() for label in labels]
         for label in kinds:
             require(kinds.count(label) == 1, "blank, --human, --vehicle or --unknown", label,
-                     "given to only one of them")  # fmt: skip
+                     "given to one of them only")  # fmt: skip
         has_taxa = self.taxonomy is not None or getattr(self, "project", None) is not None
         if self.rollup_threshold is not None and not has_taxa:
             raise ConfigError("--rollup-threshold needs a table of taxa: give --taxonomy")
@@ -161,7 +160,7 @@ class BurstsConfig(TaxaConfig):
         )  # fmt: skip
         if self.site_pattern is None and self.deployments is None:
             raise ConfigError(
-                "bursts needs to know each image's camera: give --site-pattern, as "
+                "bursts needs to know each image's camera: give --site-pattern, such as "
                 "{site}/{camera}/* for the paths below the images' folder"
             )
         parse_gap(self.burst_gap)
@@ -176,6 +175,6 @@ def parse_gap(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(ms|s|min|h)", text)
     if match is None:
         raise ConfigError(
-            f"--burst-gap is {text!r}: it must be a number with ms, s, min or h, as 5s"
+            f"--burst-gap is {text!r}: it must be a number with ms, s, min or h, such as 5s"
         )
     return round(float(match[1]) * {"ms": 1e3, "s": 1e6, "min": 6e7, "h": 3.6e9}[match[2]])

@@ -1,4 +1,4 @@
-"""Columns of predictions, paths and boxes in the form that exports need."""
+"""Columns of predictions, paths and boxes in the form exports need."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from monkeyray.errors import InputError
 
-#: Why a local time in a zone is not a single instant.
+#: Why a local time in a zone is not exactly one instant.
 NoInstant = Literal["ambiguous_time", "nonexistent_time"]
 
 _FIXED = re.compile(r"(?:UTC|GMT)?([+\-\u2212])(\d{1,2})(?::?([0-5]\d))?")
@@ -46,8 +46,8 @@ def parse_zone(text: str) -> tzinfo:
                 "the package tzdata"
             ) from None
         raise InputError(
-            f"unknown time zone {text!r}: give an IANA name, as Africa/Nairobi, or an offset from "
-            "UTC, as +03:00"
+            f"unknown time zone {text!r}: give an IANA name such as Africa/Nairobi, or a UTC "
+            "offset such as +03:00"
         ) from None
 
 
@@ -68,13 +68,13 @@ def parse_clock_offset(text: str) -> timedelta:
     except OverflowError:
         pass
     raise InputError(
-        f"unknown clock offset {text!r}: give the seconds to add to the camera's time, as -90, or "
-        "hours:minutes:seconds, as 1:00:00"
+        f"unknown clock offset {text!r}: give the seconds to add to the camera's time, such as "
+        "-90, or hours:minutes:seconds, such as 1:00:00"
     )
 
 
 def localise(wall: datetime, zone: tzinfo) -> datetime | NoInstant:
-    """A local time without a zone as an instant in `zone`, or the reason why it is none or two.
+    """A local time without a zone as an instant in `zone`, or the reason why it is not exactly one.
 
     The two interpretations of PEP 495 differ only around a change of the clocks.
     """
@@ -102,7 +102,7 @@ def parse_bound(text: str, zone: tzinfo | None, *, end: bool) -> datetime:
             wall = datetime.fromisoformat(text)
     except ValueError:
         raise InputError(
-            f"{text!r} is not a time: use ISO 8601, as 2021-05-31 or 2021-05-31T08:25:00"
+            f"{text!r} is not a time: use ISO 8601, such as 2021-05-31 or 2021-05-31T08:25:00"
         ) from None
     wall = wall.replace(microsecond=0)
     if wall.tzinfo is not None:

@@ -1,4 +1,4 @@
-"""Which images there are, and how their bytes become pixels."""
+"""Listing images, and turning their bytes into pixels."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Images without the parts that are not needed to show them, for files that are broken only there.
+"""Strips ancillary data from images, for files that are broken only there.
 
 Pillow reads text, colour profiles and the like when it opens a file, and rejects the file if one of
 them is odd or large.
@@ -10,7 +10,7 @@ import struct
 from collections.abc import Collection, Iterator
 
 #: PNG's transparency and EXIF, EXIF in WebP and JPEG (APP1), orientation and EXIF in TIFF: used if
-#: they can be read.
+#: readable.
 _WANTED = (b"tRNS", b"eXIf", b"EXIF", 0xE1, 274, 34665)
 #: WebP's chunks with pixels.
 _WEBP = (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF")
@@ -22,8 +22,8 @@ _TIFF = frozenset([
 
 
 def without_ancillary(data: bytes) -> Iterator[bytes]:
-    """A PNG, WebP, JPEG or TIFF without what does not concern its pixels, first with transparency,
-    EXIF and orientation, then without; nothing if it has no such parts."""
+    """A PNG, WebP, JPEG or TIFF without ancillary data, first with transparency, EXIF and
+    orientation, then without; nothing if it has no ancillary data."""
     for magic, strip in _STRIP.items():
         if data.startswith(magic):
             last = data

@@ -1,4 +1,4 @@
-"""Boxes of detectors: the columns that describe them, and the crop that is classified."""
+"""Detectors' boxes: the columns that describe them, and the crop that is classified."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ BOX_COLUMNS = tuple(name for name, _ in BOX_FIELDS)
 
 ANIMAL, PERSON, VEHICLE, BLANK, FAILURE = "animal", "person", "vehicle", "blank", "failure"
 
-#: What a box with a negative confidence counts as, whatever its category. MegaDetector's
-#: repeat-detection elimination negates the confidence of boxes that return at the same place.
+#: The category of a box with a negative confidence, whatever the detector's category.
+#: MegaDetector's repeat-detection elimination negates the confidence of boxes that recur in the
+#: same place.
 ELIMINATED = "eliminated"
-#: What becomes the status of its rows, which are not scored.
+#: Categories that become the status of a row, which is not scored.
 PASSED = (BLANK, PERSON, VEHICLE, ELIMINATED)
 #: The observations in exports.
 OBSERVED = {BLANK: "blank", PERSON: "human", VEHICLE: "vehicle"}
-#: The status of readable images without a result of the detector.
+#: The status of readable images without a detector result.
 UNDETECTED = "undetected"
 
 
@@ -43,20 +44,20 @@ def pass_through(category: str | None) -> tuple[str, str | None]:
     """The status and error of a row that is not scored because of its detection category.
 
     >>> pass_through("person"), pass_through(None)
-    (('person', None), ('undetected', 'the detections do not list it'))
+    (('person', None), ('undetected', 'not listed in the detections'))
     """
     if category in PASSED:
         return category, None
     if category == FAILURE:
         return UNDETECTED, "the detector could not read it"
-    return UNDETECTED, "the detections do not list it"
+    return UNDETECTED, "not listed in the detections"
 
 
 def crop_of(bbox: Sequence[float], padding: float, width: int, height: int) -> Box:
     """The crop around a box in an image of that size.
 
-    It is a square, so that nothing is squeezed: as wide as the box's longer side with `padding`
-    times it on either side, centred on the box and moved into the image. Where the image is too
+    It is a square, so that nothing is squeezed: as wide as the box's longer side plus `padding`
+    times that on each side, centred on the box and moved into the image. Where the image is too
     small, the crop has its full width or height.
 
     >>> crop_of((0.25, 0.5, 0.25, 0.25), 0.1, 400, 200)

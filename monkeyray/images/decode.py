@@ -21,7 +21,7 @@ from monkeyray.images.jpeg import load, rescue, smallest_scale
 from monkeyray.images.views import VIEWS, Box, View
 from monkeyray.statistics.fingerprints import grey_thumbnail
 
-#: Increases with every change of pixels, so that cached features are not mixed.
+#: Bump when decoded pixels change, so that cached features are not mixed.
 DECODE_VERSION = 3
 
 #: Antialiased.
@@ -30,11 +30,11 @@ _FILTER = Image.Resampling.BILINEAR
 
 @dataclass(frozen=True)
 class Limits:
-    """What one image may cost.
+    """Limits on the cost of one image.
 
     Images with more than `max_bytes` or `max_pixels` are refused from the header alone. A decoder
-    that runs longer than `decode_seconds` is killed. After `max_refused` consecutive images that
-    are missing or forbidden, the store is taken to be at fault.
+    that runs longer than `decode_seconds` is killed. After `max_refused` consecutive missing or
+    forbidden images, the store is assumed to be at fault.
     """
 
     max_bytes: int = 256 * 2**20
@@ -160,7 +160,7 @@ def _decode(
         squares = {box: _square(image, size, box) for box in wanted}
     if turn is not None:
         # Turning the squares gives the same and is cheaper. Not with Pillow's exif_transpose, which
-        # writes the EXIF anew and fails for odd ones.
+        # rewrites the EXIF and fails if it is malformed.
         squares = {box: square.transpose(turn) for box, square in squares.items()}
     pixels = np.stack([np.asarray(squares[box]) for box in boxes])
     for index, view in enumerate(views):

@@ -38,8 +38,8 @@ _SPECIESNET = {"1": "animal", "2": "human", "3": "vehicle"}
 _ROUNDING = 0.01
 
 _WAY_OUT = (
-    "give MegaDetector's batch results, as its run_detector_batch, AddaxAI, or PyTorch-Wildlife's "
-    "save_detection_timelapse_json write them"
+    "give MegaDetector's batch results, as written by its run_detector_batch, AddaxAI, or "
+    "PyTorch-Wildlife's save_detection_timelapse_json"
 )
 
 
@@ -119,7 +119,7 @@ class _Reader:
         failed = detections is None or found.get("failure") is not None
         if not failed:
             if not isinstance(detections, list):
-                raise self._wrong(name, f"detections that are no list: {detections!r:.80}")
+                raise self._wrong(name, f"detections that are not a list: {detections!r:.80}")
             for detection in detections:
                 self._add(name, detection)
         self._files.append(utf8_name(name).replace("\\", "/").removeprefix("./"))
@@ -135,7 +135,7 @@ class _Reader:
             raise self._wrong(name, f"the bbox {bbox!r:.80}, which is not four numbers")
         # Negative confidences are valid: repeat-detection elimination writes them.
         if not _is_number(conf) or not -1 <= conf <= 1:
-            raise self._wrong(name, f"a detection whose conf is {conf!r:.80}, and not from -1 to 1")
+            raise self._wrong(name, f"a detection whose conf is {conf!r:.80}, not from -1 to 1")
         left, top, width, height = bbox
         ends = (left, top, left + width, top + height)
         if min(width, height) < 0 or min(ends) < -_ROUNDING or max(ends) > 1 + _ROUNDING:
@@ -152,8 +152,8 @@ class _Reader:
 
     def _wrong(self, name: str, what: str) -> InputError:
         return InputError(
-            f"--detections {self._uri} has for {masked(name)} {what}; {_WAY_OUT}, or take "
-            "this image out"
+            f"--detections {self._uri} has for {masked(name)} {what}; {_WAY_OUT}, or remove this "
+            "image"
         )
 
     def finish(self, root: Any) -> Detections:
@@ -164,12 +164,12 @@ class _Reader:
             keys = ", ".join(root)[:80] if isinstance(root, dict) else type(root).__name__
             pixels = ", with boxes in pixels" if "annotations" in keys else ""
             raise InputError(
-                f"--detections {self._uri} is JSON of another kind{pixels} (it has {keys}): "
+                f"--detections {self._uri} is JSON in another format{pixels} (it has {keys}): "
                 f"{_WAY_OUT}"
             )
         if "annotations" in root:
             raise InputError(
-                f"--detections {self._uri} is in COCO's form, with boxes in pixels: {_WAY_OUT}"
+                f"--detections {self._uri} is in COCO's format, with boxes in pixels: {_WAY_OUT}"
             )
         if not self._files:
             raise InputError(
@@ -195,8 +195,8 @@ class _Reader:
     def _kinds(self, named: Any) -> Array:
         if not isinstance(named, dict) or not named:
             raise InputError(
-                f"--detections {self._uri} has no detection_categories, which say what the numbers "
-                f"of categories mean: {_WAY_OUT}"
+                f"--detections {self._uri} has no detection_categories, which give the meaning of "
+                f"the category numbers: {_WAY_OUT}"
             )
         if "animal" not in [str(kind).lower() for kind in named.values()]:
             raise InputError(

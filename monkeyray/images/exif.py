@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from monkeyray.images.times import parse_time
 from monkeyray.images.views import Box
 
-#: The turn that each EXIF orientation asks for.
+#: The rotation or flip for each EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,

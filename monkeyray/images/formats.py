@@ -1,4 +1,4 @@
-"""Which formats are read, and what a file is that cannot be opened."""
+"""The readable formats, and a description of files that cannot be opened."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image, TiffImagePlugin
 
 from monkeyray.errors import DecodeError
 
-#: What is read, as Pillow calls it; MPO comes with JPEG.
+#: The readable formats by Pillow's names; MPO comes with JPEG.
 _READ = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "HEIF")
 
 

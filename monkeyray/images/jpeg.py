@@ -1,4 +1,4 @@
-"""JPEGs: decoded at a smaller scale, with damage told, and rescued where they break off."""
+"""JPEGs: decoded at a reduced scale, with damage reported, and salvaged when truncated."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from monkeyray.images.views import Box
 _SCAN_END = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _GREY = 128
 
-#: The warnings of libjpeg that tell of other data in the place of pixels. It also warns of harmless
-#: things, such as a few bytes of padding before the end.
+#: The libjpeg warnings that indicate corrupt pixel data. It also warns of harmless things, such as
+#: a few bytes of padding before the end.
 _DAMAGE = re.compile(
     r"premature end of data segment|bad Huffman code|found marker 0x\w+ instead of RST\d"
     r"|\d{2,} extraneous bytes before marker 0xd[0-79]"
@@ -41,8 +41,8 @@ def set_scale(image: Image.Image, scale: int) -> None:
 
 
 def load(image: Image.Image, data: bytes, scale: int) -> tuple[Image.Image, str | None]:
-    """Decode a JPEG that Pillow has opened at 1 / `scale` of its size; also says what in its data
-    is damaged. Raises OSError if it ends early."""
+    """Decode a JPEG that Pillow has opened at 1 / `scale` of its size; also describes any damage in
+    its data. Raises OSError if it ends early."""
     damage = None
     if image.mode in ("RGB", "L"):
         # The pixels are Pillow's, but Pillow hides warnings, and takes longer.
@@ -123,7 +123,7 @@ def _scans(data: bytes) -> tuple[bool, int]:
 
 
 def _decoded_rows(data: bytes, scale: int) -> tuple[Image.Image, int]:
-    """What libjpeg decodes of a JPEG with one scan, as RGB or L, and how many rows that is."""
+    """The rows of a single-scan JPEG that libjpeg can decode, as RGB or L, and their number."""
     image = open_image(data)
     set_scale(image, scale)
     assert isinstance(image, ImageFile.ImageFile)

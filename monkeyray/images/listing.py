@@ -1,4 +1,4 @@
-"""Which images there are: folders, prefixes and manifests to Arrow tables.
+"""Listing images: folders, prefixes and manifests to Arrow tables.
 
 Every table has the columns `uri` (string), `size_bytes` (int64) and `version` (string: ETag or time
 of modification), the last two null for a manifest; then the manifest's other columns.
@@ -30,7 +30,7 @@ PLAN_SCHEMA = pa.schema(
     [("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())]
 )
 
-#: Files that lie beside photographs. Everything else counts as an image, whatever its name: the
+#: Files that accompany photographs. Everything else counts as an image, whatever its name: the
 #: decoder decides.
 _SIDECARS = frozenset([
     "csv", "tsv", "txt", "json", "jsonl", "xml", "xmp", "yaml", "yml", "toml", "ini", "cfg",
@@ -39,7 +39,7 @@ _SIDECARS = frozenset([
     "thm", "tmp",
 ])  # fmt: skip
 _HIDDEN = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "_SUCCESS"})
-#: The endings of videos. They are listed, and get rows that say that they are not read.
+#: The endings of videos. They are listed, and get rows with the status `unsupported`.
 VIDEOS = (".mp4", ".avi", ".mpeg", ".mpg", ".mov", ".mkv", ".m4v", ".wmv", ".flv", ".webm")
 _VIDEO = f"(?i)({'|'.join(map(re.escape, VIDEOS))})$"
 _CHUNK = 8_192
@@ -58,7 +58,7 @@ def list_images(
     a folder or with the URI in a manifest: an image must match one of the first, if there are any,
     and none of the second. `skipped` counts files that are not images by their name, "hidden" and
     "side-car", those "excluded", and the notes of `read_manifest`.
-    Raises InputError if there is no such place, or a manifest has no column `uri`.
+    Raises InputError if the place does not exist, or a manifest has no column `uri`.
     """
     place = Location.parse(uri)
     if is_table(str(place)):
@@ -79,8 +79,8 @@ def count_videos(tables: Iterable[pa.Table]) -> int:
 
 
 def say_notes(skipped: Counter[str], say: Say) -> None:
-    """Say which paths were read in another form than they are written in, and take these counts
-    out of `skipped`."""
+    """Report how many paths were read differently from how they are written, and remove these
+    counts from `skipped`."""
     for note in (BACKSLASHES, BLANKS, OTHER_FORM):
         if count := skipped.pop(note, 0):
             say(f"{count} {note}")
@@ -136,7 +136,7 @@ def _list_folder(place: Location, storage: Storage, skipped: Counter[str]) -> It
         if not exists:
             raise InputError(f"no such folder of images: {place}")
     for entry in storage.list(place):
-        # A place that is a single file was named on purpose, so its name is not judged.
+        # A single file was named on purpose, so any name is accepted.
         reason = None if entry.uri == str(place) else _not_image(path_below(entry.uri, start))
         if reason:
             skipped[reason] += 1

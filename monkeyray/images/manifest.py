@@ -1,4 +1,4 @@
-"""Manifests: tables of images with a column `uri`, made into full URIs that a store can open."""
+"""Manifests: tables of images with a column `uri`, resolved to full URIs that a store can open."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import MISSING_TEXTS, rename_reserved, stream_table
 
-#: Notes on URIs that are read in another form than they are written in.
-BACKSLASHES = "paths of the manifest with backslashes, read as slashes"
-BLANKS = "URIs of the manifest with blanks around them, trimmed"
+#: Notes on URIs that are read differently from how they are written.
+BACKSLASHES = "manifest paths with backslashes, read as slashes"
+BLANKS = "manifest URIs with surrounding blanks, trimmed"
 
 _FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
 #: In RE2's syntax, for Arrow.
@@ -47,7 +47,7 @@ def read_manifest(place: Location, storage: Storage, notes: Counter[str]) -> Ite
     are Windows' slashes, and local paths are found in either Unicode form. A column `captured_at`
     has times. `notes` counts BACKSLASHES, BLANKS and OTHER_FORM.
     Raises InputError if it does not exist, cannot be read, has no column `uri`, has a URI that no
-    store can hold or that carries credentials, or has one of a scheme that cannot be opened.
+    store can hold or that contains credentials, or has one of a scheme that cannot be opened.
     """
     if place.is_local and str(place) != place.path:
         raise InputError(f"the path of manifest {place} is not UTF-8: rename it")
@@ -161,12 +161,12 @@ def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
     first = pc.index(bad, True).as_py()
     if secret[first].as_py():
         why = (
-            "it carries credentials, before the @ or in its query: supply them through the "
+            "it contains credentials, before the @ or in its query: supply them through the "
             "environment or a role"
         )
     elif drive[first].as_py():
         why = (
-            "this machine has no drives and shares of Windows: write paths relative to the "
+            "this machine cannot open Windows drives and shares: write paths relative to the "
             "manifest, such as site1/1.jpg"
         )
     else:
@@ -217,7 +217,7 @@ def _as_on_disk(uris: pa.ChunkedArray, notes: Counter[str]) -> pa.ChunkedArray:
 
 
 def _clean(manifest: str, uri: str) -> str:
-    """A URI in the one form of its place, without . and .. among its names."""
+    """The canonical URI of a place, without . and .. segments."""
     place = Location.of(uri)
     if place.is_local:
         try:

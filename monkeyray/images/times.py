@@ -28,7 +28,7 @@ def parse_time(text: str) -> str | None:
     year, month, day, clock_hour, minute, second = match.groups()[:6]
     hour = int(clock_hour)
     half, offset = match[7], (match[8] or "").upper().replace(":", "").replace("Z", "+0000")
-    if half and hour <= 12:  # beyond, AM and PM say nothing
+    if half and hour <= 12:  # in 24-hour time AM and PM are redundant
         hour = hour % 12 + 12 * (half in "Pp")
     try:
         moment = datetime.fromisoformat(f"{year}-{month}-{day}T{hour:02}:{minute}:{second}")
@@ -38,7 +38,7 @@ def parse_time(text: str) -> str | None:
 
 
 def parse_times(texts: pa.ChunkedArray, called: str) -> pa.ChunkedArray:
-    """A column of times; those without a digit but 0 are missing.
+    """A column of times; texts whose only digit is 0, or without digits, are missing.
 
     Raises InputError for other texts that are not times; `called`: the column in its message.
     """

@@ -1,4 +1,4 @@
-"""Labels of images, from folders and tables, as one Arrow table."""
+"""Labelled images, from folders and tables, as one Arrow table."""
 
 from typing import TYPE_CHECKING
 

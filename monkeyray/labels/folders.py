@@ -14,9 +14,9 @@ from monkeyray.storage.location import Location
 
 
 def label_by_folder(folder: Location, table: pa.Table, skipped: Counter[str]) -> pa.Table:
-    """The images that lie in a label's folder, with the column `label` (string, in NFC).
+    """The images in labels' folders, with the column `label` (string, in NFC).
 
-    Single folders around the labels, as unpacked archives have them, are passed through. `skipped`
+    Single folders around the labels' folders, as in unpacked archives, are skipped. `skipped`
     counts images beside the labels' folders. Raises InputError if there are no sub-folders, one's
     name is not UTF-8, or all are called like splits.
     """

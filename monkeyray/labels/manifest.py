@@ -13,7 +13,7 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.spreadsheets import unguard
 from monkeyray.storage.tables import is_parquet
 
-#: The names of splits that people write.
+#: Common spellings of split names.
 SPLITS = {
     "train": "train", "training": "train",
     "validation": "validation", "val": "validation", "valid": "validation",

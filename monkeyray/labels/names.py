@@ -1,4 +1,4 @@
-"""The names that people read for labels."""
+"""Display names of labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monkeyray.storage.tables import read_rows
 
 
 def read_label_names(uri: str | Location, storage: Storage) -> dict[str, str]:
-    """Label to name out of a CSV or Parquet table, also Kaggle's padded monkey_labels.txt.
+    """Label to name from a CSV or Parquet table, also Kaggle's padded monkey_labels.txt.
 
     The label is the column `label`, else the first; the name is `common_name`, `name`, or else the
     next column. Raises InputError if it is not such a table, or has control characters.

@@ -13,7 +13,7 @@
 They are written in this order, and the weights' names hold their hash, so at every moment a bundle
 that is being replaced is the old one or the new one. The files of the replaced bundle stay until
 the next publish, for readers that have read the old model.json. Loading ignores report and metrics,
-which a killed training may not have written; their hashes in model.json are for whoever wants them.
+which a killed training may not have written; their hashes in model.json allow checking them.
 Only an evaluation needs the known images, and only `--precision int8` the int8 backbone; neither
 changes the model id.
 """
@@ -106,7 +106,7 @@ class Bundle:
 
     def unlike(self, padding: float | None) -> str | None:
         """A warning if images are scored unlike in training: as crops with a `padding`, or whole if
-        it is None. None if they are alike, or if the training is not known."""
+        it is None. None if they match, or if the training is unknown."""
         data = self.model.get("data")
         boxes = data.get("boxes") if isinstance(data, dict) else None
         trained = boxes.get("padding") if isinstance(boxes, dict) else None
@@ -128,7 +128,7 @@ class Bundle:
         if count is not None and count not in counts:
             raise ConfigError(
                 f"--views {count}: this model was made for {' or '.join(map(str, counts))}; train "
-                f"it with --views {count}, which embeds its images once more"
+                f"it with --views {count}, which computes the features of its images again"
             )
         return self.views[: count or len(self.views)]
 
@@ -222,7 +222,7 @@ def save_bundle(
         name: {"sha256": sha256(data), "bytes": len(data)}
         for name, data in {**files, **pages}.items()
     }
-    # Hash what will be read: JSON has neither tuples nor other keys than strings.
+    # Hash the JSON round trip, which turns tuples into lists and keys into strings.
     content = {**bundle.model, "files": listed, "previous_files": sorted(previous)}
     model = json.loads(json.dumps(content, allow_nan=False))
     model["content_sha256"] = _content_hash(model)
@@ -240,7 +240,7 @@ def _old_files(place: Location, storage: Storage) -> tuple[set[str], set[str]]:
     """The files of the present bundle, and those of the one that it replaced."""
     try:
         model = _read_model(place, storage)
-        # A name from a foreign model.json must not delete what is not ours.
+        # A name in an untrusted model.json must not delete other files.
         return (
             {name for name in model["files"] if is_ours(name, *_ALL)},
             {name for name in model["previous_files"] if is_ours(name, *_ALL)},
@@ -265,11 +265,12 @@ def load_bundle(
         raise BundleError(f"{place}/model.json is damaged: it has no format version")
     if version < FORMAT_VERSION:
         raise BundleError(
-            f"{place} has the old bundle format {version}: train it again; its features are kept"
+            f"{place} has the old bundle format {version}: train it again, which reuses the cached "
+            "features"
         )
     if version > FORMAT_VERSION:
         raise BundleError(
-            f"{place} has the bundle format {version}, this MonkeyRay reads {FORMAT_VERSION}: "
+            f"{place} has the bundle format {version}, but this MonkeyRay reads {FORMAT_VERSION}: "
             "install a newer MonkeyRay"
         )
     try:
@@ -283,23 +284,23 @@ def load_bundle(
             f"{model['model_id'][:12]}"
         )
     if _content_hash(model) != model["content_sha256"]:
-        raise BundleError(
-            f"{place}/model.json is damaged: the figures in it are not those that were written"
-        )
+        raise BundleError(f"{place}/model.json is damaged: its figures have been changed")
     if model_id is not None and (len(model_id) < 8 or not actual.startswith(model_id.lower())):
         raise BundleError(
             f"{place} is the model {actual[:12]}, not {model_id}: correct --model or --model-id"
         )
     if model["backbone"] not in BACKBONES:
         raise BundleError(
-            f"{place} has the backbone {model['backbone']!r}, which this MonkeyRay does not know: "
+            f"{place} has the backbone {model['backbone']!r}, which this version of MonkeyRay "
+            "lacks: "
             "install a newer MonkeyRay"
         )
     views = model["preprocessing"].get("views")
     known = isinstance(views, list) and views and all(view in [*VIEWS] for view in views)
     if not known or model["preprocessing"] != preprocessing(model["backbone"], views):
         raise BundleError(
-            f"{place} was trained with another preprocessing than this MonkeyRay has: train it "
+            f"{place} was trained with different preprocessing than this version of MonkeyRay "
+            "uses: train it "
             "again, or score with the version in its model.json"
         )
     if str(len(views)) not in model["calibration"]:
@@ -334,10 +335,8 @@ def _read_model(place: Location, storage: Storage) -> dict[str, Any]:
 
 
 def load_known_images(uri: str | Location, storage: Storage, bundle: Bundle) -> KnownImages | None:
-    """The images that a bundle, loaded from there, was made with; None where it does not say.
-
-    Raises BundleError where the list is damaged.
-    """
+    """The training images of a bundle loaded from there; None if it does not list them. Raises
+    BundleError if the list is damaged."""
     place = Location.parse(uri)
     name = _file(bundle.model, _KNOWN)
     if name is None:
@@ -347,7 +346,7 @@ def load_known_images(uri: str | Location, storage: Storage, bundle: Bundle) -> 
 
 
 def int8_sha256(bundle: Bundle) -> str:
-    """The SHA-256 of the backbone in int8, which a bundle that was loaded with it has."""
+    """The SHA-256 of the int8 backbone of a bundle that was loaded with it."""
     name = _file(bundle.model, _INT8)
     assert name is not None
     return str(bundle.model["files"][name]["sha256"])
@@ -369,7 +368,7 @@ def _load_int8(place: Location, storage: Storage, model: Mapping[str, Any]) -> W
 
 
 def _file(model: Mapping[str, Any], component: str) -> str | None:
-    """The name of the file of a component that a bundle need not have."""
+    """The file name of an optional component."""
     return next((name for name in model["files"] if is_ours(name, component)), None)
 
 

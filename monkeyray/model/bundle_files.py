@@ -22,8 +22,8 @@ def file_name(component: str, data: bytes) -> str:
 
 
 def is_ours(name: object, *components: str) -> bool:
-    """Whether `file_name` may have made this name for one of the components: a name from a foreign
-    model.json must not lead elsewhere."""
+    """Whether `file_name` could have made this name for one of the components: a name in an
+    untrusted model.json must not point elsewhere."""
     either = "|".join(components)
     pattern = rf"({either})-[0-9a-f]{{16}}\.safetensors"
     return isinstance(name, str) and re.fullmatch(pattern, name) is not None
@@ -51,7 +51,7 @@ def read_arrays(place: Location, storage: Storage, name: str, expected: str) -> 
     except TooLargeError as error:
         raise BundleError(f"{place} is damaged: {error}") from error
     if sha256(data) != expected:
-        raise BundleError(f"{place} is damaged: {name} is not what model.json says it is")
+        raise BundleError(f"{place} is damaged: {name} does not match its hash in model.json")
     try:
         weights: Weights = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError for types that NumPy lacks

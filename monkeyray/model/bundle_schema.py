@@ -1,4 +1,5 @@
-"""Checks that the components of a bundle make a model, so that a wrong one fails when it is loaded.
+"""Checks that the components of a bundle fit together, so that an inconsistent one fails on
+loading.
 
 Hashes show that a bundle is what a program wrote, not that the program was right.
 """
@@ -20,7 +21,7 @@ from monkeyray.model.backbones import BACKBONES, Weights
 from monkeyray.statistics.outliers import OutlierModel
 from monkeyray.statistics.thresholds import Thresholds
 
-#: The arrays that decide a score, a file each.
+#: The arrays that determine a score, one file each.
 COMPONENTS = ("backbone", "head", "outliers")
 
 
@@ -77,14 +78,14 @@ def check_types(model: Mapping[str, Any], keys: Iterable[str]) -> None:
         if key not in model:
             raise BundleError(f"it has no {key!r}")
         if key in _TYPES and not _TYPES[key](model[key]):
-            raise BundleError(f"its {key!r} is of a wrong type")
+            raise BundleError(f"its {key!r} has the wrong type")
 
 
 def check_model(model: Mapping[str, Any]) -> None:
     """Raise BundleError for a model.json of the right types whose values contradict each other."""
     labels = [item["label"] for item in model["labels"]]
     if len(labels) < 2:
-        raise BundleError(f"it has {len(labels)} labels, and a classifier has two or more")
+        raise BundleError(f"it has {len(labels)} labels, but a classifier needs two or more")
     if len(set(labels)) < len(labels):
         twice = Counter(labels).most_common(1)[0][0]
         raise BundleError(f"it has the label {twice!r} more than once")
@@ -95,13 +96,15 @@ def check_model(model: Mapping[str, Any]) -> None:
     spec = BACKBONES[model["backbone"]]
     for key, value in (("input_size", spec.size), ("feature_width", spec.width)):
         if model[key] != value:
-            raise BundleError(f"its {key} is {model[key]}, and that of its backbone is {value}")
+            raise BundleError(f"its {key} is {model[key]}, but that of its backbone is {value}")
     if min(model["head"], default=1) < 1:
-        raise BundleError(f"its head is {model['head']}, and a layer has a width of 1 or more")
+        raise BundleError(
+            f"its head is {model['head']}, but a layer must have a width of 1 or more"
+        )
     views = len(model["preprocessing"]["views"])
     for count, found in model["calibration"].items():
         if int(count) > views:
-            raise BundleError(f"it has a calibration for {count} views, and has {views}")
+            raise BundleError(f"it has a calibration for {count} views, but only {views} views")
         if found["thresholds"] is not None:
             _check_thresholds(found["thresholds"], labels, count)
 
@@ -115,12 +118,12 @@ def _check_thresholds(value: Mapping[str, Any], labels: list[str], count: str) -
     theirs = [str(row["label"]) for row in value["per_label"]]
     if theirs != labels:
         raise BundleError(
-            f"its thresholds for {count} views are of the labels {_some(theirs)}, and the model's "
+            f"its thresholds for {count} views are for the labels {_some(theirs)}, but the model's "
             f"are {_some(labels)}"
         )
     for threshold in (thresholds.pooled, *thresholds.per_label.values()):
         if threshold is not None and not 0 <= threshold <= 1:
-            raise BundleError(f"a threshold for {count} views is {threshold}, and not from 0 to 1")
+            raise BundleError(f"a threshold for {count} views is {threshold}, not from 0 to 1")
 
 
 def check_arrays(
@@ -135,25 +138,26 @@ def check_arrays(
             raise BundleError(f"its {component} has no arrays")
         for name, array in arrays.items():
             if not np.issubdtype(array.dtype, np.floating):
-                raise BundleError(f"its {component} has {array.dtype} in {name}, and no floats")
+                raise BundleError(f"its {component} has {array.dtype} in {name}, not floats")
             with np.errstate(over="ignore"):
                 # The network computes in float32.
                 finite = np.isfinite(array.astype(np.float32, copy=False)).all()
             if not finite:
-                raise BundleError(f"its {component} has numbers in {name} that are not finite")
+                raise BundleError(f"its {component} has non-finite numbers in {name}")
     width = model["feature_width"]
     widths = [width, *model["head"], len(model["labels"])]
     wanted = [shape for a, b in itertools.pairwise(widths) for shape in ((a, b), (b,))]
     shapes = [head[name].shape for name in sorted(head)]
     if shapes != wanted:
-        raise BundleError(f"its head has the shapes {shapes}; head and labels ask for {wanted}")
+        raise BundleError(f"its head has the shapes {shapes}; head and labels require {wanted}")
     try:
         found = OutlierModel.from_arrays(outliers)
     except ValueError as error:
         raise BundleError(f"its outlier model is damaged: {error}") from error
     if found.bank.shape[1] != width:
         raise BundleError(
-            f"its outlier model is of features {found.bank.shape[1]} wide, and they are {width}"
+            f"its outlier model is for features of width {found.bank.shape[1]}, but the backbone's "
+            f"have {width}"
         )
     lacking = sorted(set(map(int, model["calibration"])) - set(found.weights))
     if lacking:

@@ -1,4 +1,4 @@
-"""A batch of pixels to features and logits, in one TensorFlow graph."""
+"""TensorFlow engine: pixels to features and logits in one graph."""
 
 from __future__ import annotations
 

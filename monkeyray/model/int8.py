@@ -50,7 +50,7 @@ def int8_model(network: Network, core: Any) -> Any:
     features = ("f32", [-1, -1, BACKBONES[network.backbone].width])
     if found != [[pixels], [features]]:
         raise BundleError(
-            f"the model's backbone in int8 is damaged: it maps {found[0]} to {found[1]}, and "
+            f"the model's backbone in int8 is damaged: it maps {found[0]} to {found[1]}, but "
             f"{network.backbone} maps {[pixels]} to {[features]}"
         )
     source = graph.get_results()[0].input_value(0)

@@ -24,8 +24,8 @@ def read_keras_file(data: bytes, model: Any, what: str, name: str) -> None:
     """Set the weights of a keras.Model from the bytes of a Keras file.
 
     `what` (the option and the file) and `name` (the network) are for messages. Raises ConfigError
-    for another kind of file, another network or this one with its top, links out of the file, and
-    weights that are not finite.
+    for another kind of file, another network or this one with its classification head, links out of
+    the file, and weights that are not finite.
     """
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "file.h5"
@@ -39,7 +39,7 @@ def read_keras_file(data: bytes, model: Any, what: str, name: str) -> None:
             raise
         except Exception as error:  # h5py and Keras raise many kinds
             reason = " ".join(str(error).split())[:200]
-            raise ConfigError(f"{what} does not fit {name} without its top: {reason}") from error
+            raise ConfigError(f"{what} does not fit {name} without its head: {reason}") from error
     for variable in model.weights:
         if not np.isfinite(np.asarray(variable)).all():
             raise ConfigError(
@@ -79,14 +79,14 @@ def _check(path: Path, model: Any, what: str, name: str) -> bool:
     lacking, surplus = needed - shapes, shapes - needed
     if lacking:
         raise ConfigError(
-            f"{what} does not fit {name} without its top: {lacking.total()} of its "
-            f"{needed.total()} arrays are not in the file, as one of shape {max(lacking)}: give "
-            f"the file of {name}, or the --backbone that the file is of"
+            f"{what} does not fit {name} without its head: {lacking.total()} of its "
+            f"{needed.total()} arrays are not in the file, such as one of shape {max(lacking)}: "
+            f"give the file of {name}, or the --backbone of this file"
         )
     if surplus:
         raise ConfigError(
-            f"{what} holds {name} with a top, {surplus.total()} arrays more than the network has "
-            f"without, as one of shape {max(surplus)}: give the file without the top, which Keras "
+            f"{what} holds {name} with its classification head, {surplus.total()} arrays too many, "
+            f"such as one of shape {max(surplus)}: give the file without the head, which Keras "
             "publishes as …_notop.h5 or …_no_top.h5 and writes with include_top=False"
         )
     return legacy
@@ -110,19 +110,20 @@ def _datasets(file: Any, what: str) -> dict[str, Any]:
             path = prefix + key
             # Check a link before following it, which would open the other file.
             if group.get(key, getclass=True, getlink=True) is not h5py.HardLink:
-                raise _refused(what, path, "is a link to somewhere else")
+                raise _refused(what, path, "links to somewhere else")
             item = group[key]
             if isinstance(item, h5py.Group):
                 groups.append((f"{path}/", item))
             elif isinstance(item, h5py.Dataset):
                 if item.external or item.is_virtual:
-                    raise _refused(what, path, "takes its values from other files")
+                    raise _refused(what, path, "reads its values from other files")
                 found[path] = item
     return found
 
 
 def _refused(what: str, path: str, why: str) -> ConfigError:
     return ConfigError(
-        f"{what} is refused: {path} in it {why}, unlike in files of Keras: give the file as Keras "
+        f"{what} is refused: {path} in it {why}, which Keras's own files never do: give the file "
+        "as Keras "
         "wrote or published it"
     )

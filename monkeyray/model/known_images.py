@@ -1,4 +1,4 @@
-"""How a model recognises the images it was trained on: an evaluation on them would be optimistic.
+"""Recognises images that a model was trained on, since an evaluation on them would be optimistic.
 
 It keeps the start of the SHA-256 of every image, and thumbnails of at most 20,000 of them to
 recognise the same picture in another file.

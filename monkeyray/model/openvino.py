@@ -1,4 +1,4 @@
-"""A batch of pixels to features and logits with OpenVINO, the fastest engine on CPUs."""
+"""OpenVINO engine: pixels to features and logits in one graph; the fastest on CPUs."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from monkeyray.model.graph_cache import cached_graph
 from monkeyray.model.head import build_head
 from monkeyray.model.int8 import int8_model, refusal
 
-#: To be increased when the code below builds another graph.
+#: Bump when the code below builds a different graph.
 _GRAPH_VERSION = 1
 
-#: OpenVINO's precisions; by default it uses bfloat16 on CPUs that have it. The parts of an int8
-#: graph that are not quantised use float32.
+#: OpenVINO's precisions; by default it uses bfloat16 on CPUs that have it. Unquantised operations
+#: of an int8 graph use float32.
 _PRECISIONS = {"float32": "f32", "mixed": "bf16", "int8": "f32"}
 
 

@@ -12,7 +12,7 @@ from monkeyray.options import Place, Range
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewConfig(PredictionsConfig):
-    """Write pages for looking at predictions, correcting labels and choosing what to label next.
+    """Write pages to look at predictions, correct labels and choose what to label next.
     The labels exported from them are a manifest for train: --corrections or --images."""
 
     GROUPS: ClassVar = {
@@ -40,16 +40,17 @@ class ReviewConfig(PredictionsConfig):
     """Table (CSV or Parquet) with the columns label and name, as for train."""
 
     per_label: Annotated[int, Range(0, 10_000)] = 12
-    """Images to show for each label, drawn at random."""
+    """Number of images to show for each label, drawn at random."""
 
     per_section: Annotated[int, Range(0, 10_000)] = 48
-    """Images to show of the least certain, of the least typical and of those not scored."""
+    """Number of images to show in each of the other sections: least certain, least typical, not
+    scored."""
 
     images_per_page: Annotated[int, Range(1, 10_000)] = 240
     """Maximum number of images on a page."""
 
     thumbnail_pixels: Annotated[int, Range(32, 2048)] = 320
-    """The longer side of the thumbnails. At 320, a page grows by some 20 kB per image."""
+    """The longer side of the thumbnails. At 320, a page grows by about 20 kB per image."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,7 +1,7 @@
 """The contents of a review: counts over all predictions, and the images to show.
 
 The predictions are read once into a DuckDB table in a temporary folder, one row per image, which
-queries then count and choose from. Its memory is limited and does not grow with the predictions.
+queries then count and sample. Its memory is limited and does not grow with the predictions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which images to look at, the worst mistakes and the least certain, and their thumbnails."""
+"""The images worth a look (worst mistakes, least certain predictions), and their thumbnails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detections and images: which file of a detector's results is which image, and the rows of boxes.
+"""Matches files in a detector's results to images, and makes the rows of boxes.
 
 The detector may have seen the files under another folder: `cards/A/IMG_1.JPG` there is
 `/mnt/season/A/IMG_1.JPG` here. One rule, which replaces one prefix by another, is derived from some
@@ -195,16 +195,16 @@ def count_unused(matched: Matched, threshold: float) -> dict[str, int]:
     return {
         f"images found in the detections{how}": int((where >= 0).sum()),
         OTHER_FORM: matched.in_other_form,
-        "images that the detections do not list": int((where < 0).sum()),
+        "images not listed in the detections": int((where < 0).sum()),
         "files of the detections that are not among the images": int((~mine).sum()),
-        "entries of the detections that say the same of a file again": found.repeated,
+        "repeated entries of the detections": found.repeated,
         "boxes with a negative confidence, eliminated and not scored": int(
             (mine_boxes & eliminated).sum()
         ),
         f"boxes below the detection threshold, {threshold:g}": int(
             (mine_boxes & low & ~eliminated).sum()
         ),
-        "boxes that are no animal, person or vehicle, taken for none": int(
+        "boxes of other categories than animal, person and vehicle, ignored": int(
             (mine_boxes & other & ~low).sum()
         ),
     }

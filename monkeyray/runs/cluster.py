@@ -1,4 +1,4 @@
-"""The Ray cluster: connect to it, or start one here; how many workers it has room for."""
+"""The Ray cluster: connect to it or start one here, and size the pool of workers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def check_places(config: Any, storage: Storage, *options: str) -> None:
 
 def is_asked_for(address: str | None) -> bool:
     """Whether to use a Ray cluster: if an address or RAY_ADDRESS is given, in a submitted job, or
-    if this process is connected to one. One that merely runs on this machine may be anybody's."""
+    if this process is connected to one. One that merely runs on this machine may belong to someone
+    else."""
     ray = sys.modules.get("ray")
     return bool(_asked(address)) or (ray is not None and ray.is_initialized())
 
@@ -80,12 +81,12 @@ def _asked(address: str | None) -> str | None:
 
 @contextlib.contextmanager
 def connected(address: str | None, debug: bool = False, say: Say | None = None) -> Iterator[None]:
-    """Be connected to a Ray cluster: the given one, that of RAY_ADDRESS or of a submitted job, or a
-    new one of our own on this machine. `say` is called with which, unless it is our own.
+    """Connect to a Ray cluster: the given one, that of RAY_ADDRESS or of a submitted job, or a new
+    one of our own on this machine. `say` names it, unless it is our own.
 
-    A connection that is there already is used and left as it is. Of this process, Ray's environment
-    variables, its signal handler and its loggers' levels are restored at the end.
-    Raises ClusterError if the cluster cannot be reached, or goes away meanwhile.
+    An existing connection is used and left open. Ray's environment variables, signal handler and
+    logger levels in this process are restored at the end. Raises ClusterError if the cluster cannot
+    be reached, or goes away meanwhile.
     """
     global _nested
     import ray
@@ -152,10 +153,11 @@ def _signal_handler_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-#: For how long a cluster's head may be gone: less than Ray's minute until it ends this process.
+#: How long a cluster's head may be unreachable: less than the minute after which Ray ends this
+#: process.
 _LOST_SECONDS = 30.0
 
-#: For how long this process may then take to end its job in order.
+#: How long this process may then take to end its job cleanly.
 _LEAVE_SECONDS = 10.0
 
 
@@ -163,7 +165,7 @@ _LEAVE_SECONDS = 10.0
 def _watched() -> Iterator[None]:
     """Raise ClusterError if the connected cluster goes away meanwhile.
 
-    Ray would end the whole process, as does this if the job does not end by itself.
+    Ray would end the whole process; so does this if the job does not end by itself.
     """
     import ray
 
@@ -210,9 +212,9 @@ def _options(debug: bool) -> dict[str, Any]:
 
 
 def _start(folder: Path, debug: bool) -> None:
-    """Start a Ray of our own, which keeps everything in this folder, and lets in nobody without its
-    token. In the home, where Ray would keep that, it switches authentication on for every cluster
-    that is started later."""
+    """Start a Ray of our own, which keeps everything in this folder and rejects clients without its
+    token. In the home folder, Ray's default, the token would switch on authentication for every
+    cluster started later."""
     import ray
 
     token = folder / "token"
@@ -242,7 +244,7 @@ def _leave() -> None:
 
 
 def _read_authentication() -> None:
-    """Make Ray read again from the environment whether it needs a token, and which."""
+    """Make Ray reread its token settings from the environment."""
     raylet = importlib.import_module("ray._raylet")  # its types are incomplete
     raylet.Config.initialize("")
     raylet.AuthenticationTokenLoader.instance().reset_cache()
@@ -259,8 +261,8 @@ def _short_folder() -> Iterator[Path]:
                 break
     else:
         raise ConfigError(
-            f"Ray needs a temporary folder to write to with a name of at most {_LONGEST_FOLDER} "
-            f"bytes, which {tempfile.gettempdir()} and /tmp are not: set RAY_TMPDIR to one"
+            f"Ray needs a writable temporary folder whose name has at most {_LONGEST_FOLDER} "
+            f"bytes, unlike {tempfile.gettempdir()} and /tmp: set RAY_TMPDIR to one"
         )
     try:
         yield Path(folder)
@@ -282,7 +284,7 @@ def _join(address: str, debug: bool) -> None:
         ray.init(address=address, **_options(debug), **code)
     except ray.exceptions.AuthenticationError as error:
         raise ClusterError(
-            f"the Ray cluster at {address} does not let this job in without its token: set "
+            f"the Ray cluster at {address} rejects this job without its token: set "
             "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file with the token of its head "
             "node (~/.ray/auth_token there), or RAY_AUTH_MODE=disabled if it has none"
         ) from error
@@ -294,8 +296,8 @@ def _join(address: str, debug: bool) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Raise OSError or ValueError if nothing answers there within seconds; Ray would try for many
-    minutes."""
+    """Raise OSError or ValueError if the address does not answer within seconds; Ray would try for
+    many minutes."""
     from ray._private.services import canonicalize_bootstrap_address
 
     if "://" in address:
@@ -435,7 +437,8 @@ def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
         )
     if asked is not None and asked > most:
         raise ClusterError(
-            f"--{option} {asked} needs {asked} {kind}s, this Ray cluster can have at most {most}: "
+            f"--{option} {asked} needs {asked} {kind}s, but this Ray cluster can have at most "
+            f"{most}: "
             f"ask for {most} or fewer"
         )
     return asked if asked is not None else max(1, now)

@@ -1,7 +1,8 @@
-"""The child process that opens images, and may die of one; supervisor.py watches it from outside.
+"""The child process that decodes images, and may crash on one; supervisor.py watches it from
+outside.
 
 The decoder and the network run here in one thread, so native code that crashes or hangs takes down
-this process and nothing else. Shared memory says which image is open, so the fatal one is known.
+this process and nothing else. Shared memory records the open image, which identifies the fatal one.
 """
 
 from __future__ import annotations

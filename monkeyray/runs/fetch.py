@@ -46,7 +46,7 @@ Decode = Callable[..., Decoded]
 #: Outcomes that are known already, by the position in the plan.
 Outcomes = Mapping[int, Decoded | DecodeError]
 
-#: Statuses that are about the image itself only while other images can be read.
+#: Statuses that blame the image only while other images are readable.
 REFUSED = ("missing", "forbidden")
 
 #: Images fetched at the same time, enough to hide the latency of a store.
@@ -193,17 +193,17 @@ def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) ->
     except TooLargeError:
         return Fetched(None, None, "too_large", f"more bytes than the limit, {limits.max_bytes}")
     except NoFileError:
-        return Fetched(None, None, "unsupported", "a folder, a pipe or a device, and no file")
+        return Fetched(None, None, "unsupported", "not a regular file: a folder, pipe or device")
     except ArchivedError as error:
-        return Fetched(None, None, error.kind, "the store has archived it: it is to be restored")
+        return Fetched(None, None, error.kind, "archived in the store: restore it first")
     except ObjectError as error:
         # The URI is in its column; the reason names no path.
-        return Fetched(None, None, error.kind, f"the store says that it is {error.kind}")
+        return Fetched(None, None, error.kind, f"the store reports it as {error.kind}")
     return Fetched(blob.data, blob.version)
 
 
 class Refusals:
-    """Watches for consecutive images that are missing or forbidden.
+    """Watches for consecutive missing or forbidden images.
 
     After some of them, an image that could be read before is read again: if it is refused too, the
     credentials or the disk are the cause, not the images. At most `limit` may follow each other.

@@ -1,8 +1,8 @@
 """One run at a time in a place: a small file that its owner renews and others respect.
 
 A lease expires after LAPSE_SECONDS without renewal, or at once if its owner ran on this machine and
-has exited. It only refuses a second live run. If an owner wakes up after its lease has expired, or
-two runs race for an expired one, the fence of run.py protects the rows; so the lease needs no
+has exited. It only refuses a second active run. If an owner wakes up after its lease has expired,
+or two runs race for an expired one, the fence of run.py protects the rows; so the lease needs no
 conditional replacement.
 """
 
@@ -29,12 +29,12 @@ from monkeyray.storage.store import Storage
 RENEW_SECONDS = 5.0
 LAPSE_SECONDS = 60.0
 
-#: The lease is renewed and given back with less patience than it takes to expire.
+#: Renewing and releasing the lease give up sooner than it expires.
 _PATIENCE_SECONDS = 10.0
 
 NAME = "_lease.json"
 
-#: The fields below; a lease of another format is only judged by its renewals.
+#: The fields below; a lease in another format is judged by its renewals only.
 _FORMAT = 2
 
 
@@ -50,8 +50,8 @@ class Lease:
         """Raise LeaseError if another run has taken the place."""
         if not self.is_held():
             raise LeaseError(
-                f"{self.place} was taken over by another run while this one did not answer: "
-                "nothing is lost, let that one go on"
+                f"{self.place} was taken over by another run while this one was unresponsive: "
+                "nothing is lost, let the other run continue"
             )
 
     def is_held(self) -> bool:
@@ -89,7 +89,7 @@ def hold(place: Location, storage: Storage, say: Callable[[str], None]) -> Itera
             # If the store does not answer, the lease may expire; a later try finds that out.
             with contextlib.suppress(StorageError):
                 if not brief.is_held():
-                    return  # the next check of the job tells
+                    return  # the job's next check reports it
                 content["renewals"] += 1
                 brief.storage.write(file, _bytes(content))
 

@@ -1,4 +1,4 @@
-"""The place of a run: read it, create it, go on with it, or clear it."""
+"""The folder or prefix of a run: read, create, resume or clear it."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def read_run(place: Location, storage: Storage, remedy: str) -> Run | None:
 
 
 def open_run(place: Location, storage: Storage, identity: dict[str, Any]) -> Run | None:
-    """The run in a place, to go on with; None if the place is empty.
+    """The run in a place, to resume; None if the place is empty.
 
     Raises RunError if the place holds a run of another identity, naming what differs, or files that
     belong to no run.
     """
-    run = read_run(place, storage, "choose another place, or start anew with --overwrite")
+    run = read_run(place, storage, "choose another place, or start over with --overwrite")
     if run is None:
         _check_empty(place, storage)
         return None
@@ -84,7 +84,7 @@ def _check_empty(place: Location, storage: Storage) -> None:
         if name != LEASE and (not _OURS.fullmatch(name) or FILE_NAME.fullmatch(name)):
             raise RunError(
                 f"{place} is not empty and holds no run (it has {name}): choose an empty place, or "
-                "delete it there"
+                "delete that file"
             )
 
 

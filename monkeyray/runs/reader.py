@@ -1,8 +1,8 @@
 """The one reader of predictions: for exports, bursts, review, evaluation and rescoring.
 
 `open_predictions` finds the run in a place and its files; `Predictions.tables` streams rows in the
-order in which the images were listed. Whatever is wrong with predictions that are read, a missing
-run, one that is not finished, a damaged file, is an InputError.
+order in which the images were listed. Anything wrong with the predictions (a missing or unfinished
+run, a damaged file) is an InputError.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ class Predictions:
                             advance(self.rows, {"ok": done})
             except MissingError as error:
                 raise InputError(
-                    f"{uri} was deleted while it was read: wait for the scoring to end, then run "
+                    f"{uri} was deleted while it was being read: wait for the scoring to finish, "
+                    "then run "
                     "this command again"
                 ) from error
             except pa.ArrowException as error:

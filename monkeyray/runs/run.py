@@ -4,7 +4,7 @@
     place/_run.json                the run's ids, its identity, and how the plan is cut
     place/_config.toml             the options of the latest call, for people and for --config
     place/_plan/<id>/…             the plan itself
-    place/_lease.json              who is writing, while somebody is
+    place/_lease.json              who is writing, while a run is active
     place/_SUCCESS                 the run's id and its counts, written last
 
 Files are called `part-…` because tables of several Parquet files usually are; everything else calls
@@ -14,7 +14,7 @@ The fence: a run has an id, in `_run.json` and in the name of each file it makes
 created, never overwritten, so a shard that is made twice is one file. Before and after it creates a
 file, a process looks for its id in `_run.json`; if another run has taken the place, the file
 removes itself, unless that run is a redo that may have counted it. The lease (lease.py) only keeps
-a second live run out. When two processes race for the place of a dead run, work may be done twice,
+a second active run out. When two processes race for the place of a dead run, work may be done twice,
 but no row is lost or doubled.
 
 Redo (`--update`, `--retry-failed`; update.py): the run gets a new id, and with it a new plan and
@@ -24,8 +24,8 @@ file stays until `finish` has found all successors. So our own readers, which ta
 of each shard, see each URI once at any time. A reader that globs `*.parquet` sees each URI once
 while `_SUCCESS` is there; during a redo it also sees the rows of files that are not deleted yet.
 
-`_run.json` is the only file that is replaced on condition: a redo replaces the version it has read,
-so that of two at a time only one goes on.
+`_run.json` is the only file that is replaced conditionally: a redo replaces the version it has
+read, so that only one of two concurrent redos goes on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Entry
 from monkeyray.storage.store import Storage
 
-#: Statuses whose reason may have passed since.
+#: Statuses whose cause may be gone by now.
 MAY_PASS = ("missing", "forbidden", "archived", "crashed", "timeout")
 
 #: Columns whose values each file counts in its footer, where it has them.
@@ -80,12 +80,12 @@ class Run:
     ids: tuple[str, ...]
     identity: dict[str, Any]
     plan: Plan
-    #: What was seen while planning, such as files skipped, for the summary.
+    #: Counts from planning, such as skipped files, for the summary.
     notes: dict[str, Any] = field(default_factory=dict)
     redo: Redo = field(default_factory=dict)
     #: The version of _run.json that this is.
     version: str | None = None
-    #: The files of a trial end differently, so that no reader takes them for predictions.
+    #: A trial's files have another suffix, so that readers do not take them for predictions.
     ending: str = "parquet"
 
     @property
@@ -104,8 +104,8 @@ class Run:
         """Raise LeaseError unless the place still belongs to this run."""
         if self._id_in_place() != self.run_id:
             raise LeaseError(
-                f"{self.place} was taken over by another run while this one did not answer: "
-                "nothing is lost, let that one go on"
+                f"{self.place} was taken over by another run while this one was unresponsive: "
+                "nothing is lost, let the other run continue"
             )
 
     def check_shared(self) -> None:
@@ -113,7 +113,8 @@ class Run:
         that not every node mounts. Workers ask this before their first shard."""
         if self.place.is_local and self._id_in_place() is None:
             raise ConfigError(
-                f"{self.place} is a local path that not every worker sees: give s3://… or another "
+                f"{self.place} is a local path that some workers cannot see: give s3://… or "
+                "another "
                 "store, or a disk that all nodes mount"
             )
 
@@ -286,7 +287,7 @@ class Run:
         return totals
 
     def _read_footer(self, shard: int, run_id: str) -> dict[str, Any] | None:
-        """What a file says of itself; None if it is not what this run has written."""
+        """A file's footer; None if this run did not write the file."""
         try:
             with self.storage.open(self.file_uri(shard, run_id)) as file:
                 metadata = pq.read_metadata(file)

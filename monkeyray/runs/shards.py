@@ -1,4 +1,4 @@
-"""One shard of a run: its rows are made and published as a file, wherever the worker runs."""
+"""Makes the rows of one shard and publishes them as a file, wherever the worker runs."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class ShardWorker:
         except MissingError:
             run.check()  # which tells why, if the place was overwritten
             raise
-        # A worker that died after it had published is followed by one with the same shard.
+        # After a worker dies having published, another gets the same shard.
         if run.storage.exists(run.file_uri(shard)):
             return
         rows = run.redo.get(shard)
@@ -192,7 +192,7 @@ class Tally:
 @contextlib.contextmanager
 def every_second(tell: Callable[[], None], say: Say) -> Iterator[None]:
     """Call `tell` while something else goes on. The first time that it fails, `say` is called with
-    the reason; it is still called each second, because what it failed of may pass."""
+    the reason; it is still called each second, because the cause may pass."""
     stop = threading.Event()
 
     def repeat() -> None:
@@ -203,7 +203,7 @@ def every_second(tell: Callable[[], None], say: Say) -> Iterator[None]:
             except Exception as error:
                 if not said:
                     reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
-                    say(f"the job goes on, but its progress cannot be shown ({reason})")
+                    say(f"the job continues, but its progress cannot be shown ({reason})")
                 said = True
 
     thread = threading.Thread(target=repeat, daemon=True, name="progress")

@@ -300,7 +300,8 @@ class SupervisedDecoder:
                 failed += 1
                 if failed > 5:
                     raise ClusterError(
-                        f"a process to open one image dies before it opens it ({death.how}): check "
+                        "the process that opens single images dies before it opens one "
+                        f"({death.how}): check "
                         "the memory and the installation of this node, and its output with --debug"
                     ) from None
                 self._stopped.wait(failed)
@@ -311,7 +312,7 @@ class SupervisedDecoder:
             return DecodeError(
                 "timeout", f"not decoded within {self._packed.decode_seconds:g} s, twice"
             )
-        return DecodeError("crashed", f"the decoder died of it twice, by {died[-1].how}")
+        return DecodeError("crashed", f"the decoder crashed on it twice: {died[-1].how}")
 
     def stop(self) -> None:
         """Kill the process, from any thread: a run in progress ends with DecodeProcessDiedError."""

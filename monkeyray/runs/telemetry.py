@@ -37,16 +37,16 @@ class Meter:
             make(
                 metrics.Counter,
                 "worker_seconds",
-                "What the workers' time went into: fetch (waiting for images), decode, compute, "
-                "write. Told with each file.",
+                "Workers' time by activity: fetch (waiting for images), decode, compute, "
+                "write. Updated with each file.",
                 "step",
             ),
             "step",
         )
         self._rate = make(
-            metrics.Gauge, "images_per_second", "Images done a second, over the last minute."
+            metrics.Gauge, "images_per_second", "Images done per second, over the last minute."
         )
-        self._to_do = make(metrics.Gauge, "images_planned", "Images that this call has to do.")
+        self._to_do = make(metrics.Gauge, "images_planned", "Images that this call has to process.")
         self._planned = planned
         self._pace = Pace()
 
@@ -63,7 +63,7 @@ class Meter:
         self._seconds.reach({step: spent / 1e9 for step, spent in nanoseconds.items()})
 
     def close(self) -> None:
-        """Set the rate to zero; a process that lives on would repeat the last one."""
+        """Set the rate to zero; otherwise a long-lived process would repeat the last one."""
         self._rate.set(0)
 
 
@@ -109,7 +109,7 @@ class _Total:
         """Raise the counter to these totals."""
         for key, total in totals.items():
             more = total - self._told.get(key, 0)
-            if more < 0:  # counted anew after a node was lost
+            if more < 0:  # the count restarts after a node is lost
                 more = total
             if more > 0:
                 self._counter.inc(more, None if self._tag is None else {self._tag: key})

@@ -1,7 +1,8 @@
-"""The workers of a run: of this machine, which start in no time, or of a Ray cluster of any size.
+"""The workers of a run: local processes, which start at once, or actors on a Ray cluster of any
+size.
 
 Each worker is a ShardWorker (shards.py), whose child fetches a shard's images ahead of use, decodes
-them and maps them to rows in one thread, so a file comes out the same wherever it was made. On one
+them and maps them to rows in one thread, so a shard's file is the same wherever it was made. On one
 machine each runs in a thread, on Ray each is an actor that Ray Data hands shards to. Neither pixels
 nor images pass through Ray's object store, and a lost worker costs the shard that it was making.
 """
@@ -37,10 +38,10 @@ from monkeyray.runs.shards import SPENT, Job, Progress, ShardWorker, Tally, ever
 from monkeyray.runs.supervisor import pack
 from monkeyray.runs.telemetry import Meter
 
-#: For how long all threads together may take to notice that they are to stop.
+#: How long all threads together may take to stop.
 _STOP_SECONDS = 10.0
 
-#: How often an actor may die and be started again.
+#: How often a dead actor is restarted.
 _MAX_RESTARTS = 20
 
 
@@ -98,7 +99,7 @@ class MachinePool:
         cores = usable_cores()
         if asked is not None and asked > cores:
             raise ClusterError(
-                f"--{option} {asked} needs {asked} CPUs, this machine gives {cores}: ask for "
+                f"--{option} {asked} needs {asked} CPUs, but this process may use {cores}: ask for "
                 f"{cores} or fewer"
             )
         return WorkerCount(asked or cores)

@@ -1,4 +1,4 @@
-"""What a scoring scores: the images of a collection, or the boxes that a detector found in them."""
+"""The images of a collection to score, or the boxes that a detector found in them."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def list_collection(
         )
     check_columns(listing.schema)
     notes = {
-        "files skipped, side-cars by their name": skipped["side-car"],
+        "files skipped, side-cars by name": skipped["side-car"],
         "files skipped, hidden": skipped["hidden"],
         "images left out by --include and --exclude": skipped["excluded"],
         "rows with a URI that was listed before": listing.repeated,
-        "videos by their name, which are not scored": count_videos(listing.tables()),
+        "videos by name, which are not scored": count_videos(listing.tables()),
         BACKSLASHES: skipped[BACKSLASHES],
         BLANKS: skipped[BLANKS],
         OTHER_FORM: skipped[OTHER_FORM],

@@ -1,4 +1,4 @@
-"""The dry run of a scoring: score a few images, throw the result away, estimate the time."""
+"""The dry run of a scoring: score a few images, discard the result, estimate the time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A trained model in this process, for notebooks: images in, an Arrow table of predictions out.
+"""A trained model in this process, for notebooks: images to an Arrow table of predictions.
 
 An image is a path, a URI, bytes, a PIL image or an array. All of them pass through the one decoder:
 pixels that come without a file are written to one in memory first.
@@ -139,7 +139,7 @@ class Model:
 
     def _fetch(self, image: OneImage | None, uri: str | None) -> Fetched:
         if image is None:
-            return Fetched(None, None, "missing", "null is given for this image")
+            return Fetched(None, None, "missing", "the image given is null")
         if uri is not None:
             return fetch(self._storage, uri, None, self._options.limits)
         if isinstance(image, _BYTES):
@@ -209,7 +209,7 @@ def load_model(
     return Model(bundle, storage, options)
 
 
-# -- Images as a notebook has them ---------------------------------------------------------------
+# -- Images in a notebook ---------------------------------------------------------------
 
 
 def one_by_one(images: Images) -> Iterator[OneImage | None]:

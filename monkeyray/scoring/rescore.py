@@ -1,8 +1,8 @@
-"""The rescoring job: predictions with embeddings in, the same with another head's scores out.
+"""The rescoring job: predictions with embeddings, scored again with another head.
 
 Whatever head, temperature and thresholds decide follows from the backbone's features, which
 `score --embeddings` keeps, so no image is opened. The result is a run like that of scoring, with
-the same parts. Workers read and write them, so features never pass through the driver.
+the same shards. Workers read and write them, so features never pass through the driver.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:
         or was.get("decode_version") != decoding["decode_version"]
     ):
         raise InputError(
-            f"the embeddings in {old.place} are from another backbone than that of {model}: train "
+            f"the embeddings in {old.place} are from a different backbone than that of {model}: "
+            "train "
             "the new head on the same --backbone and --weights, without --fine-tune, or score the "
             "images with it"
         )

@@ -28,7 +28,7 @@ from monkeyray.statistics.thresholds import ACCEPTED, BELOW, decide
 #: Status and error of an image for which the network returns numbers that are not finite.
 OVERFLOW = ("overflow", "the network's output is not finite")
 
-#: So many overflows in a row at the start are the network's fault.
+#: This many overflows in a row at the start mean that the network is at fault.
 _OVERFLOWS = 64
 
 #: Rows processed at a time: the distances to the training images take memory.

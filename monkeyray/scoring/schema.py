@@ -39,7 +39,7 @@ COLUMNS = (
     Column("error", _TYPES["error"], "the reason in words; null if `status` is `ok`"),
     Column(
         "label", pa.string(),
-        "the likeliest label; null if the image was not scored, as all columns to `top_k`",
+        "the likeliest label; null if the image was not scored, like all columns up to `top_k`",
     ),
     Column("score", pa.float32(), "its calibrated probability, 0 to 1"),
     Column(
@@ -58,8 +58,8 @@ COLUMNS = (
     Column("height", _TYPES["height"], "pixels as displayed"),
     Column(
         "captured_at", _TYPES["captured_at"],
-        "when it was taken, local time in ISO 8601, with an offset only if it is known: by the "
-        "manifest, else by EXIF",
+        "when it was taken, local time in ISO 8601, with an offset only if it is known; from the "
+        "manifest, else from EXIF",
     ),
     Column("size_bytes", _TYPES["size_bytes"], "size of the file that was read"),
     Column("etag_or_mtime", _TYPES["etag_or_mtime"], "its version in the store"),

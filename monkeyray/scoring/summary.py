@@ -16,7 +16,7 @@ NOTHING_SCORED = 3
 
 
 def nothing_scored(statuses: Counter[str]) -> bool:
-    """Whether not one image could be scored, or passed through with its detection."""
+    """Whether no image at all could be scored or passed through with its detection."""
     return statuses.total() > 0 and not any(statuses[each] for each in (*SCORED, *PASSED))
 
 
@@ -72,7 +72,7 @@ class Summary(Result):
         unit = "one per box or image without one" if self.boxes else "one per image"
         first = f"{self.images} rows, {unit}"
         if self.already:
-            first += f"; {self.already} were there, {self.scored} scored now"
+            first += f"; {self.already} were already there, {self.scored} scored now"
         lines = [first]
         lines += [f"  {count:>9} {status}" for status, count in self.statuses.most_common()]
         lines += [f"labels of the {'boxes' if self.boxes else 'images'} with status ok"]
@@ -97,8 +97,8 @@ class Summary(Result):
         lines.append(f"predictions in {self.uri}")
         if self.exit_code:
             lines.append(
-                "NO IMAGE WAS SCORED: the column error says why of each. If their paths are wrong, "
-                "correct them and score with --overwrite; if they are right by now, with "
+                "NO IMAGE WAS SCORED: the column error gives the reasons. If the paths are wrong, "
+                "correct them and score with --overwrite; if they are readable by now, score with "
                 "--retry-failed"
             )
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""What the rows of a scoring depend on, and the work of making those that are missing."""
+"""A scoring's identity, and the work of making its missing rows."""
 
 from __future__ import annotations
 

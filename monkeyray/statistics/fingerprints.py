@@ -1,6 +1,7 @@
 """Image fingerprints: small greyscale thumbnails of the whole frame.
 
-Hashes of a thumbnail and of its parts select candidate pairs; aligning the two thumbnails decides.
+Hashes of a thumbnail and of crops of it select candidate pairs; aligning the two thumbnails
+decides.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from PIL import Image
 
 from monkeyray.arrays import Array, Bytes, Flags, Floats, Hashes
 
-#: Increases with every change of the output of `grey_thumbnail`, as caches keep it.
+#: Bump when the output of `grey_thumbnail` changes, since caches keep it.
 THUMBNAIL_VERSION = 1
 
 #: Pixels on each side of a thumbnail, and its size in bytes.
@@ -48,7 +49,7 @@ def grey_thumbnails(column: pa.ChunkedArray) -> Bytes:
 
 # -- Hashes --------------------------------------------------------------------------------------
 
-#: Cropped from a side for the hashes of parts, as shares of the frame.
+#: Cropped from a side for the hashes of crops, as shares of the frame.
 _CUTS = (0.0, 0.03)
 
 
@@ -72,9 +73,9 @@ _LOW = np.concatenate(
 
 
 def window_hashes(pictures: Bytes) -> Hashes:
-    """Hashes of thumbnails, uint8 (n, SIDE, SIDE), and of 15 parts of each: uint64 (n, 16).
+    """Hashes of thumbnails, uint8 (n, SIDE, SIDE), and of 15 crops of each: uint64 (n, 16).
 
-    The first is of the whole; the parts are cropped by 3 % at some of the sides, so that one of
+    The first is of the whole; the others are cropped by 3 % at some of the sides, so that one of
     them is near a file cropped by a few per cent. A bit is the sign of one of the 63 lowest
     frequencies of the cosine transform (pHash, Zauner 2010, with zero in place of the median, which
     makes it independent of contrast).

@@ -1,6 +1,6 @@
 """Out-of-distribution scores: images that show none of the labels the model was trained on.
 
-Softmax scores always sum to 1 over the known labels, so a model of monkeys calls an elephant some
+Softmax scores always sum to 1 over the known labels, so a model of monkeys calls an elephant a
 monkey. The outlier score adds two distances between L2-normalised features, which together separate
 better than either alone or the top softmax score:
 

@@ -1,4 +1,4 @@
-"""Places and what lies in them: locations, local disks and object stores, tables."""
+"""Locations, local disks and object stores, and tables."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Keys to compare by: hashes of strings by the million, of JSON, of bytes; names in either form."""
+"""Keys for comparison: bulk hashes of strings, hashes of JSON and bytes, Unicode forms of names."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monkeyray.storage.location import Location
 _SLICE = 8192
 
 #: The note on paths that are joined although their code points differ.
-OTHER_FORM = "images found under a path that writes its accents in another Unicode form"
+OTHER_FORM = "images found under a path in another Unicode form"
 
 
 def nfc(text: str) -> str:

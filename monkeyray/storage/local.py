@@ -27,12 +27,12 @@ from monkeyray.storage.protocol import ABSENT, Blob, Entry, check_size, time_ver
 if TYPE_CHECKING:
     import pyarrow.fs
 
-#: Errors of network disks that may pass.
+#: Transient errors of network disks.
 _TRANSIENT = (
     errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH,
     errno.ECONNRESET, errno.EAGAIN, errno.ENETUNREACH, errno.ECONNREFUSED,
 )  # fmt: skip
-#: Errors that are certain of one name.
+#: Errors that concern one name only.
 _NO_SUCH = (
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EILSEQ,
 )  # fmt: skip

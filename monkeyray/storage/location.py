@@ -40,7 +40,7 @@ class Location:
         """A place as people write it: local paths become absolute, a final slash goes. One that is
         parsed already is returned as it is.
 
-        Raises ConfigError for a malformed URI or one that carries credentials.
+        Raises ConfigError for a malformed URI or one that contains credentials.
         """
         if isinstance(text, Location):
             return text
@@ -62,7 +62,7 @@ class Location:
         if masked(text) != text:
             where = "before the @" if _PARAMETER.search(text) is None else "in its query"
             raise ConfigError(
-                f"a {place.scheme}:// URI carries credentials {where}: remove them, and supply "
+                f"a {place.scheme}:// URI contains credentials {where}: remove them, and supply "
                 "them through the environment or a role"
             )
         if not place.bucket and place.scheme != "memory":

@@ -1,4 +1,4 @@
-"""What every store can do, however it keeps its files."""
+"""The interface of every kind of store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monkeyray.storage.location import Location
 if TYPE_CHECKING:
     import pyarrow.fs
 
-#: The version that a file has which does not exist: `write` then only creates.
+#: The version of a file that does not exist: `write` then only creates.
 ABSENT = ""
 
 
@@ -38,7 +38,8 @@ class Blob:
 class Store(Protocol):
     """One kind of store. Methods try once; Storage retries the FaultErrors that they raise.
 
-    They raise an ObjectError for what is certain of one file, and StorageError for everything else.
+    They raise an ObjectError for definite answers about one file, and StorageError for everything
+    else.
     """
 
     def read(self, place: Location, max_bytes: int | None) -> Blob:

@@ -51,7 +51,7 @@ def endpoint_of(given: str | None) -> str | None:
         return given
     if masked(os.environ[name]) != os.environ[name]:
         raise ConfigError(
-            f"{name} in the environment carries credentials: remove them, and supply them "
+            f"{name} in the environment contains credentials: remove them, and supply them "
             "as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or through a role"
         )
     return os.environ[name]

@@ -1,4 +1,4 @@
-"""What S3 servers answer, as our errors: certain of one object, transient, or final."""
+"""S3 servers' answers as our errors: about one object, transient, or final."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monkeyray.storage.location import Location
 
 
 class EmptyObjectError(StorageError):
-    """A range of bytes was asked of an object that has none."""
+    """A byte range was requested from an empty object."""
 
 
 #: Codes, the error, and its message.

@@ -52,8 +52,8 @@ class Storage:
         self.__dict__.update(state)
 
     def hasty(self) -> Storage:
-        """The same with little patience, for a start, where a wrong address is likelier than a
-        fault, and for what may be left undone."""
+        """The same with little patience: for the start of a job, where a wrong address is likelier
+        than a fault, and for optional work."""
         return replace(self, patience_seconds=START_PATIENCE_SECONDS, _stores={})
 
     def _at(self, place: Place) -> tuple[Store, Location]:
@@ -127,8 +127,8 @@ class Storage:
 
     @contextlib.contextmanager
     def writing(self, place: Place) -> Iterator[IO[bytes]]:
-        """A file to write bit by bit, published as `write` does at the end of the block, and not at
-        all if the block raises.
+        """A file to write incrementally, published as `write` does at the end of the block, and not
+        at all if the block raises.
 
         It is staged on a disk of this machine, so that a broken upload can be retried.
         """

@@ -34,7 +34,7 @@ _BATCH_ROWS = 8_192
 
 _PARQUET = (".parquet", ".pq")
 _CSV = (".csv", ".tsv", ".txt")
-#: Tables that are not read: named here, so that none is taken for an image.
+#: Unsupported tables, listed so that none is taken for an image.
 _OTHERS = (".xlsx", ".xlsm", ".xls", ".ods", ".feather", ".arrow", ".json", ".jsonl", ".sqlite")
 
 #: First bytes of other formats, by which the message names them.
@@ -50,7 +50,7 @@ _FORMATS = {
     b"{": "JSON",
     b"[": "JSON",
 }
-_NOT_UTF8 = "it is not in UTF-8, perhaps in Windows-1252 (ANSI), as Excel writes a plain CSV"
+_NOT_UTF8 = "it is not UTF-8, perhaps in Windows-1252 (ANSI), as Excel writes a plain CSV"
 _GZIP = b"\x1f\x8b"
 _SEPARATOR = re.compile(r'"?sep=(.)"?\r?', re.IGNORECASE)
 
@@ -133,7 +133,7 @@ def read_rows(uri: str | Location, storage: Storage, option: str) -> list[dict[s
         if len(line) > len(keys):
             raise InputError(
                 f"{called} has {len(line)} values for {len(keys)} columns in row {number}: "
-                "put values that hold the delimiter in quotes"
+                "quote values that contain the delimiter"
             )
     if not lines:
         raise InputError(f"{called} has no rows")
@@ -154,7 +154,7 @@ def key(name: str) -> str:
 
 
 def rename_reserved(names: Sequence[str], reserved: Collection[str]) -> dict[str, str]:
-    """The columns of people's tables with names that do not clash with ours.
+    """New names for the columns of users' tables that clash with ours.
 
     >>> rename_reserved(["site", "label", "input_label"], {"label"})
     {'site': 'site', 'label': 'input_input_label', 'input_label': 'input_label'}
@@ -177,7 +177,9 @@ def _stream_parquet(place: Location, storage: Storage) -> Iterator[pa.Table]:
         with storage.open(uri) as file, pq.ParquetFile(file) as parquet:
             schema = schema or parquet.schema_arrow
             if not parquet.schema_arrow.equals(schema):
-                raise ValueError(f"{Location.of(uri).name} has other columns than the file before")
+                raise ValueError(
+                    f"{Location.of(uri).name} has different columns from the file before it"
+                )
             for batch in parquet.iter_batches(batch_size=_BATCH_ROWS):
                 yield pa.Table.from_batches([batch])
 
@@ -241,7 +243,7 @@ def _form_of(head: bytes) -> _Form:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter that the first line has most of; a comma if it has none.
+    """The most frequent delimiter in the first line; a comma if it has none.
 
     >>> _delimiter("uri;label"), _delimiter("uri")
     (';', ',')

@@ -93,7 +93,7 @@ def assess(
     test["without_leaks"] = None
     if 0 < len(clean) < len(its):
         test["without_leaks"] = accuracy_and_loss(scaled[clean], truth[clean])
-    # In float32 like scoring, so that a score at a threshold is decided alike.
+    # In float32 like scoring, so that a score at a threshold is decided in the same way.
     scores = probabilities[its].max(axis=1).astype(np.float32)
     predicted = scaled[its].argmax(axis=1)
     metrics = {

@@ -101,7 +101,7 @@ def list_dataset(
     labels = set(table["label"].to_pylist())
     if len(labels) < 2:
         raise InputError(
-            f"{config.images} has the one label {next(iter(labels))!r}: a classifier needs two or "
+            f"{config.images} has only the label {next(iter(labels))!r}: a classifier needs two or "
             "more, each in a sub-folder of its own"
         )
     names = read_label_names(config.label_names, storage) if config.label_names else {}

@@ -1,4 +1,4 @@
-"""What a person should check after a training: copies, likely label errors, mistakes, doubts."""
+"""What to check after training: copies, likely label errors, mistakes and uncertain images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a training is going: a line every 30 seconds, and metrics.
+"""Progress of a training: a line every 30 seconds, and metrics.
 
 Ray Train's workers return nothing to the driver before they end, so the first of them leaves its
 last epoch in a small file below the model's place, which the driver reads.
@@ -21,7 +21,7 @@ from monkeyray.runs.telemetry import EpochMeter
 from monkeyray.storage.store import Storage
 from monkeyray.training.tracker import Epoch, Tracker
 
-#: A training that is done by then is not followed.
+#: Shorter trainings are not followed.
 _SHORT_SECONDS = 10.0
 _LINE_SECONDS = 30.0
 _LOOK_SECONDS = 2.0
@@ -115,7 +115,7 @@ def describe(
     fields = {"task": what, "unit": "epochs", "total": epochs, "elapsed_seconds": round(elapsed, 1)}
     if seen is None:
         nothing = {"done": 0, "rate": None, "eta_seconds": None}
-        return f"{what}: the first epoch is not done after {elapsed:.0f} s", fields | nothing
+        return f"{what}: the first epoch has not finished after {elapsed:.0f} s", fields | nothing
     (start, first), (end, last) = seen
     done = int(last["epoch"])
     line, rate, left = f"{what}: epoch {done} of {epochs} at most", None, None

@@ -1,4 +1,4 @@
-"""What all steps of one training share: its options, places, workers and timings."""
+"""Shared by all steps of one training: options, places, workers and timings."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ class Job:
 def open_job(
     config: TrainConfig, storage: Storage, reporter: Reporter, tracking: Tracking
 ) -> Iterator[Job]:
-    """A job on Ray, which is left at the end."""
+    """A job on Ray, disconnected at the end."""
     start = time.monotonic()
     with connected(config.store.ray_address, config.store.debug, reporter.say):
         seconds, pool = {"ray": time.monotonic() - start}, RayPool()

@@ -23,7 +23,7 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 #: Why images are skipped.
-NO_BOX, NOT_LISTED = "without the box of an animal", "not in the detections"
+NO_BOX, NOT_LISTED = "without an animal box", "not in the detections"
 
 
 def load_detections(uri: str | Location, storage: Storage) -> Detections:
@@ -62,8 +62,8 @@ def best_animals(
     for column, what in (("label", "label"), ("given", "given split")) if each else ():
         for name in sorted(_names(images, column) - _names(chosen, column)):
             raise InputError(
-                f"no image of the {what} {name!r} in {place} has the box of an animal in "
-                f"--detections {detections.uri} with {threshold:g} or more: leave it out, since "
+                f"no image of the {what} {name!r} in {place} has an animal box with confidence "
+                f"{threshold:g} or more in --detections {detections.uri}: leave it out, since "
                 "--detections trains on animals only, or lower --detection-threshold"
             )
     return chosen

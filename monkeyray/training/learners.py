@@ -22,8 +22,8 @@ from monkeyray.model.head import build_head, kernels
 class HeadLearner:
     """A head that is trained on the features of a frozen backbone.
 
-    It computes in float64, so that the order of sums does not show in float32 and any number of
-    workers ends with the same weights.
+    It computes in float64, so that the order of summation has no effect in float32 and any number
+    of workers ends with the same weights.
     """
 
     dtype = "float64"

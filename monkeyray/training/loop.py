@@ -1,4 +1,4 @@
-"""The data-parallel training loop, under tf.distribute and free of Ray.
+"""The data-parallel training loop, under tf.distribute and independent of Ray.
 
 Every worker draws the same seeded permutation and takes its rank's share of each step. Gradients
 are summed over the workers before Adam's update.

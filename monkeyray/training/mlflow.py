@@ -18,7 +18,7 @@ from monkeyray.training.tracker import Epoch, Tracker
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-#: What --mlflow local means: MLflow's own default folder.
+#: The meaning of --mlflow local: MLflow's own default folder.
 LOCAL = "mlruns"
 
 #: The tag by which a run is found again.
@@ -55,7 +55,7 @@ def tracking_uri(option: str) -> str:
     local = Location.of(option).is_local
     if not local and ("@" in option or masked(option) != option):
         raise ConfigError(
-            "--mlflow carries credentials: take them out, and give them through "
+            "--mlflow contains credentials: remove them, and supply them through "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment"
         )
     return str(Location.parse(option)) if local else option
@@ -74,8 +74,8 @@ def check_mlflow(option: str) -> None:
         raise ConfigError("--mlflow needs MLflow: pip install 'monkeyray[mlflow]'")
     if _DATABASE.match(uri) and importlib.util.find_spec("sqlalchemy") is None:
         raise ConfigError(
-            f"--mlflow {uri} is a database, which needs the whole of MLflow: pip install mlflow, "
-            "or give a folder or the http:// of a server"
+            f"--mlflow {uri} is a database, which needs the full MLflow package: pip install "
+            "mlflow, or give a folder or the http:// address of a server"
         )
     if local_place(option) is not None:
         return  # the client would create the folder at once

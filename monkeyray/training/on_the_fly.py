@@ -20,7 +20,7 @@ from monkeyray.storage.store import Storage
 #: Steps that are decoded ahead of a worker.
 _STEPS_AHEAD = 2
 
-#: As decode.Limits has it, once for the tasks.
+#: As in decode.Limits, once for the tasks.
 _LIMITS = Limits()
 
 #: Maximum rotation in degrees, zoom, and change of brightness and contrast. They are small, since

@@ -1,4 +1,4 @@
-"""The options of training, and of searching for what to train."""
+"""The options of training and of searching for the best head."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class TrainConfig(LabelledConfig, BoxConfig):
     such as ….weights.h5, …_notop.h5 or …_no_top.h5."""
 
     crop: Annotated[str, OneOf(tuple(CROPS))] = "middle"
-    """Part of the image to use: middle (the long side cropped half-way to a square), whole, or
+    """Region of the image to use: middle (the long side cropped half-way to a square), whole, or
     square (the central square). All are resized to the network's square input."""
 
     views: Annotated[int, OneOf(COUNTS)] = 1
@@ -115,7 +115,7 @@ class TrainConfig(LabelledConfig, BoxConfig):
     0."""
 
     class_weights: Annotated[str, OneOf(("none", "balanced", "sqrt"))] = "none"
-    """Class weighting: none, balanced (inverse frequency) or sqrt (square root of it, gentler to
+    """Class weighting: none, balanced (inverse frequency) or sqrt (square root of it, gentler on
     labels with few images)."""
 
     target_precision: _OpenShare | None = None
@@ -138,14 +138,15 @@ class TrainConfig(LabelledConfig, BoxConfig):
     """Maximum number of passes over the training images in fine-tuning."""
 
     augment: bool = True
-    """In fine-tuning: mirror, rotate, crop and relight each training image anew in every epoch, and
-    remove the colour of some, as on infrared night images."""
+    """In fine-tuning: mirror, rotate, crop and relight each training image differently in every
+    epoch, and remove the colour of some, as on infrared night images."""
 
     validation_share: _OpenShare = 0.15
-    """Share of each label's images for validation: early stopping and every other choice."""
+    """Share of each label's images for validation, which decides early stopping and every other
+    choice."""
 
     test_share: _OpenShare = 0.15
-    """Share of each label's images for the test that the report shows."""
+    """Share of each label's images for the test split in the report."""
 
     seed: Seed = 0
     """Seed of the split, the initial weights and the order of images."""
@@ -154,7 +155,7 @@ class TrainConfig(LabelledConfig, BoxConfig):
     """Seed of the new head alone: its initial weights and order of images. Default: --seed."""
 
     workers: Count = 1
-    """Data-parallel Ray Train workers. The head is small: one is enough below some 100,000 images.
+    """Data-parallel Ray Train workers. The head is small: one is enough below about 100,000 images.
     In fine-tuning they run the backbone too, so give each a GPU or a CPU core."""
 
     embed_workers: Count | None = None
@@ -238,7 +239,7 @@ class TrainConfig(LabelledConfig, BoxConfig):
         for name, (other, given) in needs.items():
             if not given and getattr(self, name) != defaults[name]:
                 raise ConfigError(
-                    f"--{'no-' if name == 'augment' else ''}{flag(name)} changes nothing without "
+                    f"--{'no-' if name == 'augment' else ''}{flag(name)} has no effect without "
                     f"--{other}: give that too, or drop it"
                 )
         if self.test is not None and self.test_share != defaults["test_share"]:

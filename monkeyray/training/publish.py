@@ -1,4 +1,4 @@
-"""The bundle of a training: what model.json says of it, its report, and its files."""
+"""Publishes a training's bundle: its model.json, report and files."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ Epoch = tuple[float, Figures]
 
 #: Epochs on cached features take milliseconds, so they are sent together.
 _EVERY_SECONDS = 5.0
-#: How long to leave a failed place alone, doubled each time: all workers wait for its timeout.
+#: How long to pause a failed tracker, doubled each time: all workers wait for its timeout.
 _AGAIN_SECONDS = 60.0
 
 

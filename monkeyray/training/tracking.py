@@ -57,7 +57,7 @@ class Tracking:
             uri, experiment = tracking_uri(config.mlflow), config.mlflow_experiment
             self._waiting.append(MlflowRun(uri, experiment, name, key, parameters))
         for problem in self._begin():
-            self._say(f"warning: {problem}; it is tried again when the training is done")
+            self._say(f"warning: {problem}; it will be tried again when training ends")
 
     def stage(self, name: str) -> Stage:
         """Where the figures of a stage go."""
@@ -78,7 +78,7 @@ class Tracking:
         for tracker in self._open:
             problems += _attempt(tracker, lambda each: each.finish(model, files))
         for problem in problems:
-            self._say(f"warning: not all is tracked: {problem}; the model has all figures")
+            self._say(f"warning: tracking is incomplete: {problem}; the model has all figures")
 
     def _begin(self) -> list[str]:
         """Open the trackers that are not open yet; returns the problems."""

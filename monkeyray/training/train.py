@@ -1,4 +1,4 @@
-"""The training job: labelled images in, a model bundle out."""
+"""The training job: labelled images to a model bundle."""
 
 from __future__ import annotations
 

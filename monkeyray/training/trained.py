@@ -189,7 +189,7 @@ def _thresholds(found: dict[str, Any] | None) -> Iterator[str]:
     if rest:
         lines.append(
             f"{rest} labels share {pooled:.4f}" if pooled is not None
-            else f"NO threshold for {rest}: too few images, or too many errors, to promise it"
+            else f"NO threshold for {rest}: too few images, or too many errors, to guarantee it"
         )  # fmt: skip
     test = found["test"]
     yield f"precision {found['target']:g}: {'; '.join(lines)}"

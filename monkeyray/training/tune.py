@@ -28,13 +28,13 @@ from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.train import train_with
 from monkeyray.training.trained import Trained
 
-#: How a head is trained, and what makes it.
+#: A head's training settings and its factory.
 Training = tuple[FitConfig, Callable[[], Learner]]
 
 #: How often a trial whose process died starts again.
 _RETRIES = 2
 
-#: A trial that gave no head.
+#: A failed trial.
 _NOTHING = {
     "ended": "failed",
     "epochs": 0,

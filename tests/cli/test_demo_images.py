@@ -198,7 +198,7 @@ def test_frames_of_a_burst_are_near_duplicates_but_not_equal(demo: DemoImages) -
 
 def test_a_collection_is_not_drawn_over_another(demo: DemoImages) -> None:
     before = demo.truth.read_bytes()
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="already exists"):
         draw_demo_images(demo.truth.parent, seed=1, labelled_per_label=1, bursts=1)
     assert demo.truth.read_bytes() == before
 

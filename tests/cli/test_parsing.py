@@ -86,7 +86,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     assert (found.images, found.seed, found.augment, found.model) == ("given", 9, True, "m")
     # What is wrong together is put right by the command line.
     file.write_text("images: i\nmodel: m\nfolds: 5\nfine-tune: 3\n")
-    with pytest.raises(ConfigError, match=rf"train twice, once with each.*--config {file} too"):
+    with pytest.raises(ConfigError, match=rf"train twice, once with each.*--config {file} also"):
         config("train", "--config", str(file))
     assert config("train", "--config", str(file), "--folds", "0").fine_tune
     file.write_text("images: s3://me:hunter2@bucket/x\nmodel: m\n")
@@ -196,7 +196,7 @@ def wrong(tmp_path: Path, text: str, ending: str = "toml", command: str = "train
         ("predictions = 's3://me:hunter2@b'", "not of train"),
         ("config = 'x'", "on the command line only"),
         ("summary-json = 'x'", "on the command line only"),
-        ("aws_secret_access_key = 'hunter2'", "no option is a secret"),
+        ("aws_secret_access_key = 'hunter2'", "no option holds a secret"),
         ("s3-password = 'hunter2'", "through the environment or a role"),
         ("[store]\nquiet = true", "the key 'store', which is not an option"),
         ("batch-size = 3\nbatch_size = 4", "gives batch-size twice"),
@@ -205,8 +205,8 @@ def wrong(tmp_path: Path, text: str, ending: str = "toml", command: str = "train
         ("seed = 1.5", "'1.5' is not a whole number"),
         ("learning_rate = 'fast'", 'unable to convert "fast" into float'),
         ("gpu = 'perhaps'", 'unable to convert "perhaps" into bool'),
-        ("images = ['s3://me:hunter2@b/x']", "has credentials in images: take them out"),
-        ("mlflow = 'https://me:hunter2@b'", "has credentials in mlflow: take them out"),
+        ("images = ['s3://me:hunter2@b/x']", "has credentials in images: remove them"),
+        ("mlflow = 'https://me:hunter2@b'", "has credentials in mlflow: remove them"),
         ("head = ['5']", "[head]"),
         ("head = [[5]]", "nests lists or tables in head"),
         ("seed = ", "is not valid TOML"),
@@ -220,7 +220,7 @@ def test_mistakes_in_toml(tmp_path: Path, text: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "command", "words"),
     [
-        ("- seed", "train", "is not a list of options: write lines as `seed: 1`"),
+        ("- seed", "train", "is not a list of options: write lines such as `seed: 1`"),
         ("1: seed", "train", "a key that is not text"),
         ("seed: 1\nseed: 2", "train", "gives seed twice"),
         ("seed: [1\nmodel: s3://me:hunter2@b", "train", "is not valid YAML in line 2"),

@@ -127,7 +127,7 @@ def test_where_it_goes_is_checked_first(place: Path, capfd: pytest.CaptureFixtur
     for summary, words in (
         ("out.txt", "--summary-json is 'out.txt': it must be a file that ends in .json, or -"),
         (f"{place}/file/a.json", f"cannot write to {place}/file"),
-        ("s3://me:hunter2@bucket/a.json", "carries credentials"),
+        ("s3://me:hunter2@bucket/a.json", "contains credentials"),
     ):
         assert call("export", *given, "--summary-json", summary) == 2
         error = capfd.readouterr().err

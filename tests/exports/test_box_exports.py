@@ -40,7 +40,7 @@ ROWS = [
     other("/x/A/1/blank.jpg", "blank", None, "blank"),
     other("/x/A/1/blank.jpg", "eliminated", 1, "animal", -0.81, 0.1, 0.2, 0.3, 0.4),
     other("/x/B/1/car.jpg", "vehicle", 0, "vehicle", 0.75, 0.1, 0.1, 0.2, 0.2),
-    other("/x/B/1/new.jpg", "undetected", None, None, error="the detections do not list it"),
+    other("/x/B/1/new.jpg", "undetected", None, None, error="not listed in the detections"),
     other("/x/B/1/bad.jpg", "unreadable", 0, "animal", 0.75, 0.1, 0.1, 0.2, 0.2, error="broken"),
     other("/x/B/1/bad.jpg", "unreadable", 1, "animal", 0.75, 0.1, 0.1, 0.2, 0.2, error="broken"),
     other(LONE, "crashed", 0, "animal", 0.75, 0.1, 0.1, 0.2, 0.2, error="by SIGSEGV"),
@@ -80,7 +80,7 @@ def test_megadetectors_form_has_the_boxes_back(place: Path) -> None:
     eliminated = {"category": "1", "conf": -0.81, "bbox": [0.1, 0.2, 0.3, 0.4]}
     assert blank == {"file": "A/1/blank.jpg", "detections": [eliminated]}
     assert [box["category"] for box in car["detections"]] == ["3"]
-    assert new["failure"] == "undetected: the detections do not list it"
+    assert new["failure"] == "undetected: not listed in the detections"
     assert bad["failure"] == "unreadable: broken"
     assert ["classifications" in found for found in lone["detections"]] == [False, True]
     assert done.kinds == {"animal": 3, "human": 1, "blank": 2, "vehicle": 1, "failure": 2,

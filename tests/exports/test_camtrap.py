@@ -335,6 +335,6 @@ def test_what_is_meant_is_written_as_the_standard_has_it(
 )
 def test_what_it_does_not_take_is_refused(tmp_path: Path, name: str, text: str, what: str) -> None:
     with pytest.raises(
-        InputError, match=f"d1 has the {name} '{text}', but Camtrap DP takes {what}"
+        InputError, match=f"d1 has the {name} '{text}', but Camtrap DP requires {what}"
     ):
         written(tmp_path, {name: text})

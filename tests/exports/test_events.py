@@ -112,7 +112,7 @@ def test_given_times_count_before_those_of_the_predictions(place: Path, form: st
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("uri,time\n/x/A/1/a.jpg,1\n", "no column captured_at, only uri, time: write uri"),
+        ("uri,time\n/x/A/1/a.jpg,1\n", "no column captured_at, only uri, time: use uri"),
         ("uri,captured_at\n/x/A/1/a.jpg,noon\n", "'noon', which is not a time"),
         ("uri,captured_at\n/x/other.jpg,2021-05-31 08:00:00\n", "1 files, and none of them is"),
     ],

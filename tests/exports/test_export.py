@@ -110,7 +110,7 @@ def test_what_the_tables_lack_is_said(place: Path) -> None:
     }
     said = str(run(place, format="csv", output=str(place / "all.csv"),
                    site_pattern="{site}/{camera}/*", **tables))  # fmt: skip
-    assert "3 no deployment has the site and camera of their path" in said
+    assert "3 no deployment matches the site and camera in their path" in said
     assert (
         "A/1/a.jpg has site 'A', camera '1', but the first row of --deployments has 'a', '1'"
         in (said)

@@ -106,7 +106,7 @@ def test_equal_repeated_entries_count_once() -> None:
                 "images": [{"id": 1, "file_name": "1.jpg", "width": 9, "height": 9}],
                 "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4], "category_id": 1}],
             },
-            "COCO's form",
+            "COCO's format",
         ),
         ({"a": 1}, "another kind .it has a"),
         (3, "another kind .it has int"),
@@ -117,7 +117,10 @@ def test_equal_repeated_entries_count_once() -> None:
             "no category animal, only deer",
         ),
         (results([{"file": "1.jpg", "detections": [detection("8")]}]), "category '8'"),
-        (results([{"file": "1.jpg", "detections": "none"}]), "1.jpg detections that are no list"),
+        (
+            results([{"file": "1.jpg", "detections": "none"}]),
+            "1.jpg detections that are not a list",
+        ),
         (results([{"file": "1.jpg", "detections": [{"conf": 1}]}]), "without a bbox"),
     ],
 )

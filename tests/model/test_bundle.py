@@ -111,7 +111,9 @@ def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
     assert int8_sha256(loaded) == hashlib.sha256(file.read_bytes()).hexdigest()
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     load(place)
-    with pytest.raises(BundleError, match=r"int8-\w+.safetensors is not what model.json says"):
+    with pytest.raises(
+        BundleError, match=r"int8-\w+.safetensors does not match its hash in model.json"
+    ):
         load_bundle(str(place), STORAGE, int8=True)
     floats = {"graph": np.zeros(2, np.float32)}
     save_bundle(str(place), STORAGE, replace(make(), int8=floats), "", "{}")
@@ -285,7 +287,7 @@ def test_the_report_is_not_needed(place: Path) -> None:
 )
 def test_wrong_types_are_damage(place: Path, key: str, value: object) -> None:
     edit(place, lambda model: model.update({key: value}), sign=True)
-    with pytest.raises(BundleError, match=f"its '{key}' is of a wrong type"):
+    with pytest.raises(BundleError, match=f"its '{key}' has the wrong type"):
         load(place)
 
 
@@ -326,7 +328,7 @@ def test_another_preprocessing_or_backbone_is_refused(place: Path) -> None:
         with pytest.raises(BundleError, match="another preprocessing"):
             load(place)
     edit(place, lambda model: model.update(backbone="resnet"), sign=True)
-    with pytest.raises(BundleError, match="'resnet', which this MonkeyRay does not know"):
+    with pytest.raises(BundleError, match="'resnet', which this version of MonkeyRay lacks"):
         load(place)
 
 
@@ -379,7 +381,7 @@ def _thresholds(model: dict[str, Any]) -> list[dict[str, Any]]:
         (lambda m: _thresholds(m).append(_thresholds(m)[0]), "are of the labels n0, n5, n0, and"),
         (lambda m: _thresholds(m)[0].update(label="n7"), "are of the labels n7, n5, and"),
         (lambda m: _thresholds(m)[0].update(threshold=1.5), "a threshold for 2 views is 1.5"),
-        (lambda m: _thresholds(m)[0].update(threshold=float("nan")), "is nan, and not from"),
+        (lambda m: _thresholds(m)[0].update(threshold=float("nan")), "is nan, not from"),
         (lambda m: m.update(feature_width=512), "feature_width is 512, and .* 1024"),
         (lambda m: m.update(input_size=32), "input_size is 32, and .* 224"),
         (lambda m: m.update(head=[0]), r"head is \[0\]"),
@@ -410,7 +412,7 @@ KERNEL, BIAS = sorted(ARRAYS["head"])
     [
         ("head", {KERNEL: np.zeros((WIDTH, 3), np.float32)}, r"\(1024, 3\).* ask for"),
         ("head", {KERNEL: np.zeros((WIDTH - 1, 2), np.float32)}, r"\(1023, 2\).* ask for"),
-        ("head", {BIAS: np.zeros(3, np.float32)}, r"\(3,\)\]; head and labels ask for"),
+        ("head", {BIAS: np.zeros(3, np.float32)}, r"\(3,\)\]; head and labels require"),
         ("head", {"0002/x": np.zeros(2, np.float32)}, "ask for"),
         ("head", {BIAS: np.zeros(2, np.int32)}, "its head has int32 in 0001/dense_0/bias"),
         ("head", {BIAS: np.array([0, np.nan], np.float32)}, "its head has numbers .* not finite"),
@@ -428,7 +430,7 @@ KERNEL, BIAS = sorted(ARRAYS["head"])
                 "bank": ARRAYS["outliers"]["bank"][:, :8],
                 "directions": ARRAYS["outliers"]["directions"][:8],
             },
-            "features 8 wide, and they are 1024",
+            "features of width 8, but the backbone's have 1024",
         ),
         ("outliers", {"weights-2": None}, "no scale for 2 views"),
     ],

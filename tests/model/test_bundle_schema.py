@@ -40,19 +40,19 @@ def test_json_that_breaks_parsers_is_damage(place: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda m: m["labels"][0].update(label="\ud800"), "'labels' is of a wrong type"),
-        (lambda m: m["labels"][0].update(name="a\udfff"), "'labels' is of a wrong type"),
-        (lambda m: m["labels"][0].pop("name"), "'labels' is of a wrong type"),
-        (lambda m: m["labels"][0].update(label="a\x1b[2J"), "'labels' is of a wrong type"),
+        (lambda m: m["labels"][0].update(label="\ud800"), "'labels' has the wrong type"),
+        (lambda m: m["labels"][0].update(name="a\udfff"), "'labels' has the wrong type"),
+        (lambda m: m["labels"][0].pop("name"), "'labels' has the wrong type"),
+        (lambda m: m["labels"][0].update(label="a\x1b[2J"), "'labels' has the wrong type"),
         (lambda m: m["preprocessing"].update(views=[["middle"]]), "another preprocessing"),
         (lambda m: m["preprocessing"].update(views=[{}]), "another preprocessing"),
         (lambda m: m["head"].append(10**15), "ask for"),
-        (lambda m: m["head"].append(True), "'head' is of a wrong type"),
+        (lambda m: m["head"].append(True), "'head' has the wrong type"),
         (lambda m: m.update(format_version=True), "the old bundle format"),
-        (lambda m: m["calibration"]["1"].update(temperature=float("nan")), "of a wrong type"),
-        (lambda m: m["calibration"]["1"].update(temperature=float("inf")), "of a wrong type"),
+        (lambda m: m["calibration"]["1"].update(temperature=float("nan")), "has the wrong type"),
+        (lambda m: m["calibration"]["1"].update(temperature=float("inf")), "has the wrong type"),
         (lambda m: m["weights"].update(backbone="../../etc/passwd"), "backbone-.* is not what"),
-        (lambda m: m["weights"].pop("head"), "'weights' is of a wrong type"),
+        (lambda m: m["weights"].pop("head"), "'weights' has the wrong type"),
     ],
 )
 def test_content_that_would_fail_later(
@@ -66,7 +66,7 @@ def test_content_that_would_fail_later(
 def test_numbers_that_are_infinite_to_the_network(tmp_path: Path) -> None:
     head = ARRAYS["head"] | {BIAS: np.array([0, 1e300])}
     save_bundle(str(tmp_path / "m"), STORAGE, make(changed={"head": head}), "", "{}")
-    with pytest.raises(BundleError, match=r"its head has numbers in .* not finite"):
+    with pytest.raises(BundleError, match=r"its head has non-finite numbers in "):
         load(tmp_path / "m")
 
 

@@ -150,7 +150,9 @@ def test_a_file_with_the_top_says_which_to_take(name: str, tmp_path: Path) -> No
     model.save_weights(tmp_path / "top.weights.h5")
     legacy(model, tmp_path / "top.h5")
     for path in tmp_path.iterdir():
-        with pytest.raises(ConfigError, match=rf"holds {name} with a top.*_notop\.h5"):
+        with pytest.raises(
+            ConfigError, match=rf"holds {name} with its classification head.*_notop\.h5"
+        ):
             load_weights(name, str(path), STORAGE)
 
 
@@ -165,7 +167,7 @@ def test_the_right_arrays_in_the_wrong_layers_are_refused(tmp_path: Path) -> Non
     with h5py.File(path, "a") as file:
         names = list(file.attrs["layer_names"])
         file.attrs["layer_names"] = names[::-1]
-    with pytest.raises(ConfigError, match=r"does not fit mobilenet without its top: .*mismatch"):
+    with pytest.raises(ConfigError, match=r"does not fit mobilenet without its head: .*mismatch"):
         load_weights("mobilenet", str(path), STORAGE)
 
 
@@ -178,7 +180,7 @@ def test_what_is_no_file_of_weights_says_what_to_give(tmp_path: Path) -> None:
     for name, message in {
         "text.h5": "is not HDF5",
         "table.h5": "holds no weights of a Keras network",
-        "cut.h5": "does not fit mobilenet without its top: .*truncated",
+        "cut.h5": "does not fit mobilenet without its head: .*truncated",
         "model.keras": r"save_weights\('x\.weights\.h5'\)",
         "no such.h5": "cannot be read",
     }.items():

@@ -152,7 +152,7 @@ def test_our_own_ray_takes_what_it_may_and_leaves_nothing(tmp_path: Path) -> Non
 
 def test_without_a_short_folder_there_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.mkdtemp", Mock(side_effect=PermissionError))
-    with pytest.raises(ConfigError, match="name of at most 26 bytes"), _short_folder():
+    with pytest.raises(ConfigError, match="name has at most 26 bytes"), _short_folder():
         pass
 
 

@@ -120,7 +120,7 @@ def test_a_poison_file_and_one_that_hangs_cost_a_row_each(
     rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
     statuses = Counter(row["status"] for row in rows.values())
     assert statuses == {"ok": 25, "crashed": 2, "timeout": 2, "unreadable": 1}
-    assert rows["005.jpg"]["error"] == "the decoder died of it twice, by signal 11 (SIGSEGV)"
+    assert rows["005.jpg"]["error"] == "the decoder crashed on it twice: signal 11 (SIGSEGV)"
     assert rows["029.jpg"]["error"] == "not decoded within 1.5 s, twice"
     for name, data in contents.items():
         if rows[name]["status"] == "ok":

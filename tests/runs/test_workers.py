@@ -144,7 +144,7 @@ def test_progress_that_fails_is_said_once_and_tried_again() -> None:
         while len(tries) < 3:
             time.sleep(0.1)
     assert said == [
-        "the job goes on, but its progress cannot be shown (BrokenPipeError: no terminal)"
+        "the job continues, but its progress cannot be shown (BrokenPipeError: no terminal)"
     ]
 
 

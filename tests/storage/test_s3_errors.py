@@ -110,6 +110,6 @@ def test_archived_objects_are_rows(glacier: str, monkeypatch: pytest.MonkeyPatch
         found = fetch(storage, f"s3://photos/{number}.jpg", None, Limits())
         assert (found.status, found.error) == (
             "archived",
-            "the store has archived it: it is to be restored",
+            "archived in the store: restore it first",
         )
     assert len(asked) == 5  # and the bucket is not left to boto3

@@ -393,11 +393,11 @@ def test_scoring_gives_one_row_for_every_file(
     expected = {"ok": 42, "unreadable": 1, "empty": 1, "unsupported": 1, "missing": 1}
     assert summary.statuses == Counter(expected)
     assert rows[str(collection / "n0" / "a broken #1 50%.jpg")]["status"] == "unreadable"
-    assert summary.notes["files skipped, side-cars by their name"] == 1
+    assert summary.notes["files skipped, side-cars by name"] == 1
     assert all(summary.spent[name] > 0 for name in SPENT)
     assert re.search(r"\d+% waiting for images, \d+% decoding, \d+% in the network", str(summary))
     assert summary.notes["files skipped, hidden"] == 1
-    assert summary.notes["videos by their name, which are not scored"] == 0
+    assert summary.notes["videos by name, which are not scored"] == 0
     assert json.loads((out / "_SUCCESS").read_text())["status"] == expected
     schemas = {pq.read_schema(path).remove_metadata() for path in out.glob("*.parquet")}
     assert len(schemas) == 1

@@ -58,7 +58,7 @@ PLAIN = [
 def test_places_with_credentials_are_refused(uri: str, tmp_path: Path) -> None:
     assert "hunter2" not in masked(uri)
     assert has_secret(uri)
-    with pytest.raises(ConfigError, match=r"carries credentials|malformed") as found:
+    with pytest.raises(ConfigError, match=r"contains credentials|malformed") as found:
         Location.parse(uri)
     assert "hunter2" not in str(found.value)
     # Among others, in a manifest.

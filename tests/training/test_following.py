@@ -36,7 +36,8 @@ def test_a_line_on_a_training() -> None:
     assert line == "training: epoch 1 of 20 at most"
     assert fields["eta_seconds"] is None
     assert (
-        describe("training", 20, None, 31)[0] == "training: the first epoch is not done after 31 s"
+        describe("training", 20, None, 31)[0]
+        == "training: the first epoch has not finished after 31 s"
     )
 
 

@@ -23,7 +23,7 @@ from monkeyray.training.publish import display_names
         (["/all/n0/a.jpg", "/all/test/n0/a.jpg"], "/all", "/all/test",
          ["n0/a.jpg", "test/n0/a.jpg"]),
         (["/allover/a.jpg", "/all/a.jpg"], "/all", None, ["a.jpg", "a.jpg (2)"]),
-        # bytes that are no UTF-8
+        # bytes that are not UTF-8
         (["/h/ä b/n0/a.jpg", "file:///h/%C3%A4%20b/n0/%FF.jpg"], "/h/ä b", None,
          ["n0/a.jpg", "n0/%FF.jpg"]),
         # manifests

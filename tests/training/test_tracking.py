@@ -201,8 +201,8 @@ def test_a_server_that_is_down_changes_and_loses_nothing(
     assert done.model["training"] == trained.model["training"] | {"int8": False}
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(said) == 2
-    assert "tried again when the training is done" in said[0]
-    assert said[1].startswith("warning: not all is tracked: MLflow at http://127.0.0.1:")
+    assert "tried again when training ends" in said[0]
+    assert said[1].startswith("warning: tracking is incomplete: MLflow at http://127.0.0.1:")
     # The other place has all of it.
     history = trained.model["metrics"]["history"]
     (folder,) = (tmp_path / "m" / "tensorboard").iterdir()
