@@ -121,7 +121,7 @@ def score(
         # places
         (train(images="{empty}"), "no images in {empty}"),
         (train(images="{tmp}/none"), "no such folder of images: {tmp}/none"),
-        (train(images="{one}"), "one label 'n0'"),
+        (train(images="{one}"), "only the label 'n0'"),
         (train(images="{thin}"), "label 'n1' has 2 "),
         (train(images="s3:/bucket"), "malformed URI 's3:/bucket'"),
         (train(images="s3://me:hunter2@bucket"), "credentials"),
