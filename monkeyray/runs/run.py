@@ -14,8 +14,8 @@ The fence: a run has an id, in `_run.json` and in the name of each file it makes
 created, never overwritten, so a shard that is made twice is one file. Before and after it creates a
 file, a process looks for its id in `_run.json`; if another run has taken the place, the file
 removes itself, unless that run is a redo that may have counted it. The lease (lease.py) only keeps
-a second active run out. When two processes race for the place of a dead run, work may be done twice,
-but no row is lost or doubled.
+a second active run out. When two processes race for the place of a dead run, work may be done
+twice, but no row is lost or doubled.
 
 Redo (`--update`, `--retry-failed`; update.py): the run gets a new id, and with it a new plan and
 the rows to make again. `ids` lists the earlier ids whose files still count. A worker copies the

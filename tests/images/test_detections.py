@@ -108,8 +108,8 @@ def test_equal_repeated_entries_count_once() -> None:
             },
             "COCO's format",
         ),
-        ({"a": 1}, "another kind .it has a"),
-        (3, "another kind .it has int"),
+        ({"a": 1}, "another format .it has a"),
+        (3, "another format .it has int"),
         (results([]), "no images"),
         (results([{"file": "1.jpg", "detections": []}], detection_categories=None), "categories"),
         (

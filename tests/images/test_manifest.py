@@ -92,8 +92,8 @@ def test_times_of_a_manifest_count_before_exif(tmp_path: Path) -> None:
             r"D:\cards\a.jpg",
             "cannot open Windows drives and shares: write paths relative to the manifest",
         ),
-        ("d:/cards/a.jpg", "no drives"),
-        (r"\\server\cards\a.jpg", "no drives"),
+        ("d:/cards/a.jpg", "Windows drives"),
+        (r"\\server\cards\a.jpg", "Windows drives"),
     ],
 )
 def test_malformed_uris_in_manifests_are_found_at_once(
