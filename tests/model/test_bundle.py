@@ -320,12 +320,12 @@ def test_versions(place: Path) -> None:
 
 def test_another_preprocessing_or_backbone_is_refused(place: Path) -> None:
     edit(place, lambda model: model["preprocessing"].update(decode_version=0), sign=True)
-    with pytest.raises(BundleError, match="another preprocessing"):
+    with pytest.raises(BundleError, match="different preprocessing"):
         load(place)
     for views in (["middle", "upside-down"], [], None, "middle"):
         change = {"views": views}
         edit(place, lambda model: model["preprocessing"].update(change), sign=True)  # noqa: B023
-        with pytest.raises(BundleError, match="another preprocessing"):
+        with pytest.raises(BundleError, match="different preprocessing"):
             load(place)
     edit(place, lambda model: model.update(backbone="resnet"), sign=True)
     with pytest.raises(BundleError, match="'resnet', which this version of MonkeyRay lacks"):
@@ -415,7 +415,7 @@ KERNEL, BIAS = sorted(ARRAYS["head"])
         ("head", {BIAS: np.zeros(3, np.float32)}, r"\(3,\)\]; head and labels require"),
         ("head", {"0002/x": np.zeros(2, np.float32)}, "ask for"),
         ("head", {BIAS: np.zeros(2, np.int32)}, "its head has int32 in 0001/dense_0/bias"),
-        ("head", {BIAS: np.array([0, np.nan], np.float32)}, "its head has numbers .* not finite"),
+        ("head", {BIAS: np.array([0, np.nan], np.float32)}, "its head has non-finite numbers in "),
         ("backbone", {"0000/conv/kernel": np.zeros(3, np.int8)}, "its backbone has int8"),
         (
             "backbone",
@@ -485,7 +485,7 @@ def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
     path = tmp_path / "m" / name
     path.write_bytes(path.read_bytes()[:-1])
     bundle = load_bundle(uri, STORAGE)  # which scoring needs no more of
-    with pytest.raises(BundleError, match=f"{path.name} is not what"):
+    with pytest.raises(BundleError, match=f"{path.name} does not match"):
         load_known_images(uri, STORAGE, bundle)
     for _ in range(2):
         save_bundle(uri, STORAGE, make(), "", "{}")

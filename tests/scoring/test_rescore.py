@@ -239,7 +239,7 @@ def change(**values: Any) -> Callable[[Path], None]:
             change(backbone_weights="0" * 64),
             r"another backbone .* without --fine-tune, or score the images",
         ),
-        (change(decode_version=0), "another backbone"),
+        (change(decode_version=0), "a different backbone"),
         (
             change(views=["whole"]),
             r"the view whole of each image.* the view middle: .* --crop whole --views 1",
