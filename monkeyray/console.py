@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections import deque
@@ -184,6 +185,9 @@ def follow_root(*names: str) -> None:
 _WATCH = 'read -r said; [ "$said" = ok ] || cat "/proc/self/fd/$0" >&2'
 
 
+_SILENCING = threading.Lock()
+
+
 @contextlib.contextmanager
 def silence_stderr() -> Iterator[None]:
     """Drop what native code writes to standard error, unless this process crashes meanwhile.
@@ -191,6 +195,19 @@ def silence_stderr() -> Iterator[None]:
     TensorFlow and Ray print some lines at startup that none of their options turns off. Exceptions
     are not affected; after a crash, a small watching process prints what was held back.
     """
+    # File descriptor 2 is the whole process's: of two threads, the second leaves it as it is.
+    if not _SILENCING.acquire(blocking=False):
+        yield
+        return
+    try:
+        with _stderr_held_back():
+            yield
+    finally:
+        _SILENCING.release()
+
+
+@contextlib.contextmanager
+def _stderr_held_back() -> Iterator[None]:
     try:
         sys.stderr.flush()
         kept = os.dup(2)

@@ -311,3 +311,21 @@ def test_silence_ends_with_a_crash(end: str, said: bool, tmp_path: Path) -> None
     assert ("ValueError: raised" in done.stderr) != said
     assert "noise" not in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+OVERLAP = """
+import os, sys
+from contextlib import ExitStack
+from monkeyray.console import silence_stderr
+first, second = ExitStack(), ExitStack()
+first.enter_context(silence_stderr())
+second.enter_context(silence_stderr())
+first.close()
+second.close()
+os.write(2, b"heard")
+"""
+
+
+def test_silences_that_overlap_end() -> None:
+    done = subprocess.run([sys.executable, "-c", OVERLAP], capture_output=True, check=True)
+    assert done.stderr == b"heard"

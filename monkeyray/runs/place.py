@@ -46,10 +46,18 @@ def read_run(place: Location, storage: Storage, remedy: str) -> Run | None:
             int(shard): rows if rows is None else [int(row) for row in rows]
             for shard, rows in stored["redo"].items()
         }
-        plan = plan_of(place, storage, ids[-1], stored["sizes"])
+        sizes = [int(size) for size in stored["sizes"]]
+        plan = plan_of(place, storage, ids[-1], sizes)
         identity, notes = dict(stored["identity"]), dict(stored["notes"])
         return Run(place, storage, ids, identity, plan, notes, redo, blob.version)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise RunError(
             f"{place}/_run.json is damaged or of another version of MonkeyRay: {remedy}"
         ) from error

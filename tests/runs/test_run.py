@@ -120,9 +120,11 @@ def test_another_run_is_refused_and_named(tmp_path: Path) -> None:
         make(tmp_path / "run", lease)
     with pytest.raises(RunError, match="model_id is 'b', was 'a'"):
         open_run(Location.of(str(tmp_path / "run")), STORAGE, {"model_id": "b"})
-    (tmp_path / "run" / "_run.json").write_text('{"of": "another version"}')
-    with pytest.raises(RunError, match="--overwrite"):
-        open_run(Location.of(str(tmp_path / "run")), STORAGE, IDENTITY)
+    stored = json.loads((tmp_path / "run" / "_run.json").read_text())
+    for damaged in ({"of": "another version"}, *(stored | {"sizes": x} for x in (["a"], [None]))):
+        (tmp_path / "run" / "_run.json").write_text(json.dumps(damaged))
+        with pytest.raises(RunError, match="--overwrite"):
+            open_run(Location.of(str(tmp_path / "run")), STORAGE, IDENTITY)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.docx").touch()
     with pytest.raises(RunError, match=r"thesis\.docx"):

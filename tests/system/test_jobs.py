@@ -262,7 +262,7 @@ def test_a_training_that_keeps_failing_is_one_line() -> None:
     told = _failure(bug, "/models/m/.training/0123")
     assert isinstance(told, ClusterError)
     assert str(told) == (
-        "the training failed 4 times, at last with ValueError: shapes differ; the same command "
+        "the training failed 4 times, last with ValueError: shapes differ; rerun the command to "
         "continue from the checkpoint in /models/m/.training/0123, or add --debug to see more"
     )
     known = WorkerGroupError("", {0: ValueError("collective aborted"), 1: InputError("a.jpg")})
