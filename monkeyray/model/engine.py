@@ -63,7 +63,9 @@ class TensorFlowEngine:
                 return features, tf.zeros((tf.shape(features)[0], 0))
             return features, head(tf.reduce_mean(features, axis=1), training=False)
 
-        self._run = tf.function(run, input_signature=[tf.TensorSpec(shape, tf.uint8)])
+        # AutoGraph would leave files in the temporary folder when the process is killed.
+        signature = [tf.TensorSpec(shape, tf.uint8)]
+        self._run = tf.function(run, input_signature=signature, autograph=False)
         self._empty = (
             np.empty((0, len(network.views), width), np.float32),
             np.empty((0, network.labels if head is not None else 0), np.float32),

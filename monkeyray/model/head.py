@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from monkeyray.arrays import Array
-from monkeyray.model.backbones import Weights, import_keras
+from monkeyray.model.backbones import Weights, import_keras, keras_settings
 
 
 def build_head(
@@ -26,18 +26,19 @@ def build_head(
     Without `weights` it is initialised from `seed` (Glorot uniform), equally on every worker.
     """
     keras = import_keras()
-    layers = [keras.Input((features,), dtype=dtype)]
-    for index, width in enumerate([*widths, labels]):
-        layers.append(
-            keras.layers.Dense(
-                width,
-                activation="relu" if index < len(widths) else None,
-                kernel_initializer=keras.initializers.GlorotUniform(seed=seed * 1000 + index),
-                dtype=dtype,
-                name=f"dense_{index}",
+    with keras_settings(keras):
+        layers = [keras.Input((features,), dtype=dtype)]
+        for index, width in enumerate([*widths, labels]):
+            layers.append(
+                keras.layers.Dense(
+                    width,
+                    activation="relu" if index < len(widths) else None,
+                    kernel_initializer=keras.initializers.GlorotUniform(seed=seed * 1000 + index),
+                    dtype=dtype,
+                    name=f"dense_{index}",
+                )
             )
-        )
-    model = keras.Sequential(layers, name="head")
+        model = keras.Sequential(layers, name="head")
     if weights is not None:
         model.set_weights([np.asarray(weights[key], dtype) for key in sorted(weights)])
     return model

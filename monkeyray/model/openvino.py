@@ -139,8 +139,6 @@ def _export(network: Network, file: Path) -> None:
     """Write a network as OpenVINO files, with Keras on OpenVINO, which needs no TensorFlow."""
     keras = import_keras("openvino")
     spec = BACKBONES[network.backbone]
-    # OpenVINO's own layout: otherwise every layer has two transpositions, at a third of the speed.
-    keras.config.set_image_data_format("channels_first")
     backbone = _reshaped(build_backbone(network.backbone, network.backbone_weights))
     ops, views, size = keras.ops, len(network.views), network.size
     pixels = keras.Input((views, size, size, 3), dtype="uint8")

@@ -6,6 +6,7 @@ are summed over the workers before Adam's update.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -236,18 +237,20 @@ class _Loop:
         self._optimizer = keras.optimizers.Adam(self._rate(keras))
         self._optimizer.build(learner.variables)
         self._dtype = tf.as_dtype(learner.dtype)
-        self._gradients = tf.function(self._compute_gradients, jit_compile=learner.compiled)
-        self._update = tf.function(self._apply_gradients, jit_compile=learner.compiled)
-        self._step = tf.function(self._distributed_step, reduce_retracing=True)
+        # AutoGraph would leave files in the temporary folder when the process is killed.
+        compiled = functools.partial(tf.function, autograph=False)
+        self._gradients = compiled(self._compute_gradients, jit_compile=learner.compiled)
+        self._update = compiled(self._apply_gradients, jit_compile=learner.compiled)
+        self._step = compiled(self._distributed_step, reduce_retracing=True)
         # A single worker runs an epoch as one XLA kernel.
         alone = world == 1 and learner.compiled
-        self._epoch = tf.function(
+        self._epoch = compiled(
             self._distributed_epoch, reduce_retracing=not alone, jit_compile=alone
         )
-        self._forward = tf.function(
+        self._forward = compiled(
             lambda x: tf.cast(learner.logits(x), tf.float64), reduce_retracing=True
         )
-        self._sum = tf.function(self._distributed_sum, reduce_retracing=True)
+        self._sum = compiled(self._distributed_sum, reduce_retracing=True)
 
     def _rate(self, keras: Any) -> Any:
         """The learning rate; with `keep_start` a schedule over the optimizer's step count, which a
@@ -293,11 +296,15 @@ class _Loop:
     ) -> Any:
         """All steps of an epoch in one call, on cached features."""
         tf = self._tf
-        sums = tf.zeros(2, self._dtype)
-        for step in tf.range(tf.shape(index)[0]):
+        steps = tf.shape(index)[0]
+
+        def one(step: Any, sums: Any) -> tuple[Any, Any]:
             x = tf.gather(vectors, index[step])
-            sums += self._distributed_step(x, y[step], real[step], weight[step], total[step])
-        return sums
+            found = self._distributed_step(x, y[step], real[step], weight[step], total[step])
+            return step + 1, sums + found
+
+        start = (tf.constant(0), tf.zeros(2, self._dtype))
+        return tf.while_loop(lambda step, sums: step < steps, one, start)[1]
 
     def _all_reduce(self, values: Any) -> Any:
         tf = self._tf

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -114,6 +115,61 @@ def test_the_engine_runs_it(name: str) -> None:
     expected = np.asarray(built(name)(scaled, training=False))
     assert expected.std() > 0
     np.testing.assert_allclose(features, expected, atol=1e-4 * np.abs(expected).max())
+
+
+ODD = """
+import os, sys
+if sys.argv[1] == "callers":
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+import numpy as np
+from monkeyray.model.backbones import import_keras, load_weights
+from monkeyray.model.engine import Network, TensorFlowEngine
+from monkeyray.model.head import build_head
+from monkeyray.storage.store import Storage
+
+config = import_keras().config
+before = config.floatx(), config.image_data_format(), config.epsilon(), config.dtype_policy().name
+pixels = np.random.default_rng(0).integers(0, 256, (2, 1, 224, 224, 3), dtype=np.uint8)
+weights = load_weights("mobilenet", "imagenet", Storage())
+head = build_head(1024, (), 3, dtype="float32").get_weights()
+network = Network("mobilenet", weights, ("middle",), dict(zip("ab", head)), (), 3)
+np.savez(sys.argv[2], *TensorFlowEngine(network)(pixels))
+after = config.floatx(), config.image_data_format(), config.epsilon(), config.dtype_policy().name
+assert before == after
+print(*before)
+sys.stdout.flush()
+os._exit(0)  # as a worker is ended
+"""
+
+
+@pytest.mark.parametrize(
+    ("keras", "settings"),
+    [
+        ("ours", "float32 channels_last 1e-07 float32"),
+        ("callers", "float16 channels_first 0.001 float16"),
+    ],
+)
+def test_settings_of_the_user_change_nothing(keras: str, settings: str, tmp_path: Path) -> None:
+    found = []
+    for odd in (False, True):
+        home = tmp_path / str(odd)
+        home.mkdir()
+        if odd:
+            (home / "keras.json").write_text(
+                '{"floatx": "float16", "epsilon": 1e-3, "image_data_format": "channels_first"}'
+            )
+        done = subprocess.run(
+            [sys.executable, "-c", ODD, keras, home / "found.npz"],
+            capture_output=True, text=True, check=False,
+            env={**os.environ, "KERAS_HOME": str(home), "TMPDIR": str(home)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert not list(home.glob("__autograph*"))
+        found.append(list(np.load(home / "found.npz").values()))
+    assert done.stdout.strip() == settings
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
 def test_names_of_weights_do_not_depend_on_what_was_built_before() -> None:
