@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import mmap
 import os
 import signal
@@ -57,13 +58,18 @@ class Work:
     threads: int = FETCH_THREADS
 
 
+#: In place of an image's position: the network is being loaded, or computes.
+COMPUTING = -2
+
+
 class OpenImage:
-    """Which image a child has open, and since when, in memory shared with its worker.
+    """Which image a child has open, or whether it computes, and since when, in memory shared with
+    its worker.
 
     A message per image would wake the worker as often, and cost time on the cores that compute.
     """
 
-    #: The position in the plan (-1: none) and the monotonic clock in seconds.
+    #: The position in the plan (-1: none, or COMPUTING) and the monotonic clock in seconds.
     _FORMAT = struct.Struct("=qd")
 
     def __init__(self, descriptor: int) -> None:
@@ -79,7 +85,7 @@ class OpenImage:
             return cls(os.dup(file.fileno()))
 
     def set(self, position: int | None) -> None:
-        """Note which image is opened now; None if the last one is closed."""
+        """Note which image is opened now, or COMPUTING; None if neither."""
         what = -1 if position is None else position
         self._FORMAT.pack_into(self._memory, 0, what, time.monotonic())
 
@@ -88,10 +94,12 @@ class OpenImage:
         position: int = self._FORMAT.unpack_from(self._memory)[0]
         return None if position < 0 else position
 
-    def longer_than(self, seconds: float) -> bool:
-        """Whether the same image has been open for longer."""
+    def longer_than(self, seconds: float, compute: float) -> bool:
+        """Whether the same image has been open for longer, or the network has computed for longer
+        than `compute` seconds."""
         position, since = seen = self._FORMAT.unpack_from(self._memory)
-        if position < 0 or time.monotonic() - since <= seconds:
+        limit = {-1: math.inf, COMPUTING: compute}.get(position, seconds)
+        if time.monotonic() - since <= limit:
             return False
         # It may have been read while it was half written.
         time.sleep(0.01)
@@ -143,8 +151,10 @@ class _Server:
     def prepare(self) -> None:
         """Load the network while the first images are still on their way."""
         # The first request raises it again, when somebody receives the error.
+        self._opened.set(COMPUTING)
         with contextlib.suppress(Exception):
             self._mapper = self._work.make_mapper()
+        self._opened.set(None)
 
     def serve(self, kind: str, *arguments: Any) -> None:
         self._opened.set(None)
@@ -164,7 +174,9 @@ class _Server:
         work = self._work
         self._refusals.recall(readable, unproven)
         if self._mapper is None:
+            self._opened.set(COMPUTING)
             self._mapper = work.make_mapper()
+            self._opened.set(None)
 
         spent = Counter[str]()
         clock = time.perf_counter_ns()
@@ -178,6 +190,7 @@ class _Server:
             lap("compute")
             decoded = batch.decode(work.size, work.limits, work.decode, outcomes, self._opened.set)
             lap("decode")
+            self._opened.set(COMPUTING)
             return decoded
 
         for batch in batches(
@@ -190,7 +203,9 @@ class _Server:
             start=start,
         ):
             lap("fetch")
+            self._opened.set(COMPUTING)
             table = self._mapper(batch, decode)
+            self._opened.set(None)
             lap("compute")
             self._pipe.send(("spent", dict(spent)))
             spent.clear()

@@ -27,10 +27,19 @@ from monkeyray.images.decode import Decoded
 from monkeyray.runs.decode_process import Mapper, OpenImage, Work
 from monkeyray.runs.fetch import REFUSED, Outcomes, how_to_decode
 
+#: For how long a network may load, or compute a batch: this, or so many times its slowest batch.
+_COMPUTE_SECONDS = 1200.0
+_SLOWER = 20
+
+#: How often in a row the process may die, or its network hang, before the job ends.
+_DEATHS = 4
+_HANGS = 1
+
 
 class DecodeProcessDiedError(Exception):
     """The child has died. `position`: the image that it had open, None if none was. `hung`: it was
-    killed because it did not return from that image. `how`: its exit code or signal."""
+    killed because it did not return from that image, or from the network. `how`: its exit code or
+    signal."""
 
     def __init__(self, position: int | None, hung: bool, how: str) -> None:
         super().__init__(how)
@@ -52,6 +61,8 @@ class DecodeProcess:
         import multiprocessing
 
         self._timeout_seconds = timeout_seconds
+        #: For how long its network may compute.
+        self.compute_seconds = _COMPUTE_SECONDS
         self._pipe, far = multiprocessing.Pipe()
         self._image = OpenImage.create()
         paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
@@ -128,16 +139,19 @@ class DecodeProcess:
                 raise value
             elif kind == "spent":
                 self.spent.update(value)
+                # The first batch is the slowest, since much is compiled in it.
+                slow = _SLOWER * value.get("compute", 0) / 1e9
+                self.compute_seconds = max(self.compute_seconds, slow)
             elif kind == "end":
                 return
             else:
                 yield value
 
     def _receive(self) -> Any:
-        # Only an open image is timed: the store has its own timeouts, and the network needs none.
+        # Opening an image and computing are timed; the store has its own timeouts.
         try:
             while not self._pipe.poll(min(1.0, self._timeout_seconds / 4)):
-                if self._image.longer_than(self._timeout_seconds):
+                if self._image.longer_than(self._timeout_seconds, self.compute_seconds):
                     raise self._died(hung=True)
             return self._pipe.recv()
         except (EOFError, OSError):  # closed, or cut off within a message
@@ -244,7 +258,14 @@ class SupervisedDecoder:
                 if self._stopped.is_set():
                     raise
                 deaths += 1
-                if deaths > 4:
+                stuck = death.hung and death.position is None
+                if stuck and deaths > _HANGS:
+                    raise ClusterError(
+                        f"a batch was not computed within {self._child.compute_seconds:g} s, "
+                        f"{deaths} times in a row: check the GPU or the disk of this node, or try "
+                        "another --engine; finished files are kept, run it again to resume"
+                    ) from None
+                if deaths > _DEATHS:
                     raise ClusterError(
                         f"the process that opens images died {deaths} times in a row "
                         f"({death.how}), and no single image is the cause: it may lack memory; try "

@@ -10,6 +10,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -217,8 +218,15 @@ def test_the_callers_environment_is_restored(
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     if before is not None:
         monkeypatch.setenv("KERAS_BACKEND", before)
-    monkeypatch.setattr(importlib, "import_module", lambda name: os.environ["KERAS_BACKEND"])
-    assert import_keras("openvino") == "openvino"
+    keras = Mock()
+
+    def imported(name: str) -> Mock:
+        keras.backend.backend.return_value = os.environ["KERAS_BACKEND"]
+        return keras
+
+    monkeypatch.setattr(importlib, "import_module", imported)
+    assert import_keras("openvino") is keras
+    keras.config.set_image_data_format.assert_called_once_with("channels_first")
     assert os.environ.get("KERAS_BACKEND") == before
 
 

@@ -20,7 +20,8 @@ import ray.cloudpickle
 
 from monkeyray.errors import ClusterError, DecodeError, StorageError
 from monkeyray.images.decode import Decoded, Limits
-from monkeyray.runs.decode_process import OpenImage, Work
+from monkeyray.runs import supervisor
+from monkeyray.runs.decode_process import COMPUTING, OpenImage, Work
 from monkeyray.runs.fetch import IMAGE_FIELDS, Batch
 from monkeyray.runs.supervisor import SupervisedDecoder, pack
 from monkeyray.storage.store import Storage
@@ -68,6 +69,20 @@ def dying_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
         os._exit(3)
 
     return mapper
+
+
+def hanging_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        decode(batch)
+        time.sleep(3600)
+        raise AssertionError
+
+    return mapper
+
+
+def hanging_start() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    time.sleep(3600)
+    raise AssertionError
 
 
 def bug_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
@@ -243,16 +258,43 @@ def test_a_long_run_of_missing_images_stops_the_job(
         list(watched.run(plan))
 
 
+@pytest.mark.parametrize("mapper", [hanging_mapper, hanging_start])
+def test_a_network_that_hangs_ends_the_run(
+    mapper: Any,
+    start: Callable[..., SupervisedDecoder],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(supervisor, "_COMPUTE_SECONDS", 2.0)
+    with pytest.raises(ClusterError, match="not computed within 2 s, 2 times in a row"):
+        list(start(mapper).run(plan_of(tmp_path, good(20))))
+
+
+def test_a_slow_network_is_given_its_time(
+    start: Callable[..., SupervisedDecoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = start()
+    assert list(watched.run(plan_of(tmp_path, good(20))))
+    assert watched._child.compute_seconds == supervisor._COMPUTE_SECONDS
+    monkeypatch.setattr(supervisor, "_SLOWER", 1e9)
+    assert list(watched.run(plan_of(tmp_path, good(20))))
+    assert watched._child.compute_seconds > supervisor._COMPUTE_SECONDS
+
+
 def test_the_open_image_is_seen_from_both_sides() -> None:
     ours = OpenImage.create()
     theirs = OpenImage(os.dup(ours.descriptor))
     assert ours.position() is None
-    assert not ours.longer_than(-1.0)
+    assert not ours.longer_than(-1.0, 60.0)
     theirs.set(7)
     assert ours.position() == 7
-    assert ours.longer_than(-1.0)
-    assert not ours.longer_than(60.0)
-    theirs.set(None)
+    assert ours.longer_than(-1.0, 60.0)
+    assert not ours.longer_than(60.0, -1.0)
+    theirs.set(COMPUTING)
     assert ours.position() is None
+    assert ours.longer_than(60.0, -1.0)
+    assert not ours.longer_than(-1.0, 60.0)
+    theirs.set(None)
+    assert not ours.longer_than(-1.0, -1.0)
     ours.close()
     theirs.close()
