@@ -105,10 +105,10 @@ def connected(address: str | None, debug: bool = False, say: Say | None = None) 
         ending.enter_context(_signal_handler_kept())
         folder = ending.enter_context(_short_folder()) if own else None
         ending.callback(_leave)
-        # Ray sets the variable in order to pass it on.
-        mode = environment(RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE"))
+        # Ray sets these in this process too.
+        variables = environment(RAY_AUTH_MODE=None, PYTHONBREAKPOINT=None)
         hush = contextlib.nullcontext() if debug else silence_stderr()
-        with _signal_handler_kept(), mode, hush:
+        with _signal_handler_kept(), variables, hush:
             if folder is not None:
                 _start(folder, debug)
             else:

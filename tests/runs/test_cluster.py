@@ -107,6 +107,7 @@ def test_what_is_not_there_yet_is_waited_for(
 
 CALLER = """
 import logging, os, signal, sys
+import joblib  # sets a variable
 from monkeyray.runs.cluster import connected, quiet_data
 
 def state():
