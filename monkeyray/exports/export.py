@@ -13,7 +13,7 @@ from monkeyray.exports.taxonomy import read_taxa
 from monkeyray.options import write_options_beside
 from monkeyray.storage.location import Location
 
-#: The module and the function of each format. The function writes `job.uri`.
+#: The module and the function of each format. The function writes `job.output`.
 _FORMATS = {
     "camtrap-dp": ("monkeyray.exports.camtrap", "export_camtrap"),
     "megadetector": ("monkeyray.exports.megadetector", "export_megadetector"),

@@ -75,6 +75,9 @@ class DecodeProcess:
                 subprocess.Popen,
                 [
                     sys.executable,
+                    # No imports from the working directory: it may be a checkout of another
+                    # version, or hold a queue.py.
+                    "-P",
                     "-m",
                     "monkeyray.runs.decode_process",
                     *map(str, handed),

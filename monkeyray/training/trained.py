@@ -102,7 +102,10 @@ def _rare(labels: list[dict[str, Any]]) -> Iterator[str]:
     if labels:
         some = ", ".join(f"{each['label']} ({_has(each)})" for each in labels[:5])
         more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
-        yield f"labels with few images: {some}{more}; --class-weights may help"
+        yield (
+            f"labels with few images: {some}{more}; add images, or if other labels have far more, "
+            "try --class-weights"
+        )
 
 
 def _has(row: dict[str, Any]) -> str:

@@ -152,6 +152,15 @@ def test_a_broken_camera_writes_neighbours(
     assert Counter(table["status"].to_pylist()) == {"ok": 15, "crashed": 9}
 
 
+def test_the_child_imports_nothing_from_the_working_directory(
+    start: Callable[..., SupervisedDecoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_of(tmp_path, good(3))
+    (tmp_path / "queue.py").write_text("raise SystemExit('not that of the standard library')\n")
+    monkeypatch.chdir(tmp_path)
+    assert pa.concat_tables(start().run(plan))["status"].to_pylist() == ["ok"] * 3
+
+
 def test_a_pipe_is_no_image(start: Callable[..., SupervisedDecoder], tmp_path: Path) -> None:
     plan = plan_of(tmp_path, good(3))
     (tmp_path / "001.jpg").unlink()
