@@ -27,7 +27,7 @@ def test_labels_with_few_images_are_named_with_the_parts_that_lack_them() -> Non
     text = summary(rare_labels=rows)
     assert (
         "labels with few images: a (3 to train on), b (90 to train on, no validation or test image)"
-        ", c (80 to train on, no test image); --class-weights" in text
+        ", c (80 to train on, no test image); add images, or" in text
     )
     assert "few images" not in summary(rare_labels=[])
 
