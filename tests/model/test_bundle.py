@@ -386,7 +386,7 @@ def _thresholds(model: dict[str, Any]) -> list[dict[str, Any]]:
         (lambda m: m.update(input_size=32), "input_size is 32, but .* 224"),
         (lambda m: m.update(head=[0]), r"head is \[0\]"),
         (lambda m: m.update(head=[16]), r"shapes \[\(1024, 2\).* require \[\(1024, 16\)"),
-        (lambda m: m["calibration"].update({"4": m["calibration"]["1"]}), "for 4 views, but only 2"),
+        (lambda m: m["calibration"].update({"4": m["calibration"]["1"]}), "4 views, but only 2"),
     ],
 )
 def test_components_that_contradict_each_other_are_refused(
