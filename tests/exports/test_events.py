@@ -114,7 +114,7 @@ def test_given_times_count_before_those_of_the_predictions(place: Path, form: st
     [
         ("uri,time\n/x/A/1/a.jpg,1\n", "no column captured_at, only uri, time: use uri"),
         ("uri,captured_at\n/x/A/1/a.jpg,noon\n", "'noon', which is not a time"),
-        ("uri,captured_at\n/x/other.jpg,2021-05-31 08:00:00\n", "1 files, and none of them is"),
+        ("uri,captured_at\n/x/other.jpg,2021-05-31 08:00:00\n", "1 files, none of which is"),
     ],
 )
 def test_other_tables_of_times_are_refused(place: Path, table: str, words: str) -> None:

@@ -182,7 +182,9 @@ def test_a_worker_that_does_not_see_the_place_says_so(tmp_path: Path) -> None:
         run = make(tmp_path, lease)
         run.check_shared()
     elsewhere = replace(run, place=run.place / "not mounted")
-    with pytest.raises(ConfigError, match=f"{elsewhere.place} is a local path that not"):
+    with pytest.raises(
+        ConfigError, match=f"{elsewhere.place} is a local path that some workers cannot"
+    ):
         elsewhere.check_shared()
     assert not Path(elsewhere.place.path).exists()
 

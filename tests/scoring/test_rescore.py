@@ -237,7 +237,7 @@ def change(**values: Any) -> Callable[[Path], None]:
         (change(embeddings=False), r"no embeddings.*`monkeyray score --embeddings`"),
         (
             change(backbone_weights="0" * 64),
-            r"another backbone .* without --fine-tune, or score the images",
+            r"a different backbone .* without --fine-tune, or score the images",
         ),
         (change(decode_version=0), "a different backbone"),
         (
