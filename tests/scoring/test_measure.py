@@ -152,7 +152,7 @@ def test_the_summary_names_what_a_person_wants_first() -> None:
         "seen": describe_known_images(None, [], 0.0),
         "metrics": measure(known, 0.9),
         "metrics_without_seen": measure_new(known, 0.9),
-        "findings": {"label_errors": likely_label_errors(known)},
+        "findings": {"contradictions": [], "label_errors": likely_label_errors(known)},
     }
     text = str(Evaluation("out", content))
     metrics = content["metrics"]
@@ -193,7 +193,7 @@ def test_images_that_were_trained_on_are_left_out(
         "seen": describe_known_images(each.seen, each.uris.tolist(), compared),
         "metrics": measure(each, None),
         "metrics_without_seen": rest,
-        "findings": {"label_errors": []},
+        "findings": {"contradictions": [], "label_errors": []},
     }
     text = str(Evaluation("out", content))
     for each_word in words:
