@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +140,10 @@ def test_of_a_bucket(tmp_path: Path) -> None:
 @given(
     st.lists(
         st.tuples(
-            st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip),
+            # Labels are in NFC wherever they are read.
+            st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+            .map(partial(unicodedata.normalize, "NFC"))
+            .filter(str.strip),
             st.floats(0, 1, width=32),
         ),
         min_size=1,
