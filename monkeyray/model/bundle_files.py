@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 
 import numpy as np
 
 from monkeyray.errors import BundleError, MissingError, TooLargeError
 from monkeyray.model.backbones import Weights
+from monkeyray.storage.keys import sha256
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -57,8 +57,3 @@ def read_arrays(place: Location, storage: Storage, name: str, expected: str) -> 
     except (SafetensorError, KeyError) as error:  # KeyError for types that NumPy lacks
         raise BundleError(f"{place} is damaged: {name} holds no weights: {error}") from error
     return weights
-
-
-def sha256(data: bytes) -> str:
-    """64 hexadecimal digits."""
-    return hashlib.sha256(data).hexdigest()
