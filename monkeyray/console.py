@@ -263,7 +263,9 @@ class Reporter:
         if not self._quiet:
             is_text = self._format == "text"
             line = escape_control_line(message) if is_text else to_json(message, event, **fields)
-            print(line, file=sys.stderr, flush=True)
+            # One write, so that the lines of several threads or processes do not mix.
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
 
     @contextlib.contextmanager
     def bar(self, what: str, unit: str = "images") -> Iterator[Advance]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,15 +40,17 @@ def test_a_line_on_a_training() -> None:
     )
 
 
-def test_a_training_is_followed(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_a_training_is_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told: list[int] = []
     meter = SimpleNamespace(epoch=lambda figures: told.append(figures["epoch"]))
     monkeypatch.setattr(module, "EpochMeter", lambda what, run: meter)
     for name in ("_SHORT_SECONDS", "_LINE_SECONDS", "_LOOK_SECONDS"):
         monkeypatch.setattr(module, name, 0.01)
     file = ProgressFile(Storage(), str(tmp_path / "progress.json"))
+    reporter = Reporter(quiet=False)
+    monkeypatch.setattr(
+        reporter, "say", lambda message, event, **fields: lines.append({"event": event, **fields})
+    )
     assert file.read() is None
     lines: list[dict[str, Any]] = []
 
@@ -58,9 +59,8 @@ def test_a_training_is_followed(
         while not lines or lines[-1]["done"] != done:
             assert time.monotonic() < deadline, lines
             time.sleep(0.02)
-            lines.extend(map(json.loads, capfd.readouterr().err.splitlines()))
 
-    with following(file, "training", "/model", 9, Reporter(False, "json")):
+    with following(file, "training", "/model", 9, reporter):
         wait_for(0)
         log = EpochLog("head", [file])
         for number in range(1, 6):
