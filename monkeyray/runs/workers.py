@@ -24,19 +24,17 @@ import pyarrow as pa
 from monkeyray.console import Say
 from monkeyray.errors import ClusterError, MonkeyRayError, StorageError
 from monkeyray.options import StoreConfig
-from monkeyray.runs.cluster import (
-    WorkerCount,
-    choose_worker_count,
-    connected,
-    is_asked_for,
-    quiet_data,
-    usable_cores,
-    wait_for_workers,
-)
+from monkeyray.runs.cluster import connected, is_asked_for, quiet_data
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.shards import SPENT, Job, Progress, ShardWorker, Tally, every_second
 from monkeyray.runs.supervisor import pack
 from monkeyray.runs.telemetry import Meter
+from monkeyray.runs.worker_count import (
+    WorkerCount,
+    choose_worker_count,
+    usable_cores,
+    wait_for_workers,
+)
 
 #: How long all threads together may take to stop.
 _STOP_SECONDS = 10.0

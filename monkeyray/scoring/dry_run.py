@@ -10,12 +10,12 @@ import numpy as np
 import pyarrow.compute as pc
 
 from monkeyray.console import Say
-from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import Listing
 from monkeyray.runs.shards import Job
+from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.runs.workers import Pool
 from monkeyray.scoring.summary import Estimate
 from monkeyray.storage.location import Location

@@ -10,10 +10,10 @@ from monkeyray.console import Reporter
 from monkeyray.images.decode import Limits, decode
 from monkeyray.model.bundle import Bundle, int8_sha256
 from monkeyray.model.engines import choose_engine
-from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.shards import Job
+from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.runs.workers import Pool
 from monkeyray.scoring.options import ScoreConfig, parse_top_k
 from monkeyray.scoring.rows import ScoreOptions, Scorer

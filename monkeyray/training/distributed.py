@@ -16,7 +16,7 @@ from monkeyray.console import Reporter
 from monkeyray.environment import environment
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import Weights, import_keras
-from monkeyray.runs.cluster import usable_cores, wait_for_workers
+from monkeyray.runs.worker_count import usable_cores, wait_for_workers
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage

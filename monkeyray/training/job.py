@@ -18,7 +18,8 @@ from monkeyray.images.boxes import has_boxes
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice, choose_engine
-from monkeyray.runs.cluster import WorkerCount, choose_workers, connected
+from monkeyray.runs.cluster import connected
+from monkeyray.runs.worker_count import WorkerCount, choose_workers
 from monkeyray.runs.workers import Pool, RayPool
 from monkeyray.scoring.features import FeatureCache, Features, unusable
 from monkeyray.storage.keys import fingerprint

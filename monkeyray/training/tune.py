@@ -20,7 +20,7 @@ from monkeyray.arrays import Array
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import import_keras
-from monkeyray.runs.cluster import wait_for_workers
+from monkeyray.runs.worker_count import wait_for_workers
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.learn import head_training
 from monkeyray.training.loop import CachedSource, FitConfig, Learner, Splits, fit

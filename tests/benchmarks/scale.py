@@ -41,12 +41,12 @@ from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
 from monkeyray.model.engines import choose_engine
 from monkeyray.options import StoreConfig
-from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run, open_run
 from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.shards import Job, every_second
+from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.runs.workers import open_pool
 from monkeyray.scoring.rows import PostProcessor, ScoreOptions, Scorer
 from monkeyray.storage.location import Location

@@ -16,9 +16,9 @@ import ray.cloudpickle
 from monkeyray.console import Reporter
 from monkeyray.errors import StorageError
 from monkeyray.images.decode import Limits
-from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.lease import hold
 from monkeyray.runs.shards import SPENT, Job
+from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.runs.workers import RayPool
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage

@@ -16,10 +16,10 @@ from monkeyray.console import Reporter
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice
-from monkeyray.runs.cluster import WorkerCount
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.fetch import Batch, fetch
 from monkeyray.runs.shards import Job
+from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.scoring.features import FeatureCache, _find
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage

@@ -20,7 +20,7 @@ from monkeyray.images.detections import parse_detections
 from monkeyray.model.backbones import load_weights
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.engine import Network, TensorFlowEngine
-from monkeyray.runs.cluster import WorkerCount
+from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.runs.workers import MachinePool
 from monkeyray.scoring.features import FeatureCache, Features, _find
 from monkeyray.scoring.options import ScoreConfig
