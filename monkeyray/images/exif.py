@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from PIL import ExifTags, Image
@@ -58,12 +60,16 @@ def _time(details: Mapping[int, Any], tag: int, offset_tag: int) -> str | None:
 def _reconyx(note: Any) -> str | None:
     """The time in the maker note of a Reconyx HyperFire, whose EXIF has no other.
 
-    Little-endian uint16, the first 0xF101; second, minute, hour, month, day and year from byte 22.
+    Little-endian uint16, the first 0xF101; second, minute, hour, month, day and year from byte 22,
+    which some cameras write in big-endian. In one order at most they are a time.
     """
     if not isinstance(note, bytes) or len(note) < 34 or note[:2] != b"\x01\xf1":
         return None
-    second, minute, hour, month, day, year = struct.unpack_from("<6H", note, 22)
-    return parse_time(f"{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+    for order in "<>":
+        second, minute, hour, month, day, year = struct.unpack_from(f"{order}6H", note, 22)
+        with contextlib.suppress(ValueError):
+            return datetime(year, month, day, hour, minute, second).isoformat()
+    return None
 
 
 def turn_of(image: Image.Image, exif: Image.Exif) -> Image.Transpose | None:

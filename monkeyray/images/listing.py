@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from monkeyray.console import Say
 from monkeyray.errors import InputError
-from monkeyray.images.manifest import BACKSLASHES, BLANKS, count_true, read_manifest
+from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES, count_true, read_manifest
 from monkeyray.storage.keys import OTHER_FORM, nfc, nfc_column
 from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import Location
@@ -81,7 +81,7 @@ def count_videos(tables: Iterable[pa.Table]) -> int:
 def say_notes(skipped: Counter[str], say: Say) -> None:
     """Report how many paths were read differently from how they are written, and remove these
     counts from `skipped`."""
-    for note in (BACKSLASHES, BLANKS, OTHER_FORM):
+    for note in (BACKSLASHES, DRIVES, BLANKS, OTHER_FORM):
         if count := skipped.pop(note, 0):
             say(f"{count} {note}")
 

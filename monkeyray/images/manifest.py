@@ -6,6 +6,7 @@ import operator
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 from unicodedata import normalize
 
@@ -23,6 +24,7 @@ from monkeyray.storage.tables import MISSING_TEXTS, rename_reserved, stream_tabl
 
 #: Notes on URIs that are read differently from how they are written.
 BACKSLASHES = "manifest paths with backslashes, read as slashes"
+DRIVES = "manifest paths with a Windows drive, read as below the manifest's folder"
 BLANKS = "manifest URIs with surrounding blanks, trimmed"
 
 _FORMS: tuple[Literal["NFC", "NFD"], ...] = ("NFC", "NFD")
@@ -37,6 +39,18 @@ _S3_NAME = r"(?is)^s3://[a-z0-9][a-z0-9._\-]{1,254}/."
 _OTHER_NAME = r"(?is)^([^:]+://[^/]+/|memory://)."
 _MAYBE_SECRET = r"(?is)^[a-z][a-z0-9+.\-]+://.*(@|[?&;].*=)"
 
+#: Images that are looked for below the manifest's folder.
+_SAMPLE = 16
+
+
+@dataclass
+class _Known:
+    """What earlier rows have shown. `schemes`: those that can be opened; `drive`: the start of
+    Windows paths that stands for the manifest's folder, with slashes, None before there is any."""
+
+    schemes: set[str]
+    drive: str | None = None
+
 
 def read_manifest(place: Location, storage: Storage, notes: Counter[str]) -> Iterator[pa.Table]:
     """The rows of a manifest with full URIs, some thousand at a time.
@@ -44,20 +58,22 @@ def read_manifest(place: Location, storage: Storage, notes: Counter[str]) -> Ite
     The columns are `uri`, and `size_bytes` and `version` without values; then the manifest's other
     columns, prefixed with `input_` if their name is one of these or of boxes.BOX_COLUMNS. URIs
     without a scheme or a leading slash are relative to the manifest's folder; backslashes in them
-    are Windows' slashes, and local paths are found in either Unicode form. A column `captured_at`
-    has times. `notes` counts BACKSLASHES, BLANKS and OTHER_FORM.
+    are Windows' slashes, and local paths are found in either Unicode form. Paths with a drive are
+    those of images below the manifest's folder, where one rule finds them: the same first folders
+    are left out of each. A column `captured_at` has times. `notes` counts BACKSLASHES, DRIVES,
+    BLANKS and OTHER_FORM.
     Raises InputError if it does not exist, cannot be read, has no column `uri`, has a URI that no
     store can hold or that contains credentials, or has one of a scheme that cannot be opened.
     """
     if place.is_local and str(place) != place.path:
         raise InputError(f"the path of manifest {place} is not UTF-8: rename it")
-    schemes = {"s3"}
+    known = _Known({"s3"})
     for table in stream_table(place, storage, "manifest"):
-        yield _absolute(str(place), table, storage, schemes, notes)
+        yield _absolute(str(place), table, storage, known, notes)
 
 
 def _absolute(
-    manifest: str, table: pa.Table, storage: Storage, opened: set[str], notes: Counter[str]
+    manifest: str, table: pa.Table, storage: Storage, known: _Known, notes: Counter[str]
 ) -> pa.Table:
     """A manifest's rows with full URIs and the columns of a plan first."""
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
@@ -73,7 +89,7 @@ def _absolute(
     bad = count_true(pc.or_kleene(pc.is_null(uris), pc.equal(uris, "")))
     if bad:
         raise InputError(f"manifest {manifest} has {bad} rows with no uri: fill them or drop them")
-    full = _full_uris(manifest, uris, storage, opened, notes)
+    full = _full_uris(manifest, uris, storage, known, notes)
     columns: dict[str, Any] = {"uri": _as_on_disk(full, notes)}
     for name, kind in (("size_bytes", pa.int64()), ("version", pa.string())):
         columns[name] = pa.nulls(table.num_rows, kind)
@@ -117,9 +133,10 @@ def _full_uris(
     manifest: str,
     written: pa.ChunkedArray,
     storage: Storage,
-    opened: set[str],
+    known: _Known,
     notes: Counter[str],
 ) -> pa.ChunkedArray:
+    written = _without_drive(manifest, written, storage, known, notes)
     full = pc.match_substring_regex(written, _FULL)
     windows = pc.and_not(pc.match_substring(written, "\\"), full)
     notes[BACKSLASHES] += count_true(windows)
@@ -128,7 +145,7 @@ def _full_uris(
     uris = pc.if_else(full, written, pc.binary_join_element_wise(folder, slashed, "/"))
     local = pc.match_substring_regex(uris, _LOCAL)
     _check_uris(manifest, written, pc.and_not(full, local))
-    _try_schemes(manifest, uris.filter(pc.invert(local)), storage, opened)
+    _try_schemes(manifest, uris.filter(pc.invert(local)), storage, known.schemes)
     # In a full URI of another store, dots are part of the name.
     dots = pc.and_(pc.match_substring_regex(uris, _DOTS), pc.or_(local, pc.invert(full)))
     odd = pc.or_(pc.match_substring_regex(uris, "(?i)^file://"), dots)
@@ -139,6 +156,35 @@ def _full_uris(
         for value, flag in zip(uris.to_pylist(), odd.to_pylist(), strict=True)
     ]
     return pa.chunked_array([pa.array(mended, pa.string())])
+
+
+def _without_drive(
+    manifest: str, written: pa.ChunkedArray, storage: Storage, known: _Known, notes: Counter[str]
+) -> pa.ChunkedArray:
+    """Paths with a Windows drive or share as relative ones, if they are below `known.drive`."""
+    drive = pc.match_substring_regex(written, _DRIVE)
+    if not pc.any(drive).as_py():
+        return written
+    slashed = pc.replace_substring(written, "\\", "/")
+    if known.drive is None:
+        paths = slashed.filter(drive)[:_SAMPLE].to_pylist()
+        known.drive = _find_drive(manifest.rpartition("/")[0], paths, storage)
+    if known.drive is None:
+        return written
+    below = pc.and_(drive, pc.starts_with(slashed, known.drive))
+    notes[DRIVES] += count_true(below)
+    return pc.if_else(below, pc.utf8_slice_codeunits(slashed, len(known.drive)), written)
+
+
+def _find_drive(folder: str, paths: list[str], storage: Storage) -> str | None:
+    """What to leave out of paths to find the first image that is below the folder."""
+    for path in paths:
+        names = path.split("/")
+        for start in range(1, len(names)):
+            relative = "/".join(names[start:])
+            if storage.exists(f"{folder}/{relative}"):
+                return path.removesuffix(relative)
+    return None
 
 
 def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
@@ -166,8 +212,8 @@ def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
         )
     elif drive[first].as_py():
         why = (
-            "this machine cannot open Windows drives and shares: write paths relative to the "
-            "manifest, such as site1/1.jpg"
+            "this machine cannot open Windows drives and shares, and the image was not found below "
+            "the manifest's folder: write paths relative to the manifest, such as site1/1.jpg"
         )
     else:
         why = "write a path, or scheme://bucket/path such as s3://bucket/photos/1.jpg"

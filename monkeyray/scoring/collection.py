@@ -8,7 +8,7 @@ from typing import Any
 from monkeyray.errors import InputError
 from monkeyray.images.detections import parse_detections
 from monkeyray.images.listing import count_videos, list_images
-from monkeyray.images.manifest import BACKSLASHES, BLANKS
+from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES
 from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.scoring.options import ScoreConfig
@@ -47,6 +47,7 @@ def list_collection(
         "rows with a URI that was listed before": listing.repeated,
         "videos by name, which are not scored": count_videos(listing.tables()),
         BACKSLASHES: skipped[BACKSLASHES],
+        DRIVES: skipped[DRIVES],
         BLANKS: skipped[BLANKS],
         OTHER_FORM: skipped[OTHER_FORM],
     }

@@ -107,8 +107,8 @@ def test_orientation_is_applied(orientation: int) -> None:
     assert difference.mean() < 2
 
 
-def reconyx(*values: int) -> bytes:
-    return struct.pack("<11H", 0xF101, *[7] * 10) + struct.pack("<6H", *values) + bytes(20)
+def reconyx(*values: int, order: str = "<") -> bytes:
+    return struct.pack("<11H", 0xF101, *[7] * 10) + struct.pack(f"{order}6H", *values) + bytes(20)
 
 
 ORIGINAL, DIGITIZED, NOTE, OFFSET, OTHER_OFFSET = 0x9003, 0x9004, 0x927C, 0x9011, 0x9012
@@ -132,7 +132,9 @@ TIME, EVENING = "2021:05:31 08:25:38", "2019-01-05T19:03:02"
          "2021-05-31T08:25:38-03:00"),
         ({NOTE: reconyx(2, 3, 19, 1, 5, 2019)}, EVENING),
         ({NOTE: reconyx(2, 3, 19, 1, 5, 2019), ORIGINAL: TIME}, "2021-05-31T08:25:38"),
+        ({NOTE: reconyx(2, 3, 19, 1, 5, 2019, order=">")}, EVENING),
         ({NOTE: reconyx(2, 3, 19, 13, 5, 2019)}, None),
+        ({NOTE: reconyx(512, 3, 19, 1, 5, 2019)}, None),
         ({NOTE: reconyx(2, 3, 19, 1, 5, 2019)[:30]}, None),
         ({NOTE: b"RECONYXH2\0" + bytes(40)}, None),
         ({ORIGINAL: "0000:00:00 00:00:00"}, None),

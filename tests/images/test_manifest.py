@@ -17,7 +17,7 @@ from PIL import Image
 from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
-from monkeyray.images.manifest import BACKSLASHES, BLANKS
+from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES
 from monkeyray.labels.listing import list_labelled
 from monkeyray.runs.fetch import Refusals, batches
 from monkeyray.scoring.schema import prediction_schema
@@ -90,7 +90,7 @@ def test_times_of_a_manifest_count_before_exif(tmp_path: Path) -> None:
         ("nonsense://bucket/a.jpg", "cannot open"),
         (
             r"D:\cards\a.jpg",
-            "cannot open Windows drives and shares: write paths relative to the manifest",
+            "open Windows drives and shares, and .* below the manifest's folder: write paths",
         ),
         ("d:/cards/a.jpg", "Windows drives"),
         (r"\\server\cards\a.jpg", "Windows drives"),
@@ -131,6 +131,22 @@ def test_paths_of_windows_and_blanks_in_manifests(tmp_path: Path) -> None:
         f"{tmp_path}/imgs/site1/x.jpg", r"s3://bucket/a\b.jpg", f"{tmp_path}/y.jpg", r"/z\z.jpg",
     ]  # fmt: skip
     assert notes == {BACKSLASHES: 2, BLANKS: 1}
+
+
+@pytest.mark.parametrize("there", ["D:\\season\\", "d:/", "\\\\server\\cards\\season 1\\"])
+def test_paths_with_a_drive_are_found_below_the_manifest(tmp_path: Path, there: str) -> None:
+    touch(tmp_path, "site1/x.jpg", "site2/cards/x.jpg")
+    names = ["site0/gone.jpg", "site1\\x.jpg", "site2\\cards\\x.jpg", "site1\\gone.jpg"]
+    uris = [*(f"{there}{name}" for name in names), "site1/x.jpg"]
+    (tmp_path / "list.csv").write_text("\n".join(["uri", *uris]))
+    notes: Counter[str] = Counter()
+    (table,) = list_images(str(tmp_path / "list.csv"), STORAGE, notes)
+    found = ["site0/gone.jpg", "site1/x.jpg", "site2/cards/x.jpg", "site1/gone.jpg", "site1/x.jpg"]
+    assert table["uri"].to_pylist() == [f"{tmp_path}/{name}" for name in found]
+    assert +notes == {DRIVES: 4}
+    (tmp_path / "list.csv").write_text("\n".join(["uri", *uris, r"E:\other\x.jpg"]))
+    with pytest.raises(InputError, match=r"has 1 malformed URIs, the first is 'E:\\\\other"):
+        list(list_images(str(tmp_path / "list.csv"), STORAGE, Counter()))
 
 
 def test_local_paths_are_found_in_either_unicode_form(tmp_path: Path) -> None:
