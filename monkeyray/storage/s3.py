@@ -98,10 +98,13 @@ class S3Store:
             raise ConfigError(f"cannot use S3 at {self._where}: {error}") from error
 
     def read(self, place: Location, max_bytes: int | None = None) -> Blob:
-        named = _named(place)
-        if (got := self._plain.get(named["Bucket"], named["Key"], max_bytes)) is not None:
-            return Blob(*got)
-        return Blob(*self._get(place, max_bytes)[::2])
+        plain = self._plain.serves(place)
+        if plain and (blob := self._plain.get(place, max_bytes)) is not None:
+            return blob
+        data, _, etag = self._get(place, max_bytes)
+        if plain:
+            self._plain.failed(place.bucket)
+        return Blob(data, etag)
 
     def _get(
         self, place: Location, max_bytes: int | None = None, **options: str

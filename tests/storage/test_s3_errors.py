@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 from botocore import exceptions as aws
@@ -20,6 +19,7 @@ from monkeyray.errors import (
 from monkeyray.images.decode import Limits
 from monkeyray.runs.fetch import fetch
 from monkeyray.storage.location import Location
+from monkeyray.storage.protocol import Blob
 from monkeyray.storage.s3_errors import s3_errors
 from monkeyray.storage.s3_get import PlainGet
 from monkeyray.storage.store import Storage
@@ -98,13 +98,13 @@ def glacier() -> Iterator[str]:
 
 def test_archived_objects_are_rows(glacier: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    get = PlainGet._get
+    get = PlainGet.get
 
-    def noted(plain: PlainGet, url: str) -> Any:
-        asked.append(url)
-        return get(plain, url)
+    def noted(plain: PlainGet, place: Location, max_bytes: int | None) -> Blob | None:
+        asked.append(place)
+        return get(plain, place, max_bytes)
 
-    monkeypatch.setattr(PlainGet, "_get", noted)
+    monkeypatch.setattr(PlainGet, "get", noted)
     storage = Storage(s3_endpoint=glacier, s3_anonymous=True)
     for number in range(5):
         found = fetch(storage, f"s3://photos/{number}.jpg", None, Limits())
