@@ -64,6 +64,16 @@ def escape_control_line(text: str) -> str:
     return escape_control(text).replace("\n", "\\n")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "image"), counted(2, "image"), counted(0, "broken box")
+    ('1 image', '2 images', '0 broken boxes')
+    """
+    plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
 def has_control(name: str) -> bool:
     """Whether a name contains control characters, line breaks or tabs.
 

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from monkeyray import __version__
+from monkeyray.console import counted
 from monkeyray.errors import InputError
 from monkeyray.exports.camtrap_profile import deployments_csv, table_fields
 from monkeyray.exports.deployments import REASONS, Deployment
@@ -136,14 +137,14 @@ def _notes(output: Location, counts: Counts) -> Iterator[str]:
         yield f"images that were left out are listed in {output / 'left-out.csv'}"
     if counts.contradicted:
         yield (
-            f"{counts.contradicted} images have a UTC offset in their EXIF that differs from their "
-            "deployment's time zone; the deployment's was used"
+            f"{counted(counts.contradicted, 'image')} with another UTC offset in EXIF than in the "
+            "deployment's time zone, which was used"
         )
     if counts.unnamed:
         some = ", ".join(sorted(counts.unnamed)[:5])
         yield (
-            f"{len(counts.unnamed)} labels of animals have no scientific name ({some}): add them "
-            "to --taxonomy"
+            f"{counted(len(counts.unnamed), 'label')} of animals without a scientific name "
+            f"({some}): add it to --taxonomy"
         )
 
 

@@ -80,7 +80,7 @@ class SitePattern:
 #: Why images have no time or no deployment.
 REASONS = {
     "no_deployment": "no deployment matches the site and camera in their path",
-    "no_time": "no time in their EXIF",
+    "no_time": "no time in their EXIF: give a table of --times",
     "no_time_zone": "neither their deployment nor their EXIF has a time zone",
     "ambiguous_time": "the end of daylight saving time repeats their hour: give a fixed UTC offset",
     "nonexistent_time": "daylight saving time skips their hour: correct the time zone or offset",

@@ -69,7 +69,8 @@ def group_bursts(cameras: Ints, times: Ints, alone: Flags, gap: int) -> Groups:
 
 
 #: Why an image cannot be in a burst with others; the first that applies.
-_NOT_SCORED, _NO_CAMERA, _NO_TIME = "not scored", "no camera in their path", "no time in their EXIF"
+_NOT_SCORED, _NO_CAMERA = "not scored", "no camera in their path"
+_NO_TIME = "no time in their EXIF: give a table of --times"
 
 _NO_NAME = ("",)
 _MICROSECOND = timedelta(microseconds=1)

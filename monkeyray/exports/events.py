@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monkeyray.arrays import Array
-from monkeyray.console import Advance, Result
+from monkeyray.console import Advance, Result, counted
 from monkeyray.errors import InputError
 from monkeyray.exports.event_groups import (
     BurstMeans,
@@ -91,7 +91,8 @@ class Bursts(Result):
 
     def __str__(self) -> str:
         lines = [
-            f"{self.images} images, {self.together} of them in {self.bursts} bursts of two or more",
+            f"{counted(self.images, 'image')}, {self.together} of them in "
+            f"{counted(self.bursts, 'burst')} of two or more",
             *(f"  {count:>9} alone: {why}" for why, count in self.alone.items() if count),
             f"  {self.changed:>9} with a different label from their burst",
         ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from monkeyray.console import Advance, Result
+from monkeyray.console import Advance, Result, counted
 from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.exports.camtrap_profile import Project
 from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin, read_deployments
@@ -152,10 +152,12 @@ class Export(Result):
         }
 
     def __str__(self) -> str:
-        rows = "boxes, and images without one," if self.boxes else "images"
-        lines = [f"{self.kinds.total()} {rows} exported"]
+        total = self.kinds.total()
+        rows = f"{total} boxes, and images without one," if self.boxes else counted(total, "image")
+        lines = [f"{rows} exported"]
         lines += [f"  {count:>9} {kind}" for kind, count in self.kinds.most_common()]
         if self.left_out:
-            lines.append(f"{self.left_out.total()} images without a time or a valid path")
+            images = counted(self.left_out.total(), "image")
+            lines.append(f"{images} without a time or a valid path")
             lines += [f"  {count:>9} {why}" for why, count in self.left_out.most_common()]
         return "\n".join([*lines, *self.notes, f"written to {self.uri}"])

@@ -87,7 +87,9 @@ def export_megadetector(job: Job) -> Export:
             file.write((separator + line).encode("utf-8", "backslashreplace"))
             separator = ",\n"
         file.write(b"\n ]\n}\n")
-    notes = (f"{images.videos} videos left out: they are not scored",) if images.videos else ()
+    notes = (
+        (f"videos left out, since they are not scored: {images.videos}",) if images.videos else ()
+    )
     return Export(str(job.output), images.kinds, notes=notes)
 
 

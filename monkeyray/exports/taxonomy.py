@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.arrays import Array
+from monkeyray.console import counted
 from monkeyray.errors import InputError
 from monkeyray.exports.rows import listed_labels, listed_scores
 from monkeyray.statistics.thresholds import ACCEPTED
@@ -87,8 +88,8 @@ class Taxa:
         if self._unlisted:
             some = ", ".join(sorted(self._unlisted)[:5])
             yield (
-                f"{len(self._unlisted)} labels are not in --taxonomy ({some}) and count as animals "
-                "without a scientific name"
+                f"{counted(len(self._unlisted), 'label')} not in --taxonomy ({some}), taken for "
+                "animals without a scientific name"
             )
 
     def _taxon(self, label: str, row: Mapping[str, str]) -> Taxon:

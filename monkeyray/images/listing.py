@@ -83,7 +83,7 @@ def say_notes(skipped: Counter[str], say: Say) -> None:
     counts from `skipped`."""
     for note in (BACKSLASHES, DRIVES, BLANKS, OTHER_FORM):
         if count := skipped.pop(note, 0):
-            say(f"{count} {note}")
+            say(f"{note}: {count}")
 
 
 def path_below(uri: str, start: int) -> str:

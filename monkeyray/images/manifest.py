@@ -13,6 +13,7 @@ from unicodedata import normalize
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.console import counted
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.images.boxes import BOX_COLUMNS
 from monkeyray.images.times import parse_times
@@ -88,7 +89,9 @@ def _absolute(
     notes[BLANKS] += count_true(pc.not_equal(uris, written))
     bad = count_true(pc.or_kleene(pc.is_null(uris), pc.equal(uris, "")))
     if bad:
-        raise InputError(f"manifest {manifest} has {bad} rows with no uri: fill them or drop them")
+        raise InputError(
+            f"manifest {manifest} has {counted(bad, 'row')} with no uri: fill or drop them"
+        )
     full = _full_uris(manifest, uris, storage, known, notes)
     columns: dict[str, Any] = {"uri": _as_on_disk(full, notes)}
     for name, kind in (("size_bytes", pa.int64()), ("version", pa.string())):
@@ -218,7 +221,7 @@ def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:
     else:
         why = "write a path, or scheme://bucket/path such as s3://bucket/photos/1.jpg"
     raise InputError(
-        f"manifest {manifest} has {count} malformed URIs, the first is "
+        f"manifest {manifest} has {counted(count, 'malformed URI')}, the first is "
         f"{masked(uris[first].as_py())!r}: {why}"
     )
 
@@ -232,7 +235,8 @@ def _try_schemes(manifest: str, uris: pa.ChunkedArray, storage: Storage, opened:
         except Exception as error:  # each file system has its own
             count = count_true(pc.equal(kinds, kind))
             raise InputError(
-                f"manifest {manifest} has {count} URIs that cannot be opened, the first is "
+                f"manifest {manifest} has {counted(count, 'URI')} that cannot be opened, the first "
+                f"is "
                 f"{example!r}: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
             ) from error
         opened.add(kind)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from monkeyray.arrays import Flags, Ints
+from monkeyray.console import counted
 
 #: The status of images that --drop-contradictions leaves out.
 CONTRADICTORY = "contradictory"
@@ -74,10 +75,10 @@ def describe_contradictions(
         return
     same = sum(row["how"] == "identical" for row in found)
     yield (
-        f"WARNING: {len(found)} pictures have files under several labels ({same} with the same "
-        f"bytes, {len(found) - same} near-duplicates): "
+        f"WARNING: {counted(len(found), 'picture')} with files under several labels (identical "
+        f"bytes: {same}, near-duplicates: {len(found) - same}): "
         + (
-            f"{statuses[CONTRADICTORY]} files are left out"
+            f"{counted(statuses[CONTRADICTORY], 'file')} left out"
             if CONTRADICTORY in statuses
             else "correct the labels, or give --drop-contradictions"
         )

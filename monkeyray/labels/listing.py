@@ -7,7 +7,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from monkeyray.console import has_control
+from monkeyray.console import counted, has_control
 from monkeyray.errors import InputError
 from monkeyray.images.listing import PLAN_SCHEMA, list_images
 from monkeyray.images.manifest import count_true
@@ -41,8 +41,8 @@ def list_labelled(uri: str | Location, storage: Storage, skipped: Counter[str]) 
     empty = count_true(pc.or_kleene(pc.is_null(table["label"]), pc.equal(table["label"], "")))
     if empty:
         raise InputError(
-            f"manifest {place} has {empty} rows with no label (blank, or NA, NaN or null): fill "
-            "them or drop them"
+            f"manifest {place} has {counted(empty, 'row')} with no label (blank, or NA, NaN or "
+            "null): fill or drop them"
         )
     strange = [label for label in pc.unique(table["label"]).to_pylist() if has_control(label)]
     if strange:

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from monkeyray.console import Result
+from monkeyray.console import Result, counted
 from monkeyray.errors import InputError
 from monkeyray.exports.job import open_source
 from monkeyray.images.decode import Limits
@@ -54,9 +54,8 @@ class Review(Result):
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.shown} of {self.images} images to review, on {self.pages} pages"]
-        if self.pages == 1:
-            lines = [f"{self.shown} of {self.images} images to review"]
+        pages = f", on {self.pages} pages" if self.pages > 1 else ""
+        lines = [f"{self.shown} of {counted(self.images, 'image')} to review{pages}"]
         if self.selected:
             lines.append(f"  {self.selected:>9} to label next")
         if self.unseen:
@@ -82,8 +81,8 @@ def review(config: ReviewConfig) -> Review:
     pages = -(-len(rows) // config.images_per_page) or 1
     if pages > 1 and _is_file(config.output):
         raise InputError(
-            f"{len(rows)} images do not fit on one page of {config.images_per_page}: give a "
-            f"folder as --output, or --images-per-page {len(rows)}"
+            f"{counted(len(rows), 'image')} do not fit on one page of {config.images_per_page}: "
+            f"give a folder as --output, or --images-per-page {len(rows)}"
         )
     identity = predictions.run.identity
     made_by = str(identity.get("model_id"))
@@ -167,5 +166,8 @@ def _notes(config: ReviewConfig, predictions: Predictions, selected: int) -> lis
             "of several boxes in an image, the one with the highest confidence is shown, and counts"
         )
     if config.select and selected < config.count:
-        notes.append(f"--select found only {selected} of {config.count} images without a label")
+        notes.append(
+            f"--select {config.select} chose all that are without a label, {selected} of --count "
+            f"{config.count} (files with the same bytes count once)"
+        )
     return notes

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Array
+from monkeyray.console import counted
 from monkeyray.errors import (
     ArchivedError,
     DecodeError,
@@ -251,9 +252,9 @@ class Refusals:
             self._storage.read(self._readable)
         except ObjectError as error:
             raise StorageError(
-                f"{self._unproven} images are {status}, and {self._readable}, which could be read "
-                f"before, is {error.kind} now: check the credentials and the path, then run the "
-                "same command again"
+                f"{counted(self._unproven, 'image')} {status}, and {self._readable}, which could "
+                f"be read before, is {error.kind} now: check the credentials and the path, then "
+                "run the same command again"
             ) from None
         self._unproven = 0
 

@@ -45,6 +45,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from monkeyray.console import counted
 from monkeyray.errors import ConfigError, ConflictError, LeaseError, MissingError, RunError
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.plan import Plan, row_keys, same_rows
@@ -188,8 +189,8 @@ class Run:
         """
         if not same_rows(table, plan):
             raise RunError(
-                f"shard {shard} has {table.num_rows} rows that are not its {plan.num_rows} planned "
-                "images: this is a bug in MonkeyRay"
+                f"shard {shard} has {counted(table.num_rows, 'row')} that are not its "
+                f"{plan.num_rows} planned images: this is a bug in MonkeyRay"
             )
         footer = {
             "run_id": self.run_id,
@@ -262,8 +263,8 @@ class Run:
                     totals[name].update(counts)
         if self._pending(files):
             raise RunError(
-                f"{self.place} has {rows} rows for {self.rows} planned images: files were removed "
-                "by another program; run the same command again"
+                f"{self.place} has {counted(rows, 'row')} for {self.rows} planned images: files "
+                "were removed by another program; run the same command again"
             )
         # What was listed before this check is of no later run.
         lease.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from monkeyray.console import Say
+from monkeyray.console import Say, counted
 from monkeyray.errors import ClusterError
 
 #: Workers that share a GPU at most; each decodes on a core of its own.
@@ -129,7 +129,7 @@ def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
             kind = "GPU" if gpu else "CPU"
             free = ray.available_resources().get(kind, 0)
             say(
-                f"waiting for room for {workers} workers, {free:g} {kind}s are free "
+                f"waiting for room for {counted(workers, 'worker')}; free {kind}s: {free:g} "
                 f"({waited:.0f} s so far)",
                 "waiting",
                 workers=workers,

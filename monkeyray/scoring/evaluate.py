@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from monkeyray.console import Reporter, Result
+from monkeyray.console import Reporter, Result, counted
 from monkeyray.errors import InputError
 from monkeyray.images.listing import say_notes
 from monkeyray.labels.contradictions import describe_contradictions
@@ -88,7 +88,7 @@ class Evaluation(Result):
         ]
         suspects = self.content["findings"]["label_errors"]
         if suspects:
-            lines.append(f"{len(suspects)} labels may be wrong, least plausible first:")
+            lines.append(f"labels that may be wrong, least plausible first: {len(suspects)}")
         for each in suspects[:SOME]:
             lines.append(f"  {each['uri']}: labelled {each['given']}, probably {each['suggested']}")
         return "\n".join([*lines, f"all metrics in {self.uri}/{METRICS}"])
@@ -206,27 +206,27 @@ def _embed(
 
 
 def _data_lines(data: dict[str, Any], unknown: dict[str, Any] | None) -> list[str]:
-    lines = [f"{data['labelled']} labelled images, {data['scored']} scored"]
+    lines = [f"{counted(data['labelled'], 'labelled image')}, {data['scored']} scored"]
     lines += [f"  {count:>9} {status}" for status, count in data["failures"].items()]
     if "opened" in data:
         rest = data["labelled"] - data["opened"]
-        cached = f", the features of {rest} are from the cache" if rest else ""
-        lines.append(f"{data['opened']} images opened{cached}")
+        cached = f", features of {rest} from the cache" if rest else ""
+        lines.append(f"{counted(data['opened'], 'image')} opened{cached}")
     for key, words in (
         ("rows_without_label", "predictions without a label in the table"),
         ("labels_without_row", "labels in the table without a prediction"),
     ):
         if data.get(key):
-            lines.append(f"{data[key]} {words}")
+            lines.append(f"{words}: {data[key]}")
     if unknown is not None:
         names = [f"{label} ({count})" for label, count in unknown["labels"].items()]
         lines.append(
-            f"{unknown['images']} images left out, with labels that the model does not know: "
-            + some(names)
+            f"{counted(unknown['images'], 'image')} left out, with labels that the model does not "
+            f"know: {some(names)}"
         )
         accepted = ""
         if unknown["accepted"] is not None:
-            accepted = f"; {unknown['accepted']} are accepted nevertheless"
+            accepted = f"; accepted nevertheless: {unknown['accepted']}"
         lines.append(f"  {_percent(unknown['above_1'])} have an outlier score above 1{accepted}")
     return lines
 
@@ -239,7 +239,7 @@ def _metric_lines(metrics: dict[str, Any]) -> list[str]:
     width = max(len("label"), *map(len, labels))
     lines = [
         f"accuracy {metrics['accuracy']:.4f} {_interval(metrics['accuracy_interval'])} on "
-        f"{metrics['images']} images{loss}",
+        f"{counted(metrics['images'], 'image')}{loss}",
         "macro precision {}, recall {}, F1 {}".format(*macro),
         f"{'label':<{width}} {'images':>7} {'precision':>9} {'recall':>7} {'F1':>7}",
     ]
@@ -292,7 +292,7 @@ def _seen_lines(seen: dict[str, Any], rest: dict[str, Any] | None) -> list[str]:
     if rest is None:
         return [*lines, "  there are no others, so the metrics say nothing about new images"]
     accuracy = f"accuracy {rest['accuracy']:.4f} {_interval(rest['accuracy_interval'])}"
-    return [*lines, f"  without them: {accuracy} on {rest['images']} images"]
+    return [*lines, f"  without them: {accuracy} on {counted(rest['images'], 'image')}"]
 
 
 def _ratio(value: float | None) -> str:

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Array, Flags
+from monkeyray.console import counted
 from monkeyray.errors import InputError
 from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
 from monkeyray.labels.listing import list_labelled
@@ -237,7 +238,7 @@ def _check_labels(uri: str, matched: pa.Table, found: set[str]) -> None:
     unsure = Counter(label for label in matched["given"].to_pylist() if label not in found)
     if unsure:
         raise InputError(
-            f"{unsure.total()} images have labels that are in no row of {uri} "
+            f"{counted(unsure.total(), 'image')} with labels that are in no row of {uri} "
             f"({some(sorted(unsure))}): give --model, the model that made the predictions, to tell "
             "unknown labels from those never predicted"
         )

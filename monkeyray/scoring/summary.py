@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from monkeyray.console import Result
+from monkeyray.console import Result, counted
 from monkeyray.images.boxes import PASSED
 from monkeyray.runs.shards import SPENT
 from monkeyray.scoring.schema import SCORED
@@ -70,19 +70,19 @@ class Summary(Result):
 
     def __str__(self) -> str:
         unit = "one per box or image without one" if self.boxes else "one per image"
-        first = f"{self.images} rows, {unit}"
+        first = f"{counted(self.images, 'row')}, {unit}"
         if self.already:
-            first += f"; {self.already} were already there, {self.scored} scored now"
-        lines = [first]
+            first += f" ({self.already} already there, {self.scored} scored now)"
+        lines = [f"{first}, by status:"]
         lines += [f"  {count:>9} {status}" for status, count in self.statuses.most_common()]
-        lines += [f"labels of the {'boxes' if self.boxes else 'images'} with status ok"]
+        lines += [f"the {'boxes' if self.boxes else 'images'} with status ok, by label:"]
         for label, count in self.labels.most_common():
             name = self.names.get(label, label)
             lines.append(f"  {count:>9} {label}" + (f" ({name})" if name != label else ""))
         if self.decisions:
             counts = (f"{count} {what}" for what, count in self.decisions.most_common())
             lines.append(", ".join(counts))
-        lines += [f"{count} {note}" for note, count in self.notes.items() if count]
+        lines += [f"{note}: {count}" for note, count in self.notes.items() if count]
         if self.scored:
             lines.append(
                 f"{self.scored / self.seconds:.1f} images/s over {self.seconds:.0f} s, including "
@@ -131,12 +131,13 @@ class Estimate(Result):
 
     def __str__(self) -> str:
         tried = ", ".join(f"{count} {status}" for status, count in self.tried.most_common())
-        lines = [f"{self.images} images; {self.tried.total()} tried: {tried}"]
+        lines = [f"{counted(self.images, 'image')}; {self.tried.total()} tried: {tried}"]
         if self.rate:
             minutes = self.images / self.rate / 60
             time = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.1f} minutes"
             lines.append(
-                f"{self.rate:.1f} images/s with {self.workers} workers: about {time}, plus start-up"
+                f"{self.rate:.1f} images/s with {counted(self.workers, 'worker')}: about {time}, "
+                "plus start-up"
             )
         if self.exit_code:
             lines.append("NONE OF THEM COULD BE SCORED: check their paths before the whole run")

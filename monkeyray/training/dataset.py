@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.arrays import Array
+from monkeyray.console import counted
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
@@ -92,8 +93,9 @@ def list_dataset(
         both = set(table["uri"].to_pylist()) & set(test["uri"].to_pylist())
         if both:
             raise InputError(
-                f"--test {config.test} and --images {config.images} have {len(both)} files in "
-                f"common, such as {min(both)}: give places that do not overlap"
+                f"--test {config.test} and --images {config.images} have "
+                f"{counted(len(both), 'file')} in common, such as {min(both)}: give places that do "
+                "not overlap"
             )
         table = pa.concat_tables([table, test])
     for uri in config.corrections:

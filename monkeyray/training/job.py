@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.arrays import Array
-from monkeyray.console import Reporter
+from monkeyray.console import Reporter, counted
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.model.backbones import weights_hash
@@ -68,7 +68,7 @@ class Job:
         features = self._embed(network, images, self.place / TRAINING / "features", engine)
         if bad := unusable(features):
             raise InputError(
-                f"{bad.total()} images that were readable before are not now ({', '.join(bad)}): "
+                f"{counted(bad.total(), 'image')} can no longer be read ({', '.join(bad)}): "
                 "rerun the command"
             )
         return features.vectors

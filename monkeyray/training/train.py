@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from monkeyray.console import counted
 from monkeyray.images.listing import say_notes
 from monkeyray.model.quantise import check_installed
 from monkeyray.options import takes_options, write_options
@@ -47,11 +48,13 @@ def train_with(config: TrainConfig, search: Search | None = None) -> Trained:
         storage.check_writable(Location.parse(place))
     tracking = Tracking(config, storage, reporter.say)
     network = load_network(config, storage)
-    reporter.say(f"{images.num_rows} images of {len(set(images['label'].to_pylist()))} labels")
+    reporter.say(
+        f"{counted(images.num_rows, 'image')} of {len(set(images['label'].to_pylist()))} labels"
+    )
     say_notes(skipped, reporter.say)
     for why in (NO_BOX, NOT_LISTED):
         if skipped[why]:
-            reporter.say(f"{skipped[why]} images {why} are left out")
+            reporter.say(f"left out, {why}: {counted(skipped[why], 'image')}")
     # One training at a time continues the checkpoints below a model's place, and publishes.
     with hold(Location.parse(config.model), storage, reporter.say) as lease, tracking:
         with open_job(config, storage, reporter, tracking) as job:

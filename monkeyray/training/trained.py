@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from monkeyray.console import Result
+from monkeyray.console import Result, counted
 from monkeyray.labels.contradictions import describe_contradictions
 
 
@@ -61,15 +61,15 @@ class Trained(Result):
         rest = self.seconds["ray"] + self.seconds["training"] - self.seconds["head"]
         lines = [
             *describe_contradictions(self.contradictions, data["unusable"]),
-            f"{data['used']} of {data['images']} images used, {self.opened} opened"
-            f" ({data['duplicate_images']} are copies of another)",
+            f"{data['used']} of {counted(data['images'], 'image')} used, {self.opened} opened;"
+            f" copies of another: {data['duplicate_images']}",
             *(
-                f"{count} images could not be used: {status}"
+                f"{counted(count, 'image')} could not be used: {status}"
                 for status, count in data["unusable"].items()
             ),
             *_rare(data["rare_labels"]),
             *_search(metrics["search"]),
-            f"trained {metrics['epochs_run']} epochs, kept epoch {metrics['best_epoch']}"
+            f"trained {counted(metrics['epochs_run'], 'epoch')}, kept epoch {metrics['best_epoch']}"
             f" ({self.seconds['head']:.1f} s; features {self.seconds['features']:.1f} s,"
             f" Ray {rest:.1f} s)",
             *_fine_tuning(metrics["fine_tuning"]),
@@ -77,7 +77,8 @@ class Trained(Result):
             *_folds(metrics["folds"]),
             *_calibration(metrics),
             *_thresholds(metrics["thresholds"]),
-            f"test accuracy {self.test_accuracy:.4f} on {metrics['test']['images']} images,"
+            f"test accuracy {self.test_accuracy:.4f} on "
+            f"{counted(metrics['test']['images'], 'image')},"
             f" validation {metrics['validation']['accuracy']:.4f}",
         ]
         if data["leaks"]:
@@ -119,7 +120,7 @@ def _search(found: dict[str, Any] | None) -> Iterator[str]:
     counts = Counter(each["ended"] for each in found["trials"])
     rest = "".join(f", {counts[how]} {how}" for how in ("diverged", "failed") if counts[how])
     best = found["trials"][found["best"]]
-    yield f"searched {len(found['trials'])} trials in {found['seconds']:.0f} s{rest}"
+    yield f"searched {counted(len(found['trials']), 'trial')} in {found['seconds']:.0f} s{rest}"
     yield (
         f"best on validation: --head {best['head']} "
         f"--learning-rate {best['learning_rate']} --l2 {best['l2']} --head-seed {best['head_seed']}"
@@ -188,16 +189,16 @@ def _thresholds(found: dict[str, Any] | None) -> Iterator[str]:
     pooled = found["pooled"]["threshold"]
     lines = []
     if own:
-        lines.append(f"{len(own)} labels have a threshold of their own")
+        lines.append(f"a threshold of its own for {len(own)}")
     if rest:
         lines.append(
-            f"{rest} labels share {pooled:.4f}" if pooled is not None
+            f"a shared one of {pooled:.4f} for {rest}" if pooled is not None
             else f"NO threshold for {rest}: too few images, or too many errors, to guarantee it"
         )  # fmt: skip
     test = found["test"]
-    yield f"precision {found['target']:g}: {'; '.join(lines)}"
+    yield f"precision {found['target']:g}, by label: {'; '.join(lines)}"
     if test["accepted"]:
         yield (
-            f"on the test split they accept {test['accepted']} of {test['images']} images, "
-            f"{test['precision']:.4f} of them correct"
+            f"on the test split they accept {test['accepted']} of "
+            f"{counted(test['images'], 'image')}, {test['precision']:.4f} of them correct"
         )

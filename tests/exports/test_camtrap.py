@@ -114,7 +114,13 @@ def test_every_kind_of_row(tmp_path: Path) -> None:
     # Without it, GBIF's converter takes observations of events alone.
     assert described["gbifIngestion"] == {"observationLevel": "media"}
     text = str(done)
-    for words in ("8 images exported", "4 images without", "left-out.csv", "roe|deer", "1 images"):
+    for words in (
+        "8 images exported",
+        "4 images without",
+        "left-out.csv",
+        "roe|deer",
+        "1 image with another UTC offset",
+    ):
         assert words in text
 
 

@@ -115,7 +115,7 @@ def test_what_the_tables_lack_is_said(place: Path) -> None:
         "A/1/a.jpg has site 'A', camera '1', but the first row of --deployments has 'a', '1'"
         in (said)
     )
-    assert "1 labels are not in --taxonomy (n0)" in said
+    assert "1 label not in --taxonomy (n0)" in said
     said = str(run(place, format="csv", output=str(place / "all.csv"),
                    site_pattern="{site}-{camera}", **tables))  # fmt: skip
     assert "A/1/a.jpg does not match --site-pattern {site}-{camera}" in said

@@ -76,7 +76,7 @@ def test_times_of_a_manifest_count_before_exif(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("s3:/bucket/a.jpg", "malformed URIs, the first is 's3:/bucket/a.jpg': write a path"),
+        ("s3:/bucket/a.jpg", "1 malformed URI, the first is 's3:/bucket/a.jpg': write a path"),
         ("s3://bucket", "malformed"),
         ("s3://bucket/", "malformed"),
         ("s3:///a.jpg", "malformed"),
@@ -145,7 +145,7 @@ def test_paths_with_a_drive_are_found_below_the_manifest(tmp_path: Path, there: 
     assert table["uri"].to_pylist() == [f"{tmp_path}/{name}" for name in found]
     assert +notes == {DRIVES: 4}
     (tmp_path / "list.csv").write_text("\n".join(["uri", *uris, r"E:\other\x.jpg"]))
-    with pytest.raises(InputError, match=r"has 1 malformed URIs, the first is 'E:\\\\other"):
+    with pytest.raises(InputError, match=r"has 1 malformed URI, the first is 'E:\\\\other"):
         list(list_images(str(tmp_path / "list.csv"), STORAGE, Counter()))
 
 

@@ -38,13 +38,13 @@ def test_each_picture_is_named_with_one_file_of_each_label_first() -> None:
     ]
     text = "\n".join(describe_contradictions(found.found, {"empty": 1}))
     assert text == (
-        "WARNING: 2 pictures have files under several labels (1 with the same bytes, 1 "
-        "near-duplicates): correct the labels, or give --drop-contradictions\n"
+        "WARNING: 2 pictures with files under several labels (identical bytes: 1, "
+        "near-duplicates: 1): correct the labels, or give --drop-contradictions\n"
         "  the same bytes: fox/1 (fox), hare/2 (hare)\n"
         "  near-duplicates: fox/2 (fox), hare/3 (hare)"
     )
     lines = list(describe_contradictions(found.found * 4, {"contradictory": 7}))
-    assert lines[0].endswith("): 7 files are left out")
+    assert lines[0].endswith("): 7 files left out")
     assert lines[-1] == "  and 3 more, in metrics.json"
     assert len(lines) == 7
     assert list(describe_contradictions([], {})) == []

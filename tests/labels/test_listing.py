@@ -115,7 +115,7 @@ def test_blank_groups_are_null(tmp_path: Path, kind: str) -> None:
 def test_a_nan_label_is_missing(tmp_path: Path) -> None:
     table = pa.table({"uri": ["a", "b"], "label": [1.0, float("nan")]})
     pq.write_table(table, tmp_path / "list.parquet")
-    with pytest.raises(InputError, match="1 rows with no label"):
+    with pytest.raises(InputError, match="1 row with no label"):
         list_labelled(str(tmp_path / "list.parquet"), STORAGE, Counter())
 
 
@@ -127,9 +127,9 @@ def test_a_nan_label_is_missing(tmp_path: Path) -> None:
         ("path,label\na,b\n", "no column 'uri', only path, label"),
         ("uri,name\na,b\n", "no column 'label', only uri, name$"),
         ("uri,label\na,b\na,c\n", "two labels"),
-        ("uri,label\na,\n", "1 rows with no label"),
+        ("uri,label\na,\n", "1 row with no label"),
         ("uri,label\na,NA\nb,NaN\nc,null\nd,Nasua\n", "3 rows with no label .blank, or NA"),
-        ("uri,label\n,b\n", "1 rows with no uri"),
+        ("uri,label\n,b\n", "1 row with no uri"),
         ("uri,label,split\na,b,holdout\n", "split 'holdout'"),
     ],
 )

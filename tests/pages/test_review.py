@@ -116,7 +116,7 @@ def test_uncertain_ones(place: Path) -> None:
         place, select="uncertain", count=9, labelled=(str(place / "labelled.csv"),), overwrite=True
     )
     assert chosen(place) == ["a", "c", "d"]
-    assert "found only 3 of 9 images without a label" in str(done)
+    assert "chose all that are without a label, 3 of --count 9" in str(done)
 
 
 def test_diverse_ones(place: Path) -> None:

@@ -87,11 +87,11 @@ def test_what_is_not_there_yet_is_waited_for(
             remove_placement_group(others)  # now there is room
 
     wait_for_workers(1, 0, say)
-    assert lines[0].startswith("waiting for room for 1 workers, 0 CPUs are free (0 s so far)")
+    assert lines[0].startswith("waiting for room for 1 worker; free CPUs: 0 (0 s so far)")
     assert len(lines) >= 2
 
     def stop(message: str, event: str = "note", **fields: Any) -> None:
-        assert message.startswith("waiting for room for 2 workers, 0 GPUs are free")
+        assert message.startswith("waiting for room for 2 workers; free GPUs: 0")
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

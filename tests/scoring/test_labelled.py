@@ -131,7 +131,7 @@ def test_relative_uris_are_relative_to_the_table(predictions: Predictions, tmp_p
         (
             {},
             "/photos/1.jpg,x\n",
-            r"1 images have labels that are in no row .* \(x\): give --model",
+            r"1 image with labels that are in no row .* \(x\): give --model",
         ),
         (
             {},

@@ -157,9 +157,9 @@ def test_the_summary_names_what_a_person_wants_first() -> None:
     text = str(Evaluation("out", content))
     metrics = content["metrics"]
     assert "63 labelled images, 60 scored\n          3 empty\n" in text
-    assert "7 images opened, the features of 56 are from the cache" in text
+    assert "7 images opened, features of 56 from the cache" in text
     assert "left out, with labels that the model does not know: x (2), y (1)" in text
-    assert "have an outlier score above 1; 2 are accepted nevertheless" in text
+    assert "have an outlier score above 1; accepted nevertheless: 2" in text
     assert f"accuracy {metrics['accuracy']:.4f} [" in text
     assert "the thresholds for 0.9 accept 49.1%" in text
     assert "whether the model was trained on any of the images is unknown" in text
