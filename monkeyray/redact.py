@@ -20,7 +20,7 @@ _PASSWORD = re.compile(
 )
 
 #: Query parameters that grant access: presigned URLs of S3 and Google, SAS tokens of Azure.
-_PARAMETER = re.compile(
+PARAMETER = re.compile(
     r"(?i)([?&;](?:sig|pwd|[\w.\-]*(?:signature|secret|password|passwd|token|credential"
     r"|(?:api|access|account)[_\-]?key)[\w.\-]*)=)[^&;#\s'\"]+"
 )
@@ -47,7 +47,7 @@ def masked_anywhere(text: str) -> str:
     """
     for pattern in (_USER, _PASSWORD):
         text = pattern.sub(r"\1***@", text)
-    return _PARAMETER.sub(r"\1***", text)
+    return PARAMETER.sub(r"\1***", text)
 
 
 def has_secret(text: str) -> bool:

@@ -58,7 +58,7 @@ def test_columns_of_the_csv() -> None:
 def test_files_of_a_bundle() -> None:
     assert f"**Version {bundle.FORMAT_VERSION}**" in section("The bundle")
     files = [name.strip("`") for name, _ in rows("The bundle", "file")]
-    arrays = [f"{part}-….safetensors" for part in (*COMPONENTS, bundle._KNOWN, bundle._INT8)]
-    assert files == ["model.json", *arrays, bundle._REPORT, bundle._METRICS, "config.toml"]
+    arrays = [f"{part}-….safetensors" for part in (*COMPONENTS, bundle.KNOWN_IMAGES, bundle.INT8)]
+    assert files == ["model.json", *arrays, bundle.REPORT, bundle.METRICS, "config.toml"]
     fields = [name.strip("`") for name, _ in rows("The bundle", "field")]
-    assert fields == [*bundle._IDENTITY]
+    assert fields == [*bundle.IDENTITY]

@@ -1,4 +1,4 @@
-"""The demo: draws a small collection, trains on it and scores its unlabelled part."""
+"""The demo: draws a small collection, trains on it and scores its unlabelled images."""
 
 from __future__ import annotations
 

@@ -105,9 +105,9 @@ class Survey:
         )
 
 
-def _digest(parts: tuple[str, ...]) -> bytes:
+def _digest(names: tuple[str, ...]) -> bytes:
     # File names may contain any byte but zero.
-    return hashlib.sha256("\0".join(parts).encode()).digest()[:8]
+    return hashlib.sha256("\0".join(names).encode()).digest()[:8]
 
 
 def survey(source: Source, advance: Advance) -> Survey:
@@ -123,15 +123,15 @@ def survey(source: Source, advance: Advance) -> Survey:
     numbers: dict[tuple[str, ...], int] = {_NO_NAME: 0}
     labels: set[str] = set()
     columns = ["uri", "label", "captured_at", "top_k"]
-    for part, table in numbered(source.predictions, columns, advance):
+    for span, table in numbered(source.predictions, columns, advance):
         labels |= listed_labels(table["top_k"])
-        scored[part] = pc.is_valid(table["label"]).to_numpy()
-        times[part], timed[part] = wall_times(table["captured_at"])
+        scored[span] = pc.is_valid(table["label"]).to_numpy()
+        times[span], timed[span] = wall_times(table["captured_at"])
         found = source.origins(table)
         names = [each.camera or _NO_NAME for each in found]
-        cameras[part] = [numbers.setdefault(name, len(numbers)) for name in names]
+        cameras[span] = [numbers.setdefault(name, len(numbers)) for name in names]
         offsets = [each.clock_offset // _MICROSECOND for each in found]
-        times[part] += np.where(timed[part], offsets, 0)
+        times[span] += np.where(timed[span], offsets, 0)
     alone = np.zeros(rows, np.bool_)
     counts = {}
     for why, those in ((_NOT_SCORED, ~scored), (_NO_CAMERA, cameras == 0), (_NO_TIME, ~timed)):
@@ -149,10 +149,10 @@ def numbered(
     """
     row = 0
     for table in predictions.tables(columns, advance):
-        part = slice(row, row + table.num_rows)
-        row = part.stop
+        span = slice(row, row + table.num_rows)
+        row = span.stop
         if row <= predictions.rows:
-            yield part, table
+            yield span, table
     if row != predictions.rows:
         raise RunError(
             f"{predictions.uri} has {row} rows for {predictions.rows} planned images: it was "

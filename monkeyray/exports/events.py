@@ -182,12 +182,12 @@ def _pool(
     rest = scored = 0.0
     for number, (low, high) in enumerate(rounds):
         pool = BurstMeans(groups.sizes)
-        for part, table in numbered(predictions, ["uri", "label", "top_k"], advance):
-            mine = groups.burst[part]
+        for span, table in numbered(predictions, ["uri", "label", "top_k"], advance):
+            mine = groups.burst[span]
             if not number:
-                first = np.flatnonzero(groups.first[mine] == np.arange(part.start, part.stop))
+                first = np.flatnonzero(groups.first[mine] == np.arange(span.start, span.stop))
                 uris = table["uri"].take(pa.array(first))
-                found.ids[mine[first]] = seen.ids(part.start + first, uris)
+                found.ids[mine[first]] = seen.ids(span.start + first, uris)
             take = pc.is_valid(table["label"]).to_numpy() & (low <= mine) & (mine < high)
             listed = listed_scores(table["top_k"].filter(pa.array(take)), seen.labels)
             scores, left = distribute_residual(listed)
@@ -230,8 +230,8 @@ def _write(
     changed = 0
     waiting: list[pa.Table] = []
     with pq.ParquetWriter(file, schema, compression="zstd", write_page_index=True) as writer:
-        for part, table in numbered(predictions, ["uri", "label"], advance):
-            mine = groups.burst[part]
+        for span, table in numbered(predictions, ["uri", "label"], advance):
+            mine = groups.burst[span]
             start = pa.array(starts[mine] // 1000, mask=~seen.timed[groups.first[mine]])
             columns = [
                 table["uri"],

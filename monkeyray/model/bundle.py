@@ -42,19 +42,19 @@ from monkeyray.storage.store import Storage
 FORMAT_VERSION = 4
 
 #: The keys of model.json that decide a score. The model id is their hash.
-_IDENTITY = (
+IDENTITY = (
     "format_version", "labels", "backbone", "input_size", "feature_width", "preprocessing", "head",
     "weights", "calibration",
 )  # fmt: skip
 
 #: Optional arrays, loaded on request.
-_KNOWN, _INT8 = "known_images", "int8"
-_ALL = (*COMPONENTS, _KNOWN, _INT8)
+KNOWN_IMAGES, INT8 = "known_images", "int8"
+_ALL = (*COMPONENTS, KNOWN_IMAGES, INT8)
 
 #: Maximum size of model.json; the confusion matrices of 2,000 labels take 64 MB.
 _MOST_MODEL_BYTES = 2**28
 
-_REPORT, _METRICS = "report.html", "metrics.json"
+REPORT, METRICS = "report.html", "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -212,11 +212,11 @@ def save_bundle(
         component: pack(weights) for component, weights in zip(COMPONENTS, arrays, strict=True)
     }
     if known is not None:
-        packed[_KNOWN] = pack(known.to_arrays())
+        packed[KNOWN_IMAGES] = pack(known.to_arrays())
     if bundle.int8 is not None:
-        packed[_INT8] = pack(bundle.int8)
+        packed[INT8] = pack(bundle.int8)
     files = {file_name(component, data): data for component, data in packed.items()}
-    pages = {_REPORT: report.encode(), _METRICS: metrics.encode()}
+    pages = {REPORT: report.encode(), METRICS: metrics.encode()}
     previous, superseded = _old_files(place, storage)
     listed = {
         name: {"sha256": sha256(data), "bytes": len(data)}
@@ -274,10 +274,10 @@ def load_bundle(
             "install a newer MonkeyRay"
         )
     try:
-        check_types(model, _IDENTITY)
+        check_types(model, IDENTITY)
     except BundleError as error:
         raise BundleError(f"{place}/model.json is damaged: {error}") from error
-    actual = fingerprint({key: model[key] for key in _IDENTITY})
+    actual = fingerprint({key: model[key] for key in IDENTITY})
     if actual != model["model_id"]:
         raise BundleError(
             f"{place}/model.json is damaged: its content has the id {actual[:12]}, it says "
@@ -338,7 +338,7 @@ def load_known_images(uri: str | Location, storage: Storage, bundle: Bundle) -> 
     """The training images of a bundle loaded from there; None if it does not list them. Raises
     BundleError if the list is damaged."""
     place = Location.parse(uri)
-    name = _file(bundle.model, _KNOWN)
+    name = _file(bundle.model, KNOWN_IMAGES)
     if name is None:
         return None
     expected = bundle.model["files"][name]["sha256"]
@@ -347,13 +347,13 @@ def load_known_images(uri: str | Location, storage: Storage, bundle: Bundle) -> 
 
 def int8_sha256(bundle: Bundle) -> str:
     """The SHA-256 of the int8 backbone of a bundle that was loaded with it."""
-    name = _file(bundle.model, _INT8)
+    name = _file(bundle.model, INT8)
     assert name is not None
     return str(bundle.model["files"][name]["sha256"])
 
 
 def _load_int8(place: Location, storage: Storage, model: Mapping[str, Any]) -> Weights:
-    name = _file(model, _INT8)
+    name = _file(model, INT8)
     if name is None:
         raise BundleError(
             f"the model in {place} has no backbone in int8: train it again with --int8, which "

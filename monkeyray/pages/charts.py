@@ -134,12 +134,12 @@ def curves(history: Rows, measure: str, best: int | None) -> Curves:
     """
     frame = Frame()
     series = {
-        part: [
-            (row["epoch"], float(row[f"{part}_{measure}"]))
+        split: [
+            (row["epoch"], float(row[f"{split}_{measure}"]))
             for row in history
-            if row[f"{part}_{measure}"] is not None and math.isfinite(row[f"{part}_{measure}"])
+            if row[f"{split}_{measure}"] is not None and math.isfinite(row[f"{split}_{measure}"])
         ]
-        for part in ("train", "validation")
+        for split in ("train", "validation")
     }
     values = [value for points in series.values() for _, value in points]
     accuracy = measure == "accuracy"

@@ -236,11 +236,11 @@ def _least(
     """
     rows = db.execute(f"""
         SELECT number FROM (
-            SELECT number, {key} AS key, {by} AS part FROM images
+            SELECT number, {key} AS key, {by} AS stratum FROM images
             WHERE {where} AND key IS NOT NULL
-            QUALIFY row_number() OVER (PARTITION BY part, content ORDER BY key, number) = 1)
-        QUALIFY row_number() OVER (PARTITION BY part ORDER BY key, number) <= {limit}
-        ORDER BY part, key, number""").fetchall()
+            QUALIFY row_number() OVER (PARTITION BY stratum, content ORDER BY key, number) = 1)
+        QUALIFY row_number() OVER (PARTITION BY stratum ORDER BY key, number) <= {limit}
+        ORDER BY stratum, key, number""").fetchall()
     return [number for (number,) in rows]
 
 

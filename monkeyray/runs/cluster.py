@@ -90,7 +90,7 @@ def connected(address: str | None, debug: bool = False, say: Say | None = None) 
     own = asked in (None, "local")
     with _quiet(debug), contextlib.ExitStack() as ending:
         ending.enter_context(_signal_handler_kept())
-        folder = ending.enter_context(_short_folder()) if own else None
+        folder = ending.enter_context(short_folder()) if own else None
         ending.callback(_leave)
         # Ray sets these in this process too.
         variables = environment(RAY_AUTH_MODE=None, PYTHONBREAKPOINT=None)
@@ -242,7 +242,7 @@ def _read_authentication() -> None:
 
 
 @contextlib.contextmanager
-def _short_folder() -> Iterator[Path]:
+def short_folder() -> Iterator[Path]:
     """A temporary folder with a name short enough for Ray's sockets, deleted at the end."""
     places = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp"]
     for place in filter(None, places):
@@ -291,7 +291,7 @@ def _check_answers(address: str) -> None:
     many minutes."""
     if address == "auto":
         try:
-            from ray._private.services import canonicalize_bootstrap_address
+            from ray._private.services import canonicalize_bootstrap_address  # noqa: PLC2701
         except ImportError:  # not public: without it, Ray finds out itself, in minutes
             return
         address = canonicalize_bootstrap_address("auto") or ""

@@ -42,11 +42,16 @@ def read_run(place: Location, storage: Storage, remedy: str) -> Run | None:
         ids = tuple(stored["ids"])
         if not ids or not all(_ID.fullmatch(run_id) for run_id in ids):
             raise ValueError("an id that leads elsewhere")
+        sizes = [int(size) for size in stored["sizes"]]
         redo: Redo = {
             int(shard): rows if rows is None else [int(row) for row in rows]
             for shard, rows in stored["redo"].items()
         }
-        sizes = [int(size) for size in stored["sizes"]]
+        if min(sizes, default=0) < 0 or not all(
+            0 <= shard < len(sizes) and all(0 <= row < sizes[shard] for row in rows or ())
+            for shard, rows in redo.items()
+        ):
+            raise ValueError("rows that no shard has")
         plan = plan_of(place, storage, ids[-1], sizes)
         identity, notes = dict(stored["identity"]), dict(stored["notes"])
         return Run(place, storage, ids, identity, plan, notes, redo, blob.version)
@@ -145,7 +150,7 @@ def clear(place: Location, lease: Lease) -> None:
 
 
 def delete_plan(run: Run) -> None:
-    """Delete the plan of a run that has a successor."""
+    """Delete the plan of a run that has a successor, or of a successor that is not needed."""
     for entry in list(run.storage.list(run.plan.folder)):
         if not _leads_out(run.place, run.place.relative(entry.uri) or ""):
             run.storage.delete(entry.uri)

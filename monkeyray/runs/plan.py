@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.ipc
 
 from monkeyray.arrays import Flags, Hashes
+from monkeyray.errors import RunError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.storage.keys import first_of_each, string_keys
 from monkeyray.storage.location import Location
@@ -40,7 +41,7 @@ class Plan:
     sizes: tuple[int, ...]
 
     def read(self, shard: int) -> pa.Table:
-        """The rows of one shard."""
+        """The rows of one shard. Raises RunError if the plan is damaged, as do those below."""
         with _open_file(self, shard // SHARDS_PER_FILE) as reader:
             return pa.Table.from_batches([reader.get_batch(shard % SHARDS_PER_FILE)])
 
@@ -82,9 +83,19 @@ class Plan:
 
 @contextlib.contextmanager
 def _open_file(plan: Plan, file: int) -> Iterator[Any]:
-    data = plan.storage.read(_file_uri(plan, file)).data
-    with pa.ipc.open_file(pa.py_buffer(data)) as reader:
-        yield reader
+    uri = _file_uri(plan, file)
+    data = plan.storage.read(uri).data
+    try:
+        with pa.ipc.open_file(pa.py_buffer(data)) as reader:
+            shards = min(SHARDS_PER_FILE, len(plan.sizes) - file * SHARDS_PER_FILE)
+            if reader.num_record_batches != shards:
+                raise pa.ArrowInvalid(f"{reader.num_record_batches} of {shards} shards")
+            yield reader
+    except (pa.ArrowException, OSError) as error:
+        raise RunError(
+            f"{uri} is damaged ({str(error).splitlines()[0]}): choose another place, or start over "
+            "with --overwrite"
+        ) from error
 
 
 def _file_uri(plan: Plan, file: int) -> Location:

@@ -25,11 +25,13 @@ of each shard, see each URI once at any time. A reader that globs `*.parquet` se
 while `_SUCCESS` is there; during a redo it also sees the rows of files that are not deleted yet.
 
 `_run.json` is the only file that is replaced conditionally: a redo replaces the version it has
-read, so that only one of two concurrent redos goes on.
+read, so that only one of two concurrent redos goes on. The plan of a redo that is killed before
+that stays in `_plan/`, unused, until --overwrite; nobody can tell whether its redo is dead.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import re
@@ -42,14 +44,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from monkeyray.console import counted
 from monkeyray.errors import ConfigError, ConflictError, LeaseError, MissingError, RunError
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.plan import Plan, row_keys, same_rows
-from monkeyray.storage.keys import _json, sha256
+from monkeyray.storage.keys import json_bytes, sha256
 from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Entry
 from monkeyray.storage.store import Storage
@@ -170,16 +171,22 @@ class Run:
 
         Raises RunError if it does not have the rows of the plan.
         """
-        for run_id in reversed(self.ids[:-1]):
-            uri = self.file_uri(shard, run_id)
-            try:
-                table = read_parquet(self.storage, uri)
-            except MissingError:
-                continue
-            if not same_rows(table, plan):
-                raise _changed(uri)
-            return table
-        return None
+        if shard not in self._earlier_files:
+            return None
+        uri = self.file_uri(shard, self._earlier_files[shard])
+        try:
+            table = read_parquet(self.storage, uri)
+        except MissingError:
+            return None
+        if not same_rows(table, plan):
+            raise _changed(uri)
+        return table
+
+    @functools.cached_property
+    def _earlier_files(self) -> dict[int, str]:
+        """As `files`, by the earlier states. Listed once, because their files stay until `finish`;
+        to ask for the file of each state would cost a request for each."""
+        return replace(self, ids=self.ids[:-1]).files()
 
     def publish(self, shard: int, plan: pa.Table, table: pa.Table) -> None:
         """Publish the rows of a shard. A file that another worker has published stays as it is.
@@ -195,7 +202,6 @@ class Run:
         footer = {
             "run_id": self.run_id,
             "plan": _hash(plan),
-            "images": pc.count_distinct(table["uri"]).as_py(),
             "rows": table.num_rows,
             "counts": {name: _count(table[name]) for name in COUNTED if name in table.column_names},
         }
@@ -284,7 +290,7 @@ class Run:
             "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         lease.check()
-        self.storage.write(self.place / "_SUCCESS", _json(summary))
+        self.storage.write(self.place / "_SUCCESS", json_bytes(summary))
         return totals
 
     def _read_footer(self, shard: int, run_id: str) -> dict[str, Any] | None:
@@ -314,9 +320,9 @@ class Run:
         place = self.place / "_run.json"
         try:
             if self.version is None:
-                version = self.storage.create(place, _json(stored))
+                version = self.storage.create(place, json_bytes(stored))
             else:
-                version = self.storage.replace(place, _json(stored), self.version)
+                version = self.storage.replace(place, json_bytes(stored), self.version)
         except ConflictError:
             raise LeaseError(f"{self.place} was taken over by another run") from None
         return replace(self, version=version)

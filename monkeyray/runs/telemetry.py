@@ -28,12 +28,12 @@ class Meter:
         def make(kind: Any, name: str, text: str, *more: str) -> Any:
             return kind(f"monkeyray_{name}", text, (*tags, *more)).set_default_tags(tags)
 
-        self._images = _Total(
+        self._images = Total(
             make(metrics.Counter, "images", "Images done, by their rows' status.", "status"),
             "status",
         )
-        self._bytes = _Total(make(metrics.Counter, "bytes", "Bytes of the images read."))
-        self._seconds = _Total(
+        self._bytes = Total(make(metrics.Counter, "bytes", "Bytes of the images read."))
+        self._seconds = Total(
             make(
                 metrics.Counter,
                 "worker_seconds",
@@ -97,7 +97,7 @@ def _tags(task: str, run: str) -> dict[str, str]:
     return {"task": task, "run": run.encode("ascii", "backslashreplace").decode()}
 
 
-class _Total:
+class Total:
     """A counter of Ray that is set to totals. `tag`: the tag whose values their keys are."""
 
     def __init__(self, counter: Any, tag: str | None = None) -> None:

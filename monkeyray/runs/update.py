@@ -1,8 +1,9 @@
 """The redo of a run: new, changed and vanished images, and failures worth another try.
 
 `update_run` gives a run its successor in the same place, as run.py describes. The steps, between
-any two of which it may be killed: _SUCCESS is withdrawn; the new plan is written beside the old
-one; `_run.json` is replaced, if it is still the version that was read; the old plan is deleted.
+any two of which it may be killed: the new plan is written beside the old one; _SUCCESS is
+withdrawn; `_run.json` is replaced, if it is still the version that was read; the old plan is
+deleted. If there is nothing to do, only the new plan is deleted.
 From then on workers make what is pending, and `finish` deletes the files that have a successor.
 """
 
@@ -99,16 +100,19 @@ def update_run(
     notes: Callable[[], dict[str, Any]] | None = None,
 ) -> Run:
     """The successor of a run, which makes some rows again and has new shards of `sizes` for the
-    `new` images.
+    `new` images; the run itself if nothing is new or to be made again, and then its place stays as
+    it is.
 
     `notes` is asked for new ones once all shards have been seen. Raises LeaseError if another run
     has taken the place.
     """
-    run.reopen(lease)
+    lease.check()
     files = run.files()
     redo: Redo = {}
+    is_needed = bool(sizes)
 
     def shards() -> Iterator[pa.Table]:
+        nonlocal is_needed
         for shard, plan in run.plan.read_all():
             if shard not in files:
                 redo[shard] = None
@@ -116,6 +120,7 @@ def update_run(
                 continue
             held = read_parquet(run.storage, run.file_uri(shard, files[shard]), _COLUMNS)
             changed, rows = changes(plan, held)
+            is_needed |= bool(rows)
             if shard in run.redo and files[shard] != run.run_id:
                 # What an earlier redo asked for and did not get.
                 before = run.redo[shard]
@@ -130,10 +135,14 @@ def update_run(
     run_id = new_id()
     plan = plan_of(run.place, run.storage, run_id, (*run.plan.sizes, *sizes))
     plan.write_all(shards())
+    found = notes() if notes else run.notes
+    if not is_needed and not changes.changed:
+        delete_plan(replace(run, plan=plan))
+        return replace(run, notes=found)
+    run.reopen(lease)
     # Not those without a file that counts; but a worker of this state may publish one just now.
     earlier = (each for each in run.ids if each in files.values() or each == run.run_id)
-    successor = replace(run, ids=(*earlier, run_id), plan=plan, redo=redo)
-    successor = replace(successor, notes=notes() if notes else run.notes).save(lease)
+    successor = replace(run, ids=(*earlier, run_id), plan=plan, redo=redo, notes=found).save(lease)
     delete_plan(run)
     return successor
 

@@ -136,14 +136,14 @@ class FeatureCache:
         """
         cached = self.load()
         images = self._with_versions(images)
-        where = _find(images, cached)
+        where = find_cached(images, cached)
         missing = pc.is_null(where)
         boxes = BOX_COLUMNS if self.padding is not None else ()
         todo = images.filter(missing).select(["uri", "size_bytes", "version", *boxes])
         if todo.num_rows:
             self._compute(todo, pool, workers, reporter)
             cached = self.load()
-            where = _find(images, cached, fresh=todo["uri"])
+            where = find_cached(images, cached, fresh=todo["uri"])
         if cached is None or pc.any(pc.is_null(where)).as_py():
             raise StorageError(
                 f"some features written to {self.place} are missing: is another program deleting "
@@ -211,8 +211,11 @@ def unusable(features: Features) -> Counter[str]:
     return statuses
 
 
-def _find(images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | None = None) -> Any:
-    """Each image's row in the cache, int32 (n,); null if it is not cached or outdated."""
+def find_cached(
+    images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | None = None
+) -> Any:
+    """Each image's row in the cache, int32 (n,); null if it is not cached or outdated.
+    `fresh`: URIs that have just been computed, and count as they are."""
     if cached is None:
         return pa.nulls(images.num_rows, pa.int32())
     where = pc.index_in(images["uri"], value_set=cached["uri"].combine_chunks())

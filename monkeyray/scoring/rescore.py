@@ -65,18 +65,7 @@ def rescore(config: RescoreConfig) -> Summary:
                 scored, _ = run_pending(job, lease, pool, workers, reporter)
         _check_unchanged(old, storage)
         totals = run.finish(lease)
-    return Summary(
-        str(place),
-        totals["status"],
-        totals["label"],
-        totals["decision"],
-        bundle.names,
-        {},
-        scored,
-        run.rows - scored,
-        time.monotonic() - start,
-        boxes=bool(old.identity.get("detections")),
-    )
+    return Summary.of(run, totals, bundle.names, scored, time.monotonic() - start)
 
 
 def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:

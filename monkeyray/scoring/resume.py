@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from monkeyray.console import Say
 from monkeyray.errors import InputError
+from monkeyray.options import flag
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import clear, create_run
 from monkeyray.runs.plan import Listing, shard_sizes
@@ -22,8 +24,10 @@ def open_or_create(
     run: Run | None,
     listed: tuple[Listing, dict[str, Any]] | None,
     workers: int,
+    say: Say,
 ) -> Run:
-    """The run to resume, updated if asked for, or a new one."""
+    """The run to resume, updated if asked for, or a new one. `say` is called if there is nothing to
+    update."""
     if run is None:
         assert listed is not None
         listing, notes = listed
@@ -55,4 +59,10 @@ def open_or_create(
             "images that failed and are tried again": changes.retried,
         }
 
-    return update_run(run, lease, changes, new, sizes, notes_of_changes)
+    after = update_run(run, lease, changes, new, sizes, notes_of_changes)
+    if after.run_id == run.run_id:
+        options = [
+            f"--{flag(name)}" for name in ("update", "retry_failed") if getattr(config, name)
+        ]
+        say(f"{' and '.join(options)} found no image to score; existing rows are kept as they are")
+    return after

@@ -56,22 +56,12 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         del detections  # may be a gigabyte
         with open_pool(config.store, config.gpu, reporter.say) as pool:
             workers = pool.count("workers", config.workers, config.gpu)
-            run = open_or_create(config, lease, place, identity, found, listed, workers.workers)
+            run = open_or_create(
+                config, lease, place, identity, found, listed, workers.workers, reporter.say
+            )
             write_options(place, config, storage, HIDDEN_NAME)
             work = image_work(config, bundle, options, storage)
             job = Job("scoring", run, work)
             scored, spent = run_pending(job, lease, pool, workers, reporter)
         totals = run.finish(lease)
-    return Summary(
-        str(place),
-        totals["status"],
-        totals["label"],
-        totals["decision"],
-        bundle.names,
-        run.notes,
-        scored,
-        run.rows - scored,
-        time.monotonic() - start,
-        boxes=config.detections is not None,
-        spent=spent,
-    )
+    return Summary.of(run, totals, bundle.names, scored, time.monotonic() - start, spent)

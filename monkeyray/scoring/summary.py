@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from monkeyray.console import Result, counted
 from monkeyray.images.boxes import PASSED
+from monkeyray.runs.run import Run
 from monkeyray.runs.shards import SPENT
 from monkeyray.scoring.schema import SCORED
 
@@ -36,6 +38,18 @@ class Summary(Result):
     seconds: float
     boxes: bool = False
     spent: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(
+        cls, run: Run, totals: Mapping[str, Counter[str]], names: dict[str, str], scored: int,
+        seconds: float, spent: Counter[str] | None = None,
+    ) -> Summary:  # fmt: skip
+        """The summary of a finished run. `totals`: those of `Run.finish`; the others as above."""
+        return cls(
+            str(run.place), totals["status"], totals["label"], totals["decision"], names, run.notes,
+            scored, run.rows - scored, seconds, bool(run.identity.get("detections")),
+            spent or Counter(),
+        )  # fmt: skip
 
     @property
     def images(self) -> int:

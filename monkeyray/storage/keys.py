@@ -132,10 +132,11 @@ def find(keys: Hashes, among: Hashes) -> Ints:
 
 def fingerprint(value: Any) -> str:
     """SHA-256 of any JSON value, 64 hexadecimal digits."""
-    return hashlib.sha256(_json(value)).hexdigest()
+    return hashlib.sha256(json_bytes(value)).hexdigest()
 
 
-def _json(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
+    """Any JSON value as indented text, with sorted keys, in UTF-8."""
     return (json.dumps(value, indent=1, sort_keys=True) + "\n").encode()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
 from monkeyray.errors import ConfigError
-from monkeyray.redact import _PARAMETER, masked
+from monkeyray.redact import PARAMETER, masked
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
 _HALF_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+:/?[^/]")
@@ -60,7 +60,7 @@ class Location:
             # Not resolve(): a link keeps the name under which it was given.
             return cls("file", "", os.path.abspath(path))  # noqa: PTH100
         if masked(text) != text:
-            where = "before the @" if _PARAMETER.search(text) is None else "in its query"
+            where = "before the @" if PARAMETER.search(text) is None else "in its query"
             raise ConfigError(
                 f"a {place.scheme}:// URI contains credentials {where}: remove them, and supply "
                 "them through the environment or a role"

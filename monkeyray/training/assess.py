@@ -103,7 +103,7 @@ def assess(
             "source": held.source, **calibrate(held.logits[most], truth[held.images])
         },
         "test_calibration": calibrate(logits[most][its], its_truth, chosen["temperature"]),
-        "thresholds": _thresholds(chosen["thresholds"], scores, predicted, its_truth),
+        "thresholds": measure_thresholds(chosen["thresholds"], scores, predicted, its_truth),
         "coverage": coverage_curve(scores, predicted == its_truth),
         "views": [
             {
@@ -186,7 +186,7 @@ def _calibrate(
     return {"temperature": temperature, "thresholds": thresholds}
 
 
-def _thresholds(
+def measure_thresholds(
     chosen: dict[str, Any] | None, scores: Array, predicted: Array, truth: Array
 ) -> dict[str, Any] | None:
     """The thresholds, with their results on the test split."""

@@ -142,7 +142,7 @@ def run_training(
         ):
             result = trainer.fit()
     except Exception as error:
-        raise _failure(error, str(place / TRAINING / name)) from error
+        raise training_error(error, str(place / TRAINING / name)) from error
     if result.return_value is not None:
         storage.delete_tree(place / TRAINING / name)  # a resumed training would diverge again
         raise result.return_value
@@ -175,7 +175,7 @@ def below(weights: Weights, prefix: str) -> Weights:
     return {key[len(start) :]: value for key, value in weights.items() if key.startswith(start)}
 
 
-def _failure(error: BaseException, place: str) -> BaseException:
+def training_error(error: BaseException, place: str) -> BaseException:
     """The error to raise for a training that Ray Train aborted, in one line."""
     inner = [*getattr(error, "worker_failures", {}).values()]
     inner.append(getattr(error, "controller_failure", error))

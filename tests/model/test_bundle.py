@@ -17,7 +17,7 @@ import pytest
 from monkeyray.errors import BundleError, ConfigError
 from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import (
-    _IDENTITY,
+    IDENTITY,
     Bundle,
     describe,
     int8_sha256,
@@ -130,7 +130,7 @@ def edit(place: Path, change: Callable[[dict[str, Any]], Any], *, sign: bool) ->
     model = json.loads(path.read_text())
     change(model)
     if sign:
-        identity = {key: model[key] for key in _IDENTITY if key in model}
+        identity = {key: model[key] for key in IDENTITY if key in model}
         if "model_id" in model:
             model["model_id"] = fingerprint(identity)
         content = {key: value for key, value in model.items() if key != "content_sha256"}

@@ -14,7 +14,7 @@ import pytest
 
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.runs import cluster
-from monkeyray.runs.cluster import _short_folder
+from monkeyray.runs.cluster import short_folder
 
 CALLER = """
 import logging, os, signal, sys
@@ -64,7 +64,7 @@ def test_our_own_ray_takes_what_it_may_and_leaves_nothing(tmp_path: Path) -> Non
 
 def test_without_a_short_folder_there_is_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.mkdtemp", Mock(side_effect=PermissionError))
-    with pytest.raises(ConfigError, match="name has at most 26 bytes"), _short_folder():
+    with pytest.raises(ConfigError, match="name has at most 26 bytes"), short_folder():
         pass
 
 

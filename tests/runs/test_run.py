@@ -112,6 +112,26 @@ def test_a_file_that_was_changed_is_found_at_the_end(tmp_path: Path, lease: Leas
         run.finish(lease)
 
 
+@pytest.mark.parametrize("damage", ["cut", "short", "garbled"])
+def test_a_damaged_plan_is_named_with_a_way_out(tmp_path: Path, lease: Lease, damage: str) -> None:
+    run = make(tmp_path, lease)
+    for shard in range(25):
+        publish(run, shard)
+    plan = tmp_path / "_plan" / run.run_id / "plan-00001.arrow"
+    if damage == "short":
+        short = replace(run.plan, folder=run.place / "short")
+        short.write_all(run.plan.read(shard) for shard in range(8))
+        (tmp_path / "short" / "plan-00000.arrow").rename(plan)
+    else:
+        data = plan.read_bytes()
+        plan.write_bytes(
+            data[:-9] if damage == "cut" else data.replace(b"\x28\xb5\x2f\xfd", b"zstd")
+        )
+    for use in (lambda: run.finish(lease), lambda: run.plan.read(20)):
+        with pytest.raises(RunError, match=r"plan-00001\.arrow is damaged .*--overwrite"):
+            use()
+
+
 def test_another_run_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "_config.toml").touch()
@@ -249,6 +269,10 @@ def test_overwriting_deletes_only_what_is_of_a_run(tmp_path: Path) -> None:
         ("ids", []),
         ("ids", 12345678),
         ("redo", [[]]),
+        ("redo", {"1": None}),
+        ("redo", {"0": [1]}),
+        ("redo", {"0": [-1]}),
+        ("sizes", [-1]),
     ],
 )
 def test_a_run_that_would_lead_elsewhere_is_refused(

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from monkeyray.runs.telemetry import Meter, _Total
+from monkeyray.runs.telemetry import Meter, Total
 from monkeyray.training.trained import Trained
 
 
@@ -66,7 +66,7 @@ def test_a_count_that_begins_anew_goes_on() -> None:
         def inc(self, value: float, tags: dict[str, str] | None) -> None:
             told.append((value, tags))
 
-    count = _Total(Kept(), "status")
+    count = Total(Kept(), "status")
     for totals in ({"ok": 3, "empty": 0}, {"ok": 3}, {"ok": 5, "empty": 1}, {"ok": 2}):
         count.reach(totals)
     tags = [(value, each and each["status"]) for value, each in told]

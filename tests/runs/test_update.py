@@ -125,6 +125,43 @@ def test_an_update_finds_what_is_new_changed_and_gone(tmp_path: Path, lease: Lea
     assert globbed(tmp_path) == Counter([*NAMES, "/x/new1", "/x/new2"])
 
 
+def test_an_update_that_finds_nothing_leaves_all_as_it_is(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path, lease)
+    work(run)
+    run.finish(lease)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    changes = Changes(Listed.of(listed(NAMES[1:])), retry=True)
+    after = update_run(run, lease, changes, notes=lambda: {"gone": changes.vanished})
+    assert after == replace(run, notes={"gone": 1})
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert open_run(Location.of(str(tmp_path)), STORAGE, IDENTITY) == run
+    # Nor is anything new asked of one that is not finished.
+    Path(run.file_uri(3)).unlink()
+    assert update_run(run, lease, Changes(None, retry=True)).pending() == {3: 2}
+
+
+class Counted(Storage):
+    """A storage that counts the Parquet files that it is asked for."""
+
+    def read(self, place: Any, *arguments: Any) -> Any:
+        vars(self).setdefault("asked", []).extend([str(place)] * str(place).endswith(".parquet"))
+        return super().read(place, *arguments)
+
+
+def test_rows_of_earlier_files_cost_one_request_a_file(tmp_path: Path, lease: Lease) -> None:
+    run = make(tmp_path, lease, 10)
+    work(run)
+    for version, names in (("2", NAMES[:10:2]), ("3", NAMES[:1]), ("4", NAMES[1:10:2])):
+        run = update_run(run, lease, Changes(Listed.of(listed(names, version)), retry=False))
+        if version != "4":
+            work(run, version)
+    run = replace(run, storage=Counted())
+    tables = [run.read_earlier(shard, run.plan.read(shard)) for shard in range(5)]
+    rows = [table["status"].to_pylist() for table in tables if table is not None]
+    assert rows == [["3", "ok"], *[["2", "ok"]] * 4]
+    assert len(vars(run.storage)["asked"]) == 5
+
+
 def test_of_two_updates_one_goes_on(tmp_path: Path, lease: Lease) -> None:
     run = make(tmp_path, lease)
     work(run, "timeout")
@@ -291,7 +328,7 @@ def test_a_redo_that_did_not_see_the_end_of_the_one_before(tmp_path: Path, lease
     run = update_run(first, lease, Changes(None, retry=True))
     storage.meddle(lambda: work(run), lambda: run.finish(lease))
     believed = Believed(lease.place, storage, "another")
-    after = update_run(replace(run, storage=storage), believed, Changes(None, retry=False))
+    after = update_run(replace(run, storage=storage), believed, Changes(None, retry=True))
     assert after.ids == (*first.ids, run.run_id, after.ids[-1])
     assert work(after) == {shard: NAMES[2 * shard : 2 * shard + 2] for shard in range(5)}
     assert after.finish(lease)["status"] == {"ok": 10}
@@ -329,15 +366,16 @@ class OvertakenRun(Run):
 def test_a_file_that_a_redo_has_counted_stays(tmp_path: Path, lease: Lease, status: str) -> None:
     run = make(tmp_path, lease, 10)
     for shard in range(4):
-        publish(run, shard)
+        publish(run, shard, "timeout" if shard == 0 else "ok")
     plan = run.plan.read(4)
     late, successors = OvertakenRun(**vars(run)), []
 
     def overtake() -> None:
         successors.append(update_run(run, lease, Changes(None, retry=True)))
         if status == "ok":
-            # It finds nothing to do, and would be finished without the shard.
-            assert successors[0].pending() == {}
+            # It finds the shard made, and is finished without making it again.
+            assert successors[0].pending() == {0: 2}
+            work(successors[0])
             successors[0].finish(lease)
 
     vars(late)["overtake"] = overtake
@@ -352,7 +390,7 @@ def test_a_file_that_a_redo_has_counted_stays(tmp_path: Path, lease: Lease, stat
 def test_a_file_that_a_redo_has_not_seen_goes(tmp_path: Path, lease: Lease) -> None:
     run = make(tmp_path, lease, 10)
     for shard in range(4):
-        publish(run, shard)
+        publish(run, shard, "timeout" if shard == 0 else "ok")
     plan = run.plan.read(4)
     after = update_run(run, lease, Changes(None, retry=True))
     work(after)

@@ -65,7 +65,7 @@ def distance(one: dict[str, Any], other: dict[str, Any]) -> float:
 
 
 def test_boxes_are_scored_and_all_else_passes_through(
-    trained: Trained, collection: Path, tmp_path: Path
+    trained: Trained, collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = ScoreConfig(
         images=str(collection),
@@ -133,6 +133,13 @@ def test_boxes_are_scored_and_all_else_passes_through(
     updated = score(replace(config, update=True))
     assert isinstance(updated, Summary)
     assert (updated.scored, updated.images) == (3, 14)
+    # Once more, it finds nothing to do and keeps the run's id, which a rescoring refers to.
+    run = (tmp_path / "out" / "_run.json").read_bytes()
+    quiet = score(replace(config, update=True, retry_failed=True, store=StoreConfig()))
+    assert isinstance(quiet, Summary)
+    assert (quiet.scored, quiet.images) == (0, 14)
+    assert "--update and --retry-failed: no image is to be scored" in capsys.readouterr().err
+    assert (tmp_path / "out" / "_run.json").read_bytes() == run
     changed = {
         (Path(row["uri"]).name, row["detection"]): row["embedding"]
         for row in pq.read_table(tmp_path / "out").to_pylist()

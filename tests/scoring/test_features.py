@@ -20,7 +20,7 @@ from monkeyray.runs.decode_process import Work
 from monkeyray.runs.fetch import Batch, fetch
 from monkeyray.runs.shards import Job
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.scoring.features import FeatureCache, _find
+from monkeyray.scoring.features import FeatureCache, find_cached
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -51,8 +51,8 @@ def test_only_what_is_the_same_is_found() -> None:
         ("f", 1, "v1"), ("new", 1, "v1"),
     )  # fmt: skip
     # A broken image stays broken; what was missing or timed out may be there by now.
-    assert _find(listed, cache).to_pylist() == [4, 0, None, None, None, None, None]
-    assert _find(listed, None).null_count == 7
+    assert find_cached(listed, cache).to_pylist() == [4, 0, None, None, None, None, None]
+    assert find_cached(listed, None).null_count == 7
 
 
 def test_a_manifest_tells_no_versions_so_they_are_asked_for(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from monkeyray.statistics.calibration import calibrate
 from monkeyray.statistics.metrics import classification_metrics, softmax
 from monkeyray.statistics.thresholds import choose_thresholds, coverage_curve
-from monkeyray.training.assess import _thresholds
+from monkeyray.training.assess import measure_thresholds
 
 CONFUSION = [[60, 1, 0], [2, 50, 1], [0, 0, 47]]  # 157 of 161
 
@@ -110,7 +110,7 @@ def _figures() -> dict[str, Any]:
         "test": classification_metrics(scaled, truth, LABELS) | {"without_leaks": None},
         "calibration": {"source": "out-of-fold", **found},
         "test_calibration": calibrate(logits, truth, found["temperature"]),
-        "thresholds": _thresholds(chosen.to_json(), scores, predicted, truth),
+        "thresholds": measure_thresholds(chosen.to_json(), scores, predicted, truth),
         "coverage": coverage_curve(scores, predicted == truth),
         "views": [{"views": k, "validation": 0.95, "test": 0.94 + k / 100} for k in (1, 2)],
         "folds": {
@@ -338,7 +338,7 @@ def empty_model() -> dict[str, Any]:
         "test": classification_metrics(*none, LABELS) | {"without_leaks": None},
         "calibration": {"source": "validation", **calibrate(*none)},
         "test_calibration": calibrate(*none, 1.0),
-        "thresholds": _thresholds(thresholds, np.empty(0), none[1], none[1]),
+        "thresholds": measure_thresholds(thresholds, np.empty(0), none[1], none[1]),
         "coverage": [],
         "views": [{"views": 1, "validation": None, "test": None}],
         "folds": None,

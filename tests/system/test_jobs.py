@@ -44,7 +44,7 @@ from monkeyray.statistics.metrics import softmax
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import list_dataset
-from monkeyray.training.distributed import _failure
+from monkeyray.training.distributed import training_error
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
@@ -259,14 +259,14 @@ def test_a_training_that_keeps_failing_is_one_line() -> None:
     from ray.train import WorkerGroupError
 
     bug = WorkerGroupError("Traceback\n  …\n", {1: ValueError("shapes differ\nand more")})
-    told = _failure(bug, "/models/m/.training/0123")
+    told = training_error(bug, "/models/m/.training/0123")
     assert isinstance(told, ClusterError)
     assert str(told) == (
         "the training failed 4 times, last with ValueError: shapes differ; rerun the command to "
         "continue from the checkpoint in /models/m/.training/0123, or add --debug to see more"
     )
     known = WorkerGroupError("", {0: ValueError("collective aborted"), 1: InputError("a.jpg")})
-    assert isinstance(_failure(known, ""), InputError)
+    assert isinstance(training_error(known, ""), InputError)
 
 
 def train_workers() -> list[int]:

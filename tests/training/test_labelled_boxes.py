@@ -22,7 +22,7 @@ from monkeyray.model.bundle import Bundle
 from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.runs.workers import MachinePool
-from monkeyray.scoring.features import FeatureCache, Features, _find
+from monkeyray.scoring.features import FeatureCache, Features, find_cached
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -191,4 +191,4 @@ def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Pat
     np.testing.assert_allclose(first.vectors, expected, atol=1e-4)
     assert (first.found, get().found) == (0, 1)
     # Of another file of detections.
-    assert _find(images(RIGHT), cache.load()).to_pylist() == [None]
+    assert find_cached(images(RIGHT), cache.load()).to_pylist() == [None]
