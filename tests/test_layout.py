@@ -27,7 +27,7 @@ def importers(package: str) -> set[str]:
 
 def test_nothing_that_is_read_can_run_code() -> None:
     # Between processes of one job alone.
-    assert importers("pickle") == {"runs.supervisor", "runs.workers"}
+    assert importers("pickle") == {"runs.supervisor", "runs.pools"}
     for package in ("marshal", "shelve", "dill", "cloudpickle", "torch"):
         assert not importers(package)
     assert importers("joblib") == {"runs.worker_count"}  # for nothing but the number of cores

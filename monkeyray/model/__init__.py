@@ -8,15 +8,15 @@ __all__ = ["Bundle", "Network", "choose_engine", "load_bundle", "save_bundle"]
 
 if TYPE_CHECKING:
     from monkeyray.model.bundle import Bundle, load_bundle, save_bundle
-    from monkeyray.model.engine import Network
     from monkeyray.model.engines import choose_engine
+    from monkeyray.model.network import Network
 else:
     # Hidden from type checkers, which would accept any name.
     __getattr__ = lazy_names(
         __name__,
         {
             "bundle": "Bundle load_bundle save_bundle",
-            "engine": "Network",
+            "network": "Network",
             "engines": "choose_engine",
         },
     )

@@ -31,9 +31,9 @@ from monkeyray.images.views import VIEWS
 from monkeyray.model.backbones import BACKBONES, Weights
 from monkeyray.model.bundle_files import file_name, is_ours, pack, read_arrays
 from monkeyray.model.bundle_schema import COMPONENTS, check_arrays, check_model, check_types
-from monkeyray.model.engine import Network
 from monkeyray.model.int8 import check_arrays as check_int8
 from monkeyray.model.known_images import KnownImages
+from monkeyray.model.network import Network
 from monkeyray.statistics.thresholds import Thresholds
 from monkeyray.storage.keys import fingerprint, nfc, sha256
 from monkeyray.storage.location import Location

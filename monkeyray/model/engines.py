@@ -8,7 +8,7 @@ from typing import Protocol
 
 from monkeyray.arrays import Array, Floats
 from monkeyray.errors import ConfigError
-from monkeyray.model.engine import Network, TensorFlowEngine
+from monkeyray.model.network import Network, TensorFlowEngine
 from monkeyray.model.openvino import OpenVinoEngine
 
 

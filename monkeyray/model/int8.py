@@ -8,7 +8,7 @@ import numpy as np
 
 from monkeyray.errors import BundleError
 from monkeyray.model.backbones import BACKBONES, Weights
-from monkeyray.model.engine import Network
+from monkeyray.model.network import Network
 
 #: Both uint8: the graph as OpenVINO XML, and its constants.
 _ARRAYS = ("graph", "constants")

@@ -24,10 +24,10 @@ from monkeyray.model.backbones import (
     import_keras,
     weights_hash,
 )
-from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.model.graph_cache import cached_graph
 from monkeyray.model.head import build_head
 from monkeyray.model.int8 import int8_model, refusal
+from monkeyray.model.network import Network, TensorFlowEngine
 
 #: Bump when the code below builds a different graph.
 _GRAPH_VERSION = 1

@@ -19,9 +19,9 @@ from monkeyray.arrays import Array
 from monkeyray.console import silence_stderr
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import Weights, import_keras
-from monkeyray.model.engine import Network
 from monkeyray.model.head import head_logits
 from monkeyray.model.int8 import to_arrays
+from monkeyray.model.network import Network
 from monkeyray.model.openvino import OpenVinoEngine, convert, import_openvino, unreported
 from monkeyray.statistics.metrics import softmax, wilson
 

@@ -59,7 +59,7 @@ class Meter:
         self._to_do.set(self._planned)
 
     def spent(self, nanoseconds: Mapping[str, int]) -> None:
-        """Record the workers' time so far, by shards.SPENT."""
+        """Record the workers' time so far, by worker.SPENT."""
         self._seconds.reach({step: spent / 1e9 for step, spent in nanoseconds.items()})
 
     def close(self) -> None:

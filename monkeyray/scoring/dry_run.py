@@ -14,9 +14,9 @@ from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import Listing
-from monkeyray.runs.shards import Job
+from monkeyray.runs.pools import Pool
+from monkeyray.runs.worker import Job
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.runs.workers import Pool
 from monkeyray.scoring.summary import Estimate
 from monkeyray.storage.location import Location
 

@@ -22,13 +22,13 @@ from monkeyray.images.listing import say_notes
 from monkeyray.labels.contradictions import describe_contradictions
 from monkeyray.labels.listing import list_labelled
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
-from monkeyray.model.engine import Network
 from monkeyray.model.engines import choose_engine
 from monkeyray.model.known_images import describe_known_images
+from monkeyray.model.network import Network
 from monkeyray.options import write_options
 from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import hold
-from monkeyray.runs.workers import open_pool
+from monkeyray.runs.pools import open_pool
 from monkeyray.scoring.features import FeatureCache, Features
 from monkeyray.scoring.labelled import SOME, Sample, from_features, from_predictions, some
 from monkeyray.scoring.measure import (

@@ -19,17 +19,17 @@ from monkeyray.errors import ObjectError, StorageError
 from monkeyray.images.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
 from monkeyray.images.decode import DECODE_VERSION, Limits, decode
 from monkeyray.model.backbones import weights_hash
-from monkeyray.model.engine import Network
 from monkeyray.model.engines import TENSORFLOW, EngineChoice
+from monkeyray.model.network import Network
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.fetch import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
+from monkeyray.runs.pools import Pool
 from monkeyray.runs.run import MAY_PASS, read_parquet
-from monkeyray.runs.shards import Job
+from monkeyray.runs.worker import Job
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.runs.workers import Pool
 from monkeyray.scoring.rows import scatter
 from monkeyray.scoring.work import run_pending
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION

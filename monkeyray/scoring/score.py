@@ -10,8 +10,8 @@ from monkeyray.options import HIDDEN_NAME, takes_options, write_options
 from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import open_run
-from monkeyray.runs.shards import Job
-from monkeyray.runs.workers import open_pool
+from monkeyray.runs.pools import open_pool
+from monkeyray.runs.worker import Job
 from monkeyray.scoring.collection import list_collection
 from monkeyray.scoring.dry_run import estimate
 from monkeyray.scoring.options import ScoreConfig

@@ -10,7 +10,7 @@ from typing import Any
 from monkeyray.console import Result, counted
 from monkeyray.images.boxes import PASSED
 from monkeyray.runs.run import Run
-from monkeyray.runs.shards import SPENT
+from monkeyray.runs.worker import SPENT
 from monkeyray.scoring.schema import SCORED
 
 #: The exit code of a command that could score no image at all.
@@ -25,7 +25,7 @@ def nothing_scored(statuses: Counter[str]) -> bool:
 @dataclass(frozen=True, repr=False)
 class Summary(Result):
     """Summary of a scoring. `scored`: images of this call; `already`: images scored before;
-    `boxes`: whether rows are boxes; `spent`: the workers' nanoseconds by shards.SPENT."""
+    `boxes`: whether rows are boxes; `spent`: the workers' nanoseconds by worker.SPENT."""
 
     uri: str
     statuses: Counter[str]

@@ -12,9 +12,9 @@ from monkeyray.model.bundle import Bundle, int8_sha256
 from monkeyray.model.engines import choose_engine
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import Lease
-from monkeyray.runs.shards import Job
+from monkeyray.runs.pools import Pool
+from monkeyray.runs.worker import Job
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.runs.workers import Pool
 from monkeyray.scoring.options import ScoreConfig, parse_top_k
 from monkeyray.scoring.rows import ScoreOptions, Scorer
 from monkeyray.scoring.schema import SCHEMA_VERSION
@@ -86,7 +86,7 @@ def run_pending(
 ) -> tuple[int, Counter[str]]:
     """Make the rows of a job's run that are missing.
 
-    Returns how many images that took, and the workers' nanoseconds by shards.SPENT.
+    Returns how many images that took, and the workers' nanoseconds by worker.SPENT.
     """
     run = job.run
     pending = run.pending()

@@ -16,11 +16,11 @@ from monkeyray.console import Reporter, counted
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.model.backbones import weights_hash
-from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice, choose_engine
+from monkeyray.model.network import Network
 from monkeyray.runs.cluster import connected
+from monkeyray.runs.pools import Pool, RayPool
 from monkeyray.runs.worker_count import WorkerCount, choose_workers
-from monkeyray.runs.workers import Pool, RayPool
 from monkeyray.scoring.features import FeatureCache, Features, unusable
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location

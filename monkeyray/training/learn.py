@@ -13,9 +13,9 @@ import pyarrow as pa
 from monkeyray.arrays import Array
 from monkeyray.images.views import choose_views
 from monkeyray.model.backbones import BACKBONES, load_weights, weights_hash
-from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice
 from monkeyray.model.head import scale_logits
+from monkeyray.model.network import Network
 from monkeyray.model.quantise import IMAGES, Quantised, compare, quantise
 from monkeyray.runs.cluster import run_in_fresh_process
 from monkeyray.storage.store import Storage

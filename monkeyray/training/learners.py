@@ -15,8 +15,8 @@ from monkeyray.model.backbones import (
     named_weights,
     unfreeze,
 )
-from monkeyray.model.engine import Network, embed
 from monkeyray.model.head import build_head, kernels
+from monkeyray.model.network import Network, embed
 
 
 class HeadLearner:

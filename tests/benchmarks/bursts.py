@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 from monkeyray.arrays import Array
 from monkeyray.images.decode import decode
 from monkeyray.model.backbones import load_weights
-from monkeyray.model.engine import Network, TensorFlowEngine
+from monkeyray.model.network import Network, TensorFlowEngine
 from monkeyray.statistics.calibration import expected_calibration_error, fit_temperature
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import SIDE

@@ -45,9 +45,9 @@ from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run, open_run
 from monkeyray.runs.plan import collect, shard_sizes
-from monkeyray.runs.shards import Job, every_second
+from monkeyray.runs.pools import open_pool
+from monkeyray.runs.worker import Job, every_second
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.runs.workers import open_pool
 from monkeyray.scoring.rows import PostProcessor, ScoreOptions, Scorer
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage

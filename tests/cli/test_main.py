@@ -19,7 +19,7 @@ import monkeyray.storage.store
 import monkeyray.training.job
 from monkeyray.cli.main import main
 from monkeyray.model.bundle import Bundle, describe, save_bundle
-from monkeyray.model.engine import Network
+from monkeyray.model.network import Network
 from monkeyray.statistics.outliers import fit_outliers
 from monkeyray.storage.store import Storage
 from tests.support.weed import free_port

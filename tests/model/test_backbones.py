@@ -30,8 +30,8 @@ from monkeyray.model.backbones import (
     parse_fine_tune,
     unfreeze,
 )
-from monkeyray.model.engine import Network, TensorFlowEngine
 from monkeyray.model.head import build_head
+from monkeyray.model.network import Network, TensorFlowEngine
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage()
@@ -125,7 +125,7 @@ if sys.argv[1] == "callers":
     import keras
 import numpy as np
 from monkeyray.model.backbones import import_keras, load_weights
-from monkeyray.model.engine import Network, TensorFlowEngine
+from monkeyray.model.network import Network, TensorFlowEngine
 from monkeyray.model.head import build_head
 from monkeyray.storage.store import Storage
 

@@ -25,9 +25,9 @@ from monkeyray.model.bundle import (
     load_known_images,
     save_bundle,
 )
-from monkeyray.model.engine import Network
 from monkeyray.model.int8 import to_arrays
 from monkeyray.model.known_images import KnownImages
+from monkeyray.model.network import Network
 from monkeyray.statistics.outliers import fit_outliers
 from monkeyray.statistics.thresholds import choose_thresholds
 from monkeyray.storage.keys import fingerprint

@@ -16,10 +16,10 @@ from monkeyray.arrays import Array
 from monkeyray.errors import BundleError
 from monkeyray.images.decode import decode
 from monkeyray.model.bundle import int8_sha256, load_bundle
-from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice
 from monkeyray.model.head import head_logits
 from monkeyray.model.int8 import int8_model, to_arrays
+from monkeyray.model.network import Network
 from monkeyray.model.openvino import OpenVinoEngine
 from monkeyray.scoring.features import FeatureCache
 from monkeyray.scoring.options import ScoreConfig

@@ -19,7 +19,7 @@ from monkeyray.model.backbones import (
     load_weights,
     named_weights,
 )
-from monkeyray.model.engine import Network, TensorFlowEngine
+from monkeyray.model.network import Network, TensorFlowEngine
 from monkeyray.model.openvino import OpenVinoEngine
 from monkeyray.storage.store import Storage
 

@@ -17,9 +17,9 @@ from monkeyray.console import Reporter
 from monkeyray.errors import StorageError
 from monkeyray.images.decode import Limits
 from monkeyray.runs.lease import hold
-from monkeyray.runs.shards import SPENT, Job
+from monkeyray.runs.pools import RayPool
+from monkeyray.runs.worker import SPENT, Job
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.runs.workers import RayPool
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.runs import test_decode_process as test_child

@@ -23,8 +23,8 @@ from monkeyray.runs.place import open_run
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
-from monkeyray.runs.shards import Job, ShardWorker
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
+from monkeyray.runs.worker import Job, ShardWorker
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.runs.test_run import IDENTITY, NAMES, STORAGE, lease, listed, make, publish, rows

@@ -14,11 +14,11 @@ from PIL import Image
 from monkeyray.arrays import Array, Floats
 from monkeyray.console import Reporter
 from monkeyray.model.backbones import weights_hash
-from monkeyray.model.engine import Network
 from monkeyray.model.engines import EngineChoice
+from monkeyray.model.network import Network
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.fetch import Batch, fetch
-from monkeyray.runs.shards import Job
+from monkeyray.runs.worker import Job
 from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.scoring.features import FeatureCache, find_cached
 from monkeyray.storage.location import Location

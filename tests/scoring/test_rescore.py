@@ -25,7 +25,7 @@ from monkeyray.cli.parsing import parse
 from monkeyray.errors import ConfigError, InputError, RunError
 from monkeyray.images.decode import Limits, decode
 from monkeyray.model.bundle import Bundle, describe, load_bundle, save_bundle
-from monkeyray.model.engine import Network
+from monkeyray.model.network import Network
 from monkeyray.options import StoreConfig
 from monkeyray.runs.fetch import Batch, fetch
 from monkeyray.runs.reader import open_predictions
@@ -307,7 +307,7 @@ def test_predictions_updated_meanwhile_are_refused(
         stored = json.loads((tmp_path / "in" / "_SUCCESS").read_text())
         (tmp_path / "in" / "_SUCCESS").write_text(json.dumps({**stored, "run_id": new}))
 
-    monkeypatch.setattr("monkeyray.runs.workers.RayPool.run", update)
+    monkeypatch.setattr("monkeyray.runs.pools.RayPool.run", update)
     with pytest.raises(InputError, match="updated meanwhile"):
         run(tmp_path / "in", trained.uri, tmp_path / "out")
     assert not (tmp_path / "out" / "_SUCCESS").exists()

@@ -36,7 +36,7 @@ from monkeyray.model.bundle import load_bundle
 from monkeyray.model.head import build_head
 from monkeyray.options import StoreConfig
 from monkeyray.runs.lease import hold
-from monkeyray.runs.shards import SPENT
+from monkeyray.runs.worker import SPENT
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Estimate, Summary

@@ -19,9 +19,9 @@ from monkeyray.images.decode import decode
 from monkeyray.images.detections import parse_detections
 from monkeyray.model.backbones import load_weights
 from monkeyray.model.bundle import Bundle
-from monkeyray.model.engine import Network, TensorFlowEngine
+from monkeyray.model.network import Network, TensorFlowEngine
+from monkeyray.runs.pools import MachinePool
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.runs.workers import MachinePool
 from monkeyray.scoring.features import FeatureCache, Features, find_cached
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.storage.location import Location

@@ -1,7 +1,7 @@
 """The workers of a run: local processes, which start at once, or actors on a Ray cluster of any
 size.
 
-Each worker is a ShardWorker (shards.py), whose child fetches a shard's images ahead of use, decodes
+Each worker is a ShardWorker (worker.py), whose child fetches a shard's images ahead of use, decodes
 them and maps them to rows in one thread, so a shard's file is the same wherever it was made. On one
 machine each runs in a thread, on Ray each is an actor that Ray Data hands shards to. Neither pixels
 nor images pass through Ray's object store, and a lost worker costs the shard that it was making.
@@ -26,9 +26,9 @@ from monkeyray.errors import ClusterError, MonkeyRayError, StorageError
 from monkeyray.options import StoreConfig
 from monkeyray.runs.cluster import connected, is_asked_for, quiet_data
 from monkeyray.runs.decode_process import Work
-from monkeyray.runs.shards import SPENT, Job, Progress, ShardWorker, Tally, every_second
 from monkeyray.runs.supervisor import pack
 from monkeyray.runs.telemetry import Meter
+from monkeyray.runs.worker import SPENT, Job, Progress, ShardWorker, Tally, every_second
 from monkeyray.runs.worker_count import (
     WorkerCount,
     choose_worker_count,

@@ -24,11 +24,11 @@ from monkeyray.errors import ClusterError, StorageError
 from monkeyray.images.decode import Decoded, Limits
 from monkeyray.runs.cluster import is_asked_for
 from monkeyray.runs.lease import hold
+from monkeyray.runs.pools import MachinePool
 from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
-from monkeyray.runs.shards import SPENT, Job, every_second
+from monkeyray.runs.worker import SPENT, Job, every_second
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.runs.workers import MachinePool
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained

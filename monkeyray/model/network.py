@@ -1,4 +1,4 @@
-"""TensorFlow engine: pixels to features and logits in one graph."""
+"""The network, and TensorFlow's engine for it: pixels to features and logits in one graph."""
 
 from __future__ import annotations
 
