@@ -13,9 +13,10 @@ from monkeyray.cli.options import DemoConfig
 from monkeyray.console import Result
 from monkeyray.errors import ConfigError
 from monkeyray.runs.cluster import connected
+from monkeyray.scoring.dry_run import Estimate
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
-from monkeyray.scoring.summary import Estimate, Summary
+from monkeyray.scoring.summary import Summary
 from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import Location
 from monkeyray.training.options import TrainConfig

@@ -21,11 +21,12 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from monkeyray.console import Say
+from monkeyray.console import Reporter, Say
 from monkeyray.errors import ClusterError, MonkeyRayError, StorageError
 from monkeyray.options import StoreConfig
 from monkeyray.runs.cluster import connected, is_asked_for, quiet_data
 from monkeyray.runs.decode_process import Work
+from monkeyray.runs.lease import Lease
 from monkeyray.runs.supervisor import pack
 from monkeyray.runs.telemetry import Meter
 from monkeyray.runs.worker import SPENT, Job, Progress, ShardWorker, Tally, every_second
@@ -78,6 +79,28 @@ def open_pool(store: StoreConfig, gpu: bool, say: Say) -> Iterator[Pool]:
             yield RayPool()
     else:
         yield MachinePool(store.debug)
+
+
+def run_pending(
+    job: Job, lease: Lease, pool: Pool, workers: WorkerCount, reporter: Reporter
+) -> tuple[int, Counter[str]]:
+    """Make the rows of a job's run that are missing.
+
+    Returns how many images that took, and the workers' nanoseconds by SPENT.
+    """
+    run = job.run
+    pending = run.pending()
+    todo = sum(pending.values())
+    if not pending:
+        return 0, Counter()
+    if todo < run.rows:
+        reporter.say(f"resuming: {run.rows - todo} of {run.rows} images are done")
+    run.reopen(lease)
+    with reporter.bar(job.task) as bar:
+        spent = pool.run(
+            job, list(pending), workers, reporter.say, lambda rows: bar(todo, rows), images=todo
+        )
+    return todo, spent
 
 
 class MachinePool:

@@ -26,12 +26,11 @@ from monkeyray.runs.fetch import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
-from monkeyray.runs.pools import Pool
+from monkeyray.runs.pools import Pool, run_pending
 from monkeyray.runs.run import MAY_PASS, read_parquet
 from monkeyray.runs.worker import Job
 from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.scoring.rows import scatter
-from monkeyray.scoring.work import run_pending
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location

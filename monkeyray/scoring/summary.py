@@ -1,4 +1,4 @@
-"""What `score` and `rescore` return: a summary of the predictions, or a dry run's estimate."""
+"""What `score` and `rescore` return: a summary of the predictions."""
 
 from __future__ import annotations
 
@@ -116,43 +116,3 @@ class Summary(Result):
                 "--retry-failed"
             )
         return "\n".join(lines)
-
-
-@dataclass(frozen=True, repr=False)
-class Estimate(Result):
-    """Result of a dry run. `rate`: images/s of all workers, None if too few were tried."""
-
-    images: int
-    tried: Counter[str]
-    rate: float | None
-    workers: int
-
-    @property
-    def exit_code(self) -> int:
-        """Its command's exit code, 3 if no image could be scored."""
-        return NOTHING_SCORED if nothing_scored(self.tried) else 0
-
-    def to_json(self) -> dict[str, Any]:
-        """For --summary-json: `dry_run`, true; the number of `images`; those `tried`, by status;
-        `workers`, and the `images_per_second` of all of them, null if too few were tried."""
-        return {
-            "dry_run": True,
-            "images": self.images,
-            "tried": dict(self.tried),
-            "workers": self.workers,
-            "images_per_second": self.rate,
-        }
-
-    def __str__(self) -> str:
-        tried = ", ".join(f"{count} {status}" for status, count in self.tried.most_common())
-        lines = [f"{counted(self.images, 'image')}; {self.tried.total()} tried: {tried}"]
-        if self.rate:
-            minutes = self.images / self.rate / 60
-            time = f"{minutes / 60:.1f} hours" if minutes > 90 else f"{minutes:.1f} minutes"
-            lines.append(
-                f"{self.rate:.1f} images/s with {counted(self.workers, 'worker')}: about {time}, "
-                "plus start-up"
-            )
-        if self.exit_code:
-            lines.append("NONE OF THEM COULD BE SCORED: check their paths before the whole run")
-        return "\n".join([*lines, "dry run: nothing was kept"])

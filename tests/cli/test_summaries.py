@@ -15,7 +15,8 @@ import monkeyray
 from monkeyray.cli.commands import COMMANDS, MODULES
 from monkeyray.cli.main import main
 from monkeyray.console import Result
-from monkeyray.scoring.summary import Estimate, Summary
+from monkeyray.scoring.dry_run import Estimate
+from monkeyray.scoring.summary import Summary
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
 

@@ -22,8 +22,8 @@ from monkeyray.model.int8 import int8_model, to_arrays
 from monkeyray.model.network import Network
 from monkeyray.model.openvino import OpenVinoEngine
 from monkeyray.scoring.features import FeatureCache
+from monkeyray.scoring.job import run_identity, score_options
 from monkeyray.scoring.options import ScoreConfig
-from monkeyray.scoring.work import run_identity, score_options
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained

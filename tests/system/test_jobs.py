@@ -37,9 +37,10 @@ from monkeyray.model.head import build_head
 from monkeyray.options import StoreConfig
 from monkeyray.runs.lease import hold
 from monkeyray.runs.worker import SPENT
+from monkeyray.scoring.dry_run import Estimate
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
-from monkeyray.scoring.summary import Estimate, Summary
+from monkeyray.scoring.summary import Summary
 from monkeyray.statistics.metrics import softmax
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage

@@ -1,20 +1,23 @@
-"""A scoring's identity, and the work of making its missing rows."""
+"""What a scoring consists of: its identity, its run (new, resumed or updated), and the work of its
+workers."""
 
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from typing import Any
 
-from monkeyray.console import Reporter
+from monkeyray.console import Say
+from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits, decode
 from monkeyray.model.bundle import Bundle, int8_sha256
 from monkeyray.model.engines import choose_engine
+from monkeyray.options import flag
 from monkeyray.runs.decode_process import Work
 from monkeyray.runs.lease import Lease
-from monkeyray.runs.pools import Pool
-from monkeyray.runs.worker import Job
-from monkeyray.runs.worker_count import WorkerCount
+from monkeyray.runs.place import clear, create_run
+from monkeyray.runs.plan import Listing, shard_sizes
+from monkeyray.runs.run import Run
+from monkeyray.runs.update import Changes, Listed, new_rows, update_run
 from monkeyray.scoring.options import ScoreConfig, parse_top_k
 from monkeyray.scoring.rows import ScoreOptions, Scorer
 from monkeyray.scoring.schema import SCHEMA_VERSION
@@ -66,6 +69,58 @@ def run_identity(
     }
 
 
+def open_or_create(
+    config: ScoreConfig,
+    lease: Lease,
+    place: Location,
+    identity: dict[str, Any],
+    run: Run | None,
+    listed: tuple[Listing, dict[str, Any]] | None,
+    workers: int,
+    say: Say,
+) -> Run:
+    """The run to resume, updated if asked for, or a new one. `say` is called if there is nothing to
+    update."""
+    if run is None:
+        assert listed is not None
+        listing, notes = listed
+        if config.overwrite:
+            clear(place, lease)
+        sizes = shard_sizes(listing.rows, workers, config.rows_per_file)
+        return create_run(place, lease, identity, listing, sizes, notes)
+    if not config.update and not config.retry_failed:
+        return run
+    new, sizes, now = None, [], None
+    seen: dict[str, Any] = dict(run.notes)
+    if listed is not None:
+        listing, seen = listed
+        now = Listed.of(listing)
+        new = listing.only(new_rows(run, listing))
+        if new.rows and not new.schema.equals(run.plan.schema()):
+            raise InputError(
+                f"the columns of {config.images} have changed since {place} was started: use "
+                "another place or --overwrite"
+            )
+        sizes = shard_sizes(new.rows, workers, config.rows_per_file)
+        seen["images that are new"] = new.rows
+    changes = Changes(now, config.retry_failed)
+
+    def notes_of_changes() -> dict[str, Any]:
+        return seen | {
+            "images that have changed": changes.changed,
+            "images that are gone, their rows are kept": changes.vanished,
+            "images that failed and are tried again": changes.retried,
+        }
+
+    after = update_run(run, lease, changes, new, sizes, notes_of_changes)
+    if after.run_id == run.run_id:
+        options = [
+            f"--{flag(name)}" for name in ("update", "retry_failed") if getattr(config, name)
+        ]
+        say(f"{' and '.join(options)} found no image to score; existing rows are kept as they are")
+    return after
+
+
 def image_work(
     config: ScoreConfig, bundle: Bundle, options: ScoreOptions, storage: Storage
 ) -> Work:
@@ -79,25 +134,3 @@ def image_work(
         batch_size=max(1, config.batch_size // len(views)),
         decode=functools.partial(decode, views=views, padding=config.box_padding),
     )
-
-
-def run_pending(
-    job: Job, lease: Lease, pool: Pool, workers: WorkerCount, reporter: Reporter
-) -> tuple[int, Counter[str]]:
-    """Make the rows of a job's run that are missing.
-
-    Returns how many images that took, and the workers' nanoseconds by worker.SPENT.
-    """
-    run = job.run
-    pending = run.pending()
-    todo = sum(pending.values())
-    if not pending:
-        return 0, Counter()
-    if todo < run.rows:
-        reporter.say(f"resuming: {run.rows - todo} of {run.rows} images are done")
-    run.reopen(lease)
-    with reporter.bar(job.task) as bar:
-        spent = pool.run(
-            job, list(pending), workers, reporter.say, lambda rows: bar(todo, rows), images=todo
-        )
-    return todo, spent
