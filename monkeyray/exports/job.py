@@ -14,9 +14,9 @@ from monkeyray.console import Advance, Result, counted
 from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.exports.camtrap_profile import Project
 from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin, read_deployments
-from monkeyray.exports.given_times import read_given_times
 from monkeyray.exports.options import ExportConfig, PredictionsConfig
 from monkeyray.exports.taxonomy import Taxa
+from monkeyray.exports.times import read_given_times
 from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import importlib
 import importlib.metadata
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,6 @@ from monkeyray.model.backbones import (
     import_keras,
     weights_hash,
 )
-from monkeyray.model.graph_cache import cached_graph
 from monkeyray.model.head import build_head
 from monkeyray.model.int8 import int8_model, refusal
 from monkeyray.model.network import Network, TensorFlowEngine
@@ -35,6 +36,9 @@ _GRAPH_VERSION = 1
 #: OpenVINO's precisions; by default it uses bfloat16 on CPUs that have it. Unquantised operations
 #: of an int8 graph use float32.
 _PRECISIONS = {"float32": "f32", "mixed": "bf16", "int8": "f32"}
+
+#: Graphs that are kept; the least recently used one goes first.
+_KEPT = 8
 
 
 class OpenVinoEngine:
@@ -133,6 +137,53 @@ def _model(network: Network, core: Any) -> Any:
             return file.read_bytes(), file.with_suffix(".bin").read_bytes()
 
     return core.read_model(*cached_graph(json.dumps(key), build))
+
+
+def cached_graph(key: str, build: Callable[[], tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
+    """What `build` returns, a graph and its weights, from the cache if `key` is there.
+
+    The cache is in the user's cache folder (XDG_CACHE_HOME, else ~/.cache), under a checksum. If it
+    is damaged or cannot be written, the graph is built.
+    """
+    file = _cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.graph"
+    with contextlib.suppress(OSError, ValueError):
+        found = _unpack(file.read_bytes())
+        file.touch()
+        return found
+    graph, weights = build()
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = file.with_suffix(f".{os.getpid()}")
+        new.write_bytes(_pack(graph, weights))
+        new.replace(file)
+        files = sorted(file.parent.glob("*.graph"), key=lambda path: path.stat().st_mtime)
+        for old in files[:-_KEPT]:
+            old.unlink(missing_ok=True)
+    return graph, weights
+
+
+def _cache_folder() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME")
+    try:
+        home = Path(cache) if cache else Path.home() / ".cache"
+    except RuntimeError:  # a user without a home
+        home = Path("/nonexistent")
+    return home / "monkeyray" / "graphs"
+
+
+def _pack(graph: bytes, weights: bytes) -> bytes:
+    body = len(graph).to_bytes(8, "big") + graph + weights
+    return hashlib.sha256(body).digest() + body
+
+
+def _unpack(data: bytes) -> tuple[bytes, bytes]:
+    body = data[32:]
+    if hashlib.sha256(body).digest() != data[:32]:
+        raise ValueError("damaged")
+    size = int.from_bytes(body[:8], "big")
+    if not 8 <= 8 + size <= len(body):
+        raise ValueError("damaged")
+    return body[8 : 8 + size], body[8 + size :]
 
 
 def _export(network: Network, file: Path) -> None:
