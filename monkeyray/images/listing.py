@@ -10,14 +10,16 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.console import Say
-from monkeyray.errors import InputError
+from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES, count_true, read_manifest
 from monkeyray.storage.keys import OTHER_FORM, nfc, nfc_column
 from monkeyray.storage.local import local_errors
@@ -43,6 +45,8 @@ _HIDDEN = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "_SUCCESS
 VIDEOS = (".mp4", ".avi", ".mpeg", ".mpg", ".mov", ".mkv", ".m4v", ".wmv", ".flv", ".webm")
 _VIDEO = f"(?i)({'|'.join(map(re.escape, VIDEOS))})$"
 _CHUNK = 8_192
+#: Requests at the same time.
+_THREADS = 16
 
 
 def list_images(
@@ -76,6 +80,31 @@ def list_images(
 def count_videos(tables: Iterable[pa.Table]) -> int:
     """How many files of tables with a column `uri` are videos by their names."""
     return sum(count_true(pc.match_substring_regex(each["uri"], _VIDEO)) for each in tables)
+
+
+def with_versions(images: pa.Table, storage: Storage) -> pa.Table:
+    """Listed images with their sizes and versions looked up where the list, such as a manifest, has
+    none. The version of an image that cannot be read is "none"."""
+    unknown = np.flatnonzero(images["version"].is_null().to_numpy())
+    if not len(unknown):
+        return images
+    uris = images["uri"].take(pa.array(unknown)).to_pylist()
+
+    def stat(uri: str) -> Entry:
+        try:
+            return storage.stat(uri)
+        except ObjectError:
+            return Entry(uri, None, "none")  # unlike any other version
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = list(pool.map(stat, uris))
+    for name in ("size_bytes", "version"):
+        column = images[name].to_pylist()
+        for row, entry in zip(unknown.tolist(), found, strict=True):
+            column[row] = getattr(entry, name)
+        index = images.column_names.index(name)
+        images = images.set_column(index, name, pa.array(column, images[name].type))
+    return images
 
 
 def say_notes(skipped: Counter[str], say: Say) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +13,14 @@ import pyarrow.compute as pc
 
 from monkeyray.arrays import Floats
 from monkeyray.console import Reporter
-from monkeyray.errors import ObjectError, StorageError
-from monkeyray.images.boxes import BOX_COLUMNS, BOX_FIELDS, has_boxes
+from monkeyray.errors import StorageError
+from monkeyray.images.boxes import BOX_COLUMNS, has_boxes
 from monkeyray.images.decode import DECODE_VERSION, Limits, decode
+from monkeyray.images.listing import with_versions
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engines import TENSORFLOW, EngineChoice
 from monkeyray.model.network import Network
 from monkeyray.runs.decode_process import Work
-from monkeyray.runs.fetch import FETCH_THREADS, IMAGE_FIELDS, Batch
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
@@ -30,39 +28,14 @@ from monkeyray.runs.pools import Pool, run_pending
 from monkeyray.runs.run import MAY_PASS, read_parquet
 from monkeyray.runs.worker import Job
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.scoring.rows import scatter
-from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES, THUMBNAIL_VERSION
+from monkeyray.scoring.rows import Embedder
+from monkeyray.statistics.fingerprints import THUMBNAIL_VERSION
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location
-from monkeyray.storage.protocol import Entry
 from monkeyray.storage.store import Storage
 
 _ROWS_PER_FILE = 4096
 _BATCH = 32
-
-
-class Embedder:
-    """Maps batches of images to their content hash, thumbnail and features."""
-
-    def __init__(self, network: Network, engine: EngineChoice) -> None:
-        self._engine = engine.build(network)
-
-    def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        columns: dict[str, Any]
-        columns, pixels, good = decode(batch)
-        features, _ = self._engine(pixels)
-        vectors = features.reshape(len(features), features.shape[1] * features.shape[2])
-        columns["embedding"] = scatter(vectors, np.array(good, np.int64), len(batch.fetched))
-        fields = [
-            *IMAGE_FIELDS,
-            ("thumbnail", pa.binary(THUMBNAIL_BYTES)),
-            ("embedding", pa.list_(pa.float32(), vectors.shape[1])),
-        ]
-        if has_boxes(batch.plan.column_names):
-            for name, kind in BOX_FIELDS:
-                fields.append((name, kind))
-                columns[name] = batch.plan[name]
-        return pa.table(columns, schema=pa.schema(fields))
 
 
 @dataclass(frozen=True)
@@ -134,7 +107,7 @@ class FeatureCache:
         Raises StorageError if another program deletes the cache meanwhile.
         """
         cached = self.load()
-        images = self._with_versions(images)
+        images = with_versions(images, self.storage)
         where = find_cached(images, cached)
         missing = pc.is_null(where)
         boxes = BOX_COLUMNS if self.padding is not None else ()
@@ -153,29 +126,6 @@ class FeatureCache:
         vectors = flat.reshape(len(flat), len(self.network.views), -1)
         keep = [name for name in rows.column_names if name != "embedding"]
         return Features(rows.select(keep), vectors, images.num_rows - todo.num_rows)
-
-    def _with_versions(self, images: pa.Table) -> pa.Table:
-        """The images with their versions looked up where the list, such as a manifest, has none."""
-        unknown = np.flatnonzero(images["version"].is_null().to_numpy())
-        if not len(unknown):
-            return images
-        uris = images["uri"].take(pa.array(unknown)).to_pylist()
-
-        def stat(uri: str) -> Entry:
-            try:
-                return self.storage.stat(uri)
-            except ObjectError:
-                return Entry(uri, None, "none")  # unlike any cached version
-
-        with ThreadPoolExecutor(FETCH_THREADS) as pool:
-            found = list(pool.map(stat, uris))
-        for name in ("size_bytes", "version"):
-            column = images[name].to_pylist()
-            for row, entry in zip(unknown.tolist(), found, strict=True):
-                column[row] = getattr(entry, name)
-            index = images.column_names.index(name)
-            images = images.set_column(index, name, pa.array(column, images[name].type))
-        return images
 
     def _compute(
         self, todo: pa.Table, pool: Pool, workers: WorkerCount, reporter: Reporter

@@ -1,4 +1,5 @@
-"""From a batch of images, or their features, to rows of predictions."""
+"""The mappers of the jobs: a batch of images, or their features, to rows of predictions or of the
+feature cache."""
 
 from __future__ import annotations
 
@@ -12,15 +13,18 @@ import pyarrow as pa
 
 from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.errors import BundleError, InputError, MissingError
+from monkeyray.images.boxes import BOX_FIELDS, has_boxes
 from monkeyray.images.decode import Limits
 from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.engines import TENSORFLOW, EngineChoice
 from monkeyray.model.head import head_logits
-from monkeyray.runs.fetch import Batch
+from monkeyray.model.network import Network
+from monkeyray.runs.fetch import IMAGE_FIELDS, Batch
 from monkeyray.runs.plan import same_rows
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import EMBEDDING, carried_columns, prediction_schema
+from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.outliers import OutlierModel
 from monkeyray.statistics.thresholds import ACCEPTED, BELOW, decide
@@ -142,6 +146,30 @@ class Scorer:
         for theirs, ours in carried_columns(batch.plan.schema).items():
             columns[ours] = batch.plan[theirs]
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+
+
+class Embedder:
+    """Maps batches of images to their content hash, thumbnail and features."""
+
+    def __init__(self, network: Network, engine: EngineChoice) -> None:
+        self._engine = engine.build(network)
+
+    def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        columns: dict[str, Any]
+        columns, pixels, good = decode(batch)
+        features, _ = self._engine(pixels)
+        vectors = features.reshape(len(features), features.shape[1] * features.shape[2])
+        columns["embedding"] = scatter(vectors, np.array(good, np.int64), len(batch.fetched))
+        fields = [
+            *IMAGE_FIELDS,
+            ("thumbnail", pa.binary(THUMBNAIL_BYTES)),
+            ("embedding", pa.list_(pa.float32(), vectors.shape[1])),
+        ]
+        if has_boxes(batch.plan.column_names):
+            for name, kind in BOX_FIELDS:
+                fields.append((name, kind))
+                columns[name] = batch.plan[name]
+        return pa.table(columns, schema=pa.schema(fields))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,9 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from monkeyray.images.listing import VIDEOS, count_videos, list_images
+import pyarrow as pa
+
+from monkeyray.images.listing import PLAN_SCHEMA, VIDEOS, count_videos, list_images, with_versions
 from monkeyray.labels.listing import list_labelled
 from monkeyray.storage.store import Storage
 from tests.support.files import touch
@@ -72,3 +74,17 @@ def test_videos_are_counted_by_name_and_listed(tmp_path: Path) -> None:
     assert sum(table.num_rows for table in tables) == 4 + len(VIDEOS)
     assert count_videos(tables) == 1 + len(VIDEOS)
     assert count_videos([]) == 0
+
+
+def test_a_manifest_tells_no_versions_so_they_are_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"abc")
+    file = str(tmp_path / "a.jpg")
+    columns = {
+        "uri": [file, str(tmp_path / "gone.jpg"), "listed"],
+        "size_bytes": [None, None, 7],
+        "version": [None, None, "v7"],
+    }
+    table = with_versions(pa.table(columns, schema=PLAN_SCHEMA), Storage())
+    version = Storage().read(file).version
+    assert table["version"].to_pylist() == [version, "none", "v7"]
+    assert table["size_bytes"].to_pylist() == [3, None, 7]

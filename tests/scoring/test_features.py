@@ -55,18 +55,6 @@ def test_only_what_is_the_same_is_found() -> None:
     assert find_cached(listed, None).null_count == 7
 
 
-def test_a_manifest_tells_no_versions_so_they_are_asked_for(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"abc")
-    paths = [str(tmp_path / "a.jpg"), str(tmp_path / "gone.jpg"), "listed"]
-    network = Network("mobilenet", {"0": np.zeros(1, np.float32)}, ("middle",))
-    table = FeatureCache(Location.of(str(tmp_path / "f")), STORAGE, network)._with_versions(
-        images((paths[0], None, None), (paths[1], None, None), (paths[2], 7, "v7"))
-    )
-    version = STORAGE.read(paths[0]).version
-    assert table["version"].to_pylist() == [version, "none", "v7"]
-    assert table["size_bytes"].to_pylist() == [3, None, 7]
-
-
 def test_a_weight_that_differs_makes_another_cache() -> None:
     one = {"a": np.zeros((2, 2), np.float32)}
     other = {"a": np.zeros((2, 2), np.float32)}
