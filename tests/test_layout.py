@@ -42,6 +42,13 @@ def test_nothing_that_is_read_can_run_code() -> None:
                 assert "allow_pickle" not in {keyword.arg for keyword in node.keywords}, path
 
 
+def test_names_with_an_underscore_stay_in_their_module() -> None:
+    for path in (*PACKAGE.rglob("*.py"), *Path(__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("monkeyray."):
+                assert not [name for name in node.names if name.name.startswith("_")], path
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

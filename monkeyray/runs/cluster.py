@@ -291,7 +291,7 @@ def _check_answers(address: str) -> None:
     many minutes."""
     if address == "auto":
         try:
-            from ray._private.services import canonicalize_bootstrap_address  # noqa: PLC2701
+            from ray._private.services import canonicalize_bootstrap_address
         except ImportError:  # not public: without it, Ray finds out itself, in minutes
             return
         address = canonicalize_bootstrap_address("auto") or ""

@@ -59,7 +59,7 @@ def _autoscaler_maximum() -> dict[str, float]:
     Ray Data calls the same function. It is not public, so its absence is not an error.
     """
     try:
-        from ray._private.state import state  # noqa: PLC2701
+        from ray._private.state import state
 
         return dict(state.get_max_resources_from_cluster_config() or {})
     except Exception:

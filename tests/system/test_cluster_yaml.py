@@ -15,7 +15,7 @@ from typing import Any
 import botocore.session
 import pytest
 from botocore.validate import ParamValidator
-from ray.autoscaler._private.util import prepare_config, validate_config  # noqa: PLC2701
+from ray.autoscaler._private.util import prepare_config, validate_config
 
 from monkeyray.cli.parsing import parse
 
