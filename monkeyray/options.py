@@ -152,12 +152,15 @@ class Checked:
 class StoreConfig(Checked):
     """Where the store is and what is printed; the same options for every command."""
 
-    s3_endpoint: str | None = None
-    """URL of an S3 server other than AWS, such as http://127.0.0.1:9000. Default:
-    AWS_ENDPOINT_URL."""
+    s3_endpoint: tuple[str, ...] | str | None = None
+    """URL of an S3 server other than AWS, such as http://127.0.0.1:9000, or BUCKET=URL for one
+    bucket. Default: AWS_ENDPOINT_URL."""
 
-    s3_anonymous: bool = False
-    """Send S3 requests without credentials, for public buckets."""
+    profile: tuple[str, ...] | str | None = None
+    """Profile of AWS's configuration files, or BUCKET=NAME for one bucket. Default: AWS_PROFILE."""
+
+    anonymous: tuple[Place, ...] | str = ()
+    """Public S3 buckets or prefixes, such as s3://bucket, to read without credentials."""
 
     store_patience_seconds: Annotated[float, Range(0)] = PATIENCE_SECONDS
     """Seconds to keep retrying a store that throttles or does not answer."""
@@ -179,31 +182,69 @@ class StoreConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        endpoint = self.s3_endpoint
-        if endpoint is None:
-            return
-        # Even a malformed URL may hold a password, which must not be repeated.
-        if "@" in endpoint or masked(endpoint) != endpoint:
-            raise ConfigError(
-                "--s3-endpoint contains credentials: remove them, and supply them through the "
-                "environment or a role"
-            )
-        require(
-            re.fullmatch(r"(?i)https?://[^/\s]+(/\S*)?", endpoint) is not None,
-            "s3-endpoint", repr(endpoint), "a URL such as http://127.0.0.1:9000",
-        )  # fmt: skip
+        for endpoint in _each(self.s3_endpoint):
+            # Even a malformed URL may hold a password, which must not be repeated.
+            if "@" in endpoint or masked(endpoint) != endpoint:
+                raise ConfigError(
+                    "--s3-endpoint contains credentials: remove them, and supply them through the "
+                    "environment or a role"
+                )
+            require(
+                re.fullmatch(r"(?i)([^=/\s]+=)?https?://[^/\s]+(/\S*)?", endpoint) is not None,
+                "s3-endpoint", repr(endpoint), "a URL such as http://127.0.0.1:9000, or BUCKET=URL",
+            )  # fmt: skip
+        for profile in _each(self.profile):
+            need = "the name of a profile, or BUCKET=NAME"
+            require(all(profile.split("=", 1)), "profile", repr(profile), need)
+        for prefix in _each(self.anonymous):
+            require(
+                Location.parse(prefix).scheme == "s3",
+                "anonymous", prefix, "a bucket or prefix such as s3://bucket",
+            )  # fmt: skip
+        _by_bucket("s3-endpoint", self.s3_endpoint)
+        _by_bucket("profile", self.profile)
 
     def storage(self) -> Storage:
         """Open the storage that these options describe."""
+        endpoint, endpoints = _by_bucket("s3-endpoint", self.s3_endpoint)
+        profile, profiles = _by_bucket("profile", self.profile)
         return Storage(
-            s3_endpoint=self.s3_endpoint,
-            s3_anonymous=self.s3_anonymous,
+            s3_endpoint=endpoint,
+            profile=profile,
+            endpoints=endpoints,
+            profiles=profiles,
+            anonymous=tuple(map(Location.parse, _each(self.anonymous))),
             patience_seconds=self.store_patience_seconds,
         )
 
     def reporter(self) -> Reporter:
         """Make the reporter that these options describe."""
         return Reporter(self.quiet, self.log_format)
+
+
+def _each(values: tuple[str, ...] | str | None) -> tuple[str, ...]:
+    return (values,) if isinstance(values, str) else values or ()
+
+
+def _by_bucket(
+    option: str, values: tuple[str, ...] | str | None
+) -> tuple[str | None, dict[str, str]]:
+    """The value for all buckets, and those written BUCKET=VALUE. Raises ConfigError if there are
+    two for the same.
+
+    >>> _by_bucket("s3-endpoint", ("http://a", "photos=http://b"))
+    ('http://a', {'photos': 'http://b'})
+    """
+    found: dict[str, str] = {}
+    for value in _each(values):
+        bucket, equals, rest = value.partition("=")
+        if not equals or "/" in bucket:  # a URL may contain =
+            bucket, rest = "", value
+        if bucket in found:
+            where = f"bucket {bucket}" if bucket else "all buckets"
+            raise ConfigError(f"--{option} is given twice for {where}: leave one of them out")
+        found[bucket] = rest
+    return found.pop("", None), found
 
 
 @dataclass(frozen=True, kw_only=True)

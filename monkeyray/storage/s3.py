@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -57,21 +58,28 @@ def endpoint_of(given: str | None) -> str | None:
     return os.environ[name]
 
 
-def region() -> str | None:
-    """The region of the environment."""
-    return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+@dataclass(frozen=True)
+class S3Access:
+    """How to reach a bucket. `endpoint`: the URL of its server; None for that of the environment.
+    `profile`: the account, as AWS's configuration files name it; None for that of the environment.
+    """
+
+    endpoint: str | None = None
+    profile: str | None = None
+    anonymous: bool = False
 
 
 class S3Store:
-    """One S3 server, see protocol.Store."""
+    """One S3 server as one account, see protocol.Store."""
 
-    def __init__(self, endpoint: str | None, anonymous: bool, patience_seconds: float) -> None:
+    def __init__(self, access: S3Access, patience_seconds: float) -> None:
         import boto3
         from botocore import UNSIGNED
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError
 
-        self._endpoint, self._anonymous = endpoint, anonymous
+        self._endpoint = endpoint = endpoint_of(access.endpoint)
+        self._access = access
         self._where = endpoint or "AWS"
         self.patience_seconds = patience_seconds
         options = Config(
@@ -83,19 +91,24 @@ class S3Store:
             # Other S3 servers do not know the checksum trailers of newer SDKs.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            signature_version=UNSIGNED if anonymous else None,
+            signature_version=UNSIGNED if access.anonymous else None,
         )
         try:
-            session = boto3.session.Session()
+            self._session = session = boto3.session.Session(profile_name=access.profile)
+            own = session._session.get_scoped_config().get("region")
+            variables = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+            # A profile that was asked for goes before the environment.
+            self._region = own if access.profile and own else variables or own
             self._client = session.client(
                 "s3",
                 endpoint_url=endpoint,
-                region_name=region() or "us-east-1",
+                region_name=self._region or "us-east-1",
                 config=options,
             )
-            self._plain = PlainGet(session, self._client, anonymous)
+            self._plain = PlainGet(session, self._client, access.anonymous)
         except (BotoCoreError, ValueError) as error:  # such as an unknown profile
-            raise ConfigError(f"cannot use S3 at {self._where}: {error}") from error
+            way_out = ": add it to ~/.aws/config, or correct --profile" if access.profile else ""
+            raise ConfigError(f"cannot use S3 at {self._where}: {error}{way_out}") from error
 
     def read(self, place: Location, max_bytes: int | None = None) -> Blob:
         plain = self._plain.serves(place)
@@ -188,12 +201,22 @@ class S3Store:
     def filesystem(self, place: Location) -> tuple[pyarrow.fs.FileSystem, str]:
         from pyarrow import fs
 
-        where = region()
-        if self._endpoint is None and where is None:
-            where = fs.resolve_s3_region(place.bucket)
+        region = self._region
+        if self._endpoint is None and region is None:
+            region = fs.resolve_s3_region(place.bucket)
+        keys: dict[str, str | None] = {}
+        # Without a profile, pyarrow finds credentials by itself, and renews them.
+        if self._access.profile and not self._access.anonymous:
+            frozen = self._session.get_credentials().get_frozen_credentials()
+            keys = {
+                "access_key": frozen.access_key,
+                "secret_key": frozen.secret_key,
+                "session_token": frozen.token,
+            }
         opened = fs.S3FileSystem(
-            anonymous=self._anonymous,
-            region=where,
+            **keys,
+            anonymous=self._access.anonymous,
+            region=region,
             endpoint_override=self._endpoint,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=6),
         )

@@ -77,7 +77,8 @@ def s3_errors(server: str, place: Location) -> Iterator[None]:
     except (aws.NoCredentialsError, aws.PartialCredentialsError):
         raise StorageError(
             f"no AWS credentials for {place}: set AWS_PROFILE, AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY or a role, or give --s3-anonymous for a public bucket"
+            "AWS_SECRET_ACCESS_KEY or a role, or, if the bucket is public, give "
+            f"--anonymous s3://{place.bucket}"
         ) from None
     except aws.ParamValidationError:
         raise StorageError(

@@ -26,6 +26,9 @@ _SERVED_ALONE = 200
 #: are empty, . or ..
 _INEXPRESSIBLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]|(?:\A|/)\.{0,2}(?:/|\Z)")
 
+#: The region in an URL of AWS, by host or path.
+_REGION = re.compile(r"https?://(?:.+\.)?s3[.-]([a-z]+(?:-[a-z]+)+-\d+)\.amazonaws\.com\b")
+
 #: The process that runs obstore's threads. A fork of it lacks them, and would wait for ever.
 _threads_of: int | None = None
 
@@ -91,6 +94,8 @@ class PlainGet:
         self._failures[bucket] += 1
         if self._failures[bucket] >= _FAILURES:
             self._left[bucket] = _SERVED_ALONE
+            # By now boto3 may know that the bucket is in another region.
+            self._stores.pop(bucket, None)
 
     def _store(self, bucket: str) -> S3Store:
         with self._lock:
@@ -107,6 +112,7 @@ class PlainGet:
         named = {"Bucket": bucket, "Key": "k"}
         url: str = self._client.generate_presigned_url("get_object", Params=named)
         base = url.partition("?")[0].removesuffix("/k")
+        region = _REGION.match(base)
         proxy = ProxyConfiguration(get_environ_proxies(base)).proxy_url_for(base)
         options = self._client.meta.config
         client_options: dict[str, Any] = {
@@ -131,7 +137,7 @@ class PlainGet:
                 # Goes before what the environment gives, which `endpoint` does not.
                 "aws_endpoint_url_s3": base,
                 "virtual_hosted_style_request": True,
-                "region": self._client.meta.region_name,
+                "region": region[1] if region else self._client.meta.region_name,
                 "skip_signature": self._anonymous,
             },
             client_options=client_options,  # type: ignore[arg-type]

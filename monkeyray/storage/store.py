@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, TypeVar
@@ -18,7 +18,7 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.others import ArrowStore
 from monkeyray.storage.protocol import ABSENT, Blob, Entry, Store
 from monkeyray.storage.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, with_retries
-from monkeyray.storage.s3 import S3Store, endpoint_of
+from monkeyray.storage.s3 import S3Access, S3Store
 
 if TYPE_CHECKING:
     import pyarrow.fs
@@ -38,12 +38,18 @@ class Storage:
     It holds options only, so it travels to the workers; stores are opened on first use. Each
     process takes credentials from its own environment or role. Transient errors are retried for
     `patience_seconds`, so those that are raised have lasted.
+
+    `s3_endpoint`, `profile`: for the buckets that `endpoints` and `profiles` do not name.
+    `anonymous`: prefixes to read without credentials.
     """
 
     s3_endpoint: str | None = None
-    s3_anonymous: bool = False
+    profile: str | None = None
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+    profiles: Mapping[str, str] = field(default_factory=dict)
+    anonymous: tuple[Location, ...] = ()
     patience_seconds: float = PATIENCE_SECONDS
-    _stores: dict[str, Store] = field(default_factory=dict, repr=False, compare=False)
+    _stores: dict[str | S3Access, Store] = field(default_factory=dict, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stores": {}}
@@ -58,20 +64,28 @@ class Storage:
 
     def _at(self, place: Place) -> tuple[Store, Location]:
         place = Location.of(place)
-        if place.scheme not in self._stores:
+        access = self._access(place)
+        if access not in self._stores:
             # Locked, because sixteen threads would open sixteen clients, which takes seconds.
             with _MAKING:
-                if place.scheme not in self._stores:
-                    self._stores[place.scheme] = self._open_store(place.scheme)
-        return self._stores[place.scheme], place
+                if access not in self._stores:
+                    self._stores[access] = self._open_store(access)
+        return self._stores[access], place
 
-    def _open_store(self, scheme: str) -> Store:
-        if scheme == "file":
-            return LocalStore()
-        if scheme == "s3":
-            endpoint = endpoint_of(self.s3_endpoint)
-            return S3Store(endpoint, self.s3_anonymous, self.patience_seconds)
-        return ArrowStore()
+    def _access(self, place: Location) -> str | S3Access:
+        """What a place's store is opened with."""
+        if place.scheme != "s3":
+            return place.scheme
+        return S3Access(
+            self.endpoints.get(place.bucket, self.s3_endpoint),
+            self.profiles.get(place.bucket, self.profile),
+            any(place.is_within(prefix) for prefix in self.anonymous),
+        )
+
+    def _open_store(self, access: str | S3Access) -> Store:
+        if isinstance(access, S3Access):
+            return S3Store(access, self.patience_seconds)
+        return LocalStore() if access == "file" else ArrowStore()
 
     def _retried(self, operation: Callable[[], T]) -> T:
         return with_retries(operation, self.patience_seconds)

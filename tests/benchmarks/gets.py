@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from monkeyray.storage.location import Location
-from monkeyray.storage.s3 import S3Store
+from monkeyray.storage.s3 import S3Access, S3Store
 from tests.benchmarks.speed import served, told
 
 SIZE = 100_000
@@ -44,7 +44,7 @@ def main() -> None:
         with served(images, work) as (direct, slow, _):
             for _ in range(arguments.rounds):
                 for title, url in (("direct", direct), ("+ 30 ms", slow)):
-                    store = S3Store(url, anonymous=False, patience_seconds=10)
+                    store = S3Store(S3Access(url), patience_seconds=10)
                     for threads in arguments.threads:
                         for way in ("boto3", "obstore"):
                             found = figures.setdefault((title, threads, way), [])

@@ -36,7 +36,9 @@ def config(command: str, *arguments: str) -> Any:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_file_that_is_written_does_the_same_again(command: str, tmp_path: Path) -> None:
-    some = ["--s3-endpoint", "http://127.0.0.1:9", "--store-patience-seconds", "7", "--quiet"]
+    some = ["--s3-endpoint", "http://127.0.0.1:9", "a.b=http://127.0.0.1:8"]
+    some += ["--anonymous", "s3://a.b", "--profile", "a.b=me"]
+    some += ["--store-patience-seconds", "7", "--quiet"]
     more = {
         "train": [
             "--no-augment",

@@ -105,7 +105,7 @@ def test_archived_objects_are_rows(glacier: str, monkeypatch: pytest.MonkeyPatch
         return get(plain, place, max_bytes)
 
     monkeypatch.setattr(PlainGet, "get", noted)
-    storage = Storage(s3_endpoint=glacier, s3_anonymous=True)
+    storage = Storage(s3_endpoint=glacier, anonymous=(Location.parse("s3://photos"),))
     for number in range(5):
         found = fetch(storage, f"s3://photos/{number}.jpg", None, Limits())
         assert (found.status, found.error) == (

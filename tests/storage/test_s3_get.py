@@ -17,6 +17,7 @@ import obstore
 import pytest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
+from botocore.utils import S3RegionRedirectorv2
 from hypothesis import given
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
@@ -24,7 +25,7 @@ from obstore.store import MemoryStore
 from monkeyray.errors import FaultError, MissingError, TooLargeError
 from monkeyray.storage import s3_get
 from monkeyray.storage.location import Location
-from monkeyray.storage.s3 import S3Store
+from monkeyray.storage.s3 import S3Access, S3Store
 from monkeyray.storage.s3_get import PlainGet, is_expressible
 from monkeyray.storage.store import Storage
 
@@ -52,6 +53,47 @@ def test_an_object_is_what_boto3_says(s3: Storage, name: str) -> None:
     got = plain.get(place, 100)
     assert got is not None
     assert (got.data, got.version) == (name.encode(), etag)
+
+
+@pytest.mark.parametrize(
+    ("bucket", "region", "url"),
+    [
+        ("photos", "us-east-1", "https://photos.s3.amazonaws.com"),
+        ("photos", "eu-central-1", "https://photos.s3.amazonaws.com"),
+        # No certificate of a wildcard covers a bucket with dots.
+        (
+            "us-west-2.open.data",
+            "us-west-2",
+            "https://s3.us-west-2.amazonaws.com/us-west-2.open.data",
+        ),
+        ("us-west-2.open.data", "us-east-1", "https://s3.amazonaws.com/us-west-2.open.data"),
+    ],
+)
+def test_amazons_own_urls_are_those_of_boto3(bucket: str, region: str, url: str) -> None:
+    client = boto3.session.Session().client("s3", region_name=region)
+    config = PlainGet(boto3.session.Session(), client, True)._open(bucket).config
+    assert (config.get("endpoint_url_s3"), config.get("region")) == (url, region)
+
+
+@pytest.mark.parametrize("bucket", ["photos", "eu.west.photos"])
+def test_a_region_that_boto3_was_redirected_to_is_used(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    start = S3RegionRedirectorv2.__init__
+
+    def noted(redirector: Any, *arguments: Any, **options: Any) -> None:
+        start(redirector, *arguments, **options)
+        made.append(redirector)
+
+    monkeypatch.setattr(S3RegionRedirectorv2, "__init__", noted)
+    session = boto3.session.Session()
+    plain = PlainGet(session, session.client("s3", region_name="us-east-1"), False)
+    assert plain._store(bucket).config.get("region") == "us-east-1"
+    made[0]._cache[bucket] = "eu-west-3"
+    for _ in range(3):
+        plain.failed(bucket)
+    assert plain._store(bucket).config.get("region") == "eu-west-3"
 
 
 # -- which keys --------------------------------------------------------------------------------
@@ -107,7 +149,7 @@ def test_the_path_that_is_asked_for_is_the_key(echoing: PlainGet, key: str) -> N
 
 @pytest.mark.parametrize("key", ["/a", "a/", "a//b", "a/../b", "a\x01b"])
 def test_keys_that_obstore_cannot_express_are_read(echo: str, key: str) -> None:
-    store = S3Store(echo, anonymous=False, patience_seconds=1)
+    store = S3Store(S3Access(echo), patience_seconds=1)
     assert unquote(store.read(Location("s3", "photos", key)).data.decode()) == f"/photos/{key}"
 
 
@@ -171,7 +213,7 @@ def test_a_bucket_that_obstore_cannot_read_is_mostly_left_to_boto3(
     s3: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3.write(TEN, b"0123456789")
-    store = S3Store(s3.s3_endpoint, anonymous=False, patience_seconds=1)
+    store = S3Store(S3Access(s3.s3_endpoint), patience_seconds=1)
     asked = []
 
     def refuse(place: Location, max_bytes: int | None) -> None:
@@ -194,7 +236,7 @@ def test_a_bucket_that_obstore_cannot_read_is_mostly_left_to_boto3(
 def test_a_role_that_cannot_be_renewed_is_a_fault(
     s3: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = S3Store(s3.s3_endpoint, anonymous=False, patience_seconds=1)
+    store = S3Store(S3Access(s3.s3_endpoint), patience_seconds=1)
 
     def busy(credentials: Any) -> None:
         raise ClientError({"Error": {"Code": "Throttling"}}, "AssumeRole")

@@ -12,13 +12,21 @@ import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import boto3
 
 from monkeyray.storage.store import Storage
 
 
 @contextlib.contextmanager
-def start_weed(folder: Path) -> Iterator[tuple[Storage, int]]:
-    """A server that keeps its files in `folder`, with the bucket `photos`, and its process."""
+def start_weed(
+    folder: Path, bucket: str = "photos", key: str = "admin", secret: str = "secret-of-tests"
+) -> Iterator[tuple[Storage, int]]:
+    """A server that keeps its files in `folder`, with one bucket and one account, and its process.
+
+    By default the account is that of the tests' environment, and so of the Storage.
+    """
     folder.mkdir(exist_ok=True)
     scripts = sysconfig.get_path("scripts")
     weed = shutil.which("weed", path=os.environ["PATH"] + os.pathsep + scripts)
@@ -30,23 +38,28 @@ def start_weed(folder: Path) -> Iterator[tuple[Storage, int]]:
         f"-filer.port={free_port()}", "-webdav=false", "-admin.ui=false",
     ]  # fmt: skip
     with open(folder / "log", "wb") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
+        env = os.environ | {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
+        server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=env)
     storage = Storage(s3_endpoint=f"http://127.0.0.1:{port}")
     try:
-        _wait_for_bucket(storage, folder / "log")
+        client = boto3.client(
+            "s3",
+            endpoint_url=storage.s3_endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+        )
+        _create(client, bucket, folder / "log")
         yield storage, server.pid
     finally:
         server.kill()
         server.wait(20)
 
 
-def _wait_for_bucket(storage: Storage, log: Path) -> None:
-    import boto3
-
-    client = boto3.client("s3", endpoint_url=storage.s3_endpoint, region_name="us-east-1")
+def _create(client: Any, bucket: str, log: Path) -> None:
     for _ in range(60):
         try:
-            client.create_bucket(Bucket="photos")
+            client.create_bucket(Bucket=bucket)
             return
         except Exception:
             time.sleep(0.5)

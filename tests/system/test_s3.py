@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from monkeyray.cli.main import main
 from monkeyray.errors import MissingError, StorageError
 from monkeyray.options import StoreConfig
 from monkeyray.scoring.options import ScoreConfig
@@ -22,6 +23,7 @@ from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
 from tests.conftest import upload
 from tests.support.faulty import FaultyProxy
+from tests.support.weed import start_weed
 
 NAMES = ["a b.jpg", "100%.jpg", "x#1?.jpg", "plus+.jpg", "日本.jpg", "deep/er/'q\".jpg"]
 
@@ -64,6 +66,34 @@ def test_errors_say_what_is_wrong(s3: Storage, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(StorageError, match="credentials") as wrong:
         Storage(s3_endpoint=s3.s3_endpoint).read("s3://photos/x")
     assert "a-planted-wrong-secret" not in str(wrong.value)
+
+
+def test_one_server_is_read_and_another_written(
+    s3: Storage, few: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(s3, few / "n0", "s3://photos/one")
+    keys = tmp_path / "credentials"
+    keys.write_text(
+        "[reader]\naws_access_key_id=admin\naws_secret_access_key=secret-of-tests\n"
+        "[writer]\naws_access_key_id=other\naws_secret_access_key=another-secret\n"
+    )
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(keys))
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with start_weed(tmp_path / "weed", "results", "other", "another-secret") as (second, _):
+        arguments = [
+            "score", "--images", "s3://photos/one", "--model", trained.uri,
+            "--predictions", "s3://results/out", "--rows-per-file", "4", "--quiet",
+            "--s3-endpoint", str(s3.s3_endpoint), f"results={second.s3_endpoint}",
+            "--profile", "reader", "results=writer",
+        ]  # fmt: skip
+        main(arguments)
+        out = Storage(s3_endpoint=second.s3_endpoint, profile="writer")
+        parts = [e.uri for e in out.list("s3://results/out") if e.uri.endswith(".parquet")]
+        tables = [pq.read_table(io.BytesIO(out.read(uri).data)) for uri in parts]
+        assert pa.concat_tables(tables)["status"].to_pylist() == ["ok"] * 14
+        with pytest.raises(StorageError, match="credentials are wrong"):
+            Storage(s3_endpoint=second.s3_endpoint, profile="reader").read("s3://results/out/x")
 
 
 def test_both_jobs_in_buckets_agree_with_local_disk(
