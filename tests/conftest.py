@@ -132,10 +132,3 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield browser
         browser.close()
-
-
-def upload(storage: Storage, folder: Path, uri: str) -> None:
-    """Copy a folder of files below a URI."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            storage.write(f"{uri}/{path.relative_to(folder)}", path.read_bytes())

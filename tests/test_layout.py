@@ -1,4 +1,4 @@
-"""The structure holds: what may run code, and what starting up may load."""
+"""The structure holds: what may run code, what starting up may load, and what tests import."""
 
 from __future__ import annotations
 
@@ -47,6 +47,20 @@ def test_names_with_an_underscore_stay_in_their_module() -> None:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("monkeyray."):
                 assert not [name for name in node.names if name.name.startswith("_")], path
+
+
+def test_no_test_module_imports_another() -> None:
+    tests = Path(__file__).parent
+    for path in tests.rglob("*.py"):
+        shared = {"support", path.relative_to(tests).parts[0]} & {"support", "benchmarks"}
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                assert not node.level, path
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            for name in names:
+                first, *rest = name.split(".")
+                assert first != "tests" or rest[0] in shared, (path, name)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,8 @@ from monkeyray.options import StoreConfig
 from monkeyray.scoring.labelled import from_predictions
 from monkeyray.scoring.schema import SCHEMA_VERSION
 from monkeyray.storage.store import Storage
-from tests.exports.test_megadetector import check
 from tests.support.camtrap import TIME, make_package, problems, read_csv
+from tests.support.megadetector import check_format
 from tests.support.predicted import box, predict, scored
 
 QUIET = StoreConfig(quiet=True)
@@ -67,7 +67,7 @@ def test_megadetectors_form_has_the_boxes_back(place: Path) -> None:
 
     done = run(place, format="megadetector", output=str(place / "out.json"))
     results = json.loads((place / "out.json").read_text())
-    check(results)
+    check_format(results)
     herd, blank, car, new, bad, lone = results["images"]
     first, person, second = herd["detections"]
     assert first == {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import unicodedata
 from collections.abc import Sequence
 from functools import partial
@@ -20,43 +19,8 @@ from monkeyray.exports.export import export
 from monkeyray.exports.job import Export
 from monkeyray.exports.options import ExportConfig
 from monkeyray.options import StoreConfig
+from tests.support.megadetector import check_format
 from tests.support.predicted import MODEL_ID, predict, scored
-
-
-def check(results: Any) -> None:
-    """Raise AssertionError for what megadetector-output-format.md (1.6) does not allow."""
-    assert {"info", "detection_categories", "images"} <= set(results)
-    assert results["info"]["format_version"] == "1.6"
-    for name in ("detection_categories", "classification_categories"):
-        for number, category in results.get(name, {}).items():
-            assert re.fullmatch("[0-9]+", number)
-            assert isinstance(category, str)
-            assert category.strip()
-    assert "0" not in results["detection_categories"]  # informally reserved for empty
-    if "classification_category_descriptions" in results:
-        described = results["classification_category_descriptions"]
-        assert set(described) == set(results["classification_categories"])
-        assert all(isinstance(text, str) for text in described.values())
-    for image in results["images"]:
-        assert image["file"]
-        assert "\\" not in image["file"] or "/" in image["file"]
-        assert not image["file"].lower().endswith((".mp4", ".avi", ".mov"))
-        if image.get("failure") is not None:
-            assert isinstance(image["failure"], str)
-            assert image.get("detections") is None
-            continue
-        for detection in image["detections"]:
-            assert detection["category"] in results["detection_categories"]
-            assert isinstance(detection["conf"], float)
-            assert -1 <= detection["conf"] <= 1
-            x, y, width, height = detection["bbox"]
-            assert 0 <= x <= x + width <= 1
-            assert 0 <= y <= y + height <= 1
-            scores = [score for _, score in detection.get("classifications", [])]
-            assert scores == sorted(scores, reverse=True)
-            for number, score in detection.get("classifications", []):
-                assert number in results["classification_categories"]
-                assert 0 <= score <= 1
 
 
 def run(folder: Path, rows: Sequence[dict[str, Any]], **options: Any) -> tuple[Any, Export]:
@@ -71,7 +35,7 @@ def run(folder: Path, rows: Sequence[dict[str, Any]], **options: Any) -> tuple[A
     )
     done = export(config)
     results = json.loads((folder / "results.json").read_text())
-    check(results)
+    check_format(results)
     return results, done
 
 

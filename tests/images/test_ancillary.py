@@ -11,7 +11,7 @@ from PIL import Image
 
 from monkeyray.errors import DecodeError
 from monkeyray.images.decode import decode
-from tests.images.test_decode import encode, picture
+from tests.support.pictures import encode, picture
 
 TIME = "2021-05-31T08:25:38"
 LARGE = zlib.compress(bytes(3 << 20))

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageOps
 from monkeyray.errors import DecodeError
 from monkeyray.images.boxes import crop_of
 from monkeyray.images.decode import Decoded, decode
+from tests.support.pictures import encode
 
 SHARES = st.floats(0, 1, allow_nan=False)
 
@@ -53,12 +54,6 @@ def scene(width: int, height: int) -> Image.Image:
     image = Image.fromarray(np.stack(waves, axis=2).astype(np.uint8))
     ImageDraw.Draw(image).ellipse((width // 2, height // 3, width * 3 // 4, height // 2), "red")
     return image
-
-
-def encode(image: Image.Image, format_: str = "JPEG", **options: object) -> bytes:
-    sink = io.BytesIO()
-    image.save(sink, format_, **options)
-    return sink.getvalue()
 
 
 def expect(data: bytes, bbox: Sequence[float], size: int) -> np.ndarray:

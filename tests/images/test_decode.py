@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import struct
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from monkeyray.errors import DecodeError
 from monkeyray.images.decode import Decoded, Limits, decode
-
-
-def picture(width: int = 640, height: int = 480) -> Image.Image:
-    image = Image.new("RGB", (width, height), (30, 120, 60))
-    draw = ImageDraw.Draw(image)
-    draw.rectangle((0, 0, width // 3, height // 4), fill=(220, 40, 40))
-    draw.ellipse((width // 2, height // 2, width - 20, height - 20), fill=(40, 40, 220))
-    draw.line((0, height, width, 0), fill=(250, 250, 120), width=9)
-    return image
-
-
-def encode(image: Image.Image, format_: str = "JPEG", **options: object) -> bytes:
-    sink = io.BytesIO()
-    image.save(sink, format_, **options)
-    return sink.getvalue()
-
+from tests.support.pictures import encode, picture
 
 JPEG = encode(picture(64, 48))
 PNG = encode(picture(64, 48), "PNG")

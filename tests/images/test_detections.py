@@ -12,19 +12,7 @@ import pytest
 from monkeyray.errors import InputError
 from monkeyray.images.detections import Detections, parse_detections, read_detections
 from monkeyray.storage.store import Storage
-
-CATEGORIES = {"1": "animal", "2": "person", "3": "vehicle"}
-
-
-def detection(
-    category: str = "1", conf: float = 0.9, bbox: Any = (0.1, 0.2, 0.3, 0.4)
-) -> dict[str, Any]:
-    return {"category": category, "conf": conf, "bbox": list(bbox)}
-
-
-def results(images: Any, **rest: Any) -> dict[str, Any]:
-    info = {"format_version": "1.6", "detector": "md_v5a.0.0.pt"}
-    return {"info": info, "detection_categories": CATEGORIES, "images": images, **rest}
+from tests.support.megadetector import CATEGORIES, detection, results
 
 
 def parse(content: Any) -> Detections:

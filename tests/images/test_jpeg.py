@@ -13,7 +13,7 @@ from PIL import Image
 from monkeyray.images.decode import decode
 from monkeyray.images.formats import open_image
 from monkeyray.images.jpeg import load, set_scale
-from tests.images.test_decode import encode
+from tests.support.pictures import encode
 
 
 def photograph(seed: int = 0, width: int = 901, height: int = 603) -> Image.Image:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,7 @@ import numpy as np
 import pytest
 
 from monkeyray.errors import BundleError, ConfigError
-from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import (
-    IDENTITY,
-    Bundle,
-    describe,
     int8_sha256,
     load_bundle,
     load_known_images,
@@ -27,80 +22,24 @@ from monkeyray.model.bundle import (
 )
 from monkeyray.model.int8 import to_arrays
 from monkeyray.model.known_images import KnownImages
-from monkeyray.model.network import Network
-from monkeyray.statistics.outliers import fit_outliers
-from monkeyray.statistics.thresholds import choose_thresholds
-from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.store import Storage
-
-STORAGE = Storage()
-
-
-#: Of MobileNet's features.
-WIDTH = 1024
-
-
-@functools.cache
-def outliers() -> Weights:
-    few = np.eye(4, WIDTH, dtype=np.float32)
-    return fit_outliers(few, np.arange(4) % 2, {1: few + 0.1, 2: few + 0.1}).to_arrays()
-
-
-def make(head: float = 0.5, changed: Mapping[str, Any] | None = None, **rest: Any) -> Bundle:
-    """A bundle; `changed` takes the place of its `backbone`, `head`, `outliers` or `labels`."""
-    backbone = {"0000/conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T}
-    weights = {
-        "0000/dense_0/kernel": np.full((WIDTH, 2), head, np.float32),
-        "0001/dense_0/bias": np.zeros(2, np.float32),
-    }
-    components: dict[str, Any] = {
-        "backbone": backbone,
-        "head": weights,
-        "outliers": outliers(),
-    } | dict(changed or {})
-    network = Network(
-        "mobilenet",
-        components["backbone"],
-        ("middle", "middle-mirrored"),
-        components["head"],
-        (),
-        2,
-    )
-    chosen = choose_thresholds(np.ones(80), np.zeros(80, int), np.zeros(80, int), ["n0", "n5"], 0.9)
-    model = describe(
-        network,
-        labels=[
-            {"index": 0, "label": "n0", "name": "mantled_howler"},
-            {"index": 1, "label": "n5", "name": None},
-        ],
-        outliers=components["outliers"],
-        calibration={
-            "1": {"temperature": 1.5, "thresholds": None},
-            "2": {"temperature": 2.5, "thresholds": chosen.to_json()},
-        },
-        rest={"metrics": {"accuracy": 0.1 + 0.2, "counts": (1, 2), "by": {3: "x"}}, **rest},
-    )
-    return Bundle(model, components["backbone"], components["head"], components["outliers"])
+from tests.support.bundles import ARRAYS, BIAS, KERNEL, STORAGE, WIDTH, edit, load, make_bundle
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    save_bundle(str(tmp_path / "m"), STORAGE, make(), "<html>first</html>", "{}")
+    save_bundle(str(tmp_path / "m"), STORAGE, make_bundle(), "<html>first</html>", "{}")
     return tmp_path / "m"
-
-
-def load(place: Path, model_id: str | None = None) -> Bundle:
-    return load_bundle(str(place), STORAGE, model_id)
 
 
 def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
     with pytest.raises(BundleError, match="no backbone in int8: train it again with --int8"):
         load_bundle(str(place), STORAGE, int8=True)
     arrays = to_arrays(b"<net/>", b"\0\1")
-    save_bundle(str(place), STORAGE, replace(make(), int8=arrays), "", "{}")
+    save_bundle(str(place), STORAGE, replace(make_bundle(), int8=arrays), "", "{}")
     usual, loaded = load(place), load_bundle(str(place), STORAGE, int8=True)
     assert usual.int8 is usual.network(usual.views).int8 is None
-    assert usual.model_id == loaded.model_id == make().model_id
+    assert usual.model_id == loaded.model_id == make_bundle().model_id
     network = loaded.network(loaded.views)
     assert network.int8 is not None
     assert {name: array.tobytes() for name, array in network.int8.items()} == {
@@ -116,30 +55,16 @@ def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
     ):
         load_bundle(str(place), STORAGE, int8=True)
     floats = {"graph": np.zeros(2, np.float32)}
-    save_bundle(str(place), STORAGE, replace(make(), int8=floats), "", "{}")
+    save_bundle(str(place), STORAGE, replace(make_bundle(), int8=floats), "", "{}")
     with pytest.raises(BundleError, match="its backbone in int8 has the arrays"):
         load_bundle(str(place), STORAGE, int8=True)
     for _ in range(2):
-        save_bundle(str(place), STORAGE, make(), "", "{}")
+        save_bundle(str(place), STORAGE, make_bundle(), "", "{}")
     assert not [*place.glob("int8-*")]
 
 
-def edit(place: Path, change: Callable[[dict[str, Any]], Any], *, sign: bool) -> None:
-    """Change model.json; with `sign` as a stranger would who makes its hashes fit."""
-    path = place / "model.json"
-    model = json.loads(path.read_text())
-    change(model)
-    if sign:
-        identity = {key: model[key] for key in IDENTITY if key in model}
-        if "model_id" in model:
-            model["model_id"] = fingerprint(identity)
-        content = {key: value for key, value in model.items() if key != "content_sha256"}
-        model["content_sha256"] = fingerprint(content)
-    path.write_text(json.dumps(model))
-
-
 def test_it_comes_back_as_it_was(place: Path) -> None:
-    saved, loaded = make(), load(place)
+    saved, loaded = make_bundle(), load(place)
     assert loaded.model_id == saved.model_id
     assert loaded.labels == ["n0", "n5"]
     assert loaded.names == {"n0": "mantled_howler", "n5": "n5"}
@@ -157,8 +82,8 @@ def test_it_comes_back_as_it_was(place: Path) -> None:
 
 
 def test_what_does_not_decide_a_score_does_not_change_the_id() -> None:
-    assert make(created_at="today").model_id == make(created_at="tomorrow").model_id
-    assert make(head=0.25).model_id != make().model_id
+    assert make_bundle(created_at="today").model_id == make_bundle(created_at="tomorrow").model_id
+    assert make_bundle(head=0.25).model_id != make_bundle().model_id
 
 
 def test_a_newer_one_takes_its_place_and_leaves_other_files(place: Path) -> None:
@@ -168,16 +93,16 @@ def test_a_newer_one_takes_its_place_and_leaves_other_files(place: Path) -> None
     # Even where the old model.json claims them.
     edit(place, lambda m: m["files"].update({"notes.html": {}, "../other.html": {}}), sign=False)
     (place.parent / "other.html").write_text("mine")
-    save_bundle(str(place), STORAGE, make(head=0.25), "<html>second</html>", "{}")
+    save_bundle(str(place), STORAGE, make_bundle(head=0.25), "<html>second</html>", "{}")
     names = {path.name for path in place.iterdir()}
     foreign = {"notes.html", "backbone-mine.safetensors"}
     assert names == {*foreign, "model.json", *first, *load(place).model["files"]}
     # The files of the first one go with the third.
     second = load(place).model["files"]
-    save_bundle(str(place), STORAGE, make(head=0.75), "", "{}")
+    save_bundle(str(place), STORAGE, make_bundle(head=0.75), "", "{}")
     names = {path.name for path in place.iterdir()}
     assert names == {*foreign, "model.json", *second, *load(place).model["files"]}
-    save_bundle(str(place), STORAGE, make(head=0.25), "", "{}")
+    save_bundle(str(place), STORAGE, make_bundle(head=0.25), "", "{}")
     assert (place.parent / "other.html").exists()
     assert load(place).head_weights["0000/dense_0/kernel"][0, 0] == 0.25
 
@@ -187,11 +112,11 @@ def test_a_reader_of_the_old_model_json_finds_its_weights(place: Path) -> None:
         def read(self, uri: Any, *more: Any) -> Any:
             found = super().read(uri, *more)
             if str(uri).endswith("model.json"):
-                save_bundle(str(place), STORAGE, make(head=0.25), "", "{}")
+                save_bundle(str(place), STORAGE, make_bundle(head=0.25), "", "{}")
             return found
 
-    assert load_bundle(str(place), Slow()).model_id == make().model_id
-    assert load(place).model_id == make(head=0.25).model_id
+    assert load_bundle(str(place), Slow()).model_id == make_bundle().model_id
+    assert load(place).model_id == make_bundle(head=0.25).model_id
 
 
 @pytest.mark.parametrize("moment", range(1, 8))
@@ -212,12 +137,12 @@ def test_a_killed_publish_leaves_a_bundle_and_nothing_behind(place: Path, moment
                 raise Killed
             return result
 
-    save_bundle(str(place), STORAGE, make(head=0.25), "", "{}")
-    third = make(head=0.75)
+    save_bundle(str(place), STORAGE, make_bundle(head=0.25), "", "{}")
+    third = make_bundle(head=0.75)
     with pytest.raises(Killed):
         save_bundle(str(place), Mortal(), third, "", "{}")
-    assert load(place).model_id in (make(head=0.25).model_id, third.model_id)
-    for bundle in (third, make(head=0.875)):
+    assert load(place).model_id in (make_bundle(head=0.25).model_id, third.model_id)
+    for bundle in (third, make_bundle(head=0.875)):
         save_bundle(str(place), STORAGE, bundle, "", "{}")
     names = {path.name for path in place.iterdir()}
     model = load(place).model
@@ -260,7 +185,7 @@ def test_the_report_is_not_needed(place: Path) -> None:
     load(place)
     (place / "report.html").unlink()
     (place / "metrics.json").unlink()
-    assert load(place).model_id == make().model_id
+    assert load(place).model_id == make_bundle().model_id
 
 
 @pytest.mark.parametrize(
@@ -333,7 +258,7 @@ def test_another_preprocessing_or_backbone_is_refused(place: Path) -> None:
 
 
 def test_the_id_may_be_pinned(place: Path) -> None:
-    whole = make().model_id
+    whole = make_bundle().model_id
     for pinned in (whole, whole[:8], whole[:12].upper()):
         assert load(place, pinned).model_id == whole
     for pinned in (whole[:7], "0" * 12, whole + "0", ""):
@@ -397,16 +322,6 @@ def test_components_that_contradict_each_other_are_refused(
         load(place)
 
 
-ARRAYS: dict[str, dict[str, Any]] = dict(
-    zip(
-        ("backbone", "head", "outliers"),
-        map(dict, (make().backbone_weights, make().head_weights, make().outliers)),
-        strict=True,
-    )
-)
-KERNEL, BIAS = sorted(ARRAYS["head"])
-
-
 @pytest.mark.parametrize(
     ("component", "change", "words"),
     [
@@ -442,7 +357,7 @@ def test_arrays_that_do_not_fit_are_refused(
         name: array for name, array in (ARRAYS[component] | change).items() if array is not None
     }
     uri = str(tmp_path / "m")
-    save_bundle(uri, STORAGE, make(changed={component: arrays}), "", "{}")
+    save_bundle(uri, STORAGE, make_bundle(changed={component: arrays}), "", "{}")
     with pytest.raises(BundleError, match=words):
         load_bundle(uri, STORAGE)
 
@@ -450,7 +365,7 @@ def test_arrays_that_do_not_fit_are_refused(
 @pytest.mark.parametrize("component", ["backbone", "head", "outliers"])
 def test_components_without_arrays_are_refused(tmp_path: Path, component: str) -> None:
     uri = str(tmp_path / "m")
-    save_bundle(uri, STORAGE, make(changed={component: {}}), "", "{}")
+    save_bundle(uri, STORAGE, make_bundle(changed={component: {}}), "", "{}")
     with pytest.raises(BundleError, match="no array"):
         load_bundle(uri, STORAGE)
 
@@ -473,9 +388,9 @@ def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
     uri = str(tmp_path / "m")
     seen = KnownImages(np.ones((3, 16), np.uint8), np.ones((2, 32, 32), np.uint8))
     for kept in (seen, KnownImages(seen.hashes[:1], seen.thumbnails), seen):
-        save_bundle(uri, STORAGE, make(), "", "{}", kept)
+        save_bundle(uri, STORAGE, make_bundle(), "", "{}", kept)
         bundle = load_bundle(uri, STORAGE)
-        assert bundle.model_id == make().model_id
+        assert bundle.model_id == make_bundle().model_id
         assert len(list((tmp_path / "m").glob("known_images-*"))) <= 2
         found = load_known_images(uri, STORAGE, bundle)
         assert found is not None
@@ -488,12 +403,12 @@ def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=f"{path.name} does not match"):
         load_known_images(uri, STORAGE, bundle)
     for _ in range(2):
-        save_bundle(uri, STORAGE, make(), "", "{}")
+        save_bundle(uri, STORAGE, make_bundle(), "", "{}")
     assert not path.exists()
     assert load_known_images(uri, STORAGE, load_bundle(uri, STORAGE)) is None
 
 
 def test_what_is_no_number_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
-        save_bundle(str(tmp_path / "m"), STORAGE, make(loss=float("nan")), "", "{}")
+        save_bundle(str(tmp_path / "m"), STORAGE, make_bundle(loss=float("nan")), "", "{}")
     assert not (tmp_path / "m").exists()

@@ -15,12 +15,12 @@ import pytest
 
 from monkeyray.errors import BundleError, MonkeyRayError
 from monkeyray.model.bundle import save_bundle
-from tests.model.test_bundle import ARRAYS, BIAS, STORAGE, edit, load, make
+from tests.support.bundles import ARRAYS, BIAS, STORAGE, edit, load, make_bundle
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    save_bundle(str(tmp_path / "m"), STORAGE, make(), "", "{}")
+    save_bundle(str(tmp_path / "m"), STORAGE, make_bundle(), "", "{}")
     return tmp_path / "m"
 
 
@@ -33,7 +33,7 @@ def test_json_that_breaks_parsers_is_damage(place: Path, text: str) -> None:
     with pytest.raises(BundleError, match=r"model\.json is damaged: it is not (a )?JSON"):
         load(place)
     # Nor does it keep a new one from taking its place.
-    save_bundle(str(place), STORAGE, make(), "", "{}")
+    save_bundle(str(place), STORAGE, make_bundle(), "", "{}")
     load(place)
 
 
@@ -65,7 +65,7 @@ def test_content_that_would_fail_later(
 
 def test_numbers_that_are_infinite_to_the_network(tmp_path: Path) -> None:
     head = ARRAYS["head"] | {BIAS: np.array([0, 1e300])}
-    save_bundle(str(tmp_path / "m"), STORAGE, make(changed={"head": head}), "", "{}")
+    save_bundle(str(tmp_path / "m"), STORAGE, make_bundle(changed={"head": head}), "", "{}")
     with pytest.raises(BundleError, match=r"its head has non-finite numbers in "):
         load(tmp_path / "m")
 
@@ -118,6 +118,6 @@ def test_what_is_written_does_not_follow_links(place: Path, tmp_path: Path) -> N
     for path in [*place.iterdir()]:
         path.unlink()
         path.symlink_to(precious)
-    save_bundle(str(place), STORAGE, make(), "", "{}")
+    save_bundle(str(place), STORAGE, make_bundle(), "", "{}")
     assert precious.read_text() == "mine"
     load(place)

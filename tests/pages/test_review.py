@@ -19,7 +19,7 @@ from monkeyray.errors import ConfigError, InputError, MonkeyRayError, StorageErr
 from monkeyray.options import StoreConfig
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review import Review, review
-from tests.support.hostile import encode
+from tests.support.pictures import encode
 from tests.support.predicted import box, predict, scored
 
 #: Embeddings: the directions are 0, 10, 60 and 90 degrees.

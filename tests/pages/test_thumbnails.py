@@ -15,7 +15,8 @@ from PIL import ExifTags, Image
 from monkeyray.errors import DecodeError
 from monkeyray.images.decode import Limits
 from monkeyray.pages.thumbnails import least_certain, thumbnail, worst_mistakes
-from tests.support.hostile import encode, hostile_files
+from tests.support.hostile import hostile_files
+from tests.support.pictures import encode
 
 
 def test_worst_mistakes_by_hand() -> None:

@@ -27,7 +27,7 @@ from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Blob
 from monkeyray.storage.store import Storage
-from tests.images.test_detections import detection, results
+from tests.support.megadetector import detection, results
 
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
 

@@ -13,54 +13,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 import ray.cloudpickle
 
-from monkeyray.errors import ClusterError, DecodeError, StorageError
-from monkeyray.images.decode import Decoded, Limits
+from monkeyray.errors import ClusterError, StorageError
+from monkeyray.images.decode import Limits
 from monkeyray.runs import supervisor
 from monkeyray.runs.decode_process import COMPUTING, OpenImage, Work
-from monkeyray.runs.fetch import IMAGE_FIELDS, Batch
+from monkeyray.runs.fetch import Batch
 from monkeyray.runs.supervisor import SupervisedDecoder, pack
 from monkeyray.storage.store import Storage
+from tests.support import shard_jobs
+from tests.support.shard_jobs import SIZE, hooked_decode, make_mapper, plan_of
 
-# The hooks below go to the child by value: it cannot import this file.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-SIZE = 4
-
-
-def hooked_decode(data: bytes, size: int, limits: Limits) -> Decoded:
-    """A decoder that does what the file says."""
-    if data.startswith(b"crash"):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if data.startswith(b"hang"):
-        time.sleep(3600)
-    if data.startswith(b"once"):  # dies of it with others, never alone
-        marker = Path(data.decode().split()[1])
-        if not marker.exists():
-            marker.touch()
-            os.kill(os.getpid(), signal.SIGABRT)
-    if data.startswith(b"slow"):
-        time.sleep(0.2)
-    if data.startswith(b"broken"):
-        raise DecodeError("unreadable", "as it says")
-    return Decoded(np.full((size, size, 3), data[-1], np.uint8), 7, 5, None)
-
-
-def make_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        columns, pixels, good = decode(batch)
-        table = pa.table(columns, schema=pa.schema(IMAGE_FIELDS))
-        seen: list[int | None] = [None] * table.num_rows
-        for place, image in zip(good, pixels, strict=True):
-            seen[place] = int(image[0, 0, 0])
-        pid = pa.array([os.getpid()] * table.num_rows)
-        return table.append_column("seen", pa.array(seen, pa.int64())).append_column("pid", pid)
-
-    return mapper
+# The mappers go to the child by value: it cannot import these files.
+for module in (sys.modules[__name__], shard_jobs):
+    ray.cloudpickle.register_pickle_by_value(module)
 
 
 def dying_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
@@ -104,19 +73,6 @@ def start() -> Iterator[Callable[..., SupervisedDecoder]]:
     yield start
     for watched in running:
         watched.close()
-
-
-def plan_of(folder: Path, contents: dict[str, bytes]) -> pa.Table:
-    for name, data in contents.items():
-        (folder / name).write_bytes(data)
-    rows = len(contents)
-    return pa.table(
-        {
-            "uri": [str(folder / name) for name in contents],
-            "size_bytes": pa.nulls(rows, pa.int64()),
-            "version": pa.nulls(rows, pa.string()),
-        }
-    )
 
 
 def good(count: int) -> dict[str, bytes]:
@@ -214,12 +170,14 @@ WORKER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from tests.runs import test_decode_process as t
-folder = Path(sys.argv[2])
-work = t.Work(t.make_mapper, t.Storage(), t.SIZE, t.Limits(), 8, t.hooked_decode)
-watched = t.SupervisedDecoder(t.pack(work, t.ray.cloudpickle.dumps), {})
-print(watched._child.pid, flush=True)
-list(watched.run(t.plan_of(folder, {"hang.jpg": b"hang"})))
+from ray import cloudpickle
+from monkeyray.images.decode import Limits
+from monkeyray.runs.supervisor import SupervisedDecoder, pack
+from tests.support import shard_jobs
+cloudpickle.register_pickle_by_value(shard_jobs)
+decoder = SupervisedDecoder(pack(shard_jobs.work(Limits()), cloudpickle.dumps), {})
+print(decoder._child.pid, flush=True)
+list(decoder.run(shard_jobs.plan_of(Path(sys.argv[2]), {"hang.jpg": b"hang"})))
 """
 
 

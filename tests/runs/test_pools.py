@@ -32,8 +32,8 @@ from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
-from tests.runs.test_decode_process import hooked_decode, plan_of
-from tests.support.shard_jobs import prepare, work
+from tests.support.processes import processes_below
+from tests.support.shard_jobs import hooked_decode, plan_of, prepare, work
 
 SAY = Reporter(True).say
 
@@ -57,16 +57,7 @@ def prepared(
 
 
 def children() -> list[int]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if (
-                b"monkeyray.runs.decode_process" in path.read_bytes()
-                and str(os.getpid())
-                in (path.parent / "stat").read_text().rpartition(")")[2].split()[:2]
-            ):
-                found.append(int(path.parent.name))
-    return found
+    return processes_below(b"monkeyray.runs.decode_process")
 
 
 def test_poison_and_a_killed_child_in_one_run(tmp_path: Path) -> None:

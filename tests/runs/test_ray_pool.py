@@ -22,27 +22,12 @@ from monkeyray.runs.worker import SPENT, Job
 from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from tests.runs import test_decode_process as test_child
-from tests.runs.test_decode_process import plan_of
 from tests.support import shard_jobs
-from tests.support.shard_jobs import prepare, work
+from tests.support.processes import processes_below
+from tests.support.shard_jobs import plan_of, prepare, work
 
-# The actors and their children cannot import these files.
-for module in (test_child, shard_jobs):
-    ray.cloudpickle.register_pickle_by_value(module)
-
-
-def workers() -> list[int]:
-    """The actors and their children on this machine that run this module's work."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes()
-        except OSError:
-            continue
-        if b"MapWorker" in line or b"monkeyray.runs.decode_process" in line:
-            found.append(int(path.parent.name))
-    return found
+# The actors and their children cannot import this file.
+ray.cloudpickle.register_pickle_by_value(shard_jobs)
 
 
 @pytest.fixture
@@ -66,11 +51,10 @@ def test_poison_and_a_kill_from_outside_in_one_run(
         for word in (b"MapWorker", b"monkeyray.runs.decode_process"):
             if killed:
                 time.sleep(2)  # in which another actor has taken its place
-            for pid in workers():
-                if word in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-                    break
+            while not (found := processes_below(word)):
+                time.sleep(0.1)
+            os.kill(found[0], signal.SIGKILL)
+            killed.append(found[0])
 
     thread = threading.Thread(target=kill)
     with hold(Location.of(str(tmp_path / "out")), Storage(), print) as lease:

@@ -3,73 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from monkeyray.errors import ConfigError, LeaseError, RunError
 from monkeyray.runs.lease import Lease, hold
 from monkeyray.runs.place import clear, create_run, open_run
-from monkeyray.runs.plan import Listing, collect
 from monkeyray.runs.run import Run
 from monkeyray.runs.update import Changes, update_run
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.predicted import predict, scored
-
-STORAGE = Storage()
-IDENTITY = {"model_id": "a"}
-
-
-def listed(names: list[str], version: str = "1") -> Listing:
-    rows = len(names)
-    columns = {
-        "uri": pa.array(names, pa.string()),
-        "size_bytes": pa.array([3] * rows, pa.int64()),
-        "version": pa.array([version] * rows, pa.string()),
-    }
-    listing = collect([pa.table(columns)])
-    assert listing is not None
-    return listing
-
-
-NAMES = [f"/x/{i}.jpg" for i in range(50)]
-
-
-def make(place: Path, lease: Lease, images: int = 50) -> Run:
-    return create_run(
-        Location.of(str(place)), lease, IDENTITY, listed(NAMES[:images]), [2] * (images // 2)
-    )
-
-
-@pytest.fixture
-def lease(tmp_path: Path) -> Iterator[Lease]:
-    with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
-        yield lease
-
-
-def rows(plan: pa.Table, status: str = "ok") -> pa.Table:
-    count = plan.num_rows
-    columns = {
-        "uri": plan["uri"],
-        "status": [status] * count,
-        "size_bytes": plan["size_bytes"],
-        "etag_or_mtime": plan["version"],
-    }
-    return pa.table(columns)
-
-
-def publish(run: Run, shard: int, status: str = "ok") -> None:
-    plan = run.plan.read(shard)
-    run.publish(shard, plan, rows(plan, status))
+from tests.support.runs import IDENTITY, STORAGE, listed, make_run, publish, rows
 
 
 def test_a_run_is_read_back_and_finished(tmp_path: Path, lease: Lease) -> None:
-    made = make(tmp_path, lease)
+    made = make_run(tmp_path, lease)
     run = open_run(Location.of(str(tmp_path)), STORAGE, IDENTITY)
     assert run is not None
     assert (run.run_id, run.plan.sizes) == (made.run_id, made.plan.sizes)
@@ -87,7 +39,7 @@ def test_a_run_is_read_back_and_finished(tmp_path: Path, lease: Lease) -> None:
 
 
 def test_rows_that_are_not_the_plans_are_refused(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease)
+    run = make_run(tmp_path, lease)
     plan = run.plan.read(0)
     for wrong in (rows(plan).slice(1), rows(plan).take([1, 0]), rows(run.plan.read(1))):
         with pytest.raises(RunError, match="bug"):
@@ -96,7 +48,7 @@ def test_rows_that_are_not_the_plans_are_refused(tmp_path: Path, lease: Lease) -
 
 
 def test_a_shard_that_is_made_twice_is_one_file(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease)
+    run = make_run(tmp_path, lease)
     publish(run, 0)
     before = Path(run.file_uri(0)).read_bytes()
     publish(run, 0, status="missing")
@@ -104,7 +56,7 @@ def test_a_shard_that_is_made_twice_is_one_file(tmp_path: Path, lease: Lease) ->
 
 
 def test_a_file_that_was_changed_is_found_at_the_end(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease)
+    run = make_run(tmp_path, lease)
     for shard in range(25):
         publish(run, shard)
     pq.write_table(rows(run.plan.read(3)).slice(1), run.file_uri(3))
@@ -137,7 +89,7 @@ def test_another_run_is_refused_and_named(tmp_path: Path) -> None:
     (tmp_path / "new" / "_config.toml").touch()
     assert open_run(Location.of(str(tmp_path / "new")), STORAGE, {}) is None
     with hold(Location.of(str(tmp_path / "run")), STORAGE, print) as lease:
-        make(tmp_path / "run", lease)
+        make_run(tmp_path / "run", lease)
     with pytest.raises(RunError, match="model_id is 'b', was 'a'"):
         open_run(Location.of(str(tmp_path / "run")), STORAGE, {"model_id": "b"})
     stored = json.loads((tmp_path / "run" / "_run.json").read_text())
@@ -153,12 +105,12 @@ def test_another_run_is_refused_and_named(tmp_path: Path) -> None:
 
 def test_a_process_of_an_overwritten_run_does_no_harm(tmp_path: Path) -> None:
     with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
-        old = make(tmp_path, lease)
+        old = make_run(tmp_path, lease)
         publish(old, 0)
         plan = old.plan.read(3)
     with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
         clear(Location.of(str(tmp_path)), lease)
-        run = make(tmp_path, lease)
+        run = make_run(tmp_path, lease)
         with pytest.raises(LeaseError, match="taken over"):
             old.publish(3, plan, rows(plan))
         # One that had looked at the fence before, and wrote after the take-over.
@@ -187,7 +139,7 @@ class BlinkingRun(Run):
 
 def test_a_stray_file_is_deleted(tmp_path: Path) -> None:
     with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
-        run = make(tmp_path, lease)
+        run = make_run(tmp_path, lease)
         for shard in range(25):
             publish(run, shard)
         strays = [run.file_uri(25), run.file_uri(99999), run.file_uri(3, "0" * 8)]
@@ -199,7 +151,7 @@ def test_a_stray_file_is_deleted(tmp_path: Path) -> None:
 
 def test_a_worker_that_does_not_see_the_place_says_so(tmp_path: Path) -> None:
     with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
-        run = make(tmp_path, lease)
+        run = make_run(tmp_path, lease)
         run.check_shared()
     elsewhere = replace(run, place=run.place / "not mounted")
     with pytest.raises(
@@ -214,7 +166,7 @@ def test_a_driver_that_wakes_after_a_take_over_does_no_harm(tmp_path: Path) -> N
         pass
     # Both saw an empty place; the other one was quicker, and the sleeper goes on where it was.
     with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
-        run = make(tmp_path, lease)
+        run = make_run(tmp_path, lease)
         other = listed([f"/y/{i}.jpg" for i in range(40)])
         for sleeper in (old_lease, BlinkingLease(old_lease)):
             with pytest.raises(LeaseError):
@@ -248,7 +200,7 @@ class BlinkingLease(Lease):
 
 def test_overwriting_deletes_only_what_is_of_a_run(tmp_path: Path) -> None:
     with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
-        run = make(tmp_path, lease)
+        run = make_run(tmp_path, lease)
         publish(run, 0)
         (tmp_path / "_config.toml").touch()
         (tmp_path / "deep").mkdir()

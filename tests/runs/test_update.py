@@ -27,9 +27,7 @@ from monkeyray.runs.update import Changes, Listed, new_rows, update_run
 from monkeyray.runs.worker import Job, ShardWorker
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from tests.runs.test_run import IDENTITY, NAMES, STORAGE, lease, listed, make, publish, rows
-
-__all__ = ["lease"]
+from tests.support.runs import IDENTITY, NAMES, STORAGE, listed, make_run, publish, rows
 
 
 def work(run: Run, status: str = "ok") -> dict[int, list[str]]:
@@ -59,7 +57,7 @@ def globbed(place: Path) -> Counter[str]:
 
 
 def test_failures_are_made_again(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease)
+    run = make_run(tmp_path, lease)
     for shard in range(25):
         publish(run, shard, "missing" if shard == 7 else "ok")
     run.finish(lease)
@@ -82,7 +80,7 @@ def test_failures_are_made_again(tmp_path: Path, lease: Lease) -> None:
 
 
 def test_a_second_update_forgets_nothing_of_the_first(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease)
+    run = make_run(tmp_path, lease)
     for shard in range(24):
         publish(run, shard, "missing" if shard == 7 else "ok")
     run = update_run(run, lease, Changes(Listed.of(listed([*NAMES[:10]], "2")), retry=False))
@@ -100,7 +98,7 @@ def test_a_second_update_forgets_nothing_of_the_first(tmp_path: Path, lease: Lea
 
 
 def test_an_update_finds_what_is_new_changed_and_gone(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease)
+    run = make_run(tmp_path, lease)
     for shard in range(20):
         publish(run, shard)
     now = pa.concat_tables(
@@ -163,7 +161,7 @@ def test_rows_of_earlier_files_cost_one_request_a_file(tmp_path: Path, lease: Le
 
 
 def test_of_two_updates_one_goes_on(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease)
+    run = make_run(tmp_path, lease)
     work(run, "timeout")
     plan = run.plan.read(0)
     after = update_run(run, lease, Changes(None, retry=True))
@@ -244,7 +242,7 @@ def test_killed_between_any_two_steps(tmp_path: Path, before: bool, again: str) 
         moment += 1
         place = tmp_path / str(moment)
         with hold(Location.of(str(place)), STORAGE, print) as lease:
-            run = make(place, lease, 10)
+            run = make_run(place, lease, 10)
             for shard in range(5):
                 publish(run, shard, "timeout" if shard in (1, 2) else "ok")
             run.finish(lease)
@@ -322,7 +320,7 @@ class Meddled(Storage):
 
 def test_a_redo_that_did_not_see_the_end_of_the_one_before(tmp_path: Path, lease: Lease) -> None:
     """Files appear and are superseded while the next redo is planned: it finds the newest ones."""
-    first = make(tmp_path, lease, 10)
+    first = make_run(tmp_path, lease, 10)
     work(first, "timeout")
     storage = Meddled()
     run = update_run(first, lease, Changes(None, retry=True))
@@ -336,7 +334,7 @@ def test_a_redo_that_did_not_see_the_end_of_the_one_before(tmp_path: Path, lease
 
 
 def test_an_end_that_comes_too_late_deletes_nothing(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease, 10)
+    run = make_run(tmp_path, lease, 10)
     work(run, "timeout")
     storage, after = Meddled(), []
 
@@ -364,7 +362,7 @@ class OvertakenRun(Run):
 
 @pytest.mark.parametrize("status", ["ok", "timeout"])
 def test_a_file_that_a_redo_has_counted_stays(tmp_path: Path, lease: Lease, status: str) -> None:
-    run = make(tmp_path, lease, 10)
+    run = make_run(tmp_path, lease, 10)
     for shard in range(4):
         publish(run, shard, "timeout" if shard == 0 else "ok")
     plan = run.plan.read(4)
@@ -388,7 +386,7 @@ def test_a_file_that_a_redo_has_counted_stays(tmp_path: Path, lease: Lease, stat
 
 
 def test_a_file_that_a_redo_has_not_seen_goes(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease, 10)
+    run = make_run(tmp_path, lease, 10)
     for shard in range(4):
         publish(run, shard, "timeout" if shard == 0 else "ok")
     plan = run.plan.read(4)
@@ -407,7 +405,7 @@ def test_a_race_for_the_place_costs_no_row(tmp_path: Path, seed: int) -> None:
     """Several drivers resume and redo one run at the same time, as if there were no lease."""
     place, storage = Location.of(str(tmp_path)), Slow()
     with hold(place, STORAGE, print) as lease:
-        run = make(tmp_path, lease, 10)
+        run = make_run(tmp_path, lease, 10)
         for shard in range(4):
             publish(run, shard, "timeout" if shard in (1, 2) else "ok")
     listing = listed([*NAMES[1:9], "/x/new"], "2")

@@ -20,7 +20,7 @@ from monkeyray.scoring.rescore import rescore
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
 from monkeyray.training.trained import Trained
-from tests.images.test_detections import detection, results
+from tests.support.megadetector import detection, results
 
 #: Squares of whole pixels in an image of 512 by 512.
 LEFT, RIGHT = (0.125, 0.25, 0.5, 0.5), (0.5, 0, 0.5, 0.5)

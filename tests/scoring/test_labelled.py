@@ -23,8 +23,8 @@ from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
 from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
+from tests.support.pictures import jpeg, noise, seen
 from tests.support.predicted import predict, scored
-from tests.support.seen_pictures import jpeg, noise, seen
 
 STORAGE = Storage()
 IDENTITY = {

@@ -37,7 +37,7 @@ from monkeyray.statistics.outliers import fit_outliers
 from monkeyray.statistics.thresholds import choose_thresholds
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
-from tests.conftest import upload
+from tests.support.files import upload
 from tests.support.predicted import assert_scored_alike
 
 QUIET = StoreConfig(quiet=True)

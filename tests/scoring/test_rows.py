@@ -16,11 +16,11 @@ from monkeyray.images.decode import Limits
 from monkeyray.model.engines import EngineChoice
 from monkeyray.runs.fetch import Batch, Fetched
 from monkeyray.scoring.rows import OVERFLOW, PostProcessor, ScoreOptions, Scorer
-from tests.model.test_bundle import WIDTH, make
+from tests.support.bundles import WIDTH, make_bundle
 
 
 def postprocessor() -> PostProcessor:
-    bundle = make()
+    bundle = make_bundle()
     return PostProcessor(
         bundle, ScoreOptions(bundle.views, 2, None, embeddings=True, limits=Limits())
     )
@@ -40,7 +40,7 @@ def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
     nothing = pa.nulls(len(uris))
     plan = pa.table({"uri": uris, "size_bytes": nothing, "version": nothing})
     batch = Batch(plan, [Fetched(file.getvalue(), "v")] * len(uris))
-    bundle = make()
+    bundle = make_bundle()
     scorer = Scorer(bundle, ScoreOptions(bundle.views, 2, None, embeddings=True, limits=Limits()))
     return scorer(batch, lambda batch: batch.decode(224, Limits()))
 
@@ -48,7 +48,12 @@ def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
 def test_an_image_that_overflows_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
     found = rows([1, np.inf, -1, np.nan], monkeypatch).to_pylist()
     assert [row["status"] for row in found] == ["ok", "overflow", "ok", "overflow"]
-    assert [row["label"] for row in found] == [make().labels[0], None, make().labels[1], None]
+    assert [row["label"] for row in found] == [
+        make_bundle().labels[0],
+        None,
+        make_bundle().labels[1],
+        None,
+    ]
     assert [row["embedding"] is None for row in found] == [False, True, False, True]
     assert (found[1]["status"], found[1]["error"]) == OVERFLOW
     assert found[1]["width"] == 300

@@ -15,7 +15,7 @@ from monkeyray.arrays import Bytes
 from monkeyray.statistics.duplicates import close_hashes, group_images
 from monkeyray.statistics.fingerprints import SIDE
 from monkeyray.statistics.leaks import leaks
-from tests.support.seen_pictures import jpeg, noise, seen
+from tests.support.pictures import jpeg, noise, seen
 
 
 @given(

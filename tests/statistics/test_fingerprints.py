@@ -15,7 +15,7 @@ from monkeyray.statistics.fingerprints import (
     same_picture,
     window_hashes,
 )
-from tests.support.seen_pictures import jpeg, noise, seen
+from tests.support.pictures import jpeg, noise, seen
 
 
 def test_a_turn_that_exif_asks_for_is_none() -> None:

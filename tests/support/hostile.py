@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from PIL import Image, features
 
+from tests.support.pictures import encode
+
 #: Name, bytes, and the statuses that are right, separated by spaces.
 Files = Iterator[tuple[str, bytes, str]]
 
@@ -52,13 +54,6 @@ def hostile_files(photo: bytes) -> dict[str, tuple[bytes, set[str]]]:
             assert name not in files, name
             files[name] = data, set(statuses.split())
     return files
-
-
-def encode(image: Image.Image, format_: str = "JPEG", **options: object) -> bytes:
-    """An image as a file."""
-    sink = io.BytesIO()
-    image.save(sink, format_, **options)
-    return sink.getvalue()
 
 
 def flips(data: bytes, seed: int, start: int = 0, count: int = 1) -> bytes:

@@ -1,17 +1,72 @@
-"""Runs and work of the tests of both pools: files that say what the decoder does with them."""
+"""Runs and work for decode processes and pools: files that say what the decoder does with them."""
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pyarrow as pa
 
-from monkeyray.images.decode import Limits
+from monkeyray.errors import DecodeError
+from monkeyray.images.decode import Decoded, Limits
 from monkeyray.runs.decode_process import Work
+from monkeyray.runs.fetch import IMAGE_FIELDS, Batch
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.run import Run
 from monkeyray.storage.store import Storage
-from tests.runs.test_decode_process import SIZE, hooked_decode, make_mapper
+
+SIZE = 4
+
+
+def hooked_decode(data: bytes, size: int, limits: Limits) -> Decoded:
+    """A decoder that does what the file says."""
+    if data.startswith(b"crash"):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if data.startswith(b"hang"):
+        time.sleep(3600)
+    if data.startswith(b"once"):  # dies of it with others, never alone
+        marker = Path(data.decode().split()[1])
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGABRT)
+    if data.startswith(b"slow"):
+        time.sleep(0.2)
+    if data.startswith(b"broken"):
+        raise DecodeError("unreadable", "as it says")
+    return Decoded(np.full((size, size, 3), data[-1], np.uint8), 7, 5, None)
+
+
+def make_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        columns, pixels, good = decode(batch)
+        table = pa.table(columns, schema=pa.schema(IMAGE_FIELDS))
+        seen: list[int | None] = [None] * table.num_rows
+        for place, image in zip(good, pixels, strict=True):
+            seen[place] = int(image[0, 0, 0])
+        pid = pa.array([os.getpid()] * table.num_rows)
+        return table.append_column("seen", pa.array(seen, pa.int64())).append_column("pid", pid)
+
+    return mapper
+
+
+def plan_of(folder: Path, contents: dict[str, bytes]) -> pa.Table:
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    rows = len(contents)
+    return pa.table(
+        {
+            "uri": [str(folder / name) for name in contents],
+            "size_bytes": pa.nulls(rows, pa.int64()),
+            "version": pa.nulls(rows, pa.string()),
+        }
+    )
 
 
 def prepare(lease: Lease, plan: pa.Table, rows_per_file: int) -> Run:

@@ -20,8 +20,8 @@ from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
+from tests.support.processes import processes_below
 from tests.support.tracked import curves, runs_of
-from tests.system.test_jobs import train_workers
 
 EPOCHS = 2
 TUNING_EPOCHS = 4
@@ -65,7 +65,7 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
         deadline = time.monotonic() + 300
         while not killed and time.monotonic() < deadline:
             if both_checkpointed(tmp_path / "disturbed"):
-                for pid in train_workers():
+                for pid in processes_below(b"RayTrainWorker"):
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
             time.sleep(0.02)

@@ -33,8 +33,8 @@ from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
-from tests.conftest import upload
 from tests.support.faulty import KINDS, FaultyProxy, Kind
+from tests.support.files import upload
 
 CARD = "s3://photos/faulty/card"
 UNIT = "s3://photos/faulty/unit"

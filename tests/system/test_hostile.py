@@ -28,7 +28,8 @@ from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
 from monkeyray.training.trained import Trained
-from tests.support.hostile import encode, hostile_files, odd_exif, segments, with_exif
+from tests.support.hostile import hostile_files, odd_exif, segments, with_exif
+from tests.support.pictures import encode
 
 QUIET = StoreConfig(quiet=True)
 SIZE = 224

@@ -49,6 +49,7 @@ from monkeyray.training.distributed import training_error
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
+from tests.support.processes import processes_below
 
 QUIET = StoreConfig(quiet=True)
 EPOCHS = 30
@@ -196,7 +197,7 @@ def test_a_killed_worker_changes_nothing(
         deadline = time.monotonic() + 120
         while not killed and time.monotonic() < deadline:
             if checkpointed(model):
-                for pid in train_workers()[:1]:
+                for pid in processes_below(b"RayTrainWorker")[:1]:
                     os.kill(pid, signal.SIGKILL)
                     killed.append(pid)
             time.sleep(0.02)
@@ -268,21 +269,6 @@ def test_a_training_that_keeps_failing_is_one_line() -> None:
     )
     known = WorkerGroupError("", {0: ValueError("collective aborted"), 1: InputError("a.jpg")})
     assert isinstance(training_error(known, ""), InputError)
-
-
-def train_workers() -> list[int]:
-    """The processes of Ray Train's workers below this one, not those of other jobs here."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            if b"RayTrainWorker" in path.read_bytes():
-                pid = above = int(path.parent.name)
-                while above not in (os.getpid(), 0):
-                    fields = Path(f"/proc/{above}/stat").read_text().rpartition(")")[2].split()
-                    above = int(fields[1])
-                if above:
-                    found.append(pid)
-    return found
 
 
 @pytest.mark.parametrize(

@@ -36,8 +36,9 @@ from monkeyray.scoring.summary import Summary
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.trained import Trained
-from tests.conftest import upload
 from tests.support import redo_job
+from tests.support.files import upload
+from tests.support.processes import processes_below
 
 ROUNDS = int(os.environ.get("MONKEYRAY_KILL_ROUNDS", "1"))
 IMAGES = int(os.environ.get("MONKEYRAY_KILL_IMAGES", "200"))
@@ -136,21 +137,7 @@ class Job:
     def descendants(self, words: bytes) -> list[int]:
         """Processes of this job's Ray, by words in their command line."""
         assert self.process is not None
-        parents: dict[int, int] = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            with contextlib.suppress(OSError, ValueError):
-                fields = path.read_text().rpartition(")")[2].split()
-                parents[int(path.parent.name)] = int(fields[1])
-        found = []
-        for pid in parents:
-            above = pid
-            while above in parents and above != self.process.pid:
-                above = parents[above]
-            if above == self.process.pid and pid != above:
-                with contextlib.suppress(OSError):
-                    if words in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        found.append(pid)
-        return found
+        return processes_below(words, self.process.pid)
 
 
 def rows_of(files: dict[str, bytes], images: str = "") -> dict[str, tuple[object, ...]]:

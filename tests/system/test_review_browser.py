@@ -21,7 +21,7 @@ from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import list_dataset
 from monkeyray.training.options import TrainConfig
 from tests.support.browsing import STICKING_OUT, WIDTHS, listen
-from tests.support.hostile import encode
+from tests.support.pictures import encode
 from tests.support.predicted import predict, scored
 from tests.support.report_data import HOSTILE
 

@@ -21,8 +21,8 @@ from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
 from monkeyray.training.trained import Trained
-from tests.conftest import upload
 from tests.support.faulty import FaultyProxy
+from tests.support.files import upload
 from tests.support.weed import start_weed
 
 NAMES = ["a b.jpg", "100%.jpg", "x#1?.jpg", "plus+.jpg", "日本.jpg", "deep/er/'q\".jpg"]

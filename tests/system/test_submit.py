@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from monkeyray.training.trained import Trained
+from tests.support.processes import processes_below
 from tests.support.weed import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -119,24 +120,6 @@ def test_both_jobs_are_submitted(
     assert pq.read_table(out).num_rows == 42
 
 
-def processes_below(root: int, word: bytes) -> list[int]:
-    """The processes below one whose command line has a word."""
-    parents, found = {}, []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            pid = int(path.parent.name)
-            parents[pid] = int(path.read_text().rpartition(")")[2].split()[1])
-            if word in (path.parent / "cmdline").read_bytes():
-                found.append(pid)
-
-    def below(pid: int) -> bool:
-        while pid in parents and pid != root:
-            pid = parents[pid]
-        return pid == root
-
-    return [pid for pid in found if below(pid)]
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
 def test_a_node_that_is_lost_costs_no_row(
     bare: Path, head: dict[str, str], few: Path, trained: Trained, tmp_path: Path
@@ -167,13 +150,13 @@ def test_a_node_that_is_lost_costs_no_row(
         deadline = time.monotonic() + 120
         while not (
             list(out.glob("*.parquet"))
-            and processes_below(node.pid, b"monkeyray.runs.decode_process")
+            and processes_below(b"monkeyray.runs.decode_process", node.pid)
         ):
             assert job.poll() is None, job.communicate()[0]
             assert time.monotonic() < deadline, "no file, or no worker on the second node"
             time.sleep(0.05)
         made = len(list(out.glob("*.parquet")))
-        for pid in [*processes_below(node.pid, b""), node.pid]:
+        for pid in [*processes_below(b"", node.pid), node.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         code, printed = end(job)

@@ -30,7 +30,7 @@ from monkeyray.training.dataset import list_dataset
 from monkeyray.training.labelled_boxes import NO_BOX, NOT_LISTED, best_animals
 from monkeyray.training.on_the_fly import Decoder
 from monkeyray.training.options import TrainConfig
-from tests.images.test_detections import detection, results
+from tests.support.megadetector import detection, results
 
 STORAGE = Storage()
 LEFT, RIGHT = (0.0, 0.25, 0.25, 0.5), (0.5, 0.25, 0.25, 0.25)

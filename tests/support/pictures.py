@@ -1,4 +1,4 @@
-"""Pictures for the tests of duplicates, and their thumbnails as a cache would keep them."""
+"""Pictures, and their thumbnails as a cache of features keeps them."""
 
 from __future__ import annotations
 
@@ -6,17 +6,31 @@ import io
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from monkeyray.arrays import Bytes
 from monkeyray.images.decode import decode
 from monkeyray.statistics.fingerprints import SIDE, grey_thumbnails
 
 
-def jpeg(image: Image.Image, quality: int = 85) -> bytes:
+def encode(image: Image.Image, format_: str = "JPEG", **options: object) -> bytes:
+    """An image as a file."""
     sink = io.BytesIO()
-    image.save(sink, "JPEG", quality=quality)
+    image.save(sink, format_, **options)
     return sink.getvalue()
+
+
+def picture(width: int = 640, height: int = 480) -> Image.Image:
+    image = Image.new("RGB", (width, height), (30, 120, 60))
+    draw = ImageDraw.Draw(image)
+    draw.rectangle((0, 0, width // 3, height // 4), fill=(220, 40, 40))
+    draw.ellipse((width // 2, height // 2, width - 20, height - 20), fill=(40, 40, 220))
+    draw.line((0, height, width, 0), fill=(250, 250, 120), width=9)
+    return image
+
+
+def jpeg(image: Image.Image, quality: int = 85) -> bytes:
+    return encode(image, quality=quality)
 
 
 def seen(*files: bytes) -> Bytes:
