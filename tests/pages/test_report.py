@@ -13,14 +13,11 @@ from monkeyray.pages.report import render_report
 from tests.support.report_data import (
     CONFUSION,
     HOSTILE,
-    empty_findings,
-    empty_model,
     full_findings,
     full_model,
-    hostile_findings,
-    hostile_model,
     picture,
     plain_model,
+    report,
 )
 
 VOID = {"meta", "br", "link", "img", "input", "hr", "wbr", "base", "embed", "source", "track"}
@@ -90,7 +87,7 @@ class Page(HTMLParser):
 
 
 def test_headline_and_facts() -> None:
-    text = Page(render_report(plain_model())).text
+    text = Page(report("plain")).text
     assert "97.5% 95% interval 93.8-99.0%" in text
     assert "161 test images, from a split into 756 train, 161 validation and 161 test" in text
     assert "Macro recall 97.4%" in text
@@ -112,7 +109,7 @@ def test_accuracy_is_not_rounded_up_to_all() -> None:
 
 
 def test_confusion_matrix_and_mixups() -> None:
-    page = Page(render_report(plain_model()))
+    page = Page(report("plain"))
     head, *rows = page.table("true")
     assert head[1:] == ["n0", "n1", "n2"]
     assert [row[0] for row in rows] == ["n0 mantled_howler", "n1 patas_monkey", "n2"]
@@ -153,7 +150,7 @@ def test_data_and_configuration() -> None:
 
 
 def test_curves_follow_the_history() -> None:
-    html = render_report(plain_model())
+    html = report("plain")
     page = Page(html)
     loss, accuracy = page.points("validation")
     assert len(loss) == len(accuracy) == 4
@@ -209,8 +206,8 @@ def test_copies_of_training_images_in_validation_are_warned_of() -> None:
 
 
 def test_hostile_text_stays_text() -> None:
-    page = Page(render_report(hostile_model(), hostile_findings()))
-    full = Page(render_report(full_model(), full_findings()))
+    page = Page(report("hostile"))
+    full = Page(report("full"))
     # "no picture" replaces thumbnails that are not JPEG data URIs, and 12 copies are too many.
     assert {tag for tag, _ in page.elements} == {tag for tag, _ in full.elements}
     assert not page.all("script")
@@ -226,9 +223,9 @@ def test_hostile_text_stays_text() -> None:
     assert set(paths) == {HOSTILE}
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_nothing_is_loaded_from_elsewhere(full: bool) -> None:
-    html = render_report(full_model(), full_findings()) if full else render_report(plain_model())
+@pytest.mark.parametrize("case", ["plain", "full"])
+def test_nothing_is_loaded_from_elsewhere(case: str) -> None:
+    html = report(case)
     for reference in ("http:", "https:", "url(", "@import"):
         assert reference not in html.lower(), reference
     page = Page(html)
@@ -240,11 +237,9 @@ def test_nothing_is_loaded_from_elsewhere(full: bool) -> None:
     assert "default-src 'none'" in html
 
 
-@pytest.mark.parametrize("full", [False, True])
-def test_accessible(full: bool) -> None:
-    page = Page(
-        render_report(full_model(), full_findings()) if full else render_report(plain_model())
-    )
+@pytest.mark.parametrize("case", ["plain", "full"])
+def test_accessible(case: str) -> None:
+    page = Page(report(case))
     ids = [a["id"] for _, a in page.elements if "id" in a]
     assert len(ids) == len(set(ids))
     for _, attributes in page.elements:
@@ -252,7 +247,7 @@ def test_accessible(full: bool) -> None:
             assert set((attributes.get(name) or "").split()) <= set(ids)
     assert {a.get("scope") for a in page.all("th")} == {"row", "col"}
     charts = page.all("svg")
-    assert len(charts) == (7 if full else 2)
+    assert len(charts) == (7 if case == "full" else 2)
     assert all(a["role"] == "img" and a["aria-labelledby"] for a in charts)
     assert all((a["alt"] or "").startswith("Photograph n") for a in page.all("img"))
     links = [(a["href"] or "")[1:] for a in page.all("a")]
@@ -350,7 +345,7 @@ def test_what_is_absent_or_none_is_left_out() -> None:
     assert render_report(some) == html
     assert render_report(plain, {}) == html
     assert render_report(plain, dict.fromkeys(full_findings())) == html
-    full = Page(render_report(full_model(), full_findings()))
+    full = Page(report("full"))
     assert len(full.all("section")) == len(Page(html).all("section")) + 15
 
 
@@ -580,7 +575,7 @@ def test_leaks_and_duplicates_are_named_and_counted() -> None:
 
 
 def test_nothing_found_is_said() -> None:
-    page = Page(render_report(empty_model(), empty_findings()))
+    page = Page(report("empty"))
     assert "None: no model mislabelled an image" in page.text
     assert "None. Checked: 161 images of test." in page.text
     assert "None: no test image is also in train or validation, and no validation" in page.text

@@ -6,11 +6,13 @@ import base64
 import copy
 import functools
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from monkeyray.pages.report import render_report
 from monkeyray.statistics.calibration import calibrate
 from monkeyray.statistics.metrics import classification_metrics, softmax
 from monkeyray.statistics.thresholds import choose_thresholds, coverage_curve
@@ -354,3 +356,36 @@ def empty_findings() -> dict[str, Any]:
     """Nothing was found."""
     kinds = ("contradictions", "mistakes", "uncertain", "label_errors", "leaks", "duplicates")
     return {kind: [] for kind in kinds} | {"label_errors_of": "161 images of test"}
+
+
+def many_labels(count: int) -> dict[str, Any]:
+    """A full model with as many labels as one asks for."""
+    model = full_model()
+    test = model["metrics"]["test"]
+    name = "a species with a rather long name"
+    model["labels"] = [{"index": i, "label": f"label_{i}", "name": name} for i in range(count)]
+    test["confusion"] = [[1000 if i == j else i % 3 for j in range(count)] for i in range(count)]
+    row = test["per_label"][0]
+    test["per_label"] = [row | {"label": f"label_{i}"} for i in range(count)]
+    model["data"]["rare_labels"] = [{"label": f"label_{i}", "train": i} for i in range(count)]
+    return model
+
+
+#: A path that cannot be broken and changes the writing direction.
+LONG = "\N{RIGHT-TO-LEFT OVERRIDE}" + "s3://bucket/" + "a" * 400 + "_\N{ARABIC LETTER MEEM}" * 40
+
+#: Reports by name: a model, and findings if there are any.
+CASES: dict[str, Callable[[], tuple[dict[str, Any], dict[str, Any] | None]]] = {
+    "plain": lambda: (plain_model(), None),
+    "full": lambda: (full_model(), full_findings()),
+    "hostile": lambda: (hostile_model(), hostile_findings()),
+    "long": lambda: (hostile_model(LONG), hostile_findings(LONG)),
+    "empty": lambda: (empty_model(), empty_findings()),
+    "many": lambda: (many_labels(60), full_findings()),
+}
+
+
+@functools.cache
+def report(case: str) -> str:
+    """One of the reports, as HTML."""
+    return render_report(*CASES[case]())

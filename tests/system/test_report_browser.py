@@ -10,39 +10,18 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page
 
-from monkeyray.pages.report import render_report
 from tests.support.browsing import STICKING_OUT, WIDTHS, listen
-from tests.support.report_data import (
-    HOSTILE,
-    empty_findings,
-    empty_model,
-    full_findings,
-    full_model,
-    hostile_findings,
-    hostile_model,
-    plain_model,
-)
-
-#: A path that cannot be broken and changes the writing direction.
-LONG = "\N{RIGHT-TO-LEFT OVERRIDE}" + "s3://bucket/" + "a" * 400 + "_\N{ARABIC LETTER MEEM}" * 40
-
-CASES: dict[str, Callable[[], str]] = {
-    "plain": lambda: render_report(plain_model()),
-    "full": lambda: render_report(full_model(), full_findings()),
-    "hostile": lambda: render_report(hostile_model(), hostile_findings()),
-    "long": lambda: render_report(hostile_model(LONG), hostile_findings(LONG)),
-    "empty": lambda: render_report(empty_model(), empty_findings()),
-    "many": lambda: render_report(_many_labels(60), full_findings()),
-}
+from tests.support.report_data import CASES, HOSTILE, LONG, report
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The reports as files, as a person opens them."""
     folder = tmp_path_factory.mktemp("reports")
-    for name, render in CASES.items():
-        (folder / f"{name}.html").write_text(render(), encoding="utf-8")
-    return {name: folder / f"{name}.html" for name in CASES}
+    files = {case: folder / f"{case}.html" for case in CASES}
+    for case, file in files.items():
+        file.write_text(report(case), encoding="utf-8")
+    return files
 
 
 @pytest.fixture
@@ -63,18 +42,6 @@ def show(browser: Browser, files: dict[str, Path]) -> Iterator[Callable[..., Pag
     for page in pages:
         page.close()
     assert said == []
-
-
-def _many_labels(count: int) -> dict[str, Any]:
-    model = full_model()
-    test = model["metrics"]["test"]
-    name = "a species with a rather long name"
-    model["labels"] = [{"index": i, "label": f"label_{i}", "name": name} for i in range(count)]
-    test["confusion"] = [[1000 if i == j else i % 3 for j in range(count)] for i in range(count)]
-    row = test["per_label"][0]
-    test["per_label"] = [row | {"label": f"label_{i}"} for i in range(count)]
-    model["data"]["rare_labels"] = [{"label": f"label_{i}", "train": i} for i in range(count)]
-    return model
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
