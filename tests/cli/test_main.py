@@ -40,9 +40,11 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.fixture
-def places(tmp_path: Path) -> dict[str, Path]:
-    """Places to give as options: `good` images are never opened here, so they are none."""
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Places to give as options, into which nothing is written. The `good` images are never opened
+    here, so they are empty files."""
+    tmp_path = tmp_path_factory.mktemp("places")
     images = {"good": (9, 9), "one": (9,), "thin": (9, 2)}
     for name, counts in images.items():
         for label, count in enumerate(counts):
@@ -66,7 +68,7 @@ def places(tmp_path: Path) -> dict[str, Path]:
     return {name: tmp_path / name for name in names} | {"tmp": tmp_path}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bundles(places: dict[str, Path]) -> None:
     """Bundles of a network that is none, which loading does not find out."""
     weights = {"0000/x": np.zeros((1024, 2), np.float32), "0001/x": np.zeros(2, np.float32)}

@@ -30,15 +30,16 @@ VIEWS = ("middle", "middle-mirrored")
 # In a process of its own, where Keras is not on TensorFlow yet.
 ALONE = """
 import pickle, sys
-from monkeyray.model.openvino import OpenVinoEngine
-network, pixels, out = pickle.load(open(sys.argv[1], "rb"))
-engine = OpenVinoEngine(network)
+from monkeyray.model import openvino
+networks, pixels, out = pickle.load(open(sys.argv[1], "rb"))
+for network in networks:
+    openvino.OpenVinoEngine(network)
 import keras
 assert keras.backend.backend() == "openvino"
-from monkeyray.model import openvino as openvino_engine
-del openvino_engine._export
-engine = OpenVinoEngine(network)  # from the cache
-pickle.dump([engine(pixels), engine(pixels[1:2])], open(out, "wb"))
+del openvino._export
+engines = [openvino.OpenVinoEngine(network) for network in networks]  # from the cache
+found = [(engine(pixels), engine(pixels[1:2])) for engine in engines]
+pickle.dump(found, open(out, "wb"))
 """
 
 
@@ -78,16 +79,16 @@ def assert_equal(found: Any, expected: Any) -> None:
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
-@pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small", "efficientnet_v2_b0"])
-def test_both_engines_agree(name: str, pixels: Array, tmp_path: Path) -> None:
-    network = network_of(name)
-    expected = TensorFlowEngine(network)(pixels)
-    assert expected[0].std() > 1e-12
-    (tmp_path / "in").write_bytes(pickle.dumps((network, pixels, str(tmp_path / "out"))))
+def test_both_engines_agree(pixels: Array, tmp_path: Path) -> None:
+    networks = list(map(network_of, ("mobilenet", "mobilenet_v3_small", "efficientnet_v2_b0")))
+    (tmp_path / "in").write_bytes(pickle.dumps((networks, pixels, str(tmp_path / "out"))))
     subprocess.run([sys.executable, "-c", ALONE, str(tmp_path / "in")], check=True)
-    together, single = pickle.loads((tmp_path / "out").read_bytes())
-    assert_equal(together, expected)
-    assert_equal(single, [array[1:2] for array in expected])
+    found = pickle.loads((tmp_path / "out").read_bytes())
+    for network, (together, single) in zip(networks, found, strict=True):
+        expected = TensorFlowEngine(network)(pixels)
+        assert expected[0].std() > 1e-12
+        assert_equal(together, expected)
+        assert_equal(single, [array[1:2] for array in expected])
 
 
 def test_where_keras_runs_on_tensorflow_already_its_graph_is_converted(

@@ -10,64 +10,36 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
-import ray.cloudpickle
 
 from monkeyray.errors import ClusterError, StorageError
 from monkeyray.images.decode import Limits
 from monkeyray.runs import supervisor
-from monkeyray.runs.decode_process import COMPUTING, OpenImage, Work
-from monkeyray.runs.fetch import Batch
+from monkeyray.runs.decode_process import COMPUTING, OpenImage
 from monkeyray.runs.supervisor import SupervisedDecoder, pack
-from monkeyray.storage.store import Storage
-from tests.support import shard_jobs
-from tests.support.shard_jobs import SIZE, hooked_decode, make_mapper, plan_of
-
-# The mappers go to the child by value: it cannot import these files.
-for module in (sys.modules[__name__], shard_jobs):
-    ray.cloudpickle.register_pickle_by_value(module)
-
-
-def dying_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        decode(batch)
-        os._exit(3)
-
-    return mapper
-
-
-def hanging_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        decode(batch)
-        time.sleep(3600)
-        raise AssertionError
-
-    return mapper
-
-
-def hanging_start() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    time.sleep(3600)
-    raise AssertionError
-
-
-def bug_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        raise ValueError("a bug of ours")
-
-    return mapper
+from tests.support.shard_jobs import (
+    bug_mapper,
+    dying_mapper,
+    hanging_mapper,
+    hanging_start,
+    make_mapper,
+    plan_of,
+    work,
+)
 
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., SupervisedDecoder]]:
     running: list[SupervisedDecoder] = []
 
-    def start(mapper: Any = make_mapper, **limits: Any) -> SupervisedDecoder:
-        work = Work(mapper, Storage(), SIZE, Limits(**limits), 8, hooked_decode)
-        running.append(SupervisedDecoder(pack(work, ray.cloudpickle.dumps), {}))
+    def start(mapper: Any = make_mapper, batch_size: int = 8, **limits: Any) -> SupervisedDecoder:
+        job = replace(work(Limits(**limits), mapper), batch_size=batch_size)
+        running.append(SupervisedDecoder(pack(job), {}))
         return running[-1]
 
     yield start
@@ -83,16 +55,16 @@ def test_a_poison_file_and_one_that_hangs_cost_a_row_each(
     start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
     contents = good(30)
-    contents |= {"005.jpg": b"crash", "006.jpg": b"crash again", "017.jpg": b"hang"}
+    contents |= {"005.jpg": b"crash", "006.jpg": b"crash again"}
     contents |= {"020.jpg": b"broken", "029.jpg": b"hang, the last one"}
     plan = plan_of(tmp_path, contents)
-    table = pa.concat_tables(start(decode_seconds=1.5).run(plan))
+    table = pa.concat_tables(start(decode_seconds=1.0).run(plan))
     assert table["uri"].to_pylist() == plan["uri"].to_pylist()
     rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
     statuses = Counter(row["status"] for row in rows.values())
-    assert statuses == {"ok": 25, "crashed": 2, "timeout": 2, "unreadable": 1}
+    assert statuses == {"ok": 26, "crashed": 2, "timeout": 1, "unreadable": 1}
     assert rows["005.jpg"]["error"] == "the decoder crashed on it twice: signal 11 (SIGSEGV)"
-    assert rows["029.jpg"]["error"] == "not decoded within 1.5 s, twice"
+    assert rows["029.jpg"]["error"] == "not decoded within 1 s, twice"
     for name, data in contents.items():
         if rows[name]["status"] == "ok":
             assert rows[name]["seen"] == data[-1]
@@ -100,12 +72,13 @@ def test_a_poison_file_and_one_that_hangs_cost_a_row_each(
 
 
 def test_a_broken_camera_writes_neighbours(
-    start: Callable[..., SupervisedDecoder], tmp_path: Path
+    start: Callable[..., SupervisedDecoder], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A whole batch of poison, more than the deaths that a process may die for no image's fault.
-    contents = good(24) | {f"{i:03d}.jpg": b"crash" for i in range(7, 16)}
-    table = pa.concat_tables(start().run(plan_of(tmp_path, contents)))
-    assert Counter(table["status"].to_pylist()) == {"ok": 15, "crashed": 9}
+    monkeypatch.setattr(supervisor, "_DEATHS", 2)
+    contents = good(10) | {f"{i:03d}.jpg": b"crash" for i in range(3, 8)}
+    table = pa.concat_tables(start(batch_size=4).run(plan_of(tmp_path, contents)))
+    assert Counter(table["status"].to_pylist()) == {"ok": 5, "crashed": 5}
 
 
 def test_the_child_imports_nothing_from_the_working_directory(
@@ -147,37 +120,41 @@ def test_a_file_that_kills_only_in_company_is_no_crash(
 def test_a_child_killed_from_outside_makes_no_image_crashed(
     start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
-    plan = plan_of(tmp_path, {f"{i:03d}.jpg": b"slow" + bytes([i]) for i in range(40)})
+    plan = plan_of(tmp_path, {f"{i:03d}.jpg": b"slow" + bytes([i]) for i in range(16)})
     watched = start()
     killed: list[int] = []
 
     def kill() -> None:
-        for _ in range(2):
-            time.sleep(2.5)
-            killed.append(watched._child.pid)
-            os.kill(killed[-1], signal.SIGKILL)
+        for done in range(2):
+            while (child := watched._child).pid in killed or child._image.position() is None:
+                time.sleep(0.01)
+            time.sleep(0.5 * done)  # the second time in the middle
+            killed.append(child.pid)
+            os.kill(child.pid, signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
     thread.start()
     table = pa.concat_tables(watched.run(plan))
     thread.join()
     assert set(table["status"].to_pylist()) == {"ok"}
-    assert table["seen"].to_pylist() == list(range(40))
+    assert table["seen"].to_pylist() == list(range(16))
     assert len(set(table["pid"].to_pylist()) | set(killed)) == 3
 
 
 WORKER = """
-import sys
+import sys, threading, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from ray import cloudpickle
 from monkeyray.images.decode import Limits
 from monkeyray.runs.supervisor import SupervisedDecoder, pack
-from tests.support import shard_jobs
-cloudpickle.register_pickle_by_value(shard_jobs)
-decoder = SupervisedDecoder(pack(shard_jobs.work(Limits()), cloudpickle.dumps), {})
-print(decoder._child.pid, flush=True)
-list(decoder.run(shard_jobs.plan_of(Path(sys.argv[2]), {"hang.jpg": b"hang"})))
+from tests.support.shard_jobs import plan_of, work
+decoder = SupervisedDecoder(pack(work(Limits())), {})
+def tell():
+    while decoder._child._image.position() is None:
+        time.sleep(0.05)
+    print(decoder._child.pid, flush=True)
+threading.Thread(target=tell).start()
+list(decoder.run(plan_of(Path(sys.argv[2]), {"hang.jpg": b"hang"})))
 """
 
 
@@ -190,7 +167,6 @@ def test_a_child_ends_with_its_worker(tmp_path: Path) -> None:
     )
     assert worker.stdout is not None
     child = Path("/proc") / worker.stdout.readline().strip()
-    time.sleep(3)
     assert child.exists()
     worker.kill()
     worker.wait()
@@ -204,7 +180,7 @@ def test_a_process_that_keeps_dying_stops_the_job(
     start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
     with pytest.raises(ClusterError, match=r"died 5 times .*exit code 3.*memory"):
-        list(start(dying_mapper).run(plan_of(tmp_path, good(20))))
+        list(start(dying_mapper, batch_size=2).run(plan_of(tmp_path, good(4))))
 
 
 def test_a_bug_is_told_as_it_is(start: Callable[..., SupervisedDecoder], tmp_path: Path) -> None:
@@ -232,8 +208,8 @@ def test_a_network_that_hangs_ends_the_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "_COMPUTE_SECONDS", 2.0)
-    with pytest.raises(ClusterError, match="not computed within 2 s, 2 times in a row"):
+    monkeypatch.setattr(supervisor, "_COMPUTE_SECONDS", 0.5)
+    with pytest.raises(ClusterError, match=r"not computed within 0\.5 s, 2 times in a row"):
         list(start(mapper).run(plan_of(tmp_path, good(20))))
 
 

@@ -31,7 +31,10 @@ def test_the_lease_is_given_back(tmp_path: Path) -> None:
         lease.check()
 
 
-def test_a_second_run_is_refused(s3: Storage, tmp_path: Path) -> None:
+def test_a_second_run_is_refused(
+    s3: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "RENEW_SECONDS", 0.5)
     for place, storage in ((str(tmp_path), STORAGE), ("s3://photos/leases/a", s3)):
         with hold(Location.of(place), storage, print) as lease:
             start = time.monotonic()
@@ -83,7 +86,7 @@ def test_a_killed_run_is_followed_at_once(tmp_path: Path) -> None:
 def test_a_run_that_sleeps_is_followed_and_finds_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "LAPSE_SECONDS", 8.0)
+    monkeypatch.setattr(leases, "LAPSE_SECONDS", 2.0)
     process = holder(tmp_path)
     os.kill(process.pid, signal.SIGSTOP)
     said: list[str] = []
@@ -98,9 +101,10 @@ def test_a_run_that_sleeps_is_followed_and_finds_out(
 def test_a_lease_of_another_machine_or_version_must_expire(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(leases, "LAPSE_SECONDS", 3.0)
+    clock = Clock()
     with hold(Location.of(str(tmp_path)), STORAGE, print):
         mine = json.loads((tmp_path / NAME).read_text())
+    monkeypatch.setattr(leases, "time", clock)
     exited = mine["process"] | {"started": 1}
     for stale in (
         mine | {"process": None},
@@ -109,10 +113,22 @@ def test_a_lease_of_another_machine_or_version_must_expire(
         {"owner": "of a version to come"},
     ):
         STORAGE.write(str(tmp_path / NAME), json.dumps(stale).encode())
-        start = time.monotonic()
+        start = clock.now
         with hold(Location.of(str(tmp_path)), STORAGE, print):
-            assert time.monotonic() - start >= 3.0
+            assert clock.now - start >= leases.LAPSE_SECONDS
     STORAGE.write(str(tmp_path / NAME), json.dumps(mine | {"process": exited}).encode())
-    start = time.monotonic()
+    start = clock.now
     with hold(Location.of(str(tmp_path)), STORAGE, print):
-        assert time.monotonic() - start < 3.0
+        assert clock.now == start
+
+
+class Clock:
+    """A clock that only waiting moves."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds

@@ -56,6 +56,35 @@ def make_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
     return mapper
 
 
+def dying_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        decode(batch)
+        os._exit(3)
+
+    return mapper
+
+
+def hanging_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        decode(batch)
+        time.sleep(3600)
+        raise AssertionError
+
+    return mapper
+
+
+def hanging_start() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    time.sleep(3600)
+    raise AssertionError
+
+
+def bug_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+        raise ValueError("a bug of ours")
+
+    return mapper
+
+
 def plan_of(folder: Path, contents: dict[str, bytes]) -> pa.Table:
     for name, data in contents.items():
         (folder / name).write_bytes(data)
@@ -76,5 +105,5 @@ def prepare(lease: Lease, plan: pa.Table, rows_per_file: int) -> Run:
     return create_run(lease.place, lease, {}, listing, sizes)
 
 
-def work(limits: Limits) -> Work:
-    return Work(make_mapper, Storage(), SIZE, limits, 8, hooked_decode)
+def work(limits: Limits, mapper: Any = make_mapper) -> Work:
+    return Work(mapper, Storage(), SIZE, limits, 8, hooked_decode)
