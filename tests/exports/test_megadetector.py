@@ -74,7 +74,7 @@ def test_every_kind_of_row(tmp_path: Path) -> None:
     assert blank == {"file": "A/blank.jpg", "detections": []}
     assert [image["detections"][0]["category"] for image in (man, car)] == ["2", "3"]
     assert done.kinds == {"animal": 1, "failure": 1, "blank": 1, "human": 1, "vehicle": 1}
-    assert "1 videos" in str(done)
+    assert "videos left out, since they are not scored: 1" in str(done)
 
 
 def test_paths_are_relative_to_what_is_asked_for(tmp_path: Path) -> None:
