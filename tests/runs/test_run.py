@@ -66,7 +66,7 @@ def test_a_file_that_was_changed_is_found_at_the_end(tmp_path: Path, lease: Leas
 
 @pytest.mark.parametrize("damage", ["cut", "short", "garbled"])
 def test_a_damaged_plan_is_named_with_a_way_out(tmp_path: Path, lease: Lease, damage: str) -> None:
-    run = make(tmp_path, lease)
+    run = make_run(tmp_path, lease)
     for shard in range(25):
         publish(run, shard)
     plan = tmp_path / "_plan" / run.run_id / "plan-00001.arrow"

@@ -124,7 +124,7 @@ def test_an_update_finds_what_is_new_changed_and_gone(tmp_path: Path, lease: Lea
 
 
 def test_an_update_that_finds_nothing_leaves_all_as_it_is(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease)
+    run = make_run(tmp_path, lease)
     work(run)
     run.finish(lease)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -147,7 +147,7 @@ class Counted(Storage):
 
 
 def test_rows_of_earlier_files_cost_one_request_a_file(tmp_path: Path, lease: Lease) -> None:
-    run = make(tmp_path, lease, 10)
+    run = make_run(tmp_path, lease, 10)
     work(run)
     for version, names in (("2", NAMES[:10:2]), ("3", NAMES[:1]), ("4", NAMES[1:10:2])):
         run = update_run(run, lease, Changes(Listed.of(listed(names, version)), retry=False))
