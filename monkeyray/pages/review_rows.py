@@ -43,20 +43,22 @@ _COLUMNS = [
 ]  # fmt: skip
 _MICROSECOND = timedelta(microseconds=1)
 
-_SETTINGS = {"memory_limit": "128MB", "threads": 2, "autoinstall_known_extensions": False}
+_SETTINGS = {"memory_limit": "64MB", "threads": 1, "autoinstall_known_extensions": False}
 
-#: `number`: the row's place in the predictions. `content`: the identity of the image's bytes.
-#: `draw`: a number from their hash, which is as good as random.
+#: DuckDB's limit on what its aggregate `min` lists.
+_MOST = 999_999
+
+#: `number`: the row's place in the predictions. `content`: a hash of the image's bytes. `draw`: the
+#: start of their SHA-256, which orders images as if at random.
 _TABLE = """
 CREATE TABLE predictions (
     number BIGINT, uri VARCHAR, status VARCHAR, error VARCHAR, label VARCHAR, decision VARCHAR,
     ood_score FLOAT, listed STRUCT(label VARCHAR, score FLOAT)[], taken TIMESTAMP, site VARCHAR,
-    conf FLOAT, bbox FLOAT[], content UHUGEINT, draw BIGINT)
+    conf FLOAT, bbox FLOAT[], content UBIGINT, draw VARCHAR)
 """
 _INSERT = f"""
     number, uri, status, error, label, decision, ood_score, top_k[1:{LISTED}], taken, site,
-    detection_conf, detection_bbox, md5_number(coalesce(sha256, uri)),
-    ('0x' || left(sha256, 13))::BIGINT
+    detection_conf, detection_bbox, hash(coalesce(sha256, uri)), left(sha256, 12)
 """
 #: An image's rows are its boxes, and the most confident scored one stands for it.
 _BEST_BOXES = f"""
@@ -157,9 +159,10 @@ def _load(db: duckdb.DuckDBPyConnection, source: Source, advance: Advance) -> se
         known |= listed_labels(table["top_k"])
         origins = source.origins(table)
         times, timed = wall_times(table["captured_at"])
-        times = times + [each.clock_offset // _MICROSECOND for each in origins]
+        if source.deployments is not None:
+            times = times + [each.clock_offset // _MICROSECOND for each in origins]
         made = {
-            "number": pa.array(range(first, first + rows)),
+            "number": pa.array(np.arange(first, first + rows)),
             "taken": pa.array(times, pa.timestamp("us"), mask=~timed),
             "site": pa.array([each.site for each in origins], pa.string()),
             **{name: pa.nulls(rows, kind) for name, kind in boxes if not has_boxes},
@@ -228,20 +231,30 @@ def _sections(
 
 
 def _least(
-    db: duckdb.DuckDBPyConnection, key: str, where: str, limit: int, by: str = "NULL"
+    db: duckdb.DuckDBPyConnection, key: str, where: str, limit: int, by: str = "''"
 ) -> list[int]:
     """The numbers of the images with the smallest keys, in order, the first of each content.
 
     `by`: an expression; `limit` images for each of its values, in the order of the values.
     """
-    rows = db.execute(f"""
-        SELECT number FROM (
-            SELECT number, {key} AS key, {by} AS stratum FROM images
-            WHERE {where} AND key IS NOT NULL
-            QUALIFY row_number() OVER (PARTITION BY stratum, content ORDER BY key, number) = 1)
-        QUALIFY row_number() OVER (PARTITION BY stratum ORDER BY key, number) <= {limit}
-        ORDER BY stratum, key, number""").fetchall()
-    return [number for (number,) in rows]
+    found: dict[str, dict[int, int]] = {}
+    take, missing = limit, limit > 0
+    while missing:
+        seen = [(part, content) for part, its in found.items() for content in its]
+        parts, contents = zip(*seen, strict=True) if seen else ((), ())
+        known = {"part": pa.array(parts, pa.string()), "content": pa.array(contents, pa.uint64())}
+        db.register("seen", pa.table(known))
+        take = min(2 * take, _MOST)  # copies are few
+        rows = db.execute(f"""
+            SELECT part, min({{key: key, number: number, content: content}}, {take})
+            FROM (SELECT {by} AS part, {key} AS key, number, content FROM images WHERE {where})
+            ANTI JOIN seen USING (part, content) WHERE key IS NOT NULL GROUP BY part""").fetchall()
+        for part, least in rows:
+            for each in least:
+                found.setdefault(part, {}).setdefault(each["content"], each["number"])
+        # A full list of copies may have hidden others.
+        missing = any(len(least) == take and len(found[part]) < limit for part, least in rows)
+    return [number for part in sorted(found) for number in [*found[part].values()][:limit]]
 
 
 def _shown(
