@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monkeyray.exports.events import bursts
+from monkeyray.exports.bursts import bursts
 from monkeyray.exports.options import BurstsConfig
 from monkeyray.images.listing import VIDEOS
 from monkeyray.runs.run import to_parquet

@@ -31,7 +31,7 @@ MODULES = {
     "rescore": "monkeyray.scoring.rescore",
     "evaluate": "monkeyray.scoring.evaluate",
     "export": "monkeyray.exports.export",
-    "bursts": "monkeyray.exports.events",
+    "bursts": "monkeyray.exports.bursts",
     "review": "monkeyray.pages.review",
     "demo": "monkeyray.cli.demo",
 }

@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 
 from monkeyray.errors import InputError
 from monkeyray.images.manifest import as_text
+from monkeyray.images.prefixes import find_rule, sample_uris
 from monkeyray.images.times import parse_times
-from monkeyray.runs.box_rows import find_rule
 from monkeyray.runs.reader import Predictions
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -34,9 +34,6 @@ _SECONDS = re.compile(r"[+\-]?\d+(\.\d+)?")
 
 #: The possible names of the columns, see `tables.key`; the second is exiftool's.
 _FILES, _TIMES = ("uri", "sourcefile"), ("captured_at", "datetimeoriginal")
-
-#: Images from which to derive how the table's files are found.
-_SAMPLE = 64
 
 
 def parse_zone(text: str) -> tzinfo:
@@ -177,7 +174,8 @@ def read_given_times(place: Location, storage: Storage, predictions: Predictions
             if file and time:
                 files.append(file.strip().replace("\\", "/").removeprefix("./"))
                 times.append(time)
-    rule = find_rule(files, _sample(predictions))
+    sample = sample_uris(predictions.tables(["uri"]), predictions.rows)
+    rule = find_rule(files, sample, "times", f"give {called} with longer paths")
     if rule is None:
         raise InputError(
             f"{called} has times for {len(files)} files, none of which is an image in "
@@ -185,16 +183,6 @@ def read_given_times(place: Location, storage: Storage, predictions: Predictions
         )
     uris = pa.array([rule.uri(file) for file in files], pa.string())
     return GivenTimes(uris, pa.array(times, pa.string()))
-
-
-def _sample(predictions: Predictions) -> list[str]:
-    step = max(1, predictions.rows // _SAMPLE)
-    sample: list[str] = []
-    row = 0
-    for table in predictions.tables(["uri"]):
-        sample += table["uri"].take(pa.array(range(-row % step, table.num_rows, step))).to_pylist()
-        row += table.num_rows
-    return sample
 
 
 def _column(names: Sequence[str], possible: Sequence[str], called: str) -> str:

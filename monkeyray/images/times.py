@@ -6,7 +6,9 @@ import re
 from datetime import datetime
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 
 _TIME = re.compile(
@@ -52,3 +54,11 @@ def parse_times(texts: pa.ChunkedArray, called: str) -> pa.ChunkedArray:
                 "column"
             )
     return pa.chunked_array([pa.array(times, pa.string())])
+
+
+def wall_times(captured_at: pa.ChunkedArray) -> tuple[Array, Array]:
+    """Local times in ISO 8601 as microseconds since 1970, int64, and a mask of valid ones."""
+    wall = pc.utf8_slice_codeunits(captured_at, 0, 19)
+    found = pc.strptime(wall, format="%Y-%m-%dT%H:%M:%S", unit="us", error_is_null=True)
+    there = pc.is_valid(found).to_numpy()
+    return pc.fill_null(found.cast(pa.int64()), 0).to_numpy(), there

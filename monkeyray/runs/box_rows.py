@@ -1,14 +1,8 @@
-"""Matches files in a detector's results to images, and makes the rows of boxes.
-
-The detector may have seen the files under another folder: `cards/A/IMG_1.JPG` there is
-`/mnt/season/A/IMG_1.JPG` here. One rule, which replaces one prefix by another, is derived from some
-images and applied to all, so images of the same name in different folders are not confused.
-"""
+"""Matches files in a detector's results to images, and makes the rows of boxes."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,65 +12,10 @@ from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import BLANK, BOX_FIELDS, FAILURE
 from monkeyray.images.detections import KINDS, Detections
+from monkeyray.images.prefixes import Rule, find_rule, sample_uris
 from monkeyray.redact import masked
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.storage.keys import OTHER_FORM, find, nfc, nfc_column, string_keys, utf8_names
-
-#: Images that the rule is derived from.
-_SAMPLE = 64
-
-
-@dataclass(frozen=True)
-class Rule:
-    """How the detector's names become URIs: the prefix `there` is replaced by `here`."""
-
-    there: str
-    here: str
-
-    def uri(self, file: str) -> str | None:
-        """The URI of a file; None for one without the prefix."""
-        if not file.startswith(self.there):
-            return None
-        return self.here + file[len(self.there) :]
-
-
-def find_rule(files: Sequence[str], uris: Sequence[str]) -> Rule | None:
-    """The rule that finds a file for most of the URIs; of several, the one with the shortest
-    prefixes.
-
-    None if no file has the name of any URI. Raises InputError if two rules are equally good.
-
-    >>> find_rule(["A/1.jpg", "B/1.jpg"], ["/mnt/x/A/1.jpg"])
-    Rule(there='', here='/mnt/x/')
-    """
-    wanted: dict[str, list[list[str]]] = {}
-    for uri in uris:
-        wanted.setdefault(uri.rpartition("/")[2], []).append(uri.split("/"))
-    votes: Counter[tuple[str, str]] = Counter()
-    for file in files:
-        its = wanted.get(file.rpartition("/")[2])
-        if its is None:
-            continue
-        path = file.split("/")
-        for other in its:
-            same = 1
-            while same < min(len(path), len(other)) and path[-same - 1] == other[-same - 1]:
-                same += 1
-            votes["/".join([*path[:-same], ""]), "/".join([*other[:-same], ""])] += 1
-
-    def rank(rule: tuple[str, str]) -> tuple[int, int]:
-        return -votes[rule], rule[0].count("/") + rule[1].count("/")
-
-    best = sorted(votes, key=rank)
-    if not best:
-        return None
-    if len(best) > 1 and rank(best[0]) == rank(best[1]):
-        (one, here), (second, _) = best[:2]
-        raise InputError(
-            f"the images in {here or '/'} may be those of the detections in {one or './'} or in "
-            f"{second or './'}: give --images a folder whose path contains one of these"
-        )
-    return Rule(*best[0])
 
 
 @dataclass(frozen=True)
@@ -107,14 +46,10 @@ def match(detections: Detections, listing: Listing, images: str) -> Matched:
         keys = np.concatenate(
             [string_keys(nfc_column(utf8_names(each["uri"]))) for each in listing.tables()]
         )
-    step = max(1, listing.rows // _SAMPLE)
-    sample: list[str] = []
-    row = 0
-    for table in listing.tables():
-        chosen = range(-row % step, table.num_rows, step)
-        sample += map(nfc, utf8_names(table["uri"].take(list(chosen))).to_pylist())
-        row += table.num_rows
-    rule = find_rule(files, sample)
+    uris = sample_uris(listing.tables(), listing.rows)
+    sample = [nfc(uri) for uri in utf8_names(pa.chunked_array([uris])).to_pylist()]
+    remedy = "give --images a folder whose path contains one of these"
+    rule = find_rule(files, sample, "detections", remedy)
     where = np.full(listing.rows, -1, np.int64)
     if rule is not None:
         names = [rule.uri(file) for file in files]

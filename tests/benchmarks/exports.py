@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.exports.events import bursts
+from monkeyray.exports.bursts import bursts
 from monkeyray.exports.export import export
 from monkeyray.exports.options import BurstsConfig, ExportConfig
 from monkeyray.options import StoreConfig

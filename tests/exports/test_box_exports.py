@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from monkeyray.errors import InputError
-from monkeyray.exports.events import bursts
+from monkeyray.exports.bursts import bursts
 from monkeyray.exports.export import export
 from monkeyray.exports.options import BurstsConfig, ExportConfig
 from monkeyray.options import StoreConfig

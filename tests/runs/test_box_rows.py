@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 from unicodedata import normalize
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import BOX_COLUMNS, pass_through
 from monkeyray.images.decode import Limits
 from monkeyray.images.detections import parse_detections
 from monkeyray.images.listing import list_images
-from monkeyray.runs.box_rows import Rule, count_unused, find_rule, make_rows, match
+from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.fetch import Refusals, batches
 from monkeyray.runs.fetch import categories as categories_of
 from monkeyray.runs.plan import Listing, collect
@@ -28,41 +25,6 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.protocol import Blob
 from monkeyray.storage.store import Storage
 from tests.support.megadetector import detection, results
-
-NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
-
-
-@given(st.sets(NAMES, min_size=1), st.sampled_from(["", "D:/cards/", "/a/b/", "c/"]), st.data())
-def test_files_below_another_folder_are_found_all(
-    names: set[str], there: str, data: st.DataObject
-) -> None:
-    files = sorted(f"{there}{name}/x.jpg" for name in names)
-    here = data.draw(st.sampled_from(["/mnt/season/", "s3://bucket/", "/a/"]))
-    uris = sorted(f"{here}{name}/x.jpg" for name in names)
-    rule = find_rule(files, uris)
-    assert rule is not None
-    assert sorted(filter(None, map(rule.uri, files))) == uris
-
-
-@pytest.mark.parametrize(
-    ("files", "uris", "rule"),
-    [
-        (["/p/A/1.jpg"], ["/p/A/1.jpg"], Rule("", "")),
-        (["A/1.jpg", "B/1.jpg", "1.jpg"], ["/p/1.jpg"], Rule("", "/p/")),
-        # A part of what the detector saw, and its folder is in the images' path.
-        (["s/A/1.jpg", "s/B/1.jpg"], ["/p/s/B/1.jpg"], Rule("", "/p/")),
-        # The same name in every folder: one beginning serves for all.
-        (["o/A/1.jpg", "o/B/1.jpg", "o/C/1.jpg"], ["/p/A/1.jpg", "/p/C/1.jpg"], Rule("o/", "/p/")),
-        (["A/2.jpg"], ["/p/A/1.jpg"], None),
-    ],
-)
-def test_the_rule(files: Sequence[str], uris: Sequence[str], rule: Rule | None) -> None:
-    assert find_rule(files, uris) == rule
-
-
-def test_two_rules_that_are_as_good_are_no_rule() -> None:
-    with pytest.raises(InputError, match=r"A/ or in B/"):
-        find_rule(["A/1.jpg", "A/2.jpg", "B/1.jpg", "B/2.jpg"], ["/p/1.jpg", "/p/2.jpg"])
 
 
 def listing(*names: str, **columns: Any) -> Listing:

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from monkeyray.arrays import Array
 from monkeyray.console import Advance, Result, counted
 from monkeyray.errors import InputError
-from monkeyray.exports.event_groups import (
+from monkeyray.exports.burst_groups import (
     BurstMeans,
     Groups,
     Survey,

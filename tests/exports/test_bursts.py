@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import monkeyray.exports.events
+import monkeyray.exports.bursts
 from monkeyray.cli.main import main
 from monkeyray.errors import ConfigError, InputError, RunError, StorageError
-from monkeyray.exports.event_groups import BurstMeans
-from monkeyray.exports.events import SCHEMA, Bursts, bursts
+from monkeyray.exports.burst_groups import BurstMeans
+from monkeyray.exports.bursts import SCHEMA, Bursts, bursts
 from monkeyray.exports.options import BurstsConfig, parse_gap
 from monkeyray.options import StoreConfig
 from tests.support.predicted import predict, scored
@@ -222,8 +222,8 @@ def test_in_rounds_the_result_is_the_same(tmp_path: Path, monkeypatch: pytest.Mo
         pools.append(BurstMeans(sizes))
         return pools[-1]
 
-    monkeypatch.setattr(monkeyray.exports.events, "_OPEN", 10_000)
-    monkeypatch.setattr(monkeyray.exports.events, "BurstMeans", counted)
+    monkeypatch.setattr(monkeyray.exports.bursts, "_OPEN", 10_000)
+    monkeypatch.setattr(monkeyray.exports.bursts, "BurstMeans", counted)
     again, same = run(tmp_path, **options, output=str(tmp_path / "again.parquet"))
     assert same == rows
     assert len(pools) > 2
@@ -310,7 +310,7 @@ _PEAK = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
 from monkeyray.exports.options import BurstsConfig
-from monkeyray.exports.events import bursts
+from monkeyray.exports.bursts import bursts
 from monkeyray.options import StoreConfig
 bursts(BurstsConfig(predictions=sys.argv[2], output=sys.argv[3], site_pattern="{site}/*",
                     store=StoreConfig(quiet=True)))

@@ -16,6 +16,7 @@ from monkeyray.console import Advance
 from monkeyray.errors import RunError
 from monkeyray.exports.job import Source
 from monkeyray.exports.rows import listed_labels
+from monkeyray.images.times import wall_times
 from monkeyray.runs.reader import Predictions
 
 
@@ -158,14 +159,6 @@ def numbered(
             f"{predictions.uri} has {row} rows for {predictions.rows} planned images: it was "
             "changed by another program; run the scoring command again"
         )
-
-
-def wall_times(captured_at: pa.ChunkedArray) -> tuple[Array, Array]:
-    """Local times in ISO 8601 as microseconds since 1970, int64, and a mask of valid ones."""
-    wall = pc.utf8_slice_codeunits(captured_at, 0, 19)
-    found = pc.strptime(wall, format="%Y-%m-%dT%H:%M:%S", unit="us", error_is_null=True)
-    there = pc.is_valid(found).to_numpy()
-    return pc.fill_null(found.cast(pa.int64()), 0).to_numpy(), there
 
 
 class BurstMeans:

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monkeyray.exports.event_groups import BurstMeans, Groups, distribute_residual, group_bursts
+from monkeyray.exports.burst_groups import BurstMeans, Groups, distribute_residual, group_bursts
 
 IMAGES = st.lists(
     st.tuples(st.integers(0, 3), st.integers(-30, 60), st.booleans()), min_size=1, max_size=50
