@@ -15,9 +15,9 @@ from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.console import Advance
 from monkeyray.errors import RunError
 from monkeyray.exports.job import Source
-from monkeyray.exports.rows import listed_labels
 from monkeyray.images.times import wall_times
 from monkeyray.runs.reader import Predictions
+from monkeyray.scoring.schema import listed_labels
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,9 @@ from monkeyray.errors import InputError
 from monkeyray.exports.camtrap_profile import deployments_csv, table_fields
 from monkeyray.exports.deployments import REASONS, Deployment
 from monkeyray.exports.job import Export, Job
-from monkeyray.exports.rows import tidy_box
 from monkeyray.exports.taxonomy import RANKS, Group, Taxon, roll_up_rows, taxon_of
 from monkeyray.exports.times import stamp
-from monkeyray.images.boxes import ELIMINATED, OBSERVED, PASSED
+from monkeyray.images.boxes import ELIMINATED, OBSERVED, PASSED, tidy_box
 from monkeyray.statistics.thresholds import BELOW
 from monkeyray.storage.location import Location
 

@@ -12,10 +12,9 @@ import pyarrow.csv
 
 from monkeyray.exports.deployments import REASONS, Deployments
 from monkeyray.exports.job import Export, Job
-from monkeyray.exports.rows import tidy_box
 from monkeyray.exports.taxonomy import Group, Taxa, roll_up_rows
 from monkeyray.exports.times import stamp
-from monkeyray.images.boxes import OBSERVED
+from monkeyray.images.boxes import OBSERVED, tidy_box
 from monkeyray.storage.location import Location
 from monkeyray.storage.spreadsheets import guard, is_formula
 

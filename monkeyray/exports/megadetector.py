@@ -21,9 +21,8 @@ import pyarrow.compute as pc
 from monkeyray import __version__
 from monkeyray.errors import InputError
 from monkeyray.exports.job import Export, Job
-from monkeyray.exports.rows import tidy_box
 from monkeyray.exports.taxonomy import RANKS, Taxon
-from monkeyray.images.boxes import ANIMAL, ELIMINATED, OBSERVED, PASSED
+from monkeyray.images.boxes import ANIMAL, ELIMINATED, OBSERVED, PASSED, tidy_box
 from monkeyray.images.listing import VIDEOS
 from monkeyray.runs.reader import Predictions
 

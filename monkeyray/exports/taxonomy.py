@@ -18,7 +18,7 @@ import pyarrow as pa
 from monkeyray.arrays import Array
 from monkeyray.console import counted
 from monkeyray.errors import InputError
-from monkeyray.exports.rows import listed_labels, listed_scores
+from monkeyray.scoring.schema import listed_labels, listed_scores
 from monkeyray.statistics.thresholds import ACCEPTED
 from monkeyray.storage.keys import nfc
 from monkeyray.storage.spreadsheets import unguarded

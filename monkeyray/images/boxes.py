@@ -75,3 +75,15 @@ def crop_of(bbox: Sequence[float], padding: float, width: int, height: int) -> B
         start = min(max(start, 0.0), room - length)
         found.append((start, start + length))
     return found[0][0], found[1][0], found[0][1], found[1][1]
+
+
+def tidy_box(bbox: Sequence[float]) -> list[float]:
+    """Left, top, width and height of a box, rounded to the digits of a float32, within 0 and 1.
+
+    >>> tidy_box([0.20000000298, -0.001, 0.5, 1.002])
+    [0.2, 0.0, 0.5, 1.0]
+    """
+    starts = [min(max(round(share, 6), 0.0), 1.0) for share in bbox[:2]]
+    ends = [min(max(bbox[i] + bbox[i + 2], 0.0), 1.0) for i in (0, 1)]
+    sides = (end - start for start, end in zip(starts, ends, strict=True))
+    return starts + [max(round(side, 6), 0.0) for side in sides]

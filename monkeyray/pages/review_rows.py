@@ -21,11 +21,10 @@ import pyarrow as pa
 from monkeyray.arrays import Array
 from monkeyray.console import Advance
 from monkeyray.exports.job import Source
-from monkeyray.exports.rows import listed_labels
 from monkeyray.images.boxes import PASSED
 from monkeyray.images.times import wall_times
 from monkeyray.runs.reader import Predictions
-from monkeyray.scoring.schema import SCORED
+from monkeyray.scoring.schema import SCORED, listed_labels
 from monkeyray.statistics.selection import k_center, squared_distances, unit
 from monkeyray.storage.keys import nfc
 

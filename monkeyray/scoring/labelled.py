@@ -23,7 +23,7 @@ from monkeyray.model.known_images import MOST_COMPARED, KnownImages
 from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.scoring.features import Features
 from monkeyray.scoring.measure import LabelledPredictions
-from monkeyray.scoring.schema import SCHEMA_VERSION, SCORED
+from monkeyray.scoring.schema import SCHEMA_VERSION, SCORED, listed_labels, listed_scores
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.metrics import softmax
@@ -171,7 +171,7 @@ def from_predictions(
         labels=all_labels,
         uris=_objects(rows["uri"]),
         given=_objects(rows["given"]),
-        probabilities=_probabilities(rows["top_k"], all_labels),
+        probabilities=listed_scores(rows["top_k"], all_labels, np.float32),
         listed=was["top_k"],
         decisions=None if rows["decision"].null_count else _objects(rows["decision"]),
         outliers=rows["ood_score"].to_numpy(),
@@ -223,8 +223,7 @@ def _matched(
     boxes = bool(read.box_columns)
     names = [name for name in _SCHEMA.names if name != "given"]
     for rows in read.tables(names if boxes else names[:-1]):
-        for chunk in rows["top_k"].chunks:
-            found.update(pc.unique(chunk.flatten().field("label")).to_pylist())
+        found |= listed_labels(rows["top_k"])
         where, in_other_form = index_in_either_form(rows["uri"], uris)
         notes[OTHER_FORM] += in_other_form
         if not boxes:
@@ -272,14 +271,3 @@ def _count(statuses: list[str]) -> dict[str, Any]:
 
 def _objects(column: pa.ChunkedArray) -> Array:
     return np.array(column.to_pylist(), dtype=object)
-
-
-def _probabilities(top_k: pa.ChunkedArray, labels: list[str]) -> Array:
-    """The listed scores, float32 (n, labels); 0 for labels that a row does not list."""
-    found = np.zeros((len(top_k), len(labels)), np.float32)
-    if len(top_k):
-        listed = pa.concat_arrays(top_k.chunks).flatten()
-        rows = np.repeat(np.arange(len(top_k)), pc.list_value_length(top_k).to_numpy())
-        columns = pc.index_in(listed.field("label"), value_set=pa.array(labels))
-        found[rows, columns.to_numpy()] = listed.field("score").to_numpy()
-    return found

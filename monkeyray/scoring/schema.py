@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import BOX_FIELDS
 from monkeyray.runs.fetch import IMAGE_FIELDS
@@ -133,3 +136,23 @@ def check_columns(plan: pa.Schema) -> None:
                 f"the manifest's column {field.name!r} has no values, hence no type: leave it out "
                 "or give it one"
             )
+
+
+def listed_labels(top_k: pa.ChunkedArray) -> set[str]:
+    """The labels in a column top_k."""
+    return set(pc.unique(_listed(top_k, "label")).to_pylist())
+
+
+def listed_scores(top_k: pa.ChunkedArray, labels: list[str], dtype: Any = np.float64) -> Array:
+    """A column top_k as an array (n, labels), 0 for labels that a row does not list and for rows
+    that were not scored."""
+    scores = np.zeros((len(top_k), len(labels)), dtype)
+    counts = pc.fill_null(pc.list_value_length(top_k), 0).to_numpy()
+    columns = pc.index_in(_listed(top_k, "label"), value_set=pa.array(labels, pa.string()))
+    rows = np.repeat(np.arange(len(top_k)), counts)
+    scores[rows, columns.to_numpy()] = _listed(top_k, "score").to_numpy()
+    return scores
+
+
+def _listed(top_k: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    return pc.struct_field(pc.list_flatten(top_k), name)
