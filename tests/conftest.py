@@ -18,7 +18,7 @@ from tests.support.weed import start_weed
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from monkeyray.training.trained import Trained
+    from monkeyray.training.summary import Trained
 
 # The first example of a test may wait for a heavy import.
 settings.register_profile("no-deadline", deadline=None)

@@ -21,7 +21,7 @@ from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import Location
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 
 _MARK = ".monkeyray-demo"
 

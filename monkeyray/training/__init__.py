@@ -9,7 +9,7 @@ __all__ = ["Dataset", "TrainConfig", "Trained", "TuneConfig", "list_dataset"]
 if TYPE_CHECKING:
     from monkeyray.training.dataset import Dataset, list_dataset
     from monkeyray.training.options import TrainConfig, TuneConfig
-    from monkeyray.training.trained import Trained
+    from monkeyray.training.summary import Trained
 else:
     # Hidden from type checkers, which would accept any name.
     __getattr__ = lazy_names(
@@ -17,6 +17,6 @@ else:
         {
             "dataset": "Dataset list_dataset",
             "options": "TrainConfig TuneConfig",
-            "trained": "Trained",
+            "summary": "Trained",
         },
     )

@@ -24,7 +24,7 @@ from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.splits import SPLITS, Assignment, fold_images, split_images
 from monkeyray.storage.keys import OTHER_FORM, fingerprint, index_in_either_form, nfc_column
 from monkeyray.storage.store import Storage
-from monkeyray.training.labelled_boxes import best_animals, load_detections, with_best_box
+from monkeyray.training.listing import best_animals, load_detections, with_best_box
 from monkeyray.training.loop import Splits
 from monkeyray.training.options import TrainConfig
 

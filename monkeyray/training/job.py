@@ -27,9 +27,9 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.distributed import TRAINING, Outcome, Task, run_training
-from monkeyray.training.on_the_fly import PixelSource
+from monkeyray.training.pixels import PixelSource
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.tracking import Tracking
+from monkeyray.training.tracking.driver import Tracking
 
 
 @dataclass(frozen=True)

@@ -221,7 +221,7 @@ class TrainConfig(LabelledConfig, BoxConfig):
             parse_fine_tune(self.fine_tune)
         self._check_unused()
         if self.mlflow is not None:
-            from monkeyray.training.mlflow import tracking_uri
+            from monkeyray.training.tracking.mlflow import tracking_uri
 
             tracking_uri(self.mlflow)
         experiment = self.mlflow_experiment

@@ -24,9 +24,9 @@ from monkeyray.training.dataset import Dataset
 from monkeyray.training.distributed import TRAINING
 from monkeyray.training.findings import find, to_json, with_pictures
 from monkeyray.training.job import Job
-from monkeyray.training.learn import Learned
+from monkeyray.training.network import Learned
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 
 #: Options that the bundle does not record: places, and what does not change the model.
 _NOT_RECORDED = {

@@ -16,12 +16,12 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import Dataset, choose_images, list_dataset
 from monkeyray.training.job import open_job
-from monkeyray.training.labelled_boxes import NO_BOX, NOT_LISTED
-from monkeyray.training.learn import learn, load_network
+from monkeyray.training.listing import NO_BOX, NOT_LISTED
+from monkeyray.training.network import learn, load_network
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.publish import publish, recorded
-from monkeyray.training.tracking import Tracking
-from monkeyray.training.trained import Trained
+from monkeyray.training.tracking.driver import Tracking
+from monkeyray.training.summary import Trained
 
 #: Chooses from the images how the head is trained, and returns what it did for the metrics.
 Search = Callable[[Dataset], tuple[TrainConfig, dict[str, Any]]]

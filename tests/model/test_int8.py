@@ -26,7 +26,7 @@ from monkeyray.scoring.job import run_identity, score_options
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 
 VIEWS = ("middle", "middle-mirrored")
 

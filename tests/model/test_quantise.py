@@ -11,7 +11,7 @@ from monkeyray.errors import ConfigError
 from monkeyray.model.quantise import check_installed, compare
 from monkeyray.runs.cluster import run_in_fresh_process
 from monkeyray.training.options import parse_head
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 
 
 def test_a_training_says_what_int8_does(quantised: Trained) -> None:

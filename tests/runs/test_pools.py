@@ -31,7 +31,7 @@ from monkeyray.runs.worker import SPENT, Job, every_second
 from monkeyray.runs.worker_count import WorkerCount
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support.processes import processes_below
 from tests.support.shard_jobs import hooked_decode, plan_of, prepare, work
 

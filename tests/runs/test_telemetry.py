@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from monkeyray.runs.telemetry import Meter, Total
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 
 
 def scrape(until: Callable[[dict[str, float]], bool]) -> dict[str, float]:

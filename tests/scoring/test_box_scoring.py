@@ -19,7 +19,7 @@ from monkeyray.scoring.options import PADDING, RescoreConfig, ScoreConfig
 from monkeyray.scoring.rescore import rescore
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support.megadetector import detection, results
 
 #: Squares of whole pixels in an image of 512 by 512.

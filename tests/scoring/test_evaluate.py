@@ -15,7 +15,7 @@ from monkeyray.errors import ConfigError, InputError
 from monkeyray.options import StoreConfig
 from monkeyray.scoring.evaluate import Evaluation, evaluate
 from monkeyray.scoring.options import EvaluateConfig
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 
 QUIET = StoreConfig(quiet=True)
 

@@ -16,7 +16,7 @@ import monkeyray.scoring.notebook
 from monkeyray.errors import BundleError, ConfigError, InputError
 from monkeyray.model.bundle import Bundle
 from monkeyray.scoring.notebook import Model, load_model
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support.predicted import assert_scored_alike
 
 EXACT = ("uri", "status", "error", "label", "decision", "width", "height", "captured_at")

@@ -36,7 +36,7 @@ from monkeyray.scoring.summary import Summary
 from monkeyray.statistics.outliers import fit_outliers
 from monkeyray.statistics.thresholds import choose_thresholds
 from monkeyray.storage.store import Storage
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support.files import upload
 from tests.support.predicted import assert_scored_alike
 

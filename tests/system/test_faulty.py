@@ -32,7 +32,7 @@ from monkeyray.storage.retries import START_PATIENCE_SECONDS
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support.faulty import KINDS, FaultyProxy, Kind
 from tests.support.files import upload
 

@@ -27,7 +27,7 @@ from monkeyray.options import StoreConfig
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support.hostile import hostile_files, odd_exif, segments, with_exif
 from tests.support.pictures import encode
 

@@ -35,7 +35,7 @@ from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support import redo_job
 from tests.support.files import upload
 from tests.support.processes import processes_below

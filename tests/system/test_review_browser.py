@@ -18,7 +18,7 @@ from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review import review
 from monkeyray.storage.spreadsheets import is_formula
 from monkeyray.storage.store import Storage
-from monkeyray.training.dataset import list_dataset
+from monkeyray.training.listing import list_dataset
 from monkeyray.training.options import TrainConfig
 from tests.support.browsing import STICKING_OUT, WIDTHS, listen
 from tests.support.pictures import encode

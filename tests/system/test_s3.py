@@ -20,7 +20,7 @@ from monkeyray.scoring.summary import Summary
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.train import train
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support.faulty import FaultyProxy
 from tests.support.files import upload
 from tests.support.weed import start_weed

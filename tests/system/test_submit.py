@@ -19,7 +19,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support.processes import processes_below
 from tests.support.weed import free_port
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError
 from monkeyray.model.head import head_logits, scale_logits
-from monkeyray.training.learners import HeadLearner
+from monkeyray.training.head import HeadLearner
 from monkeyray.training.loop import CachedSource, FitConfig, Splits, fit, share
 from monkeyray.training.state import State
 

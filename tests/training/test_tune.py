@@ -19,10 +19,10 @@ from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.model.bundle import load_bundle
 from monkeyray.options import StoreConfig
 from monkeyray.storage.store import Storage
-from monkeyray.training.learn import head_training
+from monkeyray.training.network import head_training
 from monkeyray.training.loop import Learner, Splits
 from monkeyray.training.options import TrainConfig, TuneConfig
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from monkeyray.training.tune import Choice, choices, run_trials, tune
 
 QUIET = StoreConfig(quiet=True)

@@ -19,7 +19,7 @@ from monkeyray.errors import ObjectError
 from monkeyray.redact import masked
 from monkeyray.runs.telemetry import EpochMeter
 from monkeyray.storage.store import Storage
-from monkeyray.training.tracker import Epoch, Tracker
+from monkeyray.training.tracking.tracker import Epoch, Tracker
 
 #: Shorter trainings are not followed.
 _SHORT_SECONDS = 10.0

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from monkeyray.storage.store import Storage
-from monkeyray.training.tensorboard import EventFiles
-from monkeyray.training.tracker import EpochLog
+from monkeyray.training.tracking.tensorboard import EventFiles
+from monkeyray.training.tracking.tracker import EpochLog
 from tests.support.tracked import curves, epochs
 
 

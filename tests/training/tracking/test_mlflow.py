@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from monkeyray.training.mlflow import MlflowRun, local_place, tracking_uri
-from monkeyray.training.tracker import EpochLog
+from monkeyray.training.tracking.mlflow import MlflowRun, local_place, tracking_uri
+from monkeyray.training.tracking.tracker import EpochLog
 from tests.support.tracked import epochs, runs_of
 
 

@@ -23,7 +23,7 @@ from monkeyray.training.assess import Assessment, assess, assess_validation
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.distributed import Outcome, Task, below
 from monkeyray.training.job import Job
-from monkeyray.training.learners import FineTuneLearner, HeadLearner, check_fine_tune
+from monkeyray.training.head import FineTuneLearner, HeadLearner, check_fine_tune
 from monkeyray.training.loop import CachedSource, FitConfig
 from monkeyray.training.options import TrainConfig, parse_head
 

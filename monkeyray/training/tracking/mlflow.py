@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from monkeyray.errors import ConfigError
 from monkeyray.redact import masked
 from monkeyray.storage.location import Location
-from monkeyray.training.tracker import Epoch, Tracker
+from monkeyray.training.tracking.tracker import Epoch, Tracker
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

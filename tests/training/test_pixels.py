@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.images.decode import decode
-from monkeyray.training.on_the_fly import augment
+from monkeyray.training.pixels import augment
 
 KEYS = st.tuples(*[st.integers(0, 2**63 - 1)] * 3)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from monkeyray.errors import ConfigError
 from monkeyray.redact import masked
 from monkeyray.storage.store import Storage
-from monkeyray.training.tracker import Epoch, Tracker
+from monkeyray.training.tracking.tracker import Epoch, Tracker
 
 #: In the order in which TensorBoard is to read them.
 _STAGES = ("head", "fine_tuning")

@@ -11,9 +11,9 @@ import pytest
 
 from monkeyray.console import Reporter
 from monkeyray.storage.store import Storage
-from monkeyray.training import following as module
-from monkeyray.training.following import ProgressFile, describe, following
-from monkeyray.training.tracker import Epoch, EpochLog
+from monkeyray.training.tracking import progress as module
+from monkeyray.training.tracking.progress import ProgressFile, describe, following
+from monkeyray.training.tracking.tracker import Epoch, EpochLog
 
 
 def epoch(number: int, **figures: float) -> Epoch:

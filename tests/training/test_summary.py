@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from monkeyray.training.trained import Trained
+from monkeyray.training.summary import Trained
 from tests.support.report_data import full_model
 
 
