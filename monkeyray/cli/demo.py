@@ -20,8 +20,8 @@ from monkeyray.scoring.summary import Summary
 from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import Location
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.train import train
 from monkeyray.training.summary import Trained
+from monkeyray.training.train import train
 
 _MARK = ".monkeyray-demo"
 

@@ -7,7 +7,8 @@ from monkeyray.lazy import lazy_names
 __all__ = ["Dataset", "TrainConfig", "Trained", "TuneConfig", "list_dataset"]
 
 if TYPE_CHECKING:
-    from monkeyray.training.dataset import Dataset, list_dataset
+    from monkeyray.training.dataset import Dataset
+    from monkeyray.training.listing import list_dataset
     from monkeyray.training.options import TrainConfig, TuneConfig
     from monkeyray.training.summary import Trained
 else:
@@ -15,7 +16,8 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "dataset": "Dataset list_dataset",
+            "dataset": "Dataset",
+            "listing": "list_dataset",
             "options": "TrainConfig TuneConfig",
             "summary": "Trained",
         },

@@ -20,9 +20,9 @@ from monkeyray.runs.worker_count import usable_cores, wait_for_workers
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.tracking.progress import ProgressFile, following
 from monkeyray.training.loop import FitConfig, Learner, Source, Splits, fit
 from monkeyray.training.state import State
+from monkeyray.training.tracking.progress import ProgressFile, following
 from monkeyray.training.tracking.tracker import Stage
 
 #: The folder of a training in progress, below the model's place.

@@ -1,7 +1,8 @@
-"""The most confident animal of each labelled image, from a detector's boxes.
+"""The labelled images of a training as one table: given images, test images and corrections.
 
-A label applies to the whole image and most likely means this animal. Others may be of another
-species, and a herd would count many times.
+With detections an image is cropped to its most confident animal. A label applies to the whole image
+and most likely means this animal. Others may be of another species, and a herd would count many
+times.
 """
 
 from __future__ import annotations
@@ -13,17 +14,165 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.console import Say
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import ANIMAL
 from monkeyray.images.detections import Detections, parse_detections, read_detections
+from monkeyray.images.listing import say_notes
+from monkeyray.labels.listing import list_labelled
+from monkeyray.labels.names import read_label_names
 from monkeyray.runs.box_rows import make_rows, match
+from monkeyray.runs.cluster import check_relative
 from monkeyray.runs.plan import collect
-from monkeyray.storage.keys import OTHER_FORM, first_of_each, nfc_column, string_keys
+from monkeyray.storage.keys import (
+    OTHER_FORM,
+    first_of_each,
+    index_in_either_form,
+    nfc_column,
+    string_keys,
+)
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
+from monkeyray.training.dataset import check_split
+from monkeyray.training.options import TrainConfig
 
 #: Why images are skipped.
 NO_BOX, NOT_LISTED = "without an animal box", "not in the detections"
+
+
+def check_places(config: TrainConfig, storage: Storage) -> None:
+    """Raise a MonkeyRayError for a place that workers cannot reach or that cannot be written,
+    before anything is read."""
+    places = {
+        name: getattr(config, name)
+        for name in ("images", "model", "test", "features", "label_names", "detections")
+    }
+    if config.weights not in ("imagenet", "none"):
+        places["weights"] = config.weights
+    given = [*places.items(), *(("corrections", each) for each in config.corrections)]
+    for option, place in given:
+        check_relative(option.replace("_", "-"), place)
+        if place is not None:
+            storage.check_reachable(Location.parse(place))
+    for place in filter(None, [config.model, config.features]):
+        storage.check_writable(Location.parse(place))
+
+
+def say_skipped(skipped: Counter[str], say: Say) -> None:
+    """Say which files are left out, and why."""
+    say_notes(skipped, say)
+    for why in (NO_BOX, NOT_LISTED):
+        if skipped[why]:
+            say(f"{skipped[why]} images {why} are left out")
+
+
+def list_dataset(
+    config: TrainConfig, storage: Storage
+) -> tuple[pa.Table, dict[str, str], Counter[str]]:
+    """All images with `label`, `given` split and `group`, the labels' names, and counts of skipped
+    images; with detections only the images of an animal, each with its box.
+
+    Raises InputError if they cannot be split, whatever the images show.
+    """
+    skipped: Counter[str] = Counter()
+    boxes = load_detections(config.detections, storage) if config.detections else None
+    listed: set[str] = set()
+
+    def read(place: str, split: str | None) -> pa.Table:
+        found = _tagged(list_labelled(place, storage, skipped), split)
+        if boxes is None:
+            return found
+        listed.update(nfc_column(found["uri"]).to_pylist())
+        return best_animals(found, place, boxes, config.detection_threshold, skipped)
+
+    def read_later(place: str, table: pa.Table) -> pa.Table:
+        found = _tagged(list_labelled(place, storage, skipped), None)
+        if boxes is None:
+            return found
+        uris = nfc_column(found["uri"]).to_pylist()
+        new = pa.array([uri not in listed for uri in uris], pa.bool_())
+        listed.update(uris)
+        threshold = config.detection_threshold
+        return with_best_box(table, found, new, place, boxes, threshold, skipped)
+
+    table = read(config.images, None)
+    if config.test is not None:
+        test = read(config.test, "test")
+        both = set(table["uri"].to_pylist()) & set(test["uri"].to_pylist())
+        if both:
+            raise InputError(
+                f"--test {config.test} and --images {config.images} have {len(both)} files in "
+                f"common, such as {min(both)}: give places that do not overlap"
+            )
+        table = pa.concat_tables([table, test])
+    for uri in config.corrections:
+        table = apply_corrections(table, read_later(uri, table), skipped)
+    labels = set(table["label"].to_pylist())
+    if len(labels) < 2:
+        raise InputError(
+            f"{config.images} has only the label {next(iter(labels))!r}: a classifier needs two or "
+            "more, each in a sub-folder of its own"
+        )
+    names = read_label_names(config.label_names, storage) if config.label_names else {}
+    if names and not set(names) & labels:
+        raise InputError(
+            f"--label-names {config.label_names} names none of the labels, such as "
+            f"{min(labels)!r}: its column 'label' must hold the labels"
+        )
+    if config.limit is not None:
+        listed = table
+        table = _limit(table, config.limit, config.seed)
+        for split in sorted(_given(listed) - _given(table)):
+            raise InputError(
+                f"--limit {config.limit} leaves no image of the given {split} split: raise it"
+            )
+    check_split(config, table)
+    return table, names, skipped
+
+
+def apply_corrections(table: pa.Table, later: pa.Table, notes: Counter[str]) -> pa.Table:
+    """The images of both tables, which have the same columns. An image in both, by URI, gets the
+    label of `later` and keeps everything else, such as a given split; new images come last.
+    `notes` counts OTHER_FORM.
+    """
+    known, new = table["uri"].combine_chunks(), later["uri"].combine_chunks()
+    where, in_other_form = index_in_either_form(table["uri"], new)
+    notes[OTHER_FORM] += in_other_form
+    place = table.column_names.index("label")
+    labels = pc.coalesce(later["label"].take(where), table["label"])
+    table = table.set_column(place, "label", labels)
+    where, _ = index_in_either_form(later["uri"], known)
+    return pa.concat_tables([table, later.filter(pc.is_null(where))])
+
+
+def _given(images: pa.Table) -> set[str]:
+    """The given splits."""
+    return set(images["given"].to_pylist()) - {None}
+
+
+def _tagged(table: pa.Table, split: str | None) -> pa.Table:
+    columns = {name: table[name] for name in ("uri", "size_bytes", "version", "label")}
+    empty = pa.nulls(table.num_rows, pa.string())
+    if split is not None:
+        columns["given"] = pa.array([split] * table.num_rows, pa.string())
+    else:
+        columns["given"] = table["split"] if "split" in table.column_names else empty
+    columns["group"] = table["group"] if "group" in table.column_names else empty
+    return pa.table(columns)
+
+
+def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
+    """At most `limit` images, taken from the labels in turn, and of each label first one of every
+    given split."""
+    labels = np.array(table["label"].to_pylist(), dtype=object)
+    given = np.array([split or "" for split in table["given"].to_pylist()])
+    turn = np.empty(len(labels), np.int64)
+    for number, label in enumerate(sorted(set(labels))):
+        its = np.random.default_rng([seed, number]).permutation(np.flatnonzero(labels == label))
+        first = np.unique(given[its], return_index=True)[1]
+        order = np.concatenate([its[np.sort(first)], np.delete(its, first)])
+        turn[order] = np.arange(len(its))
+    return table.take(np.sort(np.argsort(turn, kind="stable")[:limit]))
 
 
 def load_detections(uri: str | Location, storage: Storage) -> Detections:

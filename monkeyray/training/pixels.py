@@ -14,8 +14,12 @@ from PIL import Image
 
 from monkeyray.arrays import Array, Bytes
 from monkeyray.errors import DecodeError, InputError, ObjectError
+from monkeyray.images.boxes import has_boxes
 from monkeyray.images.decode import Limits, decode
+from monkeyray.model.engine import Network
 from monkeyray.storage.store import Storage
+from monkeyray.training.dataset import Dataset
+from monkeyray.training.options import TrainConfig
 
 #: Steps that are decoded ahead of a worker.
 _STEPS_AHEAD = 2
@@ -120,6 +124,24 @@ class PixelSource:
         if self.boxes is not None:
             rows["bbox"] = pa.array(list(self.boxes[step]), pa.list_(pa.float32(), 4))
         return pa.table(rows)
+
+
+def pixel_source(
+    config: TrainConfig, storage: Storage, network: Network, data: Dataset
+) -> PixelSource:
+    """The images of a training, decoded whenever they are needed."""
+    boxes = None
+    if has_boxes(data.images.column_names):
+        boxes = np.array(data.images["detection_bbox"].to_pylist(), np.float32)
+    return PixelSource(
+        data.uris,
+        network.size,
+        network.views,
+        storage,
+        config.seed if config.augment else None,
+        boxes,
+        config.box_padding,
+    )
 
 
 def _read(decoder: Decoder, rows: pa.Table) -> Array:

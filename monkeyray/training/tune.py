@@ -22,11 +22,11 @@ from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.model.backbones import import_keras
 from monkeyray.runs.worker_count import wait_for_workers
 from monkeyray.training.dataset import Dataset
-from monkeyray.training.network import head_training
+from monkeyray.training.head import head_training
 from monkeyray.training.loop import CachedSource, FitConfig, Learner, Splits, fit
 from monkeyray.training.options import TrainConfig, TuneConfig
-from monkeyray.training.train import train_with
 from monkeyray.training.summary import Trained
+from monkeyray.training.train import train_with
 
 #: A head's training settings and its factory.
 Training = tuple[FitConfig, Callable[[], Learner]]

@@ -21,8 +21,8 @@ from monkeyray.storage.local import local_errors
 from monkeyray.storage.location import Location
 from monkeyray.storage.s3 import endpoint_of
 from monkeyray.storage.store import Storage
-from monkeyray.training.tracking.tracker import problem_of
 from monkeyray.training.summary import Trained
+from monkeyray.training.tracking.tracker import problem_of
 
 #: Places with a credential, as people copy them from consoles and old scripts.
 PLANTED = [

@@ -18,7 +18,8 @@ from monkeyray.errors import InputError
 from monkeyray.scoring.features import Features
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
 from monkeyray.storage.store import Storage
-from monkeyray.training.dataset import Dataset, choose_images, list_dataset, weigh
+from monkeyray.training.dataset import Dataset, choose_images, weigh
+from monkeyray.training.listing import list_dataset
 from monkeyray.training.options import TrainConfig
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from monkeyray.errors import ConfigError, InputError
 from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.store import Storage
-from monkeyray.training.dataset import apply_corrections, list_dataset
+from monkeyray.training.listing import apply_corrections, list_dataset
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.publish import recorded
 

@@ -19,7 +19,7 @@ from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.model.bundle import load_bundle
 from monkeyray.options import StoreConfig
 from monkeyray.storage.store import Storage
-from monkeyray.training.network import head_training
+from monkeyray.training.head import head_training
 from monkeyray.training.loop import Learner, Splits
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained

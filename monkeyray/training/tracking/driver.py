@@ -13,8 +13,14 @@ from monkeyray.runs.cluster import check_relative
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.tracking.mlflow import LOCAL, MlflowRun, check_mlflow, local_place, tracking_uri
 from monkeyray.training.options import TrainConfig
+from monkeyray.training.tracking.mlflow import (
+    LOCAL,
+    MlflowRun,
+    check_mlflow,
+    local_place,
+    tracking_uri,
+)
 from monkeyray.training.tracking.tensorboard import EventFiles, check_tensorboard
 from monkeyray.training.tracking.tracker import Stage, Tracker, problem_of
 

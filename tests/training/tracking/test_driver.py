@@ -14,10 +14,10 @@ import pytest
 from monkeyray.errors import ConfigError
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.tracking.tracker import EpochLog, Stage, Tracker
-from monkeyray.training.tracking.driver import Tracking
-from monkeyray.training.train import train
 from monkeyray.training.summary import Trained
+from monkeyray.training.tracking.driver import Tracking
+from monkeyray.training.tracking.tracker import EpochLog, Stage, Tracker
+from monkeyray.training.train import train
 from tests.support.tracked import curves, epochs, figures
 from tests.support.weed import free_port
 

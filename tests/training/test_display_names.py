@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from monkeyray.storage.location import Location
-from monkeyray.training.publish import display_names
+from monkeyray.training.findings import display_names
 
 
 @pytest.mark.parametrize(
