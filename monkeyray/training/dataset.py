@@ -1,4 +1,4 @@
-"""The labelled images of a training: listing, splits that share no picture, and counts."""
+"""The usable images of a training, in splits that share no picture, and their counts."""
 
 from __future__ import annotations
 
@@ -9,22 +9,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from monkeyray.arrays import Array
-from monkeyray.console import counted
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
-from monkeyray.labels.listing import list_labelled
-from monkeyray.labels.names import read_label_names
+from monkeyray.model.backbones import weights_hash
+from monkeyray.model.network import Network
 from monkeyray.scoring.features import Features
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.splits import SPLITS, Assignment, fold_images, split_images
-from monkeyray.storage.keys import OTHER_FORM, fingerprint, index_in_either_form, nfc_column
-from monkeyray.storage.store import Storage
-from monkeyray.training.listing import best_animals, load_detections, with_best_box
+from monkeyray.storage.keys import fingerprint
 from monkeyray.training.loop import Splits
 from monkeyray.training.options import TrainConfig
 
@@ -58,87 +54,7 @@ class Dataset:
     data: dict[str, Any]
 
 
-def list_dataset(
-    config: TrainConfig, storage: Storage
-) -> tuple[pa.Table, dict[str, str], Counter[str]]:
-    """All images with `label`, `given` split and `group`, the labels' names, and counts of skipped
-    images; with detections only the images of an animal, each with its box.
-
-    Raises InputError if they cannot be split, whatever the images show.
-    """
-    skipped: Counter[str] = Counter()
-    boxes = load_detections(config.detections, storage) if config.detections else None
-    listed: set[str] = set()
-
-    def read(place: str, split: str | None) -> pa.Table:
-        found = _tagged(list_labelled(place, storage, skipped), split)
-        if boxes is None:
-            return found
-        listed.update(nfc_column(found["uri"]).to_pylist())
-        return best_animals(found, place, boxes, config.detection_threshold, skipped)
-
-    def read_later(place: str, table: pa.Table) -> pa.Table:
-        found = _tagged(list_labelled(place, storage, skipped), None)
-        if boxes is None:
-            return found
-        uris = nfc_column(found["uri"]).to_pylist()
-        new = pa.array([uri not in listed for uri in uris], pa.bool_())
-        listed.update(uris)
-        threshold = config.detection_threshold
-        return with_best_box(table, found, new, place, boxes, threshold, skipped)
-
-    table = read(config.images, None)
-    if config.test is not None:
-        test = read(config.test, "test")
-        both = set(table["uri"].to_pylist()) & set(test["uri"].to_pylist())
-        if both:
-            raise InputError(
-                f"--test {config.test} and --images {config.images} have "
-                f"{counted(len(both), 'file')} in common, such as {min(both)}: give places that do "
-                "not overlap"
-            )
-        table = pa.concat_tables([table, test])
-    for uri in config.corrections:
-        table = apply_corrections(table, read_later(uri, table), skipped)
-    labels = set(table["label"].to_pylist())
-    if len(labels) < 2:
-        raise InputError(
-            f"{config.images} has only the label {next(iter(labels))!r}: a classifier needs two or "
-            "more, each in a sub-folder of its own"
-        )
-    names = read_label_names(config.label_names, storage) if config.label_names else {}
-    if names and not set(names) & labels:
-        raise InputError(
-            f"--label-names {config.label_names} names none of the labels, such as "
-            f"{min(labels)!r}: its column 'label' must hold the labels"
-        )
-    if config.limit is not None:
-        listed = table
-        table = _limit(table, config.limit, config.seed)
-        for split in sorted(_given(listed) - _given(table)):
-            raise InputError(
-                f"--limit {config.limit} leaves no image of the given {split} split: raise it"
-            )
-    _check_split(config, table)
-    return table, names, skipped
-
-
-def apply_corrections(table: pa.Table, later: pa.Table, notes: Counter[str]) -> pa.Table:
-    """The images of both tables, which have the same columns. An image in both, by URI, gets the
-    label of `later` and keeps everything else, such as a given split; new images come last.
-    `notes` counts OTHER_FORM.
-    """
-    known, new = table["uri"].combine_chunks(), later["uri"].combine_chunks()
-    where, in_other_form = index_in_either_form(table["uri"], new)
-    notes[OTHER_FORM] += in_other_form
-    place = table.column_names.index("label")
-    labels = pc.coalesce(later["label"].take(where), table["label"])
-    table = table.set_column(place, "label", labels)
-    where, _ = index_in_either_form(later["uri"], known)
-    return pa.concat_tables([table, later.filter(pc.is_null(where))])
-
-
-def _check_split(config: TrainConfig, images: pa.Table) -> None:
+def check_split(config: TrainConfig, images: pa.Table) -> None:
     """Raise InputError before any image is opened if no content of the images allows a split."""
     uris = images["uri"].to_pylist()
     groups = group_images(uris, None, images["group"].to_pylist())
@@ -177,36 +93,6 @@ def _fold(
         config.seed,
         pictures,
     )
-
-
-def _given(images: pa.Table) -> set[str]:
-    """The given splits."""
-    return set(images["given"].to_pylist()) - {None}
-
-
-def _tagged(table: pa.Table, split: str | None) -> pa.Table:
-    columns = {name: table[name] for name in ("uri", "size_bytes", "version", "label")}
-    empty = pa.nulls(table.num_rows, pa.string())
-    if split is not None:
-        columns["given"] = pa.array([split] * table.num_rows, pa.string())
-    else:
-        columns["given"] = table["split"] if "split" in table.column_names else empty
-    columns["group"] = table["group"] if "group" in table.column_names else empty
-    return pa.table(columns)
-
-
-def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
-    """At most `limit` images, taken from the labels in turn, and of each label first one of every
-    given split."""
-    labels = np.array(table["label"].to_pylist(), dtype=object)
-    given = np.array([split or "" for split in table["given"].to_pylist()])
-    turn = np.empty(len(labels), np.int64)
-    for number, label in enumerate(sorted(set(labels))):
-        its = np.random.default_rng([seed, number]).permutation(np.flatnonzero(labels == label))
-        first = np.unique(given[its], return_index=True)[1]
-        order = np.concatenate([its[np.sort(first)], np.delete(its, first)])
-        turn[order] = np.arange(len(its))
-    return table.take(np.sort(np.argsort(turn, kind="stable")[:limit]))
 
 
 def choose_images(
@@ -277,6 +163,22 @@ def choose_images(
         groups=groups,
         data=data,
     )
+
+
+def identify(config: TrainConfig, network: Network, data: Dataset) -> dict[str, Any]:
+    """What decides the weights besides the settings of the loop, in JSON's types."""
+    return {
+        "data": data.data["fingerprint"],
+        # An image's place in the list decides when it is drawn and how it is augmented.
+        "order": fingerprint(data.table["sha256"].to_pylist()),
+        "seed": config.seed,
+        "backbone_weights": weights_hash(network.backbone_weights),
+        "views": list(network.views),
+        "class_weights": config.class_weights,
+        "augment": config.augment,
+        "folds": config.folds,
+        **({"boxes": data.data["boxes"]} if config.detections else {}),
+    }
 
 
 def _rare(labels: Sequence[str], counts: Counter[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -17,8 +17,8 @@ from monkeyray.model.backbones import (
     unfreeze,
     weights_hash,
 )
-from monkeyray.model.engine import Network, embed
 from monkeyray.model.head import build_head, kernels, scale_logits
+from monkeyray.model.network import Network, embed
 from monkeyray.training.assess import assess_validation
 from monkeyray.training.dataset import Dataset, identify
 from monkeyray.training.distributed import Outcome, Task, below

@@ -1,22 +1,21 @@
-"""What is trained: the head alone, or the last layers of the backbone together with the head."""
+"""The head of a training: its settings, its learner on cached features, and its training."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from monkeyray.console import silence_stderr
-from monkeyray.model.backbones import (
-    BACKBONES,
-    Weights,
-    build_backbone,
-    last_layers,
-    named_weights,
-    unfreeze,
-)
+from monkeyray.model.backbones import BACKBONES, Weights, named_weights
 from monkeyray.model.head import build_head, kernels
-from monkeyray.model.network import Network, embed
+from monkeyray.model.network import Network
+from monkeyray.training.dataset import Dataset, identify
+from monkeyray.training.distributed import Outcome, Task
+from monkeyray.training.job import Job
+from monkeyray.training.loop import CachedSource, FitConfig
+from monkeyray.training.options import TrainConfig, parse_head
 
 
 class HeadLearner:
@@ -47,52 +46,28 @@ class HeadLearner:
         return {key: value.astype(np.float32) for key, value in named_weights(self._head).items()}
 
 
-class FineTuneLearner:
-    """A network from pixels to logits, of which the last layers and the head are trained.
-
-    It computes in float32, so the same number of workers gives the same weights and another number
-    almost the same. BatchNorm stays in inference mode and keeps its ImageNet statistics.
-    """
-
-    dtype = "float32"
-
-    #: On CPUs, XLA's convolutions are slower than oneDNN's.
-    compiled = False
-
-    def __init__(self, network: Network, layers: str) -> None:
-        """`layers`: a value of --fine-tune. The network must have a trained head."""
-        self._spec = BACKBONES[network.backbone]
-        self._backbone = build_backbone(network.backbone, network.backbone_weights)
-        self._head = build_head(
-            self._spec.width, network.head_widths, network.labels, network.head_weights
-        )
-        chosen = last_layers(self._backbone, network.backbone, layers)
-        unfreeze(self._backbone, chosen)
-        self.variables = [
-            *(variable for layer in chosen for variable in layer.trainable_variables),
-            *self._head.trainable_variables,
-        ]
-
-        # No penalty on the backbone, whose pretrained kernels should not shrink.
-        self.penalised = kernels(self._head)
-
-    def logits(self, x: Any) -> Any:
-        """uint8 pixels (b, views, size, size, 3) to logits (b, labels)."""
-        import tensorflow as tf
-
-        features = tf.reduce_mean(embed(self._backbone, self._spec, x), axis=1)
-        return self._head(features, training=False)
-
-    def weights(self) -> Weights:
-        """All weights of the network, under backbone/ and head/."""
-        return {
-            **{f"backbone/{key}": value for key, value in named_weights(self._backbone).items()},
-            **{f"head/{key}": value for key, value in named_weights(self._head).items()},
-        }
+def train_head(job: Job, network: Network, data: Dataset) -> Outcome:
+    """Train the head of a network on the features of the images, and one on each fold."""
+    fit_config, make_learner = head_training(job.config, len(data.labels))
+    source, stage = CachedSource(data.vectors.mean(axis=1)), job.tracking.stage("head")
+    task = Task(fit_config, data.splits, make_learner, source, data.folds, stage)
+    return job.run(
+        task, identify(job.config, network, data) | {"head": parse_head(job.config.head)}
+    )
 
 
-def check_fine_tune(network: Network, layers: str) -> None:
-    """Raise ConfigError if --fine-tune asks for more layers than the backbone has."""
-    with silence_stderr():  # TensorFlow logs its search for a GPU
-        backbone = build_backbone(network.backbone)
-    last_layers(backbone, network.backbone, layers)
+def head_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[[], HeadLearner]]:
+    """How a head for this many labels is trained, and what makes its learner."""
+    widths = parse_head(config.head)
+    seed = config.seed if config.head_seed is None else config.head_seed
+    fit_config = FitConfig(
+        epochs=config.epochs,
+        patience=config.patience or (5 if widths else 10),
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate or (3e-4 if widths else 3e-3),
+        l2=(0.0 if widths else 1e-3) if config.l2 is None else config.l2,
+        seed=seed,
+        checkpoint_seconds=config.checkpoint_seconds,
+    )
+    width = BACKBONES[config.backbone].width
+    return fit_config, functools.partial(HeadLearner, width, widths, labels, seed)

@@ -8,26 +8,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from monkeyray.arrays import Array
 from monkeyray.console import Reporter, counted
 from monkeyray.errors import InputError
-from monkeyray.images.boxes import has_boxes
-from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engines import EngineChoice, choose_engine
 from monkeyray.model.network import Network
 from monkeyray.runs.cluster import connected
 from monkeyray.runs.pools import Pool, RayPool
 from monkeyray.runs.worker_count import WorkerCount, choose_workers
 from monkeyray.scoring.features import FeatureCache, Features, unusable
-from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.dataset import Dataset
 from monkeyray.training.distributed import TRAINING, Outcome, Task, run_training
-from monkeyray.training.pixels import PixelSource
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.tracking.driver import Tracking
 
@@ -85,37 +79,6 @@ class Job:
         padding = self.config.box_padding if self.config.detections else None
         cache = FeatureCache(place, self.storage, network, engine, padding)
         return cache.get(images, self.pool, replace(self.embedders, gpu=gpu), self.reporter)
-
-    def pixels(self, network: Network, data: Dataset) -> PixelSource:
-        """The images themselves, decoded whenever they are needed."""
-        config, boxes = self.config, None
-        if has_boxes(data.images.column_names):
-            boxes = np.array(data.images["detection_bbox"].to_pylist(), np.float32)
-        return PixelSource(
-            data.uris,
-            network.size,
-            network.views,
-            self.storage,
-            config.seed if config.augment else None,
-            boxes,
-            config.box_padding,
-        )
-
-    def identity(self, network: Network, data: Dataset) -> dict[str, Any]:
-        """What decides the weights besides the settings of the loop."""
-        config = self.config
-        return {
-            "data": data.data["fingerprint"],
-            # An image's place in the list decides when it is drawn and how it is augmented.
-            "order": fingerprint(data.table["sha256"].to_pylist()),
-            "seed": config.seed,
-            "backbone_weights": weights_hash(network.backbone_weights),
-            "views": list(network.views),
-            "class_weights": config.class_weights,
-            "augment": config.augment,
-            "folds": config.folds,
-            **({"boxes": data.data["boxes"]} if config.detections else {}),
-        }
 
     def run(self, task: Task, identity: dict[str, Any]) -> Outcome:
         """Train, or continue from the checkpoint of the same identity."""

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from monkeyray.console import Say
+from monkeyray.console import Say, counted
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import ANIMAL
 from monkeyray.images.detections import Detections, parse_detections, read_detections
@@ -63,7 +63,7 @@ def say_skipped(skipped: Counter[str], say: Say) -> None:
     say_notes(skipped, say)
     for why in (NO_BOX, NOT_LISTED):
         if skipped[why]:
-            say(f"{skipped[why]} images {why} are left out")
+            say(f"left out, {why}: {counted(skipped[why], 'image')}")
 
 
 def list_dataset(
@@ -101,8 +101,9 @@ def list_dataset(
         both = set(table["uri"].to_pylist()) & set(test["uri"].to_pylist())
         if both:
             raise InputError(
-                f"--test {config.test} and --images {config.images} have {len(both)} files in "
-                f"common, such as {min(both)}: give places that do not overlap"
+                f"--test {config.test} and --images {config.images} have "
+                f"{counted(len(both), 'file')} in common, such as {min(both)}: give places that do "
+                "not overlap"
             )
         table = pa.concat_tables([table, test])
     for uri in config.corrections:

@@ -1,9 +1,7 @@
-"""From features to a finished network: the head, fine-tuning, the assessment and int8."""
+"""The network of a training: loaded, given a head, fine-tuned, assessed and quantised."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,24 +10,23 @@ import pyarrow as pa
 
 from monkeyray.arrays import Array
 from monkeyray.images.views import choose_views
-from monkeyray.model.backbones import BACKBONES, load_weights, weights_hash
+from monkeyray.model.backbones import load_weights
 from monkeyray.model.engines import EngineChoice
-from monkeyray.model.head import scale_logits
 from monkeyray.model.network import Network
-from monkeyray.model.quantise import IMAGES, Quantised, compare, quantise
+from monkeyray.model.quantise import IMAGES, Quantised, check_installed, compare, quantise
 from monkeyray.runs.cluster import run_in_fresh_process
 from monkeyray.storage.store import Storage
-from monkeyray.training.assess import Assessment, assess, assess_validation
+from monkeyray.training.assess import Assessment, assess
 from monkeyray.training.dataset import Dataset
-from monkeyray.training.distributed import Outcome, Task, below
+from monkeyray.training.fine_tuning import check_fine_tune, fine_tune
+from monkeyray.training.head import train_head
 from monkeyray.training.job import Job
-from monkeyray.training.head import FineTuneLearner, HeadLearner, check_fine_tune
-from monkeyray.training.loop import CachedSource, FitConfig
 from monkeyray.training.options import TrainConfig, parse_head
+from monkeyray.training.pixels import pixel_source
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedNetwork:
     """The network with its head, the assessment of it, and `figures`: the metrics of a bundle that
     the assessment does not have."""
 
@@ -40,7 +37,9 @@ class Learned:
 
 def load_network(config: TrainConfig, storage: Storage) -> Network:
     """The frozen backbone of a training. Raises ConfigError if the weights or --fine-tune do not
-    fit it."""
+    fit it, or if --int8 needs what is not installed."""
+    if config.int8:
+        check_installed()
     weights = load_weights(config.backbone, config.weights, storage, config.seed)
     network = Network(config.backbone, weights, choose_views(config.crop, config.views))
     if config.fine_tune is not None:
@@ -48,11 +47,11 @@ def load_network(config: TrainConfig, storage: Storage) -> Network:
     return network
 
 
-def learn(job: Job, network: Network, data: Dataset) -> Learned:
+def train_network(job: Job, network: Network, data: Dataset) -> TrainedNetwork:
     """Train the head, fine-tune and quantise as the options say, and assess the result."""
     config, vectors = job.config, data.vectors
     with job.timed("training"):
-        head = _train_head(job, network, data)
+        head = train_head(job, network, data)
         job.seconds["head"] = head.seconds
         network = replace(
             network,
@@ -62,7 +61,7 @@ def learn(job: Job, network: Network, data: Dataset) -> Learned:
         )
         figures = head.figures | {"fine_tuning": None, "int8": None}
         if config.fine_tune is not None:
-            network, vectors, figures["fine_tuning"] = _fine_tune(
+            network, vectors, figures["fine_tuning"] = fine_tune(
                 job, network, data, config.fine_tune
             )
         assert network.head_weights is not None
@@ -72,86 +71,7 @@ def learn(job: Job, network: Network, data: Dataset) -> Learned:
     if config.int8:
         with job.timed("int8"):
             network, figures["int8"] = _quantise(job, network, data, vectors, assessment)
-    return Learned(network, assessment, figures)
-
-
-def _train_head(job: Job, network: Network, data: Dataset) -> Outcome:
-    fit_config, make_learner = head_training(job.config, len(data.labels))
-    source, stage = CachedSource(data.vectors.mean(axis=1)), job.tracking.stage("head")
-    task = Task(fit_config, data.splits, make_learner, source, data.folds, stage)
-    return job.run(task, job.identity(network, data) | {"head": parse_head(job.config.head)})
-
-
-def head_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[[], HeadLearner]]:
-    """How a head for this many labels is trained, and what makes its learner."""
-    widths = parse_head(config.head)
-    seed = config.seed if config.head_seed is None else config.head_seed
-    fit_config = FitConfig(
-        epochs=config.epochs,
-        patience=config.patience or (5 if widths else 10),
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate or (3e-4 if widths else 3e-3),
-        l2=(0.0 if widths else 1e-3) if config.l2 is None else config.l2,
-        seed=seed,
-        checkpoint_seconds=config.checkpoint_seconds,
-    )
-    width = BACKBONES[config.backbone].width
-    return fit_config, functools.partial(HeadLearner, width, widths, labels, seed)
-
-
-def _fine_tune(
-    job: Job, network: Network, data: Dataset, layers: str
-) -> tuple[Network, Array, dict[str, Any]]:
-    """The fine-tuned network and its features, or the given one if it was no worse; and the
-    figures of the fine-tuning."""
-    job.reporter.say(f"fine-tuning: {layers} of {network.backbone}")
-    assert network.head_weights is not None
-    before = assess_validation(data, data.vectors, network.head_weights)
-    # From calibrated logits, so that more confidence alone does not make an epoch better.
-    start = scale_logits(network.head_weights, 1 / before["temperature"])
-    tuned = _run_fine_tuning(job, replace(network, head_weights=start), data, layers)
-    job.seconds["head"] += tuned.seconds
-    figures = tuned.figures | {
-        "layers": layers,
-        "diverged": tuned.state.diverged,
-        "before": before,
-        "after": None,
-        "kept": False,
-    }
-    if tuned.state.best_epoch:
-        backbone, head = (below(tuned.weights, name) for name in ("backbone", "head"))
-        other = replace(network, backbone_weights=backbone, head_weights=head)
-        vectors = job.features(other, data.images)
-        after = assess_validation(data, vectors, head)
-        better = after["loss"] < before["loss"] and after["accuracy"] >= before["accuracy"]
-        figures |= {"after": after, "kept": better}
-        if better:
-            return other, vectors, figures
-    return network, data.vectors, figures
-
-
-def _run_fine_tuning(job: Job, network: Network, data: Dataset, layers: str) -> Outcome:
-    config = job.config
-    task = Task(
-        FitConfig(
-            epochs=config.fine_tune_epochs,
-            patience=config.patience or 5,
-            batch_size=config.batch_size,
-            learning_rate=config.fine_tune_rate,
-            l2=0.0,
-            seed=config.seed,
-            checkpoint_seconds=config.checkpoint_seconds,
-            keep_start=True,
-        ),
-        data.splits,
-        functools.partial(FineTuneLearner, network, layers),
-        job.pixels(network, data),
-        tracked=job.tracking.stage("fine_tuning"),
-        name="fine-tuning",
-    )
-    assert network.head_weights is not None
-    start = {"head": weights_hash(network.head_weights), "layers": layers}
-    return job.run(task, job.identity(network, data) | start)
+    return TrainedNetwork(network, assessment, figures)
 
 
 def _quantise(
@@ -161,7 +81,7 @@ def _quantise(
     count = max(1, IMAGES // len(network.views))
     some = np.random.default_rng(job.config.seed).permutation(data.splits.train)[:count]
     job.reporter.say(f"quantising {network.backbone} to int8 on {len(some)} training images")
-    source = job.pixels(network, data).reader(np.sort(some))
+    source = pixel_source(job.config, job.storage, network, data).reader(np.sort(some))
     made: Quantised = run_in_fresh_process(job.reporter.say, quantise, network, source)
     network = replace(network, int8=made.arrays)
     test = data.splits.test

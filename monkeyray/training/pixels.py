@@ -16,7 +16,7 @@ from monkeyray.arrays import Array, Bytes
 from monkeyray.errors import DecodeError, InputError, ObjectError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.images.decode import Limits, decode
-from monkeyray.model.engine import Network
+from monkeyray.model.network import Network
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.options import TrainConfig

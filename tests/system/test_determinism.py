@@ -18,8 +18,8 @@ from typing import Any
 from monkeyray.options import StoreConfig
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.train import train
 from monkeyray.training.summary import Trained
+from monkeyray.training.train import train
 from tests.support.processes import processes_below
 from tests.support.tracked import curves, runs_of
 

@@ -31,8 +31,8 @@ from monkeyray.scoring.summary import Summary
 from monkeyray.storage.retries import START_PATIENCE_SECONDS
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.train import train
 from monkeyray.training.summary import Trained
+from monkeyray.training.train import train
 from tests.support.faulty import KINDS, FaultyProxy, Kind
 from tests.support.files import upload
 

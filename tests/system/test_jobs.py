@@ -44,11 +44,11 @@ from monkeyray.scoring.summary import Summary
 from monkeyray.statistics.metrics import softmax
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.listing import list_dataset
 from monkeyray.training.distributed import training_error
+from monkeyray.training.listing import list_dataset
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.train import train
 from monkeyray.training.summary import Trained
+from monkeyray.training.train import train
 from tests.support.processes import processes_below
 
 QUIET = StoreConfig(quiet=True)

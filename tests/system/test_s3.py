@@ -19,8 +19,8 @@ from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.train import train
 from monkeyray.training.summary import Trained
+from monkeyray.training.train import train
 from tests.support.faulty import FaultyProxy
 from tests.support.files import upload
 from tests.support.weed import start_weed
