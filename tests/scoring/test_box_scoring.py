@@ -138,7 +138,7 @@ def test_boxes_are_scored_and_all_else_passes_through(
     quiet = score(replace(config, update=True, retry_failed=True, store=StoreConfig()))
     assert isinstance(quiet, Summary)
     assert (quiet.scored, quiet.images) == (0, 14)
-    assert "--update and --retry-failed: no image is to be scored" in capsys.readouterr().err
+    assert "--update and --retry-failed found no image to score" in capsys.readouterr().err
     assert (tmp_path / "out" / "_run.json").read_bytes() == run
     changed = {
         (Path(row["uri"]).name, row["detection"]): row["embedding"]
