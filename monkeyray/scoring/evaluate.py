@@ -107,7 +107,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     if bundle is not None and config.images is not None and (note := bundle.unlike(None)):
         reporter.say(f"{note}, or evaluate predictions that were scored so")
     for place in (config.output, *filter(None, [config.features])):
-        storage.check_writable(Location.parse(place))
+        storage.check_conditions(Location.parse(place))
     with hold(output, storage, reporter.say) as lease:
         if config.images is not None:
             assert bundle is not None

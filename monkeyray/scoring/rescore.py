@@ -45,7 +45,7 @@ def rescore(config: RescoreConfig) -> Summary:
     options = _options(config, old, bundle)
     identity = _identity(old, bundle, options)
     rescorer = Rescorer(predictions, PostProcessor(bundle, options), bundle.head_weights)
-    storage.check_writable(place)
+    storage.check_conditions(place)
     with hold(place, storage, reporter.say) as lease:
         run = None if config.overwrite else open_run(place, storage, identity)
         if run is None:

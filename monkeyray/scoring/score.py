@@ -35,7 +35,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     options = score_options(config, bundle)
     if note := bundle.unlike(config.box_padding if config.detections else None):
         reporter.say(note)
-    storage.check_writable(place)
+    storage.check_conditions(place)
     detections, sha256 = None, None
     if config.detections:
         detections, sha256 = read_detections(config.detections, storage)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from monkeyray.errors import ForbiddenError, MissingError, StorageError
+from monkeyray.errors import ConflictError, ForbiddenError, MissingError, StorageError
 from monkeyray.storage.local import LocalStore, local_errors
 from monkeyray.storage.location import Location
 from monkeyray.storage.others import ArrowStore
@@ -200,12 +200,44 @@ class Storage:
 
     def check_writable(self, place: Place) -> None:
         """Write and delete a small file below a place. Raises StorageError with the reason."""
+        self._probe(place, lambda probe: self.write(probe, b""))
+
+    def check_conditions(self, place: Place) -> None:
+        """Write as `check_writable` does, and see whether the store keeps the promises of `create`
+        and `replace`. Raises StorageError with what it did."""
+        self._probe(place, self._prove_conditions)
+
+    def _probe(self, place: Place, attempt: Callable[[Location], object]) -> None:
         probe = Location.of(place) / f".monkeyray-{uuid.uuid4().hex[:8]}.tmp"
         try:
-            self.write(probe, b"")
+            attempt(probe)
             self.delete(probe)
         except StorageError as error:
             raise StorageError(f"cannot write to {place}: {error}") from error
+
+    def _prove_conditions(self, probe: Location) -> None:
+        def expect(allowed: bool, step: Callable[[], str | None], else_it: str) -> str | None:
+            version = None
+            try:
+                version, done = step(), True
+            except ConflictError:
+                done = False
+            if done == allowed:
+                return version
+            with contextlib.suppress(StorageError):
+                self.delete(probe)
+            raise StorageError(
+                f"its store {else_it}, so its conditional writes cannot keep two runs apart: write "
+                "to another store"
+            )
+
+        create, swap = self.create, self.replace
+        first = expect(True, lambda: create(probe, b"1"), "refused to create a new file")
+        expect(False, lambda: create(probe, b"2"), "created a file that existed (If-None-Match)")
+        if first is None:
+            return  # a store without versions
+        expect(True, lambda: swap(probe, b"3", first), "refused to replace the current version")
+        expect(False, lambda: swap(probe, b"4", first), "replaced an old version (If-Match)")
 
     # -- file systems --------------------------------------------------------------------------
 

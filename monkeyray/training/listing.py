@@ -55,7 +55,7 @@ def check_places(config: TrainConfig, storage: Storage) -> None:
         if place is not None:
             storage.check_reachable(Location.parse(place))
     for place in filter(None, [config.model, config.features]):
-        storage.check_writable(Location.parse(place))
+        storage.check_conditions(Location.parse(place))
 
 
 def say_skipped(skipped: Counter[str], say: Say) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from monkeyray.errors import ConflictError, MissingError, NoFileError
+from monkeyray.errors import ConflictError, MissingError, NoFileError, StorageError
+from monkeyray.storage.local import LocalStore
 from monkeyray.storage.location import Location
+from monkeyray.storage.protocol import ABSENT
 from monkeyray.storage.store import Storage
 
 
@@ -70,6 +72,23 @@ def test_other_stores_through_fsspec() -> None:
     assert not storage.exists(place)
     with pytest.raises(MissingError):
         storage.read(place)
+
+
+class Inverting(LocalStore):
+    """A store that takes conditions for their opposite."""
+
+    def write(self, place: Location, data: bytes, replacing: str | None) -> str | None:
+        if replacing == ABSENT and not self.exists(place):
+            raise ConflictError("exists already")
+        return super().write(place, data, None)
+
+
+def test_a_store_proves_its_conditions(tmp_path: Path) -> None:
+    for place in (str(tmp_path), "memory://proof"):
+        Storage().check_conditions(place)
+    with pytest.raises(StorageError, match="its store refused to create a new file"):
+        Storage(_stores={"file": Inverting()}).check_conditions(str(tmp_path))
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("scheme", ["file", "memory"])

@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from typing import BinaryIO, Literal, get_args
 from urllib.parse import unquote, urlsplit
 
+import boto3
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+
 #: What may happen to a request. `drop` closes the connection before the server hears of it, `lose`
 #: after the server has done what it asked for.
 Kind = Literal["slow_down", "internal_error", "cut", "delay", "drop", "lose"]
@@ -91,6 +95,7 @@ class FaultyProxy:
         self._answer: tuple[str, int, re.Pattern[str] | None] | None = None
         self._next: list[tuple[Kind, re.Pattern[str]]] = []
         self._watches: list[_Watch] = []
+        self._ignored: str | None = None
         self._open: set[socket.socket] = set()
         self._running = threading.Event()
         self._closed = False
@@ -134,10 +139,14 @@ class FaultyProxy:
         with self._lock:
             self._answer = (code, status, re.compile(objects) if objects else None)
 
+    def ignore(self, header: str) -> None:
+        """Leave a header out of every request from now on, as gateways do that do not know it."""
+        self._ignored = header
+
     def heal(self) -> None:
         """Disturb nothing and forward everything from now on."""
         with self._lock:
-            self.rate, self._answer = 0.0, None
+            self.rate, self._answer, self._ignored = 0.0, None, None
             self._next.clear()
             self._watches.clear()
         self.resume()
@@ -201,6 +210,8 @@ class FaultyProxy:
                     server.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                     self._keep(server)
                     answers = server.makefile("rb")
+                if self._ignored in request.headers:
+                    request = _signed_without(request, self._ignored)
                 server.sendall(request.head + request.body)
                 answer = _read(answers, method=request.method)
                 if kind == "lose" or (kind == "cut" and not answer.body):
@@ -281,6 +292,22 @@ class _Watch:
             return False
         self.left -= 1
         return self.left < 0
+
+
+def _signed_without(request: _Message, header: str) -> _Message:
+    """The request without a header, which its signature covered, signed with the tests' account."""
+    method, path, version = request.start.split(" ")
+    kept = {
+        name: value
+        for name, value in request.headers.items()
+        if not name.startswith("x-amz-") and name not in (header, "authorization", "expect")
+    }
+    again = AWSRequest(method, f"http://{kept['host']}{path}", data=request.body, headers=kept)
+    keys = boto3.session.Session().get_credentials().get_frozen_credentials()
+    S3SigV4Auth(keys, "s3", "us-east-1").add_auth(again)
+    headers = "".join(f"{name}: {value}\r\n" for name, value in again.headers.items())
+    head = f"{method} {path} {version}\r\n{headers}\r\n"
+    return _Message(request.start, head.encode(), kept, request.body)
 
 
 def _error(request: _Message, code: str, status: int) -> bytes:

@@ -353,6 +353,58 @@ def test_create_and_replace_keep_their_promise_when_answers_are_lost(
     assert proxy.disturbed == Counter(lose=4 * losses)
 
 
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("if-none-match", "its store created a file that existed"),
+        ("if-match", "its store replaced an old version"),
+    ],
+)
+def test_a_store_that_ignores_conditions_is_refused(
+    header: str, words: str, s3: Storage, proxy: FaultyProxy
+) -> None:
+    folder = f"{UNIT}/{header}"
+    storage = through(proxy)
+    storage.check_conditions(folder)
+    proxy.ignore(header)
+    with pytest.raises(StorageError, match=f"cannot write to {folder}: {words}"):
+        storage.check_conditions(folder)
+    storage.check_writable(folder)
+    assert not [*s3.list(folder)]
+
+
+def test_a_store_is_proven_through_lost_answers_and_conflicts(
+    s3: Storage, proxy: FaultyProxy
+) -> None:
+    for _ in range(4):
+        proxy.disturb_next("lose", r"PUT .*\.tmp")
+    through(proxy).check_conditions(f"{UNIT}/proof")
+    assert proxy.disturbed == Counter(lose=4)
+    proxy.answer_all("ConditionalRequestConflict", 409)
+    with pytest.raises(StorageError, match="another program writes there at the same time"):
+        through(proxy, patience_seconds=2).check_conditions(f"{UNIT}/proof")
+    threading.Timer(3, proxy.heal).start()
+    through(proxy).check_conditions(f"{UNIT}/proof")
+
+
+@pytest.mark.parametrize("header", ["if-none-match", "if-match"])
+def test_a_job_refuses_a_store_that_ignores_conditions(
+    header: str,
+    s3: Storage,
+    proxy: FaultyProxy,
+    trained: Trained,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    proxy.ignore(header)
+    arguments = ["score", "--images", CARD, "--model", trained.uri, "--s3-endpoint", proxy.url]
+    with pytest.raises(SystemExit) as exit_:
+        main([*arguments, "--predictions", place("ignored")])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "conditional writes cannot keep two runs apart: write to another store" in line
+    assert not [*s3.list(place("ignored"))]
+
+
 def test_nothing_is_replaced_where_there_is_nothing(s3: Storage, proxy: FaultyProxy) -> None:
     with pytest.raises(ConflictError):
         through(proxy).replace(f"{UNIT}/none", b"x", "0" * 32)
