@@ -1,0 +1,405 @@
+"""Which head to train, and how: recipes compared on repeated grouped splits of labelled images.
+
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.heads --images FOLDER --features FOLDER recipes
+
+In each round 30% of the images, in whole groups of copies, are held out; a recipe sees the others
+only, and chooses everything on them. Rounds overlap in their images, so intervals are those of the
+corrected resampled t-test (Nadeau and Bengio, Machine Learning 52, 2003). Features come from the
+cache of a training with the same --views (`monkeyray train --features`), or are computed into it.
+What was measured is kept in --results, and only missing rounds are computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monkeyray.runs.workers import open_pool
+from monkeyray.training.learn import load_network
+from scipy.stats import beta, t
+
+from monkeyray.arrays import Array
+from monkeyray.model.engines import choose_engine
+from monkeyray.model.head import head_logits
+from monkeyray.scoring.features import FeatureCache
+from monkeyray.statistics.calibration import expected_calibration_error, fit_temperature
+from monkeyray.statistics.metrics import cross_entropy, softmax
+from monkeyray.statistics.splits import split_images
+from monkeyray.statistics.thresholds import ACCEPTED, choose_thresholds, decide
+from monkeyray.storage.location import Location
+from monkeyray.training.dataset import choose_images, list_dataset
+from monkeyray.training.linear import L2, fit_linear
+from monkeyray.training.options import TrainConfig
+
+TEST_SHARE = 0.3
+FOLDS = 5
+TARGETS = (0.95, 0.99)
+
+#: L2 penalties.
+GRID = (100.0, 10.0, 1.0, 0.1, 0.01)
+
+BIG = (1024, 1024, 512)
+
+
+@dataclass(frozen=True)
+class Images:
+    """`features`: float32 (n, views, width); `truth`: label indices (n,); `groups`: equal numbers
+    for images that must stay together; `labels`: how many."""
+
+    features: Array
+    truth: Array
+    groups: Array
+    labels: int
+
+    def take(self, rows: Array) -> Images:
+        """Some of the images."""
+        return Images(self.features[rows], self.truth[rows], self.groups[rows], self.labels)
+
+    def mean(self, views: int) -> Array:
+        """The mean features of the first views."""
+        return np.asarray(self.features[:, :views].mean(axis=1))
+
+    def split(self, share: float, seed: int, second: float = 0.0) -> Array:
+        """train, validation (`second`) or test of each image, in whole groups."""
+        labels = [str(label) for label in self.truth.tolist()]
+        given = [None] * len(labels)
+        return split_images(labels, self.groups, given, second, share, seed).names
+
+    def folds(self, seed: int) -> Array:
+        """The number of the fold in which each image is held out."""
+        from sklearn.model_selection import StratifiedGroupKFold
+
+        cutter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+        found = np.empty(len(self.truth), np.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a label in fewer groups than folds
+            for number, (_, held) in enumerate(cutter.split(found, self.truth, self.groups)):
+                found[held] = number
+        return found
+
+
+#: Logits of the test images by the published head; logits and truth of the images on which the
+#: temperature and the thresholds are chosen.
+Found = tuple[Array, Array, Array]
+
+
+def load(images: str, features: str, views: int) -> Images:
+    """All readable images of a folder, as a training would see them."""
+    config = TrainConfig(images=images, model=features, views=views)
+    storage, reporter = config.store.storage(), config.store.reporter()
+    listed, _, skipped = list_dataset(config, storage)
+    network = load_network(config, storage)
+    with open_pool(config.store, False, reporter.say) as pool:
+        engine = choose_engine(config.engine, "float32", False)
+        cache = FeatureCache(Location.parse(features), storage, network, engine)
+        found = cache.get(listed, pool, pool.count("embed-workers", None, False), reporter)
+    data = choose_images(config, listed, found, skipped)
+    return Images(data.vectors, data.splits.truth, data.groups, len(data.labels))
+
+
+def linear(x: Array, y: Array, labels: int, weight: Array, l2: float) -> list[Any]:
+    """Linear heads, one for each column of weights."""
+    return fit_linear(x, y, weight, labels, l2)
+
+
+def fold_weights(fold: Array) -> Array:
+    """Weights (n, 1 + folds): of a head on all images, and of each fold's."""
+    numbers = np.arange(-1, FOLDS)
+    return np.asarray(fold[:, None] != numbers, np.float64)
+
+
+def out_of_fold(heads: Sequence[Any], x: Array, fold: Array) -> Array:
+    """Each image's logits by the head of the fold in which it is held out."""
+    return np.stack([head_logits(head, x) for head in heads])[fold, np.arange(len(x))]
+
+
+def converged(
+    views: int = 1, l2: float | None = L2, mean: bool = False
+) -> Callable[[Images, Images, int], Found]:
+    """Linear heads that have converged: one on all images (or the `mean` of the folds' heads), with
+    a penalty that is given or that has the lowest calibrated loss out of fold."""
+
+    def recipe(known: Images, test: Images, seed: int) -> Found:
+        x, fold = known.mean(views), known.folds(seed)
+        tried = []
+        for each in GRID if l2 is None else (l2,):
+            heads = linear(x, known.truth, known.labels, fold_weights(fold), each)
+            held = out_of_fold(heads[1:], x, fold)
+            loss = cross_entropy(held / fit_temperature(held, known.truth), known.truth)
+            tried.append((loss, each, heads, held))
+        _, _, heads, held = min(tried, key=lambda found: found[:2])
+        outputs = [head_logits(head, test.mean(views)) for head in heads]
+        return (np.mean(outputs[1:], axis=0) if mean else outputs[0]), held, known.truth
+
+    return recipe
+
+
+class Adam:
+    """A head that is trained by Adam on batches of 64, as `train` did before heads converged."""
+
+    def __init__(self, widths: tuple[int, ...], labels: int, seed: int) -> None:
+        from sklearn.neural_network import MLPClassifier
+
+        self._labels = np.arange(labels)
+        self._net = MLPClassifier(
+            widths,
+            solver="adam",
+            learning_rate_init=3e-4 if widths else 3e-3,
+            # 0.001 times the sum of squares, on the mean loss of a batch.
+            alpha=0.0 if widths else 2 * 1e-3 * 64,
+            batch_size=64,
+            random_state=seed,
+        )
+
+    def epoch(self, x: Array, y: Array) -> None:
+        """Pass over all images once."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # fewer images than a batch has
+            self._net.partial_fit(x, y, classes=self._labels)
+
+    def logits(self, x: Array) -> Array:
+        """Logits up to a constant for each image."""
+        scores = np.asarray(self._net.predict_proba(x), np.float64)
+        return np.asarray(np.log(np.maximum(scores, 1e-30)))
+
+
+def stopped_early(widths: tuple[int, ...] = ()) -> Callable[[Images, Images, int], Found]:
+    """70% of the images train, 15% stop the training and choose, 15% are only tested on."""
+    patience = 5 if widths else 10
+
+    def recipe(known: Images, test: Images, seed: int) -> Found:
+        names, x, y = known.split(0.15, seed, 0.15), known.mean(1), known.truth
+        train, validation = names == "train", names == "validation"
+        head, least, since = Adam(widths, known.labels, seed), np.inf, 0
+        best: Found | None = None
+        for _ in range(200):
+            head.epoch(x[train], y[train])
+            held = head.logits(x[validation])
+            loss, since = cross_entropy(held, y[validation]), since + 1
+            if loss < least - 1e-4:
+                best, least, since = (head.logits(test.mean(1)), held, y[validation]), loss, 0
+            if since >= patience:
+                break
+        assert best is not None
+        return best
+
+    return recipe
+
+
+def steps_from_folds(widths: tuple[int, ...], epochs: int = 30) -> Callable[..., Found]:
+    """A head on all images, for as many epochs as were best out of fold."""
+
+    def recipe(known: Images, test: Images, seed: int) -> Found:
+        x, y, fold = known.mean(1), known.truth, known.folds(seed)
+        held = np.zeros((epochs, len(y), known.labels))
+        for number in range(FOLDS):
+            head = Adam(widths, known.labels, seed)
+            for epoch in range(epochs):
+                head.epoch(x[fold != number], y[fold != number])
+                held[epoch, fold == number] = head.logits(x[fold == number])
+        best = int(np.argmin([cross_entropy(each, y) for each in held]))
+        head = Adam(widths, known.labels, seed)
+        for _ in range(best + 1):
+            head.epoch(x, y)
+        return head.logits(test.mean(1)), held[best], y
+
+    return recipe
+
+
+RECIPES: dict[str, Callable[[Images, Images, int], Found]] = {
+    "Adam, stopped early": stopped_early(),
+    "converged": converged(),
+    "converged, penalty from folds": converged(l2=None),
+    "converged, mean of folds": converged(mean=True),
+    "converged, 2 views": converged(views=2),
+    "converged, 4 views": converged(views=4),
+    "1024-1024-512, stopped early": stopped_early(BIG),
+    "1024-1024-512, epochs from folds": steps_from_folds(BIG),
+    **{f"converged, l2 {each:g}": converged(l2=each) for each in GRID},
+}
+
+
+def measure(found: Found, truth: Array, labels: int) -> dict[str, Any]:
+    """The figures of one round."""
+    logits, held, held_truth = found
+    temperature = fit_temperature(held, held_truth)
+    probabilities = softmax(logits / temperature)
+    scores, predicted = probabilities.max(axis=1), logits.argmax(axis=1)
+    held_scores = softmax(held / temperature).max(axis=1).astype(np.float32)
+    correct = predicted == truth
+    names = [str(label) for label in range(labels)]
+    row: dict[str, Any] = {
+        "accuracy": float(correct.mean()),
+        "loss": cross_entropy(logits / temperature, truth),
+        "ece": expected_calibration_error(scores, correct),
+        "ece uncalibrated": expected_calibration_error(softmax(logits).max(axis=1), correct),
+        "temperature": temperature,
+        "held": float(np.mean(held.argmax(axis=1) == held_truth)),
+    }
+    for target in TARGETS:
+        chosen = choose_thresholds(held_scores, held.argmax(axis=1), held_truth, names, target)
+        accepted = decide(scores.astype(np.float32), predicted, chosen) == ACCEPTED
+        own = [chosen.per_label[name] is not None for name in names]
+        sets = [accepted & (predicted == label) for label in np.flatnonzero(own)]
+        sets.append(accepted & ~np.array(own)[predicted])
+        row[f"{target:g}"] = {
+            "accepted": int(accepted.sum()),
+            "right": int((accepted & correct).sum()),
+            "images": len(truth),
+            # One for each threshold that there is.
+            "each": [[int(s.sum()), int((s & correct).sum())] for s in sets if s.any()],
+        }
+    return row
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The mean over rounds and half of its 95% interval, for overlapping rounds."""
+    each = np.asarray(values)
+    spread = each.var(ddof=1) * (1 / len(each) + TEST_SHARE / (1 - TEST_SHARE))
+    return float(each.mean()), float(t.ppf(0.975, len(each) - 1) * np.sqrt(spread))
+
+
+class Results:
+    """Figures by name and round, kept in a JSON file."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._rows: dict[str, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            self._rows = json.loads(path.read_text())
+
+    def get(self, name: str, seed: int, make: Callable[[], Any]) -> Any:
+        """The figures of a round, made if missing."""
+        rows = self._rows.setdefault(name, {})
+        if str(seed) not in rows:
+            rows[str(seed)] = make()
+            if self._path is not None:
+                self._path.write_text(json.dumps(self._rows))
+        return rows[str(seed)]
+
+
+def round_of(images: Images, seed: int) -> tuple[Images, Images]:
+    """What a recipe may see in a round, and the test images."""
+    names = images.split(TEST_SHARE, seed)
+    return images.take(np.flatnonzero(names != "test")), images.take(
+        np.flatnonzero(names == "test")
+    )
+
+
+def show_recipes(images: Images, results: Results, rounds: int, names: Sequence[str]) -> None:
+    """A row for each recipe: figures, and the difference from the first one in the same rounds."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name in names:
+        rows[name] = []
+        for seed in range(rounds):
+            known, test = round_of(images, seed)
+            rows[name].append(
+                results.get(
+                    name,
+                    seed,
+                    lambda name=name, known=known, test=test, seed=seed: measure(  # type: ignore[misc]
+                        RECIPES[name](known, test, seed), test.truth, test.labels
+                    ),
+                )
+            )
+    print(f"{rounds} rounds; mean ± half of the 95% interval; differences from {names[0]}")
+    for key in ("accuracy", "loss", "ece", "ece uncalibrated", "temperature", "held"):
+        print(f"\n{key}")
+        for name, its in rows.items():
+            mean, half = interval([row[key] for row in its])
+            line = f"  {name:34} {mean:.4f} ± {half:.4f}"
+            if name != names[0]:
+                pairs = zip(its, rows[names[0]], strict=True)
+                mean, half = interval([row[key] - first[key] for row, first in pairs])
+                line += f"   {mean:+.4f} ± {half:.4f}{'' if abs(mean) > half else '  (same)'}"
+            print(line)
+    for target in TARGETS:
+        print(f"\nthresholds for {target:g}")
+        for name, its in rows.items():
+            print(f"  {name:34} {promise([row[f'{target:g}'] for row in its], target)}")
+
+
+def promise(rows: Sequence[dict[str, Any]], target: float) -> str:
+    """How well the thresholds of all rounds did on their test images."""
+    some = [row for row in rows if row["accepted"]]
+    kept = sum(row["right"] >= target * row["accepted"] for row in some)
+    accepted = sum(row["accepted"] for row in rows)
+    right = sum(row["right"] for row in rows)
+    each = [pair for row in rows for pair in row["each"]]
+    refuted = sum(
+        beta.ppf(0.95, right + 1, count - right) < target for count, right in each if right < count
+    )
+    return (
+        f"in {len(some)} of {len(rows)} rounds, kept in {kept}; accepts "
+        f"{accepted / sum(row['images'] for row in rows):.3f}, {right / max(1, accepted):.4f} of "
+        f"them right; of {len(each)} thresholds {refuted} refuted at 95%"
+    )
+
+
+SIZES = (5, 10, 20, 50)
+
+
+def some_of(images: Images, each: int, seed: int) -> Images:
+    """`each` different pictures of every label."""
+    order = np.random.default_rng(seed).permutation(len(images.truth))
+    first = order[np.unique(images.groups[order], return_index=True)[1]]
+    first = np.random.default_rng([seed, 1]).permutation(first)
+    return images.take(
+        np.concatenate([first[images.truth[first] == x][:each] for x in range(images.labels)])
+    )
+
+
+def show_curve(images: Images, results: Results, rounds: int) -> None:
+    """Accuracy by the number of labelled images of each label."""
+    for name in ("Adam, stopped early", "converged"):
+        for size in (*SIZES, None):
+            rows = []
+            for seed in range(rounds):
+                known, test = round_of(images, seed)
+                known = known if size is None else some_of(known, size, seed)
+                rows.append(
+                    results.get(
+                        name if size is None else f"{name}, {size} a label",
+                        seed,
+                        lambda name=name, known=known, test=test, seed=seed: measure(  # type: ignore[misc]
+                            RECIPES[name](known, test, seed), test.truth, test.labels
+                        ),
+                    )
+                )
+            line = f"{name:22} {size or 'all'!s:4}"
+            for key in ("accuracy", "loss", "ece", "held"):
+                mean, half = interval([row[key] for row in rows])
+                line += f"   {key} {mean:.4f} ± {half:.4f}"
+            print(line)
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("table", choices=("recipes", "curve"))
+    parser.add_argument("--images", required=True, help="a folder for each label, or a manifest")
+    parser.add_argument("--features", required=True, help="where features are kept")
+    parser.add_argument("--views", type=int, default=4, help="as many as the cache has")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--results", type=Path, help="where figures are kept (.json)")
+    parser.add_argument("--only", nargs="+", choices=list(RECIPES), metavar="RECIPE")
+    options = parser.parse_args()
+    images = load(options.images, options.features, options.views)
+    results = Results(options.results)
+    print(f"{len(images.truth)} images in {len(set(images.groups.tolist()))} groups")
+    if options.table == "curve":
+        show_curve(images, results, options.rounds)
+    else:
+        show_recipes(images, results, options.rounds, options.only or list(RECIPES))
+
+
+if __name__ == "__main__":
+    main()
