@@ -1,12 +1,13 @@
 """Which head to train, and how: recipes compared on repeated grouped splits of labelled images.
 
-    OMP_NUM_THREADS=1 python -m tests.benchmarks.heads --images FOLDER --features FOLDER recipes
+    monkeyray train --images FOLDER --model MODEL --views 4 --features CACHE
+    OMP_NUM_THREADS=1 python -m tests.benchmarks.heads recipes --features CACHE/mobilenet-…
 
-In each round 30% of the images, in whole groups of copies, are held out; a recipe sees the others
-only, and chooses everything on them. Rounds overlap in their images, so intervals are those of the
-corrected resampled t-test (Nadeau and Bengio, Machine Learning 52, 2003). Features come from the
-cache of a training with the same --views (`monkeyray train --features`), or are computed into it.
-What was measured is kept in --results, and only missing rounds are computed.
+The images of the training are in one folder for each label. In each round 30% of them, in whole
+groups of copies, are held out; a recipe sees the others only, and chooses everything on them.
+Rounds overlap in their images, so intervals are those of the corrected resampled t-test (Nadeau and
+Bengio, Machine Learning 52, 2003). What was measured is kept in --results, and only missing rounds
+are computed.
 """
 
 from __future__ import annotations
@@ -20,22 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monkeyray.runs.workers import open_pool
-from monkeyray.training.learn import load_network
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from scipy.stats import beta, t
 
 from monkeyray.arrays import Array
-from monkeyray.model.engines import choose_engine
 from monkeyray.model.head import head_logits
-from monkeyray.scoring.features import FeatureCache
 from monkeyray.statistics.calibration import expected_calibration_error, fit_temperature
+from monkeyray.statistics.duplicates import group_images
+from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.metrics import cross_entropy, softmax
 from monkeyray.statistics.splits import split_images
 from monkeyray.statistics.thresholds import ACCEPTED, choose_thresholds, decide
-from monkeyray.storage.location import Location
-from monkeyray.training.dataset import choose_images, list_dataset
 from monkeyray.training.linear import L2, fit_linear
-from monkeyray.training.options import TrainConfig
 
 TEST_SHARE = 0.3
 FOLDS = 5
@@ -89,18 +87,21 @@ class Images:
 Found = tuple[Array, Array, Array]
 
 
-def load(images: str, features: str, views: int) -> Images:
-    """All readable images of a folder, as a training would see them."""
-    config = TrainConfig(images=images, model=features, views=views)
-    storage, reporter = config.store.storage(), config.store.reporter()
-    listed, _, skipped = list_dataset(config, storage)
-    network = load_network(config, storage)
-    with open_pool(config.store, False, reporter.say) as pool:
-        engine = choose_engine(config.engine, "float32", False)
-        cache = FeatureCache(Location.parse(features), storage, network, engine)
-        found = cache.get(listed, pool, pool.count("embed-workers", None, False), reporter)
-    data = choose_images(config, listed, found, skipped)
-    return Images(data.vectors, data.splits.truth, data.groups, len(data.labels))
+def load(features: Path, views: int) -> Images:
+    """The readable images of a cache, whose labels are the folders that they are in."""
+    table = pq.read_table(features, columns=["uri", "status", "sha256", "thumbnail", "embedding"])
+    table = table.filter(pc.equal(table["status"], "ok"))
+    newest = {uri: row for row, uri in enumerate(table["uri"].to_pylist())}
+    table = table.take([row for _, row in sorted(newest.items())])
+    vectors = np.array(table["embedding"].combine_chunks().flatten(), np.float32)
+    names = [uri.split("/")[-2] for uri in table["uri"].to_pylist()]
+    labels, truth = np.unique(names, return_inverse=True)
+    return Images(
+        vectors.reshape(table.num_rows, views, -1),
+        truth,
+        group_images(table["sha256"].to_pylist(), grey_thumbnails(table["thumbnail"])),
+        len(labels),
+    )
 
 
 def linear(x: Array, y: Array, labels: int, weight: Array, l2: float) -> list[Any]:
@@ -385,14 +386,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", choices=("recipes", "curve"))
-    parser.add_argument("--images", required=True, help="a folder for each label, or a manifest")
-    parser.add_argument("--features", required=True, help="where features are kept")
+    parser.add_argument("--features", type=Path, required=True, help="a folder of the cache")
     parser.add_argument("--views", type=int, default=4, help="as many as the cache has")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--results", type=Path, help="where figures are kept (.json)")
     parser.add_argument("--only", nargs="+", choices=list(RECIPES), metavar="RECIPE")
     options = parser.parse_args()
-    images = load(options.images, options.features, options.views)
+    images = load(options.features, options.views)
     results = Results(options.results)
     print(f"{len(images.truth)} images in {len(set(images.groups.tolist()))} groups")
     if options.table == "curve":
