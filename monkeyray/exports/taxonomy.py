@@ -88,7 +88,7 @@ class Taxa:
         if self._unlisted:
             some = ", ".join(sorted(self._unlisted)[:5])
             yield (
-                f"{counted(len(self._unlisted), 'label')} not in --taxonomy ({some}), taken for "
+                f"{counted(len(self._unlisted), 'label')} not in --taxonomy ({some}), counted as "
                 "animals without a scientific name"
             )
 

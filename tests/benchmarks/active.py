@@ -1,11 +1,11 @@
-"""What a round of review teaches: images to label chosen by --select's rules, and at random.
+"""What a round of review brings: images to label chosen by the rules of --select, and at random.
 
     MONKEYRAY_PHOTOS=… OMP_NUM_THREADS=1 python -m tests.benchmarks.active --features monkeys10.npz
 
-From some labels a species a linear head on MobileNet's features is trained. Then as many images of
-the rest as a round has are chosen by each rule and get their labels, and the head is trained again.
-Files of one picture are on one side of the split, and of one picture no more than one is in the
-pool or in the test part. Random choices are made several times for each seed and averaged.
+A linear head on MobileNet's features is trained on a few labels per species. Each rule then chooses
+a round of further images, which get their labels, and the head is trained again. All files of a
+picture are on one side of the split, and at most one of them is in the pool or in the test split.
+Random choices are made several times for each seed and averaged.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TEST_SHARE = 0.3
 
 
 def embed(folder: Path) -> dict[str, Array]:
-    """Features float32 (n, 1024), the label and the number of the picture of each photograph."""
+    """By photograph: features, float32 (n, 1024), the label, and the number of its picture."""
     paths = sorted(folder.glob("n*/*"))
     data = [path.read_bytes() for path in paths]
     features, thumbnails = Embedder()(data)
@@ -42,7 +42,7 @@ def embed(folder: Path) -> dict[str, Array]:
 
 
 def train(features: Array, labels: Array) -> Any:
-    """A linear head, with an L2 penalty as strong as that of the mean loss in training."""
+    """A linear head; the L2 penalty is relative to the mean loss, as in training."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=500 / len(features), max_iter=500).fit(features, labels)
@@ -107,7 +107,7 @@ def interval(values: Array) -> str:
 
 
 def main() -> None:
-    """Print the accuracies, and what each rule has over random choice in the same seed."""
+    """Print the accuracies, and the advantage of each rule over random choice, by seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--start", type=int, default=20, help="labels a species")

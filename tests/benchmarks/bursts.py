@@ -1,12 +1,12 @@
-"""How much a burst tells that one image does not: accuracy on single frames and pooled.
+"""What a burst adds to a single image: accuracy on single frames and on pooled ones.
 
     MONKEYRAY_PHOTOS=… python -m tests.benchmarks.bursts --seeds 3
 
-From each held-out photograph a burst of frames is made, as of an animal that walks through before a
-camera that does not move: what is seen of it drifts, the light and a branch before it stay nearly
-the same, and each frame has its own blur and noise. So the frames err together, as real ones do. A
-linear top on MobileNet's features is trained on the other photographs as they are; copies of a
-picture are on one side.
+A burst of frames is made from each held-out photograph, as if an animal walked past a fixed camera:
+the visible part drifts, the light and a branch in front stay nearly the same, and each frame has
+its own blur and noise. So the errors of the frames are correlated, as in real bursts. A linear head
+on MobileNet's features is trained on the other photographs, unchanged; copies of a picture are on
+one side.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ RULES: dict[str, Callable[[Array], Array]] = {
 def burst(
     photo: Image.Image, frames: int, strength: float, random: np.random.Generator
 ) -> Iterator[bytes]:
-    """A photograph as a burst of JPEGs that drift, blur, darken and are hidden in part.
+    """A photograph as a burst of JPEGs: drifting, blurred, darkened and partly hidden.
 
-    `strength`: of all disturbances, 0 for none and 1 for such as make every other frame hard.
+    `strength`: of all disturbances; 0 is none, and with 1 every other frame is hard.
     """
     photo = photo.convert("RGB")
     photo.thumbnail((512, 512))

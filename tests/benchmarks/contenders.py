@@ -1,9 +1,9 @@
-"""What `speed.py` compares, each in a process of its own: one scoring, from start to finish.
+"""The contenders of `speed.py`: one scoring from start to finish, in a process of its own.
 
     python -m tests.benchmarks.contenders loop --images FOLDER --model BUNDLE --out FOLDER
 
-Writes Parquet to `--out`, and as its last line of output JSON with `done`: a pair for each batch,
-the seconds since the epoch when it was ready and how many images it had.
+Writes Parquet to `--out`, and prints JSON as the last line. Its `done` has a pair for each batch:
+when it was ready, in seconds since the epoch, and its number of images.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def load_network(model: str, int8: bool = False) -> Any:
 
 
 def keras_model(model: str) -> Any:
-    """The network of a bundle as people have it: uint8 pixels (n, size, size, 3) to scores."""
+    """The network of a bundle as a Keras model: uint8 pixels (n, size, size, 3) to scores."""
     from monkeyray.model.backbones import BACKBONES, build_backbone, import_keras
     from monkeyray.model.head import build_head
 
@@ -100,7 +100,7 @@ def batches_of(paths: list[str], decode: Callable[[bytes], Any]) -> Iterator[Any
 
 
 def one_thread() -> None:
-    """Let TensorFlow and OpenVINO compute in one thread; before they are imported."""
+    """Make TensorFlow and OpenVINO compute in one thread; call it before they are imported."""
     os.environ |= {
         "OMP_NUM_THREADS": "1",
         "TF_NUM_INTRAOP_THREADS": "1",
@@ -168,7 +168,7 @@ def _decode(core: int, images: str, decoder: str) -> float:
 
 
 def limit(arguments: argparse.Namespace) -> dict[str, float]:
-    """Images/s of pure compute and pure decode on all cores, and the best that both can be."""
+    """Images/s of computing alone and of decoding alone on all cores, and the limit for both."""
     compute = sum(spread(_compute, arguments.images, arguments.model, arguments.engine))
     found = {"compute": compute}
     for name in DECODERS:
@@ -206,7 +206,7 @@ def recipe(arguments: argparse.Namespace) -> list[Any]:
 
 
 def times_of(out: str) -> list[Any]:
-    """When how many images were ready, of Parquet files with a column `at`."""
+    """How many images were ready at which time, from Parquet files with a column `at`."""
     at = pq.read_table(out, columns=["at"])["at"].to_numpy()
     when, count = np.unique(at, return_counts=True)
     return [(float(a), int(b)) for a, b in zip(when, count, strict=True)]

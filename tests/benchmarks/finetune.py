@@ -1,9 +1,9 @@
-"""Where fine-tuning wins: photographs that are unlike those that the backbone has learned from.
+"""Where fine-tuning helps: photographs that are unlike those that the backbone was trained on.
 
     python -m tests.benchmarks.finetune --photos FOLDER --seeds 0 1 2
 
-Makes of each photograph one as a small camera takes it at night: grey, dark, 72 pixels high or
-wide, with noise. Then trains on them with the frozen backbone, and with its last four blocks tuned.
+Makes each photograph look as if a small camera had taken it at night: grey, dark, noisy, and 72
+pixels high or wide. Trains on these with the frozen backbone, and with its last four blocks tuned.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from monkeyray.training.train import train
 
 
 def at_night(photos: Path, folder: Path) -> None:
-    """Write the photographs of sub-folders of labels as they would be at night."""
+    """Write the photographs of labelled sub-folders as they would look at night."""
     sources = sorted(
         path for label in photos.iterdir() if label.is_dir() for path in label.iterdir()
     )

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.monkeys --photos FOLDER --seeds 5 -- --views 2
 
-What follows `--` are options of `monkeyray train`. Features are kept in --features between calls.
+Options after `--` are those of `monkeyray train`. Features are kept in --features between calls.
 """
 
 from __future__ import annotations

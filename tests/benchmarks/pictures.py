@@ -1,9 +1,9 @@
-"""Take the pictures of the documentation again.
+"""Makes the pictures of the documentation again.
 
     MONKEYRAY_PHOTOS=… python -m tests.benchmarks.pictures docs/pages/pictures
 
 The charts are of a report on the 10 monkey species. The review is of the demo's images, which
-MonkeyRay draws itself, so that nobody's photographs are passed on. Chromium takes the pictures.
+MonkeyRay draws itself, so that no one's photographs are published. Chromium takes the pictures.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def make_review(folder: Path) -> Path:
 
 
 def save(data: bytes, path: Path) -> None:
-    """A picture with few colours or, as JPEG, with photographs."""
+    """Save a picture: with few colours, or as JPEG if it shows photographs."""
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     if path.suffix == ".png":
         picture = picture.quantize(48)
@@ -75,7 +75,7 @@ def save(data: bytes, path: Path) -> None:
 
 
 def show(browser: Browser, report: Path, review: Path, folder: Path) -> None:
-    """Open both and take the pictures."""
+    """Open both pages and take the pictures."""
     page = browser.new_page(viewport={"width": WIDTH, "height": 1080})
     page.goto(report.as_uri())
     for name in SECTIONS:

@@ -1,11 +1,11 @@
-"""What a second training costs once the features are kept: end to end, and the head alone.
+"""What a second training costs when the features are cached: end to end, and the head alone.
 
     python -m tests.benchmarks.retrain --photos FOLDER --images 1080 50000
 
-Makes as many different pictures of 256 pixels from the photographs (a crop, mirrored or not, of
-another brightness), trains on them, and trains again with another learning rate and seed, which
+Makes that many different pictures of 256 pixels from the photographs (cropped, perhaps mirrored,
+brighter or darker), trains on them, and trains again with another learning rate and seed, which
 opens no image. Each training is a process of its own, as a user would start it. Pictures that are
-too alike for one part of the data are kept together, as in any training.
+too alike to be in different splits are kept together, as in any training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def make(source: Path, folder: Path, seeds: list[int]) -> None:
-    """Pictures of one photograph, one a seed."""
+    """Pictures of one photograph, one per seed."""
     with Image.open(source) as image:
         image.draft("RGB", (448, 448))
         photo = image.convert("RGB")
@@ -48,7 +48,7 @@ def make(source: Path, folder: Path, seeds: list[int]) -> None:
 
 
 def make_all(photos: Path, folder: Path, images: int) -> None:
-    """As many pictures of all photographs in turn."""
+    """That many pictures, of all photographs in turn."""
     sources = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
     np.random.default_rng(0).shuffle(sources)  # some of all labels, however few
     with ProcessPoolExecutor() as pool:
@@ -61,7 +61,7 @@ def make_all(photos: Path, folder: Path, images: int) -> None:
 
 
 def train(images: Path, work: Path, name: str, *options: str) -> dict[str, Any]:
-    """One training in a process of its own: its seconds, and what it says of itself."""
+    """One training in a process of its own: its seconds, and its own figures."""
     summary = work / f"{name}.json"
     command = [
         sys.executable, str(ROOT / "jobs" / "train.py"), "--images", str(images),

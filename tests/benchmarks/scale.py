@@ -5,12 +5,11 @@
     python -m tests.benchmarks.scale driver --shards 2000
     python -m tests.benchmarks.scale plan --rows 10000000
 
-Without `--model` the network is replaced by one that answers at once, so that all else is what is
-measured: the plan, the workers and their children, the decoder, the files. `--ray` has a Ray of
-its own do it, and not this machine's own workers. Memory is the
-proportional set size (PSS) of the driver and all processes below it, so that what they share is
-counted once. `driver`: shards whose rows are there at once, so that handing them out, publishing
-them and counting them is all there is to do.
+Without `--model`, a stub answers in place of the network, so that everything else is measured: the
+plan, the workers and their children, the decoder, the files. With `--ray`, a Ray of its own does
+the work instead of this machine's workers. Memory is the proportional set size (PSS) of the driver
+and all processes below it, in which shared pages count once. `driver` hands out, publishes and
+counts shards whose rows need no work.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ LABELS = [f"label {i}" for i in range(10)]
 
 
 class StubPostProcessor(PostProcessor):
-    """Takes logits for scores."""
+    """Uses logits as scores."""
 
     def __init__(self, options: ScoreOptions) -> None:
         self.model_id = "0" * 64
@@ -92,7 +91,7 @@ class StubScorer(Scorer):
 
 
 def pss_of_tree(root: int) -> dict[str, float]:
-    """PSS in MiB of a process and all below it, by the word that tells what it is."""
+    """PSS in MiB of a process and all below it, by kind of process."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError, ValueError):
@@ -209,7 +208,7 @@ def score_images(
 
 
 def no_images(shard: int, plan: pa.Table) -> Iterator[pa.Table]:
-    """Rows of predictions that nobody had to make."""
+    """Rows of predictions without any work."""
     count = plan.num_rows
     columns = {
         "uri": plan["uri"],
@@ -221,7 +220,7 @@ def no_images(shard: int, plan: pa.Table) -> Iterator[pa.Table]:
 
 
 def drive(shards: int, rows_per_shard: int, workers: int) -> dict[str, Any]:
-    """Hand out many shards to workers that have them at once."""
+    """Hand out many shards to workers that finish them at once."""
     count = shards * rows_per_shard
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -259,7 +258,7 @@ def drive(shards: int, rows_per_shard: int, workers: int) -> dict[str, Any]:
 
 
 def plan_many(rows: int, place: str | None) -> dict[str, Any]:
-    """Plan a manifest of many rows, and find what is left when half is done."""
+    """Plan a manifest of many rows, and find what remains when half is done."""
     with tempfile.TemporaryDirectory() as name:
         manifest = Path(name) / "manifest.parquet"
         with pq.ParquetWriter(manifest, pa.schema([("uri", pa.string())])) as writer:

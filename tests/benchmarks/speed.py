@@ -1,17 +1,17 @@
-"""How fast MonkeyRay scores beside the limit, a hand-tuned loop and other tools, in one run.
+"""How fast MonkeyRay scores, beside the limit, a hand-tuned loop and other tools, in one run.
 
     pip install 'monkeyray[openvino]' daft simplejpeg opencv-python-headless
     python -m tests.benchmarks.speed --photos FOLDER --images 5390 --rounds 3 --json speed.json
 
-All contenders take turns, each in a process of its own, on the photographs of FOLDER repeated to
-as many images as asked for; the table has medians over the rounds, with the smallest and largest.
+The contenders take turns, each in a process of its own, on the photographs of FOLDER, repeated up
+to the number of --images. The table has the median of the rounds, with the smallest and largest.
 
-- steady: images/s between the 20th and the 80th of 100 images that were ready.
+- steady: images/s from when 20% of the images are ready until 80% are.
 - with start-up: images/s from the start of the process to its end.
 
-`--s3` scores from a SeaweedFS server on this machine too, and through a proxy that adds 30 ms to
-each request; the CPU seconds of both are told, since they share the cores. `--int8` (pip install
-'monkeyray[int8]') is for OpenVINO in int8 too, with a --model that was trained with --int8.
+`--s3` also scores from a SeaweedFS server on this machine, through a proxy that adds 30 ms to each
+request; the CPU seconds of both are printed, because they share the cores. `--int8` (pip install
+'monkeyray[int8]') adds OpenVINO in int8, for a --model that was trained with --int8.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ LATENCY_SECONDS = 0.03
 
 
 def collect(photos: Path, folder: Path, images: int, megapixels: float | None) -> None:
-    """Make a folder with as many images, of the photographs in turn; as they are, or of so many
-    megapixels each."""
+    """Make a folder of that many images from the photographs in turn, unchanged or scaled to
+    that many megapixels each."""
     from PIL import Image
 
     sources = sorted(path for path in photos.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
@@ -74,7 +74,7 @@ def run(contender: str, *options: str) -> tuple[Any, float, float]:
 
 
 def steady(done: list[list[float]]) -> float:
-    """Images/s between the 20th and the 80th of 100 images that were ready."""
+    """Images/s from when 20% of the images are ready until 80% are."""
     when = np.array([pair[0] for pair in done])
     count = np.cumsum([pair[1] for pair in done])
     low, high = np.searchsorted(count, [0.2 * count[-1], 0.8 * count[-1]])
@@ -178,7 +178,7 @@ def measure(
     arguments: argparse.Namespace,
     processes: dict[str, int],
 ) -> None:
-    """Let all contenders take turns, and print what came out."""
+    """Let the contenders take turns, and print the table."""
     figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for round_ in range(arguments.rounds):
         for title, (contender, options) in plan.items():
