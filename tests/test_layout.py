@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "monkeyray"
+TESTS = Path(__file__).parent
+PACKAGE = TESTS.parent / "monkeyray"
 HEAVY = ("tensorflow", "keras", "ray", "pyarrow", "numpy")
+
+
+@functools.cache
+def nodes(path: Path) -> list[ast.AST]:
+    """The syntax of a file."""
+    return list(ast.walk(ast.parse(path.read_text())))
 
 
 def importers(package: str) -> set[str]:
     """The modules that import a package, at their top or inside their functions."""
     found = set()
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if any(name.split(".")[0] == package for name in names):
@@ -33,7 +41,7 @@ def test_nothing_that_is_read_can_run_code() -> None:
     assert importers("joblib") == {"runs.worker_count"}  # for nothing but the number of cores
     risky = {"eval", "exec", "load_model", "unsafe_load", "full_load", "model_from_json"}
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Call):
                 called = getattr(node.func, "id", None) or getattr(node.func, "attr", None)
                 owner = getattr(getattr(node.func, "value", None), "id", None)
@@ -43,17 +51,16 @@ def test_nothing_that_is_read_can_run_code() -> None:
 
 
 def test_names_with_an_underscore_stay_in_their_module() -> None:
-    for path in (*PACKAGE.rglob("*.py"), *Path(__file__).parent.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path in (*PACKAGE.rglob("*.py"), *TESTS.rglob("*.py")):
+        for node in nodes(path):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("monkeyray."):
                 assert not [name for name in node.names if name.name.startswith("_")], path
 
 
 def test_no_test_module_imports_another() -> None:
-    tests = Path(__file__).parent
-    for path in tests.rglob("*.py"):
-        shared = {"support", path.relative_to(tests).parts[0]} & {"support", "benchmarks"}
-        for node in ast.walk(ast.parse(path.read_text())):
+    for path in TESTS.rglob("*.py"):
+        shared = {"support", path.relative_to(TESTS).parts[0]} & {"support", "benchmarks"}
+        for node in nodes(path):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 assert not node.level, path

@@ -5,14 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +24,7 @@ from monkeyray.model.bundle import Bundle, describe, load_bundle, save_bundle
 from monkeyray.model.network import Network
 from monkeyray.options import StoreConfig
 from monkeyray.runs.fetch import Batch, fetch
+from monkeyray.runs.pools import RayPool
 from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import RescoreConfig
 from monkeyray.scoring.rescore import rescore
@@ -178,23 +175,23 @@ def test_another_head_gives_what_scoring_with_it_gives(
     assert pc.max(differences).as_py() > 0.1
 
 
-def test_it_goes_on_where_it_was(trained: Trained, embedded: Path, tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was(
+    trained: Trained, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
-    command = [
-        sys.executable, "-m", "monkeyray", "rescore", "--predictions", str(embedded), "--model",
-        trained.uri, "--output", str(out), "--workers", "1", "--ray-address", "local",
-    ]  # fmt: skip
-    # A Ray of its own, not the session's, so that it ends with its driver.
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    while not list(out.glob("*.parquet")):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    time.sleep(1)  # its actor may be at its last file
+
+    def half(pool: RayPool, job: Any, shards: list[int], *rest: Any) -> NoReturn:
+        whole(pool, job, shards[:9], *rest)
+        raise KeyboardInterrupt
+
+    whole = RayPool.run
+    monkeypatch.setattr(RayPool, "run", half)
+    with pytest.raises(KeyboardInterrupt):
+        run(embedded, trained.uri, out)
+    monkeypatch.setattr(RayPool, "run", whole)
     assert not (out / "_SUCCESS").exists()
     kept = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
-    assert 1 <= len(kept) < 22
+    assert len(kept) == 9
     summary = run(embedded, trained.uri, out)
     assert summary.already == sum(pq.read_metadata(out / name).num_rows for name in kept)
     assert summary.scored == 44 - summary.already > 0
@@ -202,7 +199,8 @@ def test_it_goes_on_where_it_was(trained: Trained, embedded: Path, tmp_path: Pat
         assert (out / name).read_bytes() == data
     assert_predicted_alike(shards(out), shards(embedded))
     # Nothing is left to do, and Ray is not needed to see that.
-    assert run(embedded, trained.uri, out, store=StoreConfig(quiet=True)).scored == 0
+    monkeypatch.setattr(RayPool, "run", None)
+    assert run(embedded, trained.uri, out).scored == 0
 
 
 def test_on_s3(trained: Trained, embedded: Path, s3: Storage) -> None:

@@ -1,7 +1,7 @@
 """The same command gives the same model, bit for bit: fine-tuned with augmentation, killed,
 tracked or not.
 
-That a training of the head alone does is seen by tests/test_jobs.py and tests/test_tracking.py.
+tests/system/test_jobs.py has the training of the head alone.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from monkeyray.options import StoreConfig
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
@@ -22,6 +24,7 @@ from monkeyray.training.summary import Trained
 from monkeyray.training.train import train
 from tests.support.processes import processes_below
 from tests.support.tracked import curves, runs_of
+from tests.support.weed import free_port
 
 EPOCHS = 2
 TUNING_EPOCHS = 4
@@ -118,3 +121,33 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
     for name in ("report.html", "metrics.json"):
         kept = Path(client.download_artifacts(run_there.info.run_id, name))
         assert kept.read_bytes() == (tmp_path / "disturbed" / name).read_bytes()
+
+
+def test_a_server_that_is_down_changes_and_loses_nothing(
+    trained: Trained, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = train(
+        TrainConfig(
+            images=str(few),
+            model=str(tmp_path / "m"),
+            features=str(Path(trained.uri) / "features"),
+            tensorboard="model",
+            mlflow=f"http://127.0.0.1:{free_port()}",
+        )
+    )
+    assert done.model["model_id"] == trained.model["model_id"]
+    assert done.model["training"] == trained.model["training"] | {"int8": False}
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(said) == 2
+    assert "tried again when training ends" in said[0]
+    assert said[1].startswith("warning: tracking is incomplete: MLflow at http://127.0.0.1:")
+    # The other place has all of it.
+    history = trained.model["metrics"]["history"]
+    (folder,) = (tmp_path / "m" / "tensorboard").iterdir()
+    for split in ("train", "validation"):
+        assert curves(Storage(), str(folder / split)) == {
+            f"head/{name}": {
+                each["epoch"]: pytest.approx(each[f"{split}_{name}"]) for each in history
+            }
+            for name in ("loss", "accuracy")
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,16 @@ def run(
     return fit(config, learner, splits, CachedSource(vectors), strategy=strategy, **more)
 
 
+@pytest.fixture(scope="module")
+def states(strategy: Any, splits: Splits, vectors: Any) -> list[State]:
+    """Those of a training that nothing disturbs: after each epoch, and at last its result."""
+    states: list[State] = []
+    fitted = run(
+        strategy, splits, vectors, checkpoint=lambda state: states.append(copy.deepcopy(state))
+    )
+    return [*states, fitted]
+
+
 def assert_same(first: State, second: State) -> None:
     for one, other in zip(first.best, second.best, strict=True):
         np.testing.assert_array_equal(one, other, strict=True)
@@ -62,34 +73,35 @@ def assert_same(first: State, second: State) -> None:
 
 @pytest.mark.parametrize("kill_after", [1, 4, 6])
 def test_a_resumed_training_ends_where_an_undisturbed_one_does(
-    kill_after: int, strategy: Any, splits: Splits, vectors: Any, tmp_path: Path
+    kill_after: int,
+    states: list[State],
+    strategy: Any,
+    splits: Splits,
+    vectors: Any,
+    tmp_path: Path,
 ) -> None:
-    def keep(state: State) -> None:
-        if state.epoch == kill_after:
-            state.save(tmp_path)
-
-    whole = run(strategy, splits, vectors, checkpoint=keep)
+    states[kill_after - 1].save(tmp_path)
     loaded = State.load(tmp_path)
     assert loaded.epoch == kill_after
     resumed = run(strategy, splits, vectors, resume=loaded)
+    whole = states[-1]
     assert_same(resumed, whole)
     assert whole.epoch == 7
     assert (whole.resumed_from, resumed.resumed_from) == ([], [kill_after])
 
 
-def test_the_same_seed_gives_the_same_weights(strategy: Any, splits: Splits, vectors: Any) -> None:
-    first, again = run(strategy, splits, vectors), run(strategy, splits, vectors)
-    assert_same(first, again)
+def test_the_same_seed_gives_the_same_weights(
+    states: list[State], strategy: Any, splits: Splits, vectors: Any
+) -> None:
+    assert_same(states[-1], run(strategy, splits, vectors))
     other = run(strategy, splits, vectors, replace(CONFIG, seed=4))
-    assert not np.array_equal(first.best[0], other.best[0])
+    assert not np.array_equal(states[-1].best[0], other.best[0])
 
 
 def test_a_state_comes_back_as_it_was(
-    strategy: Any, splits: Splits, vectors: Any, tmp_path: Path
+    states: list[State], strategy: Any, splits: Splits, vectors: Any, tmp_path: Path
 ) -> None:
-    states: list[State] = []
-    fitted = run(strategy, splits, vectors, checkpoint=states.append)
-    state = replace(states[-1], resumed_from=[2, 5])
+    state = replace(states[-2], resumed_from=[2, 5])
     assert any(array.ndim == 0 for array in state.optimizer)  # Adam's count of steps
     state.save(tmp_path)
     loaded = State.load(tmp_path)
@@ -100,7 +112,7 @@ def test_a_state_comes_back_as_it_was(
     empty: dict[str, Any] = {"variables": [], "optimizer": [], "best": []}
     assert replace(loaded, **empty) == replace(state, **empty)
     # A training that had ended only answers again.
-    assert_same(run(strategy, splits, vectors, resume=fitted), fitted)
+    assert_same(run(strategy, splits, vectors, resume=states[-1]), states[-1])
 
 
 def test_a_training_that_diverges_says_so(strategy: Any, splits: Splits, vectors: Any) -> None:
@@ -116,7 +128,9 @@ def test_a_training_that_diverges_says_so(strategy: Any, splits: Splits, vectors
     assert not saved
 
 
-def test_features_may_come_as_they_are_needed(strategy: Any, splits: Splits, vectors: Any) -> None:
+def test_features_may_come_as_they_are_needed(
+    states: list[State], strategy: Any, splits: Splits, vectors: Any
+) -> None:
     asked = set()
 
     def stream(index: Any, epoch: int | None) -> Iterator[Any]:
@@ -124,10 +138,9 @@ def test_features_may_come_as_they_are_needed(strategy: Any, splits: Splits, vec
         for step in index:
             yield vectors[step]
 
-    cached = run(strategy, splits, vectors)
     learner = HeadLearner(8, (6,), 3, CONFIG.seed)
     streamed = fit(CONFIG, learner, splits, stream, strategy=strategy)
-    for one, other in zip(cached.best, streamed.best, strict=True):
+    for one, other in zip(states[-1].best, streamed.best, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12, rtol=0)
     assert asked == {None, *range(1, 8)}
 
@@ -139,9 +152,11 @@ def test_it_learns_and_stops(strategy: Any, splits: Splits, vectors: Any) -> Non
     assert state.epoch == min(200, state.best_epoch + 3)
 
 
-def test_weights_shift_what_the_head_cares_for(strategy: Any, splits: Splits, vectors: Any) -> None:
+def test_weights_shift_what_the_head_cares_for(
+    states: list[State], strategy: Any, splits: Splits, vectors: Any
+) -> None:
     weight = np.where(splits.truth == 2, 2.8, 0.1)
-    more = replace(CONFIG, epochs=60, patience=60)
+    more = replace(CONFIG, epochs=20, patience=20)
     plain = run(strategy, splits, 0.3 * vectors, more)
     tilted = run(strategy, replace(splits, weight=weight), 0.3 * vectors, more)
     claimed = [
@@ -153,7 +168,7 @@ def test_weights_shift_what_the_head_cares_for(strategy: Any, splits: Splits, ve
     assert claimed[1] > claimed[0]
     # All weights 1 are no weights.
     same = run(strategy, replace(splits, weight=np.ones(60)), vectors)
-    assert_same(same, run(strategy, splits, vectors))
+    assert_same(same, states[-1])
 
 
 def test_what_is_trained_already_is_kept_unless_it_gets_better(
@@ -161,7 +176,7 @@ def test_what_is_trained_already_is_kept_unless_it_gets_better(
 ) -> None:
     config = replace(CONFIG, keep_start=True, epochs=3)
     learner = HeadLearner(8, (6,), 3, 3)
-    good = run(strategy, splits, vectors, replace(CONFIG, epochs=80))
+    good = run(strategy, splits, vectors, replace(CONFIG, epochs=30, learning_rate=0.03))
     for variable, value in zip(learner.variables, good.best, strict=True):
         variable.assign(value)
     wild = replace(config, learning_rate=30.0)

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
 import monkeyray.training.tune
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError
-from monkeyray.model.bundle import load_bundle
 from monkeyray.options import StoreConfig
-from monkeyray.storage.store import Storage
 from monkeyray.training.head import head_training
 from monkeyray.training.loop import Learner, Splits
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
-from monkeyray.training.tune import Choice, choices, run_trials, tune
+from monkeyray.training.tune import choices, run_trials, tune
 
 QUIET = StoreConfig(quiet=True)
 
@@ -110,55 +106,6 @@ def test_a_choice_is_a_training() -> None:
     found = config(**options).choose("7,5", 0.1, 0.2, 3)
     assert type(found) is TrainConfig
     assert found == TrainConfig(**options, **chosen)
-
-
-def test_the_best_on_validation_is_published(
-    options: dict[str, Any],
-    trained: Trained,
-    capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    tried = [
-        Choice("linear", 1e-5, 0.0, 1),
-        Choice("8", 1e-6, 0.0, 3),
-        Choice("linear", 1e200, 1e-4, 4),
-        Choice("linear", 0.003, 0.001, 0),  # as the first model was trained
-    ]
-    monkeypatch.setattr(monkeyray.training.tune, "choices", lambda config: tried)
-    home = set(Path.home().iterdir())
-    found = tune(TuneConfig(**options, trials=4))
-    assert capfd.readouterr().out == ""
-    assert set(Path.home().iterdir()) == home
-    assert not Path(f"{found.uri}/.training").exists()
-    assert found.opened == 0
-    assert load_bundle(found.uri, Storage()).model["model_id"] == found.model["model_id"]
-
-    metrics = found.model["metrics"]
-    trials = metrics["search"]["trials"]
-    names = [each.name for each in fields(Choice)]
-    assert [Choice(**{name: trial[name] for name in names}) for trial in trials] == tried
-    ends = ["finished", "finished", "diverged", "finished"]
-    assert [trial["ended"] for trial in trials] == ends
-    assert trials[2]["validation_loss"] is None
-    assert "diverged in epoch 1" in trials[2]["error"]
-    assert metrics["search"]["best"] == 3
-    best = trials[3]
-    assert best["validation_loss"] < trials[0]["validation_loss"]
-
-    # The bundle is that trial, and what `train` makes of the same options.
-    assert (metrics["epochs_run"], metrics["best_epoch"]) == (best["epochs"], best["best_epoch"])
-    epoch = metrics["history"][best["best_epoch"] - 1]
-    assert epoch["validation_loss"] == pytest.approx(best["validation_loss"], rel=1e-6)
-    assert epoch["validation_accuracy"] == best["validation_accuracy"]
-    assert trained.model["weights"] == found.model["weights"]
-    assert trained.model["metrics"]["history"] == metrics["history"]
-    assert trained.model["metrics"]["search"] is None
-    assert ", 1 diverged\nbest on validation: --head linear" in str(found)
-    assert "best on validation" not in str(trained)
-    # Ray writes down what the driver hands to its tasks.
-    secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
-    logs = Path(ray._private.worker._global_node.get_logs_dir_path())
-    assert [path for path in logs.iterdir() if path.is_file() and secret in path.read_bytes()] == []
 
 
 def test_a_search_of_nothing_but_divergence_says_so(options: dict[str, Any]) -> None:

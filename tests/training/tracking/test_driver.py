@@ -14,12 +14,9 @@ import pytest
 from monkeyray.errors import ConfigError
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.summary import Trained
 from monkeyray.training.tracking.driver import Tracking
 from monkeyray.training.tracking.tracker import EpochLog, Stage, Tracker
-from monkeyray.training.train import train
-from tests.support.tracked import curves, epochs, figures
-from tests.support.weed import free_port
+from tests.support.tracked import epochs, figures
 
 
 @dataclass
@@ -182,34 +179,3 @@ def test_local_is_refused_in_a_submitted_job(
         config = TrainConfig(images="images", model=str(tmp_path), mlflow=option)
         with pytest.raises(ConfigError, match=f"--mlflow {path} is a relative path"):
             Tracking(config, Storage(), print)
-
-
-def test_a_server_that_is_down_changes_and_loses_nothing(
-    trained: Trained, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What MLflow gets where it is there, tests/test_determinism.py sees."""
-    done = train(
-        TrainConfig(
-            images=str(few),
-            model=str(tmp_path / "m"),
-            features=str(Path(trained.uri) / "features"),
-            tensorboard="model",
-            mlflow=f"http://127.0.0.1:{free_port()}",
-        )
-    )
-    assert done.model["model_id"] == trained.model["model_id"]
-    assert done.model["training"] == trained.model["training"] | {"int8": False}
-    said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert len(said) == 2
-    assert "tried again when training ends" in said[0]
-    assert said[1].startswith("warning: tracking is incomplete: MLflow at http://127.0.0.1:")
-    # The other place has all of it.
-    history = trained.model["metrics"]["history"]
-    (folder,) = (tmp_path / "m" / "tensorboard").iterdir()
-    for split in ("train", "validation"):
-        assert curves(Storage(), str(folder / split)) == {
-            f"head/{name}": {
-                each["epoch"]: pytest.approx(each[f"{split}_{name}"]) for each in history
-            }
-            for name in ("loss", "accuracy")
-        }
