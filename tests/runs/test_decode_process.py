@@ -58,13 +58,13 @@ def test_a_poison_file_and_one_that_hangs_cost_a_row_each(
     contents |= {"005.jpg": b"crash", "006.jpg": b"crash again"}
     contents |= {"020.jpg": b"broken", "029.jpg": b"hang, the last one"}
     plan = plan_of(tmp_path, contents)
-    table = pa.concat_tables(start(decode_seconds=1.0).run(plan))
+    table = pa.concat_tables(start(decode_seconds=0.5).run(plan))
     assert table["uri"].to_pylist() == plan["uri"].to_pylist()
     rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
     statuses = Counter(row["status"] for row in rows.values())
     assert statuses == {"ok": 26, "crashed": 2, "timeout": 1, "unreadable": 1}
     assert rows["005.jpg"]["error"] == "the decoder crashed on it twice: signal 11 (SIGSEGV)"
-    assert rows["029.jpg"]["error"] == "not decoded within 1 s, twice"
+    assert rows["029.jpg"]["error"] == "not decoded within 0.5 s, twice"
     for name, data in contents.items():
         if rows[name]["status"] == "ok":
             assert rows[name]["seen"] == data[-1]

@@ -74,7 +74,7 @@ def test_poison_and_a_killed_child_in_one_run(tmp_path: Path) -> None:
     seen: list[dict[str, int]] = []
     thread = threading.Thread(target=kill)
     thread.start()
-    with prepared(tmp_path, contents, Limits(decode_seconds=1)) as (run, job, plan):
+    with prepared(tmp_path, contents, Limits(decode_seconds=0.5)) as (run, job, plan):
         spent = MachinePool().run(job, list(run.pending()), WorkerCount(2), SAY, seen.append)
     thread.join()
     assert killed
