@@ -17,6 +17,8 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -259,11 +261,10 @@ def measure(found: Found, truth: Array, labels: int) -> dict[str, Any]:
     return row
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def interval(values: Array) -> tuple[float, float]:
     """The mean over rounds and half of its 95% interval, for overlapping rounds."""
-    each = np.asarray(values)
-    spread = each.var(ddof=1) * (1 / len(each) + TEST_SHARE / (1 - TEST_SHARE))
-    return float(each.mean()), float(t.ppf(0.975, len(each) - 1) * np.sqrt(spread))
+    spread = values.var(ddof=1) * (1 / len(values) + TEST_SHARE / (1 - TEST_SHARE))
+    return float(values.mean()), float(t.ppf(0.975, len(values) - 1) * np.sqrt(spread))
 
 
 class Results:
@@ -293,37 +294,51 @@ def round_of(images: Images, seed: int) -> tuple[Images, Images]:
     )
 
 
+def of_round(
+    recipe: Callable[[Images, Images, int], Found], known: Images, test: Images, seed: int
+) -> dict[str, Any]:
+    """The figures of a recipe in a round."""
+    return measure(recipe(known, test, seed), test.truth, test.labels)
+
+
 def show_recipes(images: Images, results: Results, rounds: int, names: Sequence[str]) -> None:
-    """A row for each recipe: figures, and the difference from the first one in the same rounds."""
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for name in names:
-        rows[name] = []
+    """The figures of each recipe, and its differences from the first one in the same rounds."""
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for name, its in rows.items():
         for seed in range(rounds):
             known, test = round_of(images, seed)
-            rows[name].append(
-                results.get(
-                    name,
-                    seed,
-                    lambda name=name, known=known, test=test, seed=seed: measure(  # type: ignore[misc]
-                        RECIPES[name](known, test, seed), test.truth, test.labels
-                    ),
-                )
-            )
+            make = partial(of_round, RECIPES[name], known, test, seed)
+            its.append(results.get(name, seed, make))
     print(f"{rounds} rounds; mean ± half of the 95% interval; differences from {names[0]}")
-    for key in ("accuracy", "loss", "ece", "ece uncalibrated", "temperature", "held"):
-        print(f"\n{key}")
-        for name, its in rows.items():
-            mean, half = interval([row[key] for row in its])
-            line = f"  {name:34} {mean:.4f} ± {half:.4f}"
-            if name != names[0]:
-                pairs = zip(its, rows[names[0]], strict=True)
-                mean, half = interval([row[key] - first[key] for row, first in pairs])
-                line += f"   {mean:+.4f} ± {half:.4f}{'' if abs(mean) > half else '  (same)'}"
-            print(line)
+    show_differences(
+        rows, ("accuracy", "loss", "ece", "ece uncalibrated", "temperature", "held", "held - test")
+    )
     for target in TARGETS:
         print(f"\nthresholds for {target:g}")
         for name, its in rows.items():
             print(f"  {name:34} {promise([row[f'{target:g}'] for row in its], target)}")
+
+
+def show_differences(rows: dict[str, list[dict[str, Any]]], keys: Sequence[str]) -> None:
+    """A line for each figure and recipe; (same): 0 is in the interval of the difference."""
+    first = next(iter(rows))
+    for key in keys:
+        print(f"\n{key}")
+        each = {name: np.array([figure(row, key) for row in its]) for name, its in rows.items()}
+        for name, values in each.items():
+            line = "  {:34} {:.4f} ± {:.4f}".format(name, *interval(values))
+            if name != first:
+                off = values - each[first]
+                mean, half = interval(off)
+                line += f"   {mean:+.4f} ± {half:.4f}, higher in {(off > 0).sum()}, lower in "
+                line += f"{(off < 0).sum()}{'' if abs(mean) > half else '  (same)'}"
+            print(line)
+
+
+def figure(row: dict[str, Any], key: str) -> float:
+    """A figure of a round; `held - test` is how far the accuracy out of fold was off."""
+    found = row["held"] - row["accuracy"] if key == "held - test" else row[key]
+    return float(found)
 
 
 def promise(rows: Sequence[dict[str, Any]], target: float) -> str:
@@ -358,26 +373,83 @@ def some_of(images: Images, each: int, seed: int) -> Images:
 
 def show_curve(images: Images, results: Results, rounds: int) -> None:
     """Accuracy by the number of labelled images of each label."""
-    for name in ("Adam, stopped early", "converged"):
-        for size in (*SIZES, None):
-            rows = []
+    for size in (*SIZES, None):
+        rows: dict[str, list[Any]] = {"Adam, stopped early": [], "converged": []}
+        for name, its in rows.items():
             for seed in range(rounds):
                 known, test = round_of(images, seed)
                 known = known if size is None else some_of(known, size, seed)
-                rows.append(
+                its.append(
                     results.get(
                         name if size is None else f"{name}, {size} a label",
                         seed,
-                        lambda name=name, known=known, test=test, seed=seed: measure(  # type: ignore[misc]
-                            RECIPES[name](known, test, seed), test.truth, test.labels
-                        ),
+                        partial(of_round, RECIPES[name], known, test, seed),
                     )
                 )
-            line = f"{name:22} {size or 'all'!s:4}"
-            for key in ("accuracy", "loss", "ece", "held"):
-                mean, half = interval([row[key] for row in rows])
-                line += f"   {key} {mean:.4f} ± {half:.4f}"
-            print(line)
+        print(f"\n{size or 'all'} a label")
+        show_differences(rows, ("accuracy", "loss", "ece", "held"))
+
+
+#: Shares of the folds' training images, to see what more labels bring.
+SHARES = (0.25, 0.5, 1.0)
+
+
+def more_labels(images: Images, seed: int) -> tuple[Array, Array, Array]:
+    """From folds alone: the numbers of images that heads were trained on (shares,), the accuracy
+    out of fold with each (shares,), and the accuracy expected of the head on all images and of one
+    on twice as many (2,), by a power law of the errors."""
+    x, y, fold = images.mean(1), images.truth, images.folds(seed)
+    # Of each label in each fold the first images, in an order that keeps groups together.
+    numbers = np.random.default_rng(seed).permutation(images.groups.max() + 1)[images.groups]
+    rank = np.empty(len(y))
+    for label, number in product(range(images.labels), range(FOLDS)):
+        its = np.flatnonzero((y == label) & (fold == number))
+        rank[its[np.argsort(numbers[its], kind="stable")]] = np.arange(len(its)) / max(1, len(its))
+    columns = [(fold != number) & (rank < share) for share, number in product(SHARES, range(FOLDS))]
+    heads = linear(x, y, images.labels, np.stack(columns, axis=1).astype(np.float64), L2)
+    sizes, accuracies = [], []
+    for place in range(0, len(columns), FOLDS):
+        held = out_of_fold(heads[place : place + FOLDS], x, fold)
+        sizes.append(np.mean([column.sum() for column in columns[place : place + FOLDS]]))
+        accuracies.append(np.mean(held.argmax(axis=1) == y))
+    errors = (1 - np.array(accuracies)) * len(y)
+    slope, level = np.polyfit(np.log(sizes), np.log((errors + 0.5) / (len(y) + 1)), 1)
+    expected = np.exp(level + min(slope, 0.0) * np.log(len(y) * np.array([1, 2])))
+    return np.array(sizes), np.array(accuracies), 1 - expected
+
+
+def show_more(images: Images, rounds: int) -> None:
+    """What the folds say of more labels, beside what more labels brought on the test images."""
+    for size in (10, 20, 30):
+        found = []
+        for seed in range(rounds):
+            known, test = round_of(images, seed)
+            truth = []
+            for each in (size, 2 * size):
+                some = some_of(known, each, seed)
+                (head,) = linear(
+                    some.mean(1), some.truth, some.labels, np.ones((len(some.truth), 1)), L2
+                )
+                predicted = head_logits(head, test.mean(1)).argmax(axis=1)
+                truth.append(float(np.mean(predicted == test.truth)))
+            _, accuracies, expected = more_labels(some_of(known, size, seed), seed)
+            found.append([*accuracies, *expected, *truth])
+        table = np.array(found)
+        print(f"\n{size} images a label, {rounds} rounds")
+        titles = [f"folds, {share:g} of their images" for share in SHARES]
+        titles += ["expected with all", "expected with twice as many", "test, all", "test, twice"]
+        for title, values in zip(titles, table.T, strict=True):
+            print("  {:30} {:.4f} ± {:.4f}".format(title, *interval(values)))
+        for title, one, other in (
+            ("folds - test", table[:, 2], table[:, 5]),
+            ("expected - test, all", table[:, 3], table[:, 5]),
+            ("expected - test, twice", table[:, 4], table[:, 6]),
+            ("gain expected - gain in test", table[:, 4] - table[:, 3], table[:, 6] - table[:, 5]),
+        ):
+            off = one - other
+            print(
+                f"  {title:30} {off.mean():+.4f}, root mean square {np.sqrt((off**2).mean()):.4f}"
+            )
 
 
 def main() -> None:
@@ -385,7 +457,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("table", choices=("recipes", "curve"))
+    parser.add_argument("table", choices=("recipes", "curve", "more"))
     parser.add_argument("--features", type=Path, required=True, help="a folder of the cache")
     parser.add_argument("--views", type=int, default=4, help="as many as the cache has")
     parser.add_argument("--rounds", type=int, default=20)
@@ -397,6 +469,8 @@ def main() -> None:
     print(f"{len(images.truth)} images in {len(set(images.groups.tolist()))} groups")
     if options.table == "curve":
         show_curve(images, results, options.rounds)
+    elif options.table == "more":
+        show_more(images, options.rounds)
     else:
         show_recipes(images, results, options.rounds, options.only or list(RECIPES))
 
