@@ -104,6 +104,7 @@ def embedded(few: Path, trained: Trained, tmp_path_factory: pytest.TempPathFacto
         predictions=str(folder / "predictions"),
         embeddings=True,
         rows_per_file=2,
+        workers=1,
         store=monkeyray.StoreConfig(quiet=True),
     )
     return folder / "predictions"

@@ -76,6 +76,7 @@ def test_boxes_are_scored_and_all_else_passes_through(
         embeddings=True,
         rows_per_file=4,  # the boxes of b.png are in two files
         batch_size=3,
+        workers=1,
         store=StoreConfig(quiet=True),
     )
     summary = score(config)

@@ -36,7 +36,7 @@ def site(photos: Path, few: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def run(output: Path, **options: Any) -> Evaluation:
-    return evaluate(EvaluateConfig(output=str(output), store=QUIET, **options))
+    return evaluate(EvaluateConfig(output=str(output), workers=1, store=QUIET, **options))
 
 
 def test_a_bundle_on_another_site(trained: Trained, site: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def run(predictions: Path | str, model: str, output: Path | str, **options: Any)
             predictions=str(predictions),
             model=model,
             output=str(output),
-            **{"store": QUIET, **options},
+            **{"store": QUIET, "workers": 1, **options},
         )
     )
 
@@ -180,8 +180,8 @@ def test_it_goes_on_where_it_was(
 ) -> None:
     out = tmp_path / "out"
 
-    def half(pool: RayPool, job: Any, shards: list[int], *rest: Any) -> NoReturn:
-        whole(pool, job, shards[:9], *rest)
+    def half(pool: RayPool, job: Any, shards: list[int], *rest: Any, **options: Any) -> NoReturn:
+        whole(pool, job, shards[:9], *rest, **options)
         raise KeyboardInterrupt
 
     whole = RayPool.run
