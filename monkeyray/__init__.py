@@ -34,6 +34,7 @@ __all__ = [
     "Model",
     "MonkeyRayError",
     "ScoreConfig",
+    "Scorer",
     "StoreConfig",
     "TrainConfig",
     "load_model",
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from monkeyray.scoring.notebook import Model, load_model
     from monkeyray.scoring.options import ScoreConfig
     from monkeyray.scoring.score import score
+    from monkeyray.scoring.stage import Scorer
     from monkeyray.training.options import TrainConfig
     from monkeyray.training.train import train
 else:
@@ -60,6 +62,7 @@ else:
             "options": "StoreConfig",
             "training.options": "TrainConfig",
             "scoring.score": "score",
+            "scoring.stage": "Scorer",
             "training.train": "train",
         },
     )

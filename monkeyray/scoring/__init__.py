@@ -4,11 +4,20 @@ from typing import TYPE_CHECKING
 
 from monkeyray.lazy import lazy_names
 
-__all__ = ["EvaluateConfig", "Model", "RescoreConfig", "ScoreConfig", "Summary", "load_model"]
+__all__ = [
+    "EvaluateConfig",
+    "Model",
+    "RescoreConfig",
+    "ScoreConfig",
+    "Scorer",
+    "Summary",
+    "load_model",
+]
 
 if TYPE_CHECKING:
     from monkeyray.scoring.notebook import Model, load_model
     from monkeyray.scoring.options import EvaluateConfig, RescoreConfig, ScoreConfig
+    from monkeyray.scoring.stage import Scorer
     from monkeyray.scoring.summary import Summary
 else:
     # Hidden from type checkers, which would accept any name.
@@ -17,6 +26,7 @@ else:
         {
             "options": "EvaluateConfig RescoreConfig ScoreConfig",
             "notebook": "Model load_model",
+            "stage": "Scorer",
             "summary": "Summary",
         },
     )

@@ -19,7 +19,7 @@ from monkeyray.runs.plan import Listing, shard_sizes
 from monkeyray.runs.run import Run
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
 from monkeyray.scoring.options import ScoreConfig, parse_top_k
-from monkeyray.scoring.rows import ScoreOptions, Scorer
+from monkeyray.scoring.rows import BatchScorer, ScoreOptions
 from monkeyray.scoring.schema import SCHEMA_VERSION
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -127,7 +127,7 @@ def image_work(
     """The work of a worker that decodes images and scores them."""
     views = options.views
     return Work(
-        make_mapper=functools.partial(Scorer, bundle, options),
+        make_mapper=functools.partial(BatchScorer, bundle, options),
         storage=storage,
         size=bundle.network(views).size,
         limits=options.limits,

@@ -30,7 +30,7 @@ from monkeyray.model.engines import choose_engine
 from monkeyray.options import Engine, Precision, StoreConfig, check, require
 from monkeyray.runs.fetch import FETCH_THREADS, Batch, Fetched, attempt, fetch
 from monkeyray.scoring.options import parse_top_k
-from monkeyray.scoring.rows import ScoreOptions, Scorer
+from monkeyray.scoring.rows import BatchScorer, ScoreOptions
 from monkeyray.scoring.schema import EMBEDDING, prediction_schema
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -45,7 +45,8 @@ Images = OneImage | Iterable[OneImage | None]
 _BYTES = (bytes, bytearray, memoryview)
 _EXPECTED = "a path or URI, bytes, a PIL image, or an array of uint8 RGB of shape (h, w, 3)"
 
-_PLAN = pa.schema([("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())])
+#: The columns of a plan that images given here have.
+PLAN = pa.schema([("uri", pa.string()), ("size_bytes", pa.int64()), ("version", pa.string())])
 
 #: The columns of predictions that do not describe a file, a model or a run.
 _COLUMNS = (
@@ -62,7 +63,7 @@ class Model:
         self._storage = storage
         # Embeddings cost nothing here, and each call chooses whether to return them.
         self._options = replace(options, embeddings=True)
-        self._scorer = Scorer(bundle, self._options)
+        self._scorer = BatchScorer(bundle, self._options)
         self._size = bundle.network(options.views).size
         self._decode = functools.partial(decode, views=options.views)
 
@@ -108,7 +109,7 @@ class Model:
         """
         require(batch_size >= 1, "batch-size", batch_size, "1 or more")
         names = [*_COLUMNS, *([EMBEDDING.name] if embeddings else [])]
-        whole = prediction_schema(_PLAN, int(self._bundle.model["feature_width"]))
+        whole = prediction_schema(PLAN, int(self._bundle.model["feature_width"]))
         schema = pa.schema([whole.field(name) for name in names], metadata=whole.metadata)
         size = max(1, batch_size // len(self._options.views))
         tables = [schema.empty_table()]
@@ -116,15 +117,20 @@ class Model:
         pool = ThreadPoolExecutor(FETCH_THREADS)
         try:
             while batch := list(islice(given, size)):
-                tables.append(self._rows(batch, pool).select(names))
+                nothing = [None] * len(batch)
+                columns = {"uri": [*map(uri_of, batch)], "size_bytes": nothing, "version": nothing}
+                plan = pa.table(columns, schema=PLAN)
+                tables.append(self.rows(plan, batch, pool).select(names))
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
         return pa.concat_tables(tables)
 
-    def _rows(self, images: list[OneImage | None], pool: ThreadPoolExecutor) -> pa.Table:
-        uris = [uri_of(image) for image in images]
-        nothing = [None] * len(images)
-        plan = pa.table({"uri": uris, "size_bytes": nothing, "version": nothing}, schema=_PLAN)
+    def rows(
+        self, plan: pa.Table, images: list[OneImage | None], pool: ThreadPoolExecutor
+    ) -> pa.Table:
+        """Whole rows of predictions, with embeddings, for the rows of a plan, whose images are
+        given, or named by its column `uri`."""
+        uris = plan["uri"].to_pylist()
         fetched = list(pool.map(self._fetch, images, uris))
         outcomes = {
             place: self._decode_pixels(image)
@@ -140,10 +146,10 @@ class Model:
     def _fetch(self, image: OneImage | None, uri: str | None) -> Fetched:
         if image is None:
             return Fetched(None, None, "missing", "the image given is null")
-        if uri is not None:
-            return fetch(self._storage, uri, None, self._options.limits)
         if isinstance(image, _BYTES):
             return Fetched(bytes(image), None)
+        if uri is not None:
+            return fetch(self._storage, uri, None, self._options.limits)
         return Fetched(b"", None)  # decoded by _decode_pixels
 
     def _decode_pixels(self, image: Image.Image | Array) -> Decoded | DecodeError:

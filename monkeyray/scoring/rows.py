@@ -125,7 +125,7 @@ class PostProcessor:
         return finite
 
 
-class Scorer:
+class BatchScorer:
     """Maps batches of images to rows of predictions."""
 
     def __init__(self, bundle: Bundle, options: ScoreOptions) -> None:

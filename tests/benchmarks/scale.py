@@ -47,7 +47,7 @@ from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.pools import open_pool
 from monkeyray.runs.worker import Job, every_second
 from monkeyray.runs.worker_count import WorkerCount
-from monkeyray.scoring.rows import PostProcessor, ScoreOptions, Scorer
+from monkeyray.scoring.rows import BatchScorer, PostProcessor, ScoreOptions
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -76,7 +76,7 @@ class StubPostProcessor(PostProcessor):
         }
 
 
-class StubScorer(Scorer):
+class StubScorer(BatchScorer):
     """Rows of predictions without a network: the scores depend on the mean colours."""
 
     def __init__(self, options: ScoreOptions) -> None:
@@ -141,7 +141,7 @@ def real_work(model: str, storage: Storage) -> Work:
     engine = choose_engine("auto", "float32", False)
     options = ScoreOptions(views, 5, None, False, engine=engine, limits=Limits())
     size = bundle.network(views).size
-    return Work(functools.partial(Scorer, bundle, options), storage, size, options.limits, 32)
+    return Work(functools.partial(BatchScorer, bundle, options), storage, size, options.limits, 32)
 
 
 def score_images(

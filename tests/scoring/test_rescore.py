@@ -28,7 +28,7 @@ from monkeyray.runs.pools import RayPool
 from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import RescoreConfig
 from monkeyray.scoring.rescore import rescore
-from monkeyray.scoring.rows import OVERFLOW, PostProcessor, Rescorer, ScoreOptions, Scorer
+from monkeyray.scoring.rows import OVERFLOW, BatchScorer, PostProcessor, Rescorer, ScoreOptions
 from monkeyray.scoring.summary import Summary
 from monkeyray.statistics.outliers import fit_outliers
 from monkeyray.statistics.thresholds import choose_thresholds
@@ -157,7 +157,7 @@ def test_another_head_gives_what_scoring_with_it_gives(
     run(embedded, second, tmp_path / "out", top_k="all")
     old, new = shards(embedded), shards(tmp_path / "out")
     bundle = load_bundle(second, Storage())
-    scorer = Scorer(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
+    scorer = BatchScorer(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
     middle = functools.partial(decode, views=("middle",))
     scored = {}
     for name, table in old.items():

@@ -15,7 +15,7 @@ from monkeyray.errors import BundleError
 from monkeyray.images.decode import Limits
 from monkeyray.model.engines import EngineChoice
 from monkeyray.runs.fetch import Batch, Fetched
-from monkeyray.scoring.rows import OVERFLOW, PostProcessor, ScoreOptions, Scorer
+from monkeyray.scoring.rows import OVERFLOW, BatchScorer, PostProcessor, ScoreOptions
 from tests.support.bundles import WIDTH, make_bundle
 
 
@@ -41,7 +41,9 @@ def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
     plan = pa.table({"uri": uris, "size_bytes": nothing, "version": nothing})
     batch = Batch(plan, [Fetched(file.getvalue(), "v")] * len(uris))
     bundle = make_bundle()
-    scorer = Scorer(bundle, ScoreOptions(bundle.views, 2, None, embeddings=True, limits=Limits()))
+    scorer = BatchScorer(
+        bundle, ScoreOptions(bundle.views, 2, None, embeddings=True, limits=Limits())
+    )
     return scorer(batch, lambda batch: batch.decode(224, Limits()))
 
 

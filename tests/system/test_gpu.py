@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 JOBS = """
 import json, sys
+import monkeyray
 import ray
 from monkeyray.options import StoreConfig
 from monkeyray.scoring.options import ScoreConfig
@@ -24,7 +25,13 @@ ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 quiet = StoreConfig(quiet=True)
 trained = train(TrainConfig(images=few, model=model, gpu=True, store=quiet))
 summary = score(ScoreConfig(images=few, model=model, predictions=out, gpu=True, store=quiet))
-print(json.dumps([trained.opened, summary.images, summary.statuses]))
+images = ray.data.read_binary_files(few, include_paths=True)
+options = {"fn_constructor_args": [model], "fn_constructor_kwargs": {"gpu": True}}
+stage = images.map_batches(
+    monkeyray.Scorer, **options, batch_format="pyarrow", num_gpus=0.5, concurrency=2
+)
+labels = {row["uri"]: row["label"] for row in stage.take_all()}
+print(json.dumps([trained.opened, summary.images, summary.statuses, labels]))
 """
 
 
@@ -34,10 +41,13 @@ def test_both_jobs_with_a_gpu_by_name(few: Path, tmp_path: Path) -> None:
         [sys.executable, "-c", JOBS, *places], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == [42, 42, {"ok": 42}]
+    *counts, labels = json.loads(done.stdout.splitlines()[-1])
+    assert counts == [42, 42, {"ok": 42}]
     run = json.loads((tmp_path / "out" / "_run.json").read_text())
     assert run["identity"]["engine"] == "tensorflow-float32"
     # Two workers share it, and each makes files; the labels are those of photographs seen before.
     table = pq.read_table(tmp_path / "out")
     right = sum(row["uri"].split("/")[-2] == row["label"] for row in table.to_pylist())
     assert right >= 34
+    # A stage of one's own pipeline says the same.
+    assert {row["uri"]: row["label"] for row in table.to_pylist()} == labels
