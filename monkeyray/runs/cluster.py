@@ -95,12 +95,18 @@ def connected(address: str | None, debug: bool = False, say: Say | None = None) 
         # Ray sets these in this process too.
         variables = environment(RAY_AUTH_MODE=None, PYTHONBREAKPOINT=None)
         hush = contextlib.nullcontext() if debug else silence_stderr()
+        has_token = True
         with _signal_handler_kept(), variables, hush:
             if folder is not None:
-                _start(folder, debug)
+                has_token = _start(folder, debug)
             else:
                 _join(str(asked), debug)
         follow_root("ray", "ray.data")
+        if not has_token:
+            logging.getLogger(__name__).warning(
+                "this release of Ray does not let us choose its token, so other users of this "
+                "machine can connect to the Ray of this job: use the one in requirements.lock"
+            )
         if not own:
             ending.enter_context(_watched())
             _introduce(say)
@@ -198,12 +204,13 @@ def _options(debug: bool) -> dict[str, Any]:
     return {"log_to_driver": debug, "logging_level": "INFO" if debug else "ERROR"}
 
 
-def _start(folder: Path, debug: bool) -> None:
+def _start(folder: Path, debug: bool) -> bool:
     """Start a Ray of our own, which keeps everything in this folder and rejects clients without its
     token. In the home folder, Ray's default, the token would switch on authentication for every
-    cluster started later."""
+    cluster started later. Returns whether it has a token."""
     import ray
 
+    mode = os.environ.get("RAY_AUTH_MODE")
     token = folder / "token"
     token.write_text(secrets.token_hex(32))
     # Workers that Ray starts here find this very copy of the code, installed or not.
@@ -211,9 +218,12 @@ def _start(folder: Path, debug: bool) -> None:
     with environment(
         PYTHONPATH=os.pathsep.join(dict.fromkeys(paths)),
         RAY_AUTH_TOKEN_PATH=str(token),
-        RAY_AUTH_MODE=os.environ.get("RAY_AUTH_MODE", "token"),
+        RAY_AUTH_MODE=mode or "token",
     ):
-        _read_authentication()
+        has_token = _read_authentication()
+        if not has_token:
+            # Ray has read them already, and would be locked out of its own cluster.
+            os.environ["RAY_AUTH_MODE"] = mode or "disabled"
         ray.init(
             address="local",
             include_dashboard=False,
@@ -221,6 +231,7 @@ def _start(folder: Path, debug: bool) -> None:
             _temp_dir=str(folder),
             **_options(debug),
         )
+    return has_token
 
 
 def _leave() -> None:
@@ -230,15 +241,16 @@ def _leave() -> None:
     _read_authentication()
 
 
-def _read_authentication() -> None:
-    """Make Ray reread its token settings from the environment.
-
-    There is no public way. Without this one, Ray reads them once in each process.
-    """
-    with contextlib.suppress(ImportError, AttributeError):
+def _read_authentication() -> bool:
+    """Make Ray reread its token settings from the environment. There is no public way; returns
+    whether this release still has the private one."""
+    try:
         raylet = importlib.import_module("ray._raylet")  # its types are incomplete
         raylet.Config.initialize("")
         raylet.AuthenticationTokenLoader.instance().reset_cache()
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import ModuleType
 from unittest.mock import Mock
 
@@ -36,9 +38,25 @@ def test_a_ray_that_moved_its_internals_is_still_joined(monkeypatch: pytest.Monk
     cluster._check_answers("auto")  # which cannot be resolved now
     with pytest.raises(ConnectionRefusedError):
         cluster._check_answers("127.0.0.1:9")
-    cluster._read_authentication()
+    assert not cluster._read_authentication()
     monkeypatch.setitem(sys.modules, "ray._raylet", ModuleType("_raylet"))
-    cluster._read_authentication()
+    assert not cluster._read_authentication()
+
+
+def test_a_ray_that_moved_its_token_starts_without_one_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    modes = []
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr("ray.init", lambda **options: modes.append(os.environ["RAY_AUTH_MODE"]))
+    monkeypatch.setattr(cluster, "_read_authentication", lambda: True)
+    assert cluster._start(tmp_path, debug=False)
+    monkeypatch.setattr(cluster, "_read_authentication", lambda: False)
+    with cluster.connected("local"):
+        pass
+    assert modes == ["token", "disabled"]
+    assert "RAY_AUTH_MODE" not in os.environ
+    assert "other users of this machine can connect" in caplog.text
 
 
 def test_a_cluster_that_needs_a_token_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
