@@ -195,7 +195,7 @@ def stopped_early(widths: tuple[int, ...] = ()) -> Callable[[Images, Images, int
     return recipe
 
 
-def steps_from_folds(widths: tuple[int, ...], epochs: int = 30) -> Callable[..., Found]:
+def steps_from_folds(widths: tuple[int, ...], epochs: int = 20) -> Callable[..., Found]:
     """A head on all images, for as many epochs as were best out of fold."""
 
     def recipe(known: Images, test: Images, seed: int) -> Found:
