@@ -231,7 +231,7 @@ def _try_schemes(manifest: str, uris: pa.ChunkedArray, storage: Storage, opened:
     for kind in set(pc.unique(kinds).to_pylist()) - opened:
         example = uris[pc.index(kinds, kind).as_py()].as_py()
         try:
-            storage.arrow(example)
+            storage.check_opens(example)
         except Exception as error:  # each file system has its own
             count = count_true(pc.equal(kinds, kind))
             raise InputError(

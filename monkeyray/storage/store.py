@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from monkeyray.errors import ConflictError, ForbiddenError, MissingError, StorageError
+from monkeyray.storage.http import HttpStore
 from monkeyray.storage.local import LocalStore, local_errors
 from monkeyray.storage.location import Location
 from monkeyray.storage.others import ArrowStore
@@ -85,6 +86,8 @@ class Storage:
     def _open_store(self, access: str | S3Access) -> Store:
         if isinstance(access, S3Access):
             return S3Store(access, self.patience_seconds)
+        if access in ("https", "http"):
+            return HttpStore(self.patience_seconds)
         return LocalStore() if access == "file" else ArrowStore()
 
     def _retried(self, operation: Callable[[], T]) -> T:
@@ -190,6 +193,12 @@ class Storage:
         """
         store, place = self._at(place)
         yield from store.list(place)
+
+    def check_opens(self, place: Place) -> None:
+        """Raise ConfigError if places of this kind cannot be opened."""
+        store, place = self._at(place)
+        if isinstance(store, ArrowStore):
+            store.filesystem(place)
 
     # -- checks before heavy work --------------------------------------------------------------
 

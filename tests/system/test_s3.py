@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -11,7 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from monkeyray.cli.main import main
 from monkeyray.errors import MissingError, StorageError
 from monkeyray.options import StoreConfig
 from monkeyray.scoring.options import ScoreConfig
@@ -81,13 +82,15 @@ def test_one_server_is_read_and_another_written(
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with start_weed(tmp_path / "weed", "results", "other", "another-secret") as (second, _):
-        arguments = [
-            "score", "--images", "s3://photos/one", "--model", trained.uri,
-            "--predictions", "s3://results/out", "--rows-per-file", "4", "--quiet",
+        command = [
+            sys.executable, "-m", "monkeyray", "score", "--images", "s3://photos/one",
+            "--model", trained.uri, "--predictions", "s3://results/out", "--rows-per-file", "4",
             "--s3-endpoint", str(s3.s3_endpoint), f"results={second.s3_endpoint}",
             "--profile", "reader", "results=writer",
         ]  # fmt: skip
-        main(arguments)
+        # In a process of its own: the session's Ray does not know these accounts.
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
         out = Storage(s3_endpoint=second.s3_endpoint, profile="writer")
         parts = [e.uri for e in out.list("s3://results/out") if e.uri.endswith(".parquet")]
         tables = [pq.read_table(io.BytesIO(out.read(uri).data)) for uri in parts]
