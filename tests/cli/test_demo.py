@@ -24,8 +24,8 @@ def test_the_demo_trains_and_scores(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Half of the collection: drawing it is what takes longest.
-    half = functools.partial(draw_demo_images, labelled_per_label=20, bursts=15)
+    # A third of the collection: drawing it is what takes longest.
+    half = functools.partial(draw_demo_images, labelled_per_label=14, bursts=8)
     monkeypatch.setattr("monkeyray.cli.demo.draw_demo_images", half)
     folder = tmp_path / "demo"
     (folder / "predictions").mkdir(parents=True)
