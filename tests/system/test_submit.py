@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import time
 import venv
 from collections.abc import Iterator
@@ -21,6 +18,7 @@ import pytest
 
 from monkeyray.training.summary import Trained
 from tests.support.processes import processes_below
+from tests.support.rays import head_node, short_folder
 from tests.support.weed import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -47,36 +45,15 @@ def bare(tmp_path: Path) -> Path:
 @pytest.fixture
 def head(bare: Path) -> Iterator[dict[str, str]]:
     """A Ray head node of that Python; the environment to talk to it."""
-    dashboard, agent, port = free_port(), free_port(), free_port()
-    environment = clean_environment(bare.parents[2])
-    environment |= {
-        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
-        "HEAD_ADDRESS": f"127.0.0.1:{port}",  # for the second node
-    }
-    # A folder of its own (with a short name, for its sockets) and free ports, beside the session's
-    # Ray; and --block, because `ray stop` would end that one too.
-    folder = tempfile.mkdtemp(prefix="ray-")
-    command = [
-        str(bare), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2",
-        f"--port={port}", f"--dashboard-port={dashboard}", f"--temp-dir={folder}",
-        f"--dashboard-agent-listen-port={agent}",
-    ]  # fmt: skip
-    with open(bare.parent / "head.log", "wb") as log:
-        node = subprocess.Popen(command, env=environment, cwd=bare.parent, stdout=log, stderr=log)
-    try:
-        for _ in range(120):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", dashboard)):
-                break
-            time.sleep(0.5)
-        yield environment
-    finally:
-        # At once, since a graceful end waits half a minute; each of its processes names the folder.
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            with contextlib.suppress(OSError):
-                if folder.encode() in path.read_bytes():
-                    os.kill(int(path.parent.name), signal.SIGKILL)
-        node.wait(60)
-        shutil.rmtree(folder, ignore_errors=True)
+    dashboard, port, log = free_port(), free_port(), bare.parent / "head.log"
+    with short_folder() as folder:
+        environment = clean_environment(bare.parents[2]) | {
+            "TMPDIR": folder,
+            "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+            "HEAD_ADDRESS": f"127.0.0.1:{port}",  # for the second node
+        }
+        with head_node(str(bare), environment, log, port, f"--dashboard-port={dashboard}"):
+            yield environment
 
 
 def submit(python: Path, environment: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
