@@ -81,6 +81,12 @@ class NoFileError(ObjectError):
     kind = "unsupported"
 
 
+class KeyNameError(ObjectError):
+    """The object's key is one that its store's client cannot express."""
+
+    kind = "unsupported"
+
+
 class DecodeError(MonkeyRayError):
     """The bytes cannot be decoded as an image. `kind` is the status of its row."""
 

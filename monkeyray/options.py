@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar, overlo
 from monkeyray.console import LogFormat, Reporter
 from monkeyray.errors import ConfigError
 from monkeyray.redact import has_secret, masked
+from monkeyray.storage.clouds import AZURE, GOOGLE
 from monkeyray.storage.location import Location
 from monkeyray.storage.retries import PATIENCE_SECONDS
 from monkeyray.storage.store import Storage
@@ -160,7 +161,7 @@ class StoreConfig(Checked):
     """Profile of AWS's configuration files, or BUCKET=NAME for one bucket. Default: AWS_PROFILE."""
 
     anonymous: tuple[Place, ...] | str = ()
-    """Public S3 buckets or prefixes, such as s3://bucket, to read without credentials."""
+    """Public buckets or prefixes, such as s3://bucket, to read without credentials."""
 
     store_patience_seconds: Annotated[float, Range(0)] = PATIENCE_SECONDS
     """Seconds to keep retrying a store that throttles or does not answer."""
@@ -198,7 +199,7 @@ class StoreConfig(Checked):
             require(all(profile.split("=", 1)), "profile", repr(profile), need)
         for prefix in _each(self.anonymous):
             require(
-                Location.parse(prefix).scheme == "s3",
+                Location.parse(prefix).scheme in ("s3", *AZURE, *GOOGLE),
                 "anonymous", prefix, "a bucket or prefix such as s3://bucket",
             )  # fmt: skip
         _by_bucket("s3-endpoint", self.s3_endpoint)

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from monkeyray.storage.store import Storage
+from tests.support import azurite
 from tests.support.weed import start_weed
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 # And before Ray's workers are started, which take their credentials from their own environment.
 os.environ.update(AWS_ACCESS_KEY_ID="admin", AWS_SECRET_ACCESS_KEY="secret-of-tests")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+os.environ.update(azurite.ENVIRONMENT)
 
 
 @pytest.fixture(scope="session")
@@ -115,6 +117,13 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """A SeaweedFS S3 server on loopback with the bucket `photos`."""
     with start_weed(tmp_path_factory.mktemp("weed")) as (storage, _):
         yield storage
+
+
+@pytest.fixture(scope="session")
+def azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Azurite on loopback, with the containers `photos` and `public`."""
+    with azurite.start_azurite(tmp_path_factory.mktemp("azurite")):
+        yield
 
 
 @pytest.fixture(scope="module")

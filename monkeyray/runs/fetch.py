@@ -17,6 +17,7 @@ from monkeyray.console import counted
 from monkeyray.errors import (
     ArchivedError,
     DecodeError,
+    KeyNameError,
     NoFileError,
     ObjectError,
     StorageError,
@@ -195,6 +196,9 @@ def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) ->
         return Fetched(None, None, "too_large", f"more bytes than the limit, {limits.max_bytes}")
     except NoFileError:
         return Fetched(None, None, "unsupported", "not a regular file: a folder, pipe or device")
+    except KeyNameError:
+        reason = "its key, with an empty segment, . or .., or a control character, cannot be read"
+        return Fetched(None, None, "unsupported", reason)
     except ArchivedError as error:
         return Fetched(None, None, error.kind, "archived in the store: restore it first")
     except ObjectError as error:

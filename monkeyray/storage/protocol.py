@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from monkeyray.errors import TooLargeError
+from monkeyray.errors import ObjectError, TooLargeError
 from monkeyray.storage.location import Location
 
 if TYPE_CHECKING:
@@ -81,6 +82,16 @@ def check_size(place: Location, size_bytes: int, max_bytes: int | None) -> None:
     """Raise TooLargeError if a file has more bytes than the limit."""
     if max_bytes is not None and size_bytes > max_bytes:
         raise TooLargeError(f"{place} has {size_bytes} bytes, the limit is {max_bytes}")
+
+
+def written_before(store: Store, place: Location, data: bytes) -> str | None:
+    """The version of a file that has these bytes already, because an earlier try succeeded and its
+    answer was lost; otherwise None."""
+    # The bytes are compared, since an ETag need not be their MD5.
+    with contextlib.suppress(ObjectError):
+        there = store.read(place, len(data))
+        return there.version if there.data == data else None
+    return None
 
 
 def time_version(nanoseconds: int | None) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import os
 import queue
 import threading
@@ -19,12 +18,12 @@ from monkeyray.errors import (
     ConflictError,
     FaultError,
     MissingError,
-    ObjectError,
 )
 from monkeyray.redact import masked
 from monkeyray.storage.local import temporary_file
 from monkeyray.storage.location import Location
-from monkeyray.storage.protocol import ABSENT, Blob, Entry, check_size
+from monkeyray.storage.protocol import ABSENT, Blob, Entry, check_size, written_before
+from monkeyray.storage.ranges import RangeFile
 from monkeyray.storage.retries import with_retries
 from monkeyray.storage.s3_errors import EmptyObjectError, s3_errors
 from monkeyray.storage.s3_get import PlainGet
@@ -36,9 +35,6 @@ if TYPE_CHECKING:
 _LISTERS = 16
 _PAGES_AHEAD = 4
 _TOGETHER = 256
-
-#: How much of a file's end `open` reads at once.
-_TAIL_BYTES = 2**16
 
 
 def endpoint_of(given: str | None) -> str | None:
@@ -137,7 +133,7 @@ class S3Store:
             return Entry(str(place), int(answer["ContentLength"]), _etag(answer))
 
     def open(self, place: Location) -> IO[bytes]:
-        return cast(IO[bytes], S3File(self, place))
+        return cast(IO[bytes], RangeFile(self, place))
 
     def get_tail(self, place: Location, size: int) -> tuple[bytes, int, str]:
         """An object's last `size` bytes or all of them, its whole size in bytes, and its ETag."""
@@ -165,12 +161,8 @@ class S3Store:
             with self._errors(place):
                 return _etag(self._client.put_object(**_named(place), Body=data, **conditions))
         except ConflictError:
-            # An earlier try may have succeeded and its answer been lost. The bytes are compared,
-            # since an ETag need not be their MD5.
-            with contextlib.suppress(ObjectError):
-                there = self.read(place, max_bytes=len(data))
-                if there.data == data:
-                    return str(there.version)
+            if (version := written_before(self, place, data)) is not None:
+                return version
             raise
         except MissingError:
             # AWS says this if there is no version at all to replace; other servers say 412.
@@ -294,52 +286,6 @@ class S3Store:
 
     def _errors(self, place: Location) -> contextlib.AbstractContextManager[None]:
         return s3_errors(self._where, place)
-
-
-class S3File(io.RawIOBase):
-    """One version of an object, read in ranges with retries."""
-
-    def __init__(self, store: S3Store, place: Location) -> None:
-        self._store, self._place = store, place
-        # Parquet files are read from their end first, and small ones fit into it.
-        self._tail, self._size, self._etag = with_retries(
-            lambda: store.get_tail(place, _TAIL_BYTES), store.patience_seconds
-        )
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        end = min(self._at + len(view), self._size)
-        if end <= self._at:
-            return 0
-        tail = self._size - len(self._tail)
-        if self._at >= tail:
-            data = self._tail[self._at - tail : end - tail]
-        else:
-            data = self._get(self._at, end)
-        view[: len(data)] = data
-        self._at = end
-        return len(data)
-
-    def _get(self, start: int, end: int) -> bytes:
-        return with_retries(
-            lambda: self._store.get_range(self._place, start, end, self._etag),
-            self._store.patience_seconds,
-        )
 
 
 def _named(place: Location) -> dict[str, str]:

@@ -42,6 +42,13 @@ def is_expressible(key: str) -> bool:
     return _INEXPRESSIBLE.search(key) is None
 
 
+def owns_threads() -> bool:
+    """Whether this process may use obstore. The first that asks may, and its forks may not."""
+    global _threads_of
+    _threads_of = _threads_of or os.getpid()
+    return _threads_of == os.getpid()
+
+
 class PlainGet:
     """GET of whole objects, signed with boto3's credentials and sent where boto3 sends it.
 
@@ -60,12 +67,10 @@ class PlainGet:
 
     def serves(self, place: Location) -> bool:
         """Whether to `get` this object, instead of asking boto3 at once."""
-        global _threads_of
         if self._left[place.bucket]:
             self._left[place.bucket] -= 1
             return False
-        _threads_of = _threads_of or os.getpid()
-        return self._usable and _threads_of == os.getpid() and is_expressible(place.path)
+        return self._usable and is_expressible(place.path) and owns_threads()
 
     def get(self, place: Location, max_bytes: int | None) -> Blob | None:
         """An object's bytes and ETag, or None to ask boto3, whatever the reason.

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from monkeyray.errors import ConflictError, ForbiddenError, MissingError, StorageError
+from monkeyray.storage.clouds import AZURE, GOOGLE, CloudAccess, open_cloud
 from monkeyray.storage.http import HttpStore
 from monkeyray.storage.local import LocalStore, local_errors
 from monkeyray.storage.location import Location
@@ -28,6 +29,9 @@ _MAKING = threading.Lock()
 
 #: A parsed place, or the URI of one.
 Place = str | Location
+
+#: What a store is opened with; a scheme alone, where nothing else matters.
+Access = str | S3Access | CloudAccess
 
 T = TypeVar("T")
 
@@ -50,7 +54,7 @@ class Storage:
     profiles: Mapping[str, str] = field(default_factory=dict)
     anonymous: tuple[Location, ...] = ()
     patience_seconds: float = PATIENCE_SECONDS
-    _stores: dict[str | S3Access, Store] = field(default_factory=dict, repr=False, compare=False)
+    _stores: dict[Access, Store] = field(default_factory=dict, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_stores": {}}
@@ -73,19 +77,23 @@ class Storage:
                     self._stores[access] = self._open_store(access)
         return self._stores[access], place
 
-    def _access(self, place: Location) -> str | S3Access:
-        """What a place's store is opened with."""
-        if place.scheme != "s3":
+    def _access(self, place: Location) -> Access:
+        if place.scheme not in ("s3", *AZURE, *GOOGLE):
             return place.scheme
+        anonymous = any(place.is_within(prefix) for prefix in self.anonymous)
+        if place.scheme != "s3":
+            return CloudAccess(place.scheme, place.bucket, anonymous)
         return S3Access(
             self.endpoints.get(place.bucket, self.s3_endpoint),
             self.profiles.get(place.bucket, self.profile),
-            any(place.is_within(prefix) for prefix in self.anonymous),
+            anonymous,
         )
 
-    def _open_store(self, access: str | S3Access) -> Store:
+    def _open_store(self, access: Access) -> Store:
         if isinstance(access, S3Access):
             return S3Store(access, self.patience_seconds)
+        if isinstance(access, CloudAccess):
+            return open_cloud(access, self.patience_seconds)
         if access in ("https", "http"):
             return HttpStore(self.patience_seconds)
         return LocalStore() if access == "file" else ArrowStore()

@@ -1,0 +1,227 @@
+"""Azure Blob Storage (Azurite) and Google Cloud Storage (a fake): the same promises as S3."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from azure.storage.blob import ContainerClient
+
+from monkeyray.errors import (
+    ConfigError,
+    ConflictError,
+    FaultError,
+    KeyNameError,
+    MissingError,
+    StorageError,
+    TooLargeError,
+)
+from monkeyray.images.decode import Limits
+from monkeyray.images.listing import list_images
+from monkeyray.options import StoreConfig
+from monkeyray.runs.fetch import fetch
+from monkeyray.storage.location import Location
+from monkeyray.storage.store import Storage
+from tests.support.azurite import ENVIRONMENT
+from tests.support.faulty import FaultyProxy
+from tests.support.gcs import FakeGoogle, start_google
+
+NAMES = ["a b.jpg", "100%.jpg", "x#1?.jpg", "plus+~.jpg", "日本.jpg", "deep/er/'q\".jpg"]
+
+
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGoogle]:
+    with start_google() as server:
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", server.url)
+        yield server
+
+
+@pytest.fixture(params=["az", "gs"])
+def root(request: pytest.FixtureRequest) -> Location:
+    """A bucket of each cloud."""
+    request.getfixturevalue("azure" if request.param == "az" else "google")
+    return Location.parse(f"{request.param}://photos/{request.node.name}")
+
+
+STORAGE = Storage(patience_seconds=2)
+
+
+@pytest.fixture
+def storage() -> Storage:
+    return Storage(patience_seconds=2)
+
+
+def test_files_with_size_and_version(root: Location, storage: Storage) -> None:
+    versions = {name: storage.write(root / name, name.encode()) for name in NAMES}
+    listed = {entry.uri: entry for entry in storage.list(root)}
+    assert set(listed) == {str(root / name) for name in NAMES}
+    for name in NAMES:
+        blob, entry = storage.read(root / name, 100), listed[str(root / name)]
+        assert blob.data == name.encode()
+        assert blob.version == entry.version == versions[name]
+        assert entry.size_bytes == len(blob.data)
+        assert storage.stat(root / name) == entry
+        assert list(storage.list(root / name)) == [entry]
+    with pytest.raises(TooLargeError, match="has 7 bytes, the limit is 6"):
+        storage.read(root / "a b.jpg", 6)
+    assert storage.exists(root / NAMES[0])
+    storage.delete(root / NAMES[0])
+    storage.delete(root / NAMES[0])
+    assert not storage.exists(root / NAMES[0])
+    with pytest.raises(MissingError):
+        storage.read(root / NAMES[0])
+    storage.delete_tree(root)
+    assert list(storage.list(root)) == []
+
+
+def test_conditional_and_staged_writes(root: Location, storage: Storage) -> None:
+    place = root / "a.json"
+    first = storage.create(place, b"one")
+    with pytest.raises(ConflictError):
+        storage.create(place, b"two")
+    second = storage.replace(place, b"two", first)
+    for stale in (first, "1"):
+        with pytest.raises(ConflictError):
+            storage.replace(place, b"three", stale)
+    with pytest.raises(ConflictError):
+        storage.replace(root / "none", b"three", second)
+    assert (storage.read(place).data, storage.read(place).version) == (b"two", second)
+    with storage.writing(place) as file:
+        file.write(b"four")
+    with contextlib.suppress(RuntimeError), storage.writing(place) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert storage.read(place).data == b"four"
+    storage.check_conditions(root / "proof")
+    assert [entry.uri for entry in storage.list(root)] == [str(place)]
+
+
+def test_parts_of_a_file(root: Location, storage: Storage) -> None:
+    values = np.random.default_rng(0).random((2, 50_000))
+    table = pa.table({"a": values[0], "b": values[1]})
+    pq.write_table(table, sink := io.BytesIO())
+    storage.write(root / "t.parquet", sink.getvalue())
+    with storage.open(root / "t.parquet") as file:
+        assert pq.read_table(file, columns=["a"]).equals(table.select(["a"]))
+        file.seek(100)
+        storage.write(root / "t.parquet", b"another version")
+        with pytest.raises((ConflictError, StorageError)):
+            file.read(100)
+    storage.write(root / "empty", b"")
+    assert storage.open(root / "empty").read() == b""
+
+
+def put_raw(root: Location, name: str, request: pytest.FixtureRequest) -> None:
+    """Write an object with a key that obstore cannot express."""
+    key = f"{root.path}/{name}"
+    if root.scheme == "gs":
+        request.getfixturevalue("google").objects[key] = (b"odd", 9)
+    else:
+        url, secret = (ENVIRONMENT[f"AZURE_STORAGE_{n}"] for n in ("ENDPOINT", "ACCOUNT_KEY"))
+        ContainerClient(url, "photos", secret).upload_blob(key, b"odd")
+
+
+def test_a_key_that_cannot_be_read_is_a_row_and_hides_nothing(
+    root: Location, storage: Storage, request: pytest.FixtureRequest
+) -> None:
+    for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
+        storage.write(root / name, b"x")
+    put_raw(root, "b//x.jpg", request)
+    put_raw(root, "folder/", request)
+    (table,) = list_images(root, storage, Counter())
+    uris = table["uri"].to_pylist()
+    assert uris == [str(root / n) for n in ("a.jpg", "b.jpg", "b//x.jpg", "c.jpg", "d.jpg")]
+    found = fetch(storage, uris[2], None, Limits())
+    assert (found.status, found.error) == (
+        "unsupported",
+        "its key, with an empty segment, . or .., or a control character, cannot be read",
+    )
+    with pytest.raises(KeyNameError):
+        storage.write(uris[2], b"")
+
+
+def test_what_is_wrong_is_said(root: Location, storage: Storage) -> None:
+    nowhere = Location.parse(f"{root.scheme}://nowhere/a/b")
+    for call in (storage.read, storage.exists, storage.check_reachable, storage.check_conditions):
+        with pytest.raises(StorageError, match="'nowhere' does not exist at") as error:
+            call(nowhere)
+        assert not isinstance(error.value, MissingError)
+    with pytest.raises(StorageError, match="'nowhere' does not exist at"):
+        list(storage.list(nowhere))
+    with pytest.raises(ConfigError, match="is a bucket, not a file"):
+        storage.read(f"{root.scheme}://photos")
+
+
+def test_lost_answers_keep_the_promise(google: FakeGoogle, storage: Storage) -> None:
+    place = "gs://photos/promise"
+    google.lost = 1
+    first = storage.create(place, b"one")
+    google.lost = 1
+    second = storage.replace(place, b"two", first)
+    google.lost = 1
+    with pytest.raises(ConflictError):
+        storage.replace(place, b"three", first)
+    assert (storage.read(place).data, storage.read(place).version) == (b"two", second)
+    google.lost = 0
+    google.ignoring = True
+    with pytest.raises(StorageError, match="its store created a file that existed"):
+        storage.check_conditions("gs://photos")
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, storage: Storage) -> None:
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
+    monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:1/devstoreaccount1")
+    for uri in ("gs://photos/a", "az://photos/a"):
+        with pytest.raises(FaultError, match=f"cannot reach .* for {uri}"):
+            storage.read(uri)
+        with pytest.raises(FaultError, match="cannot reach"):
+            list(storage.list(uri))
+
+
+# -- Azure alone -------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("azure")
+def test_azure_through_faults(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = ENVIRONMENT["AZURE_STORAGE_ENDPOINT"].removesuffix("/devstoreaccount1")
+    with FaultyProxy(url) as proxy:
+        monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", f"{proxy.url}/devstoreaccount1")
+        storage = Storage(patience_seconds=60)
+        proxy.disturb(0.4)
+        folder = "az://photos/faults"
+        for number in range(10):
+            storage.create(f"{folder}/{number % 3}/{number}", bytes(number))
+        assert [e.size_bytes for e in storage.list(folder)] == [0, 3, 6, 9, 1, 4, 7, 2, 5, 8]
+        first = storage.read(f"{folder}/0/9").version
+        second = storage.replace(f"{folder}/0/9", b"again", first)
+        with pytest.raises(ConflictError):
+            storage.replace(f"{folder}/0/9", b"too late", first)
+        assert storage.read(f"{folder}/0/9").version == second
+        assert proxy.disturbed.total() >= 5
+
+
+@pytest.mark.usefixtures("azure")
+def test_accounts_of_azure(monkeypatch: pytest.MonkeyPatch) -> None:
+    STORAGE.write("az://public/a", b"data")
+    STORAGE.write("az://photos/a", b"data")
+    name = "abfs://photos@devstoreaccount1.dfs.core.windows.net/a"
+    assert STORAGE.read(name) == STORAGE.read("az://photos/a")
+    assert [entry.uri for entry in STORAGE.list(name)] == [name]
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc=")
+    with pytest.raises(StorageError, match="the credentials are wrong"):
+        Storage(patience_seconds=2).read(name)
+    with pytest.raises(StorageError, match="the credentials are wrong"):
+        list(Storage(patience_seconds=2).list("az://photos/b"))
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY")
+    public = StoreConfig(anonymous="az://public").storage()
+    assert public.read("az://public/a").data == b"data"
+    assert [entry.uri for entry in public.list("az://public")] == ["az://public/a"]
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT")
+    with pytest.raises(ConfigError, match="no account for the container 'photos': set AZURE_"):
+        Storage().read("az://photos/a")
