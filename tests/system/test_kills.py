@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +79,10 @@ class Job:
     storage: Storage
     process: subprocess.Popen[str] | None = None
 
+    @property
+    def is_remote(self) -> bool:
+        return "://" in self.place
+
     def start(self) -> subprocess.Popen[str]:
         command = [
             sys.executable, "-m", "monkeyray", "score", "--images", self.images, "--model",
@@ -119,7 +123,7 @@ class Job:
         }
 
     def names(self) -> set[str]:
-        if self.storage.s3_endpoint:
+        if self.is_remote:
             start = len(self.place) + 1
             return {entry.uri[start:].split("/")[0] for entry in self.storage.list(self.place)}
         with contextlib.suppress(FileNotFoundError):
@@ -163,20 +167,18 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], pa
     return process.poll() is None
 
 
-@pytest.fixture(params=["local", "s3"])
-def places(
-    request: pytest.FixtureRequest, s3: Storage, many: Path, tmp_path: Path
-) -> Iterator[tuple[str, str, Storage]]:
+@pytest.fixture(params=["local", "s3", "azure"])
+def places(request: pytest.FixtureRequest, many: Path, tmp_path: Path) -> tuple[str, str, Storage]:
     """Images, a place for predictions, and the storage for both."""
     if request.param == "local":
-        yield str(many), str(tmp_path / "out"), Storage()
-        return
-    if not s3.exists("s3://photos/many/.done"):
-        upload(s3, many, "s3://photos/many/images")
-        s3.write("s3://photos/many/.done", b"")
-    place = "s3://photos/many/out"
-    s3.delete_tree(place)
-    yield "s3://photos/many/images", place, s3
+        return str(many), str(tmp_path / "out"), Storage()
+    storage: Storage = request.getfixturevalue(request.param) or Storage()
+    root = {"s3": "s3://photos/many", "azure": "az://photos/many"}[request.param]
+    if not storage.exists(f"{root}/.done"):
+        upload(storage, many, f"{root}/images")
+        storage.write(f"{root}/.done", b"")
+    storage.delete_tree(f"{root}/out")
+    return f"{root}/images", f"{root}/out", storage
 
 
 @pytest.fixture(scope="module")
@@ -195,9 +197,9 @@ def test_killed_at_any_moment(
     images, place, storage = places
     assert len(undisturbed) == IMAGES
     dice = random.Random(0)
-    # The driver in half of the rounds, a worker in the other half, on S3 the other way round; in
-    # some, while a file or _SUCCESS is being published.
-    first = 3 if storage.s3_endpoint else 0
+    # The driver in half of the rounds, a worker in the other half, in other places other rounds
+    # first; in some, while a file or _SUCCESS is being published.
+    first = {"/": 0, "s": 3, "a": 6}[place[0]]
     for number in range(first, first + ROUNDS):
         storage.delete_tree(place)
         victim = "driver" if number % 2 == 0 else "worker"
@@ -224,11 +226,11 @@ def _round(
         return sum(name.endswith(".parquet") for name in job.names())
 
     after = dice.randint(1, shards - 4)
-    pause = 0.002 if moment != "middle" and not job.storage.s3_endpoint else 0.02
+    pause = 0.002 if moment != "middle" and not job.is_remote else 0.02
     assert wait_until(lambda: finished() >= after, process, pause)
     if moment == "middle":
         time.sleep(dice.random())
-    elif moment == "file" and not job.storage.s3_endpoint:
+    elif moment == "file" and not job.is_remote:
         # A file has its temporary name while it is being written.
         assert wait_until(
             lambda: any(n.endswith(".tmp") and "part-" in n for n in job.names()), process, 0.0005
