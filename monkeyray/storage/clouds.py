@@ -24,7 +24,6 @@ from monkeyray.errors import (
 )
 from monkeyray.storage.local import temporary_file
 from monkeyray.storage.location import Location
-from monkeyray.storage.others import ArrowStore
 from monkeyray.storage.protocol import Blob, Entry, check_size, written_before
 from monkeyray.storage.ranges import RangeFile
 from monkeyray.storage.retries import with_retries
@@ -63,13 +62,14 @@ class CloudAccess:
 class ObstoreStore:
     """One bucket or container, see protocol.Store.
 
-    `by_generation`: whether a version is Google's generation, or an ETag. `page`: asks for a page
-    of the names that begin with a prefix.
+    `page`: asks for a page of the names that begin with a prefix. `arrow`: opens pyarrow's file
+    system of the account. `by_generation`: whether a version is Google's generation, or an ETag.
     """
 
     store: obstore.store.ObjectStore
     where: str
     page: Callable[[str, str | None], Page]
+    arrow: Callable[[], pyarrow.fs.FileSystem]
     by_generation: bool
     patience_seconds: float
 
@@ -166,11 +166,7 @@ class ObstoreStore:
             return self.page(prefix, token)
 
     def filesystem(self, place: Location) -> tuple[pyarrow.fs.FileSystem, str]:
-        if place.scheme == "az":
-            container, account = container_of(place.bucket)
-            host = f"{container}@{account}.dfs.core.windows.net"
-            place = Location("abfs", host, place.path)
-        return ArrowStore().filesystem(place)
+        return self.arrow(), f"{place.bucket.partition('@')[0]}/{place.path}"
 
     def _version(self, meta: Any) -> str | None:
         version = meta["version" if self.by_generation else "e_tag"]
@@ -180,11 +176,6 @@ class ObstoreStore:
 def open_cloud(access: CloudAccess, patience_seconds: float) -> ObstoreStore:
     """Open a bucket or container. Raises ConfigError if an account or a package is missing, and
     StorageError if there are no credentials."""
-    if not owns_threads():
-        raise StorageError(
-            f"{access.scheme}:// cannot be read in a fork of a process that has read it: start "
-            "processes by spawn"
-        )
     opened = _open_azure if access.scheme in AZURE else _open_google
     return opened(access, patience_seconds)
 
@@ -260,7 +251,20 @@ def _open_azure(access: CloudAccess, patience_seconds: float) -> ObstoreStore:
         ]
         return found, pages.continuation_token or None
 
-    return ObstoreStore(store, f"account {account}", page, False, patience_seconds)
+    def arrow() -> pyarrow.fs.FileSystem:
+        from pyarrow.fs import AzureFileSystem
+
+        scheme, _, host = url.partition("://")
+        hosts = {f"{kind}_storage_authority": host.partition("/")[0] for kind in ("blob", "dfs")}
+        hosts |= {f"{kind}_storage_scheme": scheme for kind in ("blob", "dfs")}
+        return AzureFileSystem(
+            account,
+            account_key=key,
+            sas_token=None if key else signature,
+            **(hosts if "AZURE_STORAGE_ENDPOINT" in os.environ else {}),
+        )
+
+    return ObstoreStore(store, f"account {account}", page, arrow, False, patience_seconds)
 
 
 # -- Google -----------------------------------------------------------------------------
@@ -306,7 +310,12 @@ def _open_google(access: CloudAccess, patience_seconds: float) -> ObstoreStore:
         ]
         return found, content.get("nextPageToken")
 
-    return ObstoreStore(store, "Google", page, True, patience_seconds)
+    def arrow() -> pyarrow.fs.FileSystem:
+        from pyarrow.fs import GcsFileSystem
+
+        return GcsFileSystem(anonymous=access.anonymous)
+
+    return ObstoreStore(store, "Google", page, arrow, True, patience_seconds)
 
 
 # -- what errors mean -------------------------------------------------------------------
@@ -326,6 +335,11 @@ def _key(place: Location) -> str:
 @contextlib.contextmanager
 def cloud_errors(place: Location, where: str) -> Iterator[None]:
     """Turn the errors of obstore and of the clouds' own packages into ours."""
+    if not owns_threads():
+        raise StorageError(
+            f"{place} cannot be reached from a fork of a process that has used object stores: "
+            'start processes with the method "spawn"'
+        )
     try:
         yield
     except (ConfigError, StorageError):

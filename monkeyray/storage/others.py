@@ -1,4 +1,4 @@
-"""Any other store that pyarrow or an installed fsspec package opens, such as gs:// or hdfs://."""
+"""Any other store that pyarrow or an installed fsspec package opens, such as hdfs://."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import pickle
 from collections import Counter
 from collections.abc import Iterator
 
@@ -26,6 +27,7 @@ from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.options import StoreConfig
 from monkeyray.runs.fetch import fetch
+from monkeyray.storage import s3_get
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.azurite import ENVIRONMENT
@@ -184,6 +186,15 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, storage: St
             list(storage.list(uri))
 
 
+def test_a_fork_is_told_instead_of_hanging(
+    root: Location, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.write(root / "a", b"x")
+    monkeypatch.setattr(s3_get, "_threads_of", -1)
+    with pytest.raises(StorageError, match="from a fork of a process"):
+        storage.read(root / "a")
+
+
 # -- Azure alone -------------------------------------------------------------------------------
 
 
@@ -204,6 +215,14 @@ def test_azure_through_faults(monkeypatch: pytest.MonkeyPatch) -> None:
             storage.replace(f"{folder}/0/9", b"too late", first)
         assert storage.read(f"{folder}/0/9").version == second
         assert proxy.disturbed.total() >= 5
+
+
+@pytest.mark.usefixtures("azure")
+def test_ray_train_writes_to_azure() -> None:
+    filesystem, path = STORAGE.arrow("az://photos/arrow/a")
+    with pickle.loads(pickle.dumps(filesystem)).open_output_stream(path) as stream:
+        stream.write(b"data")
+    assert STORAGE.read("az://photos/arrow/a").data == b"data"
 
 
 @pytest.mark.usefixtures("azure")
