@@ -9,7 +9,6 @@ __all__ = [
     "Model",
     "RescoreConfig",
     "ScoreConfig",
-    "Scorer",
     "Summary",
     "load_model",
 ]
@@ -17,7 +16,6 @@ __all__ = [
 if TYPE_CHECKING:
     from monkeyray.scoring.notebook import Model, load_model
     from monkeyray.scoring.options import EvaluateConfig, RescoreConfig, ScoreConfig
-    from monkeyray.scoring.stage import Scorer
     from monkeyray.scoring.summary import Summary
 else:
     # Hidden from type checkers, which would accept any name.
@@ -26,7 +24,6 @@ else:
         {
             "options": "EvaluateConfig RescoreConfig ScoreConfig",
             "notebook": "Model load_model",
-            "stage": "Scorer",
             "summary": "Summary",
         },
     )

@@ -32,7 +32,7 @@ def start_azurite(folder: Path) -> Iterator[None]:
     absence is a failure."""
     azurite = shutil.which("azurite-blob")
     if azurite is None:
-        message = "install Azurite (npm install --global azurite): it is Azure Blob Storage"
+        message = "install Azurite (npm install -g azurite): it is Azure Blob Storage"
         if os.environ.get("MONKEYRAY_CI"):
             pytest.fail(message)
         pytest.skip(message)
