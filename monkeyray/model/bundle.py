@@ -39,7 +39,7 @@ from monkeyray.storage.keys import fingerprint, nfc, sha256
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 #: The keys of model.json that decide a score. The model id is their hash.
 IDENTITY = (

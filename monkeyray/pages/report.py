@@ -31,14 +31,14 @@ def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None =
     """The HTML page for the content of a bundle's model.json and the findings in its images.
 
     `findings` may have the lists `contradictions`, `label_errors`, `leaks`, `duplicates`,
-    `mistakes` and `uncertain`, and `label_errors_of`, a description of the images that were
-    checked. A section without figures or findings (absent or None) is left out; for an empty list
-    it says "None".
+    `mistakes` and `uncertain`. A section without figures or findings (absent or None) is left out;
+    for an empty list it says "None".
     """
     metrics = model["metrics"]
     labels = sorted(model["labels"], key=lambda label: int(label["index"]))
     by_label = {label["label"]: label for label in labels}
-    totals = [sum(row) for row in metrics["test"]["confusion"]]
+    confusion = (metrics["test"] or metrics["estimate"])["confusion"]
+    totals = [sum(row) for row in confusion]
     return ENVIRONMENT.get_template("report.html.j2").render(
         model=model,
         findings=findings or {},
@@ -46,7 +46,7 @@ def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None =
         named=lambda label: by_label.get(label) or {"label": label, "name": None},
         totals=totals,
         commonest=max(totals) / sum(totals) if any(totals) else None,
-        mixups=_mixups(metrics["test"]["confusion"]),
+        mixups=_mixups(confusion),
         charts=_charts(metrics),
         search=_search(metrics.get("search")),
         most={
@@ -83,7 +83,7 @@ def _charts(metrics: Mapping[str, Any]) -> dict[str, Any]:
         charts |= {when: reliability(found[when]["reliability"]) for when in ("before", "after")}
     if rows := metrics.get("coverage"):
         thresholds = metrics.get("thresholds") or {}
-        charts["coverage"] = coverage(rows, thresholds.get("target"), thresholds.get("test"))
+        charts["coverage"] = coverage(rows, thresholds.get("target"), thresholds.get("results"))
     return charts
 
 

@@ -9,8 +9,8 @@ __all__ = [
     "classification_metrics",
     "fit_outliers",
     "fit_temperature",
+    "fold_images",
     "group_images",
-    "split_images",
 ]
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from monkeyray.statistics.duplicates import group_images
     from monkeyray.statistics.metrics import classification_metrics
     from monkeyray.statistics.outliers import fit_outliers
-    from monkeyray.statistics.splits import split_images
+    from monkeyray.statistics.splits import fold_images
     from monkeyray.statistics.thresholds import choose_thresholds
 else:
     # Hidden from type checkers, which would accept any name.
@@ -30,6 +30,6 @@ else:
             "outliers": "fit_outliers",
             "calibration": "fit_temperature",
             "duplicates": "group_images",
-            "splits": "split_images",
+            "splits": "fold_images",
         },
     )

@@ -99,38 +99,49 @@ class OutlierModel:
 
 
 def fit_outliers(
-    features: Array, truth: Array, validation: Mapping[int, Array], *, seed: int = 0
+    features: Mapping[int, Array], truth: Array, fold: Array, *, seed: int = 0
 ) -> OutlierModel:
-    """Fit the distances on training images, and their scale on validation images.
+    """Fit the distances on all images, and their scale out of fold: on each image by a model of the
+    other folds.
 
-    `features`: (n, width) of training images; `truth`: their int label indices (n,); `validation`:
-    by the number of views averaged over, features (v, width) of other images of the same labels.
-    `seed` draws the images kept, equally many of each label. Raises ValueError for fewer than two
-    training images or no validation image.
+    `features`: by the number of views averaged over, (n, width); `truth`: int label indices (n,);
+    `fold`: the fold of each image from 0, int (n,), negative for none. `seed` draws the images
+    kept, equally many of each label. Raises ValueError for fewer than two images, or none in a
+    fold.
     """
-    fewest = min(map(len, validation.values()), default=0)
-    if len(features) < 2 or not fewest:
+    most, measured = features[max(features)], int((fold >= 0).sum())
+    if len(most) < 2 or not measured:
         raise ValueError(
-            f"{len(features)} training and {fewest} validation images: an outlier model needs at "
-            "least two and one"
+            f"{len(most)} images, {measured} of them in folds: an outlier model needs at least two "
+            "and one"
         )
-    order = _balanced(truth, seed)
-    used = order[:MOST_IMAGES]
+    distances: dict[int, list[Array]] = {views: [] for views in features}
+    for number in np.unique(fold[fold >= 0]):
+        held = fold == number
+        model = _fit(most[~held], truth[~held], seed)
+        for views, each in features.items():
+            distances[views].append(np.stack(_distances(model, each[held])))
+    scales = {views: _scale(np.concatenate(each, axis=1)) for views, each in distances.items()}
+    return replace(_fit(most, truth, seed), weights=scales)
+
+
+def _fit(features: Array, truth: Array, seed: int) -> OutlierModel:
+    """A model without its scale."""
+    used = _balanced(truth, seed)[:MOST_IMAGES]
     vectors = _unit(features[used])
     directions, means = _discriminants(vectors, truth[used])
     room = max(NEIGHBOURS, BANK_BYTES // (4 * features.shape[1]))
-    raw = OutlierModel(
+    return OutlierModel(
         bank=vectors[:room].astype(np.float32),
         directions=directions.astype(np.float32),
         means=means.astype(np.float32),
         weights={},
     )
-    return replace(raw, weights={views: _scale(raw, each) for views, each in validation.items()})
 
 
-def _scale(model: OutlierModel, features: Array) -> Array:
-    """The weights that score the median of these images 0 and their 95th percentile 1."""
-    distances = np.stack(_distances(model, features))
+def _scale(distances: Array) -> Array:
+    """The weights that score the median of images with these distances, (2, n), 0 and their 95th
+    percentile 1."""
     spread = [_spread(row) for row in distances]
     total = sum(row / one for row, one in zip(distances, spread, strict=True))
     scale = _spread(total)

@@ -1,13 +1,12 @@
-"""The assessment of a trained head: calibration, thresholds and figures.
+"""The figures of a training: out of fold, and on a given test split.
 
-Choices are made on images that the head was not trained on: out of fold with folds, otherwise the
-validation split. The test split is used once, for the figures only.
+Every choice (temperature, thresholds, outlier scale) is made on predictions by heads that have not
+seen the image.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,21 +29,14 @@ from monkeyray.statistics.thresholds import (
 )
 from monkeyray.training.dataset import Dataset
 
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Images, by index, that a model was not trained on, their logits (n, labels) by the number of
-    views, and their source, `validation` or `out-of-fold`."""
-
-    images: Array
-    logits: Mapping[int, Array]
-    source: str
+#: What the estimate is made of: the folds' own heads, or the published one that fine-tuning made.
+OUT_OF_FOLD, VALIDATION = "out-of-fold", "validation"
 
 
 @dataclass(frozen=True)
 class Assessment:
     """`calibration`: by number of views, as in a bundle. `metrics`: as in model.json.
-    `probabilities`: calibrated, of all images (n, labels), each by a model that was not trained on
+    `probabilities`: calibrated, of all images (n, labels), each by a head that was not trained on
     it if there is one; `unseen`: for which images there is, bool (n,)."""
 
     calibration: dict[str, Any]
@@ -58,68 +50,107 @@ def assess(
     data: Dataset,
     vectors: Array,
     head: Weights,
-    fold_heads: Sequence[Weights],
+    judges: Mapping[int, Weights],
+    source: str,
     target_precision: float | None,
 ) -> Assessment:
-    """All figures of a head on the features (n, views, width) of the images.
+    """All figures of a published head on the features (n, views, width) of the images.
 
-    `fold_heads`: the heads of the data's folds, trained in the same way on the same features. If
-    empty, choices are made on the validation split.
+    `judges`: by fold, the head that has not seen it. `source`: OUT_OF_FOLD or VALIDATION.
     """
-    splits, truth, labels, most = data.splits, data.splits.truth, data.labels, vectors.shape[1]
+    truth, fold, labels, most = data.folds.truth, data.folds.fold, data.labels, vectors.shape[1]
     features = {count: vectors[:, :count].mean(axis=1) for count in COUNTS if count <= most}
-    logits = {count: head_logits(head, each) for count, each in features.items()}
-    held = _held_out(data, features, logits, fold_heads)
+    logits = {count: _judge(head, judges, each, fold) for count, each in features.items()}
+    held, test = np.flatnonzero(np.isin(fold, list(judges))), np.flatnonzero(data.test)
     calibration = {
-        str(count): _calibrate(each, truth[held.images], labels, target_precision)
-        for count, each in held.logits.items()
+        str(count): _calibrate(each[held], truth[held], labels, target_precision)
+        for count, each in logits.items()
     }
     chosen = calibration[str(most)]
-    scaled = logits[most] / chosen["temperature"]
+    temperature = chosen["temperature"]
+    scaled = logits[most] / temperature
     probabilities = softmax(scaled)
+    learned = np.flatnonzero(~data.test)
     outliers = fit_outliers(
-        features[most][splits.train],
-        truth[splits.train],
-        {count: each[splits.validation] for count, each in features.items()},
+        {count: each[learned] for count, each in features.items()},
+        truth[learned],
+        np.where(np.isin(fold, list(judges)), fold, -1)[learned],
     )
-    unseen = np.ones(len(truth), bool)
-    unseen[splits.train] = False
-    if data.folds:
-        probabilities[held.images] = softmax(held.logits[most] / chosen["temperature"])
-        unseen[held.images] = True
-    its, its_truth = splits.test, truth[splits.test]
-    test = classification_metrics(scaled[its], its_truth, labels)
-    clean = its[~data.leaked[its]]
-    test["without_leaks"] = None
-    if 0 < len(clean) < len(its):
-        test["without_leaks"] = accuracy_and_loss(scaled[clean], truth[clean])
+    # The images that the figures are shown of.
+    shown = test if len(test) else held
     # In float32 like scoring, so that a score at a threshold is decided in the same way.
-    scores = probabilities[its].max(axis=1).astype(np.float32)
-    predicted = scaled[its].argmax(axis=1)
+    scores = probabilities[shown].max(axis=1).astype(np.float32)
+    predicted = scaled[shown].argmax(axis=1)
     metrics = {
-        "validation": accuracy_and_loss(scaled[splits.validation], truth[splits.validation]),
-        "test": test,
-        "calibration": {
-            "source": held.source, **calibrate(held.logits[most], truth[held.images])
+        "figures": _sentence(data, source, len(held)),
+        "estimate": {
+            "source": source,
+            **classification_metrics(scaled[held], truth[held], labels),
+            "folds": [
+                _accuracy(scaled, truth, np.flatnonzero(fold == number)) for number in judges
+            ],
         },
-        "test_calibration": calibrate(logits[most][its], its_truth, chosen["temperature"]),
-        "thresholds": measure_thresholds(chosen["thresholds"], scores, predicted, its_truth),
-        "coverage": coverage_curve(scores, predicted == its_truth),
+        "test": _test(data, scaled) if len(test) else None,
+        "calibration": {"source": source, **calibrate(logits[most][held], truth[held])},
+        "test_calibration": calibrate(logits[most][test], truth[test], temperature)
+        if len(test) else None,
+        "thresholds": measure_thresholds(chosen["thresholds"], scores, predicted, truth[shown]),
+        "coverage": coverage_curve(scores, predicted == truth[shown]),
         "views": [
             {
                 "views": count,
-                "validation": _accuracy(each, truth, splits.validation),
-                "test": _accuracy(each, truth, its),
+                "estimate": _accuracy(each, truth, held),
+                "test": _accuracy(each, truth, test),
             }
             for count, each in logits.items()
         ],
-        "folds": _folds(data, held, most, labels) if data.folds else None,
         "outliers": {
-            "test_above_1": float(np.mean(outliers.score(features[most][its], most) > 1))
-            if len(its) else None
+            "test_above_1": float(np.mean(outliers.score(features[most][test], most) > 1))
+            if len(test) else None
         },
     }  # fmt: skip
+    unseen = data.test | np.isin(fold, list(judges))
     return Assessment(calibration, metrics, outliers, probabilities, unseen)
+
+
+def _judge(head: Weights, judges: Mapping[int, Weights], features: Array, fold: Array) -> Array:
+    """The logits of all images, each by the head that has not seen it if there is one."""
+    logits = head_logits(head, features)
+    for number, judge in judges.items():
+        its = fold == number
+        logits[its] = head_logits(judge, features[its])
+    return logits
+
+
+def _sentence(data: Dataset, source: str, held: int) -> str:
+    """Which figures are of which head."""
+    test, learned = int(data.test.sum()), int((~data.test).sum())
+    if source == OUT_OF_FOLD:
+        text = (
+            f"The out-of-fold figures are of {data.folds.count} heads, each measured on the fold "
+            f"that it was trained without, {held} images in all; the published head was trained on "
+            f"all {learned} images"
+        )
+    else:
+        text = (
+            f"The validation figures are of the published network on {held} images that it was "
+            f"not trained on, but that chose its epoch; it was trained on the other "
+            f"{learned - held} images"
+        )
+    if test:
+        text += (
+            f", and the test figures are of it, on {test} images that played no part in its "
+            "training"
+        )
+    return f"{text}."
+
+
+def _test(data: Dataset, scaled: Array) -> dict[str, Any]:
+    truth, clean = data.folds.truth, data.test & ~data.leaked
+    return classification_metrics(scaled[data.test], truth[data.test], data.labels) | {
+        "without_leaks": accuracy_and_loss(scaled[clean], truth[clean])
+        if data.leaked.any() and clean.any() else None
+    }  # fmt: skip
 
 
 def _accuracy(logits: Array, truth: Array, images: Array) -> float | None:
@@ -128,10 +159,10 @@ def _accuracy(logits: Array, truth: Array, images: Array) -> float | None:
 
 
 def assess_validation(data: Dataset, vectors: Array, head: Weights) -> dict[str, Any]:
-    """Accuracy and log loss on the validation split after calibration, and its `temperature`: more
+    """Accuracy and log loss on the first fold after calibration, and its `temperature`: more
     confidence alone does not make a head better."""
-    images = data.splits.validation
-    truth = data.splits.truth[images]
+    images = data.folds.held_out(1)
+    truth = data.folds.truth[images]
     logits = head_logits(head, vectors[images].mean(axis=1))
     temperature = fit_temperature(logits, truth)
     return accuracy_and_loss(logits / temperature, truth) | {"temperature": temperature}
@@ -144,33 +175,6 @@ def suspicious_labels(assessment: Assessment, truth: Array) -> list[LabelError]:
     rows = np.flatnonzero(assessment.unseen)
     found = label_errors(assessment.probabilities[rows], truth[rows])
     return [replace(each, index=int(rows[each.index])) for each in found]
-
-
-def _held_out(
-    data: Dataset,
-    features: Mapping[int, Array],
-    logits: Mapping[int, Array],
-    fold_heads: Sequence[Weights],
-) -> HeldOut:
-    if not fold_heads:
-        images = data.splits.validation
-        return HeldOut(
-            images, {count: each[images] for count, each in logits.items()}, "validation"
-        )
-    images = np.concatenate([fold.test for fold in data.folds])
-    return HeldOut(
-        images,
-        {
-            count: np.concatenate(
-                [
-                    head_logits(head, each[fold.test])
-                    for fold, head in zip(data.folds, fold_heads, strict=True)
-                ]
-            )
-            for count, each in features.items()
-        },
-        "out-of-fold",
-    )
 
 
 def _calibrate(
@@ -189,7 +193,7 @@ def _calibrate(
 def measure_thresholds(
     chosen: dict[str, Any] | None, scores: Array, predicted: Array, truth: Array
 ) -> dict[str, Any] | None:
-    """The thresholds, with their results on the test split."""
+    """The thresholds, with their `results` on the images whose figures are shown."""
     if chosen is None:
         return None
     accepted = decide(scores, predicted, Thresholds.from_json(chosen)) == ACCEPTED
@@ -198,31 +202,11 @@ def measure_thresholds(
     precision = right / count if count else None
     interval = wilson(precision, count)
     return chosen | {
-        "test": {
+        "results": {
             "images": len(truth),
             "accepted": count,
             "coverage": count / len(truth) if len(truth) else None,
             "precision": precision,
             "precision_interval": interval,
         }
-    }
-
-
-def _folds(data: Dataset, held: HeldOut, most: int, labels: list[str]) -> dict[str, Any]:
-    """The accuracy of each fold, and their mean with Student's 95% interval."""
-    from scipy.stats import t
-
-    truth = data.splits.truth[held.images]
-    hits = held.logits[most].argmax(axis=1) == truth
-    ends = np.cumsum([len(fold.test) for fold in data.folds])
-    accuracies = [float(split.mean()) for split in np.split(hits, ends[:-1])]
-    mean, count = float(np.mean(accuracies)), len(accuracies)
-    half = float(t.ppf(0.975, count - 1) * np.std(accuracies, ddof=1) / math.sqrt(count))
-    return {
-        "folds": count,
-        "accuracies": accuracies,
-        "mean": mean,
-        "interval": [max(0.0, mean - half), min(1.0, mean + half)],
-        "images": len(hits),
-        "pooled": classification_metrics(held.logits[most], truth, labels),
     }

@@ -1,4 +1,4 @@
-"""The usable images of a training, in splits that share no picture, and their counts."""
+"""The usable images of a training, in folds that share no picture, and their counts."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from monkeyray.model.network import Network
 from monkeyray.scoring.features import Features
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
-from monkeyray.statistics.splits import SPLITS, Assignment, fold_images, split_images
+from monkeyray.statistics.splits import TEST, fold_images
 from monkeyray.storage.keys import fingerprint
-from monkeyray.training.loop import Splits
+from monkeyray.training.loop import Folds
 from monkeyray.training.options import TrainConfig
 
-#: The report names labels with fewer training images, and those without validation or test images.
+_SPLITS = ("train", "test")
+
+#: The report names labels with fewer images to learn from, or in fewer groups than folds.
 RARE_IMAGES = 20
 
 
@@ -33,10 +35,11 @@ class Dataset:
     """The readable images of a training; all arrays are in their order.
 
     `images`: the listing. `table`: the columns of the feature cache except the `vectors`, which are
-    float32 (n, views, width). `labels`: sorted; `splits.truth` indexes them. `names`: the split of
-    each image. `pictures`: equal numbers for files of one picture; `groups`: for images that must
-    stay together. `leaked`: test images whose group is in another split too. `contradictions`: see
-    Contradictions.found; they may name images that are left out. `data`: counts for the bundle.
+    float32 (n, views, width). `labels`: sorted; `folds.truth` indexes them. `pictures`: equal
+    numbers for files of one picture; `groups`: for images that must stay together. `test`: whether
+    an image is of the given test split, and `leaked`: whether it is and its group is not only
+    there, both bool (n,). `contradictions`: see Contradictions.found; they may name images that are
+    left out. `data`: counts for the bundle.
     """
 
     images: pa.Table
@@ -44,64 +47,41 @@ class Dataset:
     table: pa.Table
     vectors: Array
     labels: list[str]
-    splits: Splits
-    folds: tuple[Splits, ...]
-    names: Array
+    folds: Folds
     pictures: Array
     groups: Array
+    test: Array
     leaked: Array
     contradictions: list[dict[str, Any]]
     data: dict[str, Any]
 
 
-def check_split(config: TrainConfig, images: pa.Table) -> None:
-    """Raise InputError before any image is opened if no content of the images allows a split."""
-    uris = images["uri"].to_pylist()
-    groups = group_images(uris, None, images["group"].to_pylist())
-    pictures = group_images(uris, None)
+def check_folds(config: TrainConfig, images: pa.Table) -> None:
+    """Raise InputError before any image is opened if no content of the images allows folds."""
+    groups = group_images(images["uri"].to_pylist(), None, images["group"].to_pylist())
     try:
-        _fold(config, images, groups, pictures, _split(config, images, groups, pictures))
+        _fold(config, images, groups)
     except InputError as error:
         if config.limit is None:
             raise
         raise InputError(f"{error} (with --limit {config.limit})") from error
 
 
-def _split(config: TrainConfig, images: pa.Table, groups: Array, pictures: Array) -> Assignment:
-    return split_images(
-        images["label"].to_pylist(),
-        groups,
-        images["given"].to_pylist(),
-        config.validation_share,
-        config.test_share,
-        config.seed,
-        pictures,
-    )
-
-
-def _fold(
-    config: TrainConfig, images: pa.Table, groups: Array, pictures: Array, assigned: Assignment
-) -> list[Array]:
-    if not config.folds:
-        return []
-    return fold_images(
-        images["label"].to_pylist(),
-        groups,
-        assigned.names != "test",
-        config.folds,
-        config.validation_share,
-        config.seed,
-        pictures,
-    )
+def _fold(config: TrainConfig, images: pa.Table, groups: Array) -> Array:
+    given = _objects(images["given"])
+    # Only fine-tuning has a choice to make on validation images; to folds they are like the others.
+    first = given == "validation" if config.fine_tune is not None else None
+    labels = images["label"].to_pylist()
+    return fold_images(labels, groups, given == "test", config.folds, config.seed, first)
 
 
 def choose_images(
     config: TrainConfig, images: pa.Table, features: Features, skipped: Counter[str]
 ) -> Dataset:
-    """The usable images, their splits, and the counts for the bundle.
+    """The usable images, their folds, and the counts for the bundle.
 
-    Raises InputError for a label or a given split without readable images, and for a label with too
-    few different pictures.
+    Raises InputError for a label or a given split without readable images, and if no label has two
+    different pictures.
     """
     statuses = _objects(features.table["status"])
     readable = _usable(config, images, statuses)
@@ -122,13 +102,14 @@ def choose_images(
     # A given group stays together, whatever its pictures show.
     groups = group_images([str(number) for number in pictures], None, kept["group"].to_pylist())
     its_labels = kept["label"].to_pylist()
-    assigned = _split(config, kept, groups, pictures)
-    names = assigned.names.tolist()
+    fold = _fold(config, kept, groups)
+    test = fold == TEST
     labels = sorted(set(its_labels))
     truth = np.searchsorted(labels, its_labels)
-    splits = _splits(truth, assigned.names, config.class_weights)
-    folds = _fold(config, kept, groups, pictures, assigned)
+    names = np.where(test, "test", "train").tolist()
     counts = Counter(zip(its_labels, names, strict=True))
+    leaked = test & np.isin(groups, groups[~test])
+    folds = Folds(truth, fold, weigh(truth, np.flatnonzero(~test), config.class_weights))
     boxes = [kept["detection_bbox"].to_pylist()] if has_boxes(kept.column_names) else []
     sizes = Counter(pictures.tolist())
     data = {
@@ -137,16 +118,18 @@ def choose_images(
         "opened": images.num_rows - features.found,
         "unusable": dict(_unusable(statuses)),
         "skipped_files": {why: number for why, number in skipped.items() if number},
-        "splits": {split: names.count(split) for split in SPLITS},
-        "by_label": {label: {split: counts[label, split] for split in SPLITS} for label in labels},
-        "rare_labels": _rare(labels, counts),
+        "splits": {split: names.count(split) for split in _SPLITS},
+        "folds": folds.count,
+        "by_label": {label: {split: counts[label, split] for split in _SPLITS} for label in labels},
+        "rare_labels": _rare(labels, folds, groups),
         "duplicate_groups": sum(size > 1 for size in sizes.values()),
         "duplicate_images": sum(size - 1 for size in sizes.values()),
         "contradictions": len(found.found),
-        "leaks": int(assigned.leaked.sum()),
-        "validation_leaks": int(assigned.validation_leaked.sum()),
+        "leaks": int(leaked.sum()),
         "boxes": {"padding": config.box_padding} if config.detections else None,
-        "fingerprint": fingerprint(sorted(zip(contents, its_labels, names, *boxes, strict=True))),
+        "fingerprint": fingerprint(
+            sorted(zip(contents, its_labels, fold.tolist(), *boxes, strict=True))
+        ),
     }
     return Dataset(
         images=kept,
@@ -154,10 +137,9 @@ def choose_images(
         table=rows,
         vectors=features.vectors[usable],
         labels=labels,
-        splits=splits,
-        folds=tuple(_splits(truth, fold, config.class_weights) for fold in folds),
-        names=assigned.names,
-        leaked=assigned.leaked,
+        folds=folds,
+        test=test,
+        leaked=leaked,
         contradictions=found.found,
         pictures=pictures,
         groups=groups,
@@ -181,15 +163,22 @@ def identify(config: TrainConfig, network: Network, data: Dataset) -> dict[str, 
     }
 
 
-def _rare(labels: Sequence[str], counts: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
-    """The labels with few training images, after those with no image in a split."""
-    rows: list[dict[str, Any]] = [
-        {"label": label, **{split: counts[label, split] for split in SPLITS}} for label in labels
-    ]
-    rows.sort(key=lambda row: all(row[split] for split in SPLITS))
-    return [
-        row for row in rows if row["train"] < RARE_IMAGES or not all(row[split] for split in SPLITS)
-    ]
+def _rare(labels: Sequence[str], folds: Folds, groups: Array) -> list[dict[str, Any]]:
+    """The labels with few images to learn from (`train`) or few `groups` of them, and those of
+    which a given test split has no image (`test`, None without such a split), in JSON's types."""
+    test = folds.fold == TEST
+    rows: list[dict[str, Any]] = []
+    for number, label in enumerate(labels):
+        its = folds.truth == number
+        row: dict[str, Any] = {
+            "label": label,
+            "train": int((its & ~test).sum()),
+            "groups": len(np.unique(groups[its & ~test])),
+            "test": int((its & test).sum()) if test.any() else None,
+        }
+        if row["train"] < RARE_IMAGES or row["groups"] < folds.count or row["test"] == 0:
+            rows.append(row)
+    return sorted(rows, key=lambda row: row["groups"] > 1)
 
 
 def _unusable(statuses: Array) -> Counter[str]:
@@ -236,11 +225,6 @@ def _unreadable(names: Sequence[str | None], statuses: Array) -> Iterator[tuple[
 
 def _objects(column: pa.ChunkedArray) -> Array:
     return np.array(column.to_pylist(), dtype=object)
-
-
-def _splits(truth: Array, names: Array, class_weights: str) -> Splits:
-    train, validation, test = (np.flatnonzero(names == name) for name in SPLITS)
-    return Splits(truth, train, validation, test, weigh(truth, train, class_weights))
 
 
 def weigh(truth: Array, train: Array, class_weights: str) -> Array | None:

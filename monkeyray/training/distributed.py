@@ -5,25 +5,23 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from monkeyray.console import Reporter
 from monkeyray.environment import environment
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.model.backbones import Weights, import_keras
+from monkeyray.model.backbones import Weights
 from monkeyray.runs.worker_count import usable_cores, wait_for_workers
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.loop import FitConfig, Learner, Source, Splits, fit
-from monkeyray.training.state import State
 from monkeyray.training.tracking.progress import ProgressFile, following
 from monkeyray.training.tracking.tracker import Stage
+from monkeyray.training.worker import State, Training, Worker
 
 #: The folder of a training in progress, below the model's place.
 TRAINING = ".training"
@@ -40,37 +38,21 @@ _FAILURES = 3
 _CHECKPOINTS = 2
 
 
-class Weighty(Learner, Protocol):
-    """A learner with named weights."""
-
-    def weights(self) -> Weights:
-        """float32 arrays by name."""
-
-
 @dataclass(frozen=True)
 class Task:
-    """What every Ray Train worker gets: a training, and the same on folds.
+    """What every Ray Train worker gets. `tracked`: where the epochs go. `name`: for the log."""
 
-    `make_learner` is called in the worker, once for each of them. `tracked`: where the epochs of
-    the first go. `name`: for the log.
-    """
-
-    fit: FitConfig
-    splits: Splits
-    make_learner: Callable[[], Weighty]
-    source: Source
-    folds: tuple[Splits, ...] = ()
+    training: Training
     tracked: Stage = field(default_factory=Stage)
     name: str = "training"
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best weights of a training by name, those of each fold, and its last state. `seconds`:
-    time of the training itself, without Ray's start."""
+    """The best weights of a training by name, and its last state. `seconds`: time of the training
+    itself, without Ray's start."""
 
     weights: Weights
-    folds: list[Weights]
     state: State
     seconds: float
 
@@ -111,7 +93,7 @@ def run_training(
     wait_for_workers(workers, gpu, reporter.say)
     filesystem, path = training_place(place, storage)
     # The same command has the same name, and so continues from the checkpoint there.
-    name = fingerprint([asdict(task.fit), len(task.folds), identity, workers])[:16]
+    name = fingerprint([asdict(task.training.config), identity, workers])[:16]
     progress = ProgressFile(storage, str(place / TRAINING / f"{name}.json"))
     trackers = (*task.tracked.trackers, progress)
     task = replace(task, tracked=replace(task.tracked, trackers=trackers))
@@ -138,7 +120,7 @@ def run_training(
     try:
         with (
             environment(**often),
-            following(progress, task.name, str(place), task.fit.epochs, reporter),
+            following(progress, task.name, str(place), task.training.config.epochs, reporter),
         ):
             result = trainer.fit()
     except Exception as error:
@@ -150,12 +132,7 @@ def run_training(
         state = State.load(Path(folder))
         arrays = load_file(Path(folder) / "result.safetensors")
     seconds = float(arrays.pop("seconds")[0])
-    return Outcome(
-        below(arrays, "weights"),
-        [below(arrays, f"fold-{number}") for number in range(len(task.folds))],
-        state,
-        seconds,
-    )
+    return Outcome(arrays, state, seconds)
 
 
 def training_place(place: Location, storage: Storage) -> tuple[Any, str]:
@@ -214,16 +191,6 @@ def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     task: Task = ray.get(options["task"])
-    import_keras()
-    import tensorflow as tf
-
-    # Workers on one node share its cores.
-    threads = max(1, usable_cores() // context.get_local_world_size())
-    tf.config.threading.set_intra_op_parallelism_threads(threads)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    # The same seed must give the same weights.
-    tf.config.experimental.enable_op_determinism()
-    strategy = tf.distribute.MultiWorkerMirroredStrategy()
 
     def report(state: State, extra: dict[str, Any] | None = None) -> None:
         metrics = dict(state.history[-1])
@@ -244,30 +211,20 @@ def _worker(options: dict[str, Any]) -> MonkeyRayError | None:
             resume = State.load(Path(folder))
     tracked = task.tracked if rank == 0 else Stage()
     log = tracked.open(resume.history if resume else ())
-    common = {"strategy": strategy, "rank": rank, "world": world}
     start = time.monotonic()
-    learner = task.make_learner()
+    worker = Worker(
+        rank,
+        world,
+        # Workers on one node share its cores.
+        max(1, usable_cores() // context.get_local_world_size()),
+        resume,
+        report,
+        log.add,
+    )
     try:
-        fitted = fit(
-            task.fit,
-            learner,
-            task.splits,
-            task.source,
-            resume=resume,
-            checkpoint=report,
-            on_epoch=log.add,
-            **common,
-        )
-        found = _under("weights", learner.weights())
-        for number, splits in enumerate(task.folds):
-            learner = task.make_learner()
-            fit(task.fit, learner, splits, task.source, **common)
-            found |= _under(f"fold-{number}", learner.weights())
+        state, weights = task.training(worker)
     except ConfigError as error:
         return error
-    report(fitted, {**found, "seconds": np.array([time.monotonic() - start])})
+    found = {key: np.ascontiguousarray(value) for key, value in weights.items()}
+    report(state, {**found, "seconds": np.array([time.monotonic() - start])})
     return None
-
-
-def _under(prefix: str, weights: Weights) -> dict[str, Any]:
-    return {f"{prefix}/{key}": np.ascontiguousarray(value) for key, value in weights.items()}

@@ -25,7 +25,7 @@ _SHOWN = 48
 def find(data: Dataset, found: Assessment, given: Mapping[str, str]) -> dict[str, Any]:
     """The findings in JSON's types. `given`: distinct names to show, by the images' URIs."""
     names = [given[uri] for uri in data.uris.tolist()]
-    truth, unseen = data.splits.truth, np.flatnonzero(found.unseen)
+    truth, unseen = data.folds.truth, np.flatnonzero(found.unseen)
     contents = data.table["sha256"].to_pylist()
 
     def answer(image: int) -> dict[str, Any]:
@@ -43,18 +43,12 @@ def find(data: Dataset, found: Assessment, given: Mapping[str, str]) -> dict[str
             row | {"images": [image | {"uri": given[image["uri"]]} for image in row["images"]]}
             for row in data.contradictions
         ],
-        "leaks": leaks(names, data.names.tolist(), contents, data.pictures, data.groups),
+        "leaks": leaks(names, data.test, contents, data.pictures, data.groups),
         "duplicates": _duplicates(names, contents, data.pictures, truth),
-        "label_errors_of": (
-            "the images of the test split and of all folds, each predicted by a model that was not "
-            "trained on it"
-            if data.folds
-            else "the images of the validation and test splits; --folds 5 checks all images"
-        ),
         "label_errors": [
             {
                 "uri": names[each.index],
-                "split": str(data.names[each.index]),
+                "split": "test" if data.test[each.index] else "train",
                 "given": data.labels[each.given],
                 "suggested": data.labels[each.suggested],
                 "quality": each.quality,

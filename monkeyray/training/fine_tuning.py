@@ -23,15 +23,19 @@ from monkeyray.training.assess import assess_validation
 from monkeyray.training.dataset import Dataset, identify
 from monkeyray.training.distributed import Outcome, Task, below
 from monkeyray.training.job import Job
-from monkeyray.training.loop import FitConfig
+from monkeyray.training.loop import FitConfig, LoopTraining
 from monkeyray.training.pixels import pixel_source
 
 
 def fine_tune(
     job: Job, network: Network, data: Dataset, layers: str
 ) -> tuple[Network, Array, dict[str, Any]]:
-    """The fine-tuned network and its features, or the given one if it was no worse; and the
-    figures of the fine-tuning."""
+    """Train the last layers of a network, whose head has not seen the first fold. That fold chooses
+    the epoch, and whether the result is kept.
+
+    Returns the fine-tuned network and its features of the images, or the given ones if it was no
+    better, and the figures for the bundle's metrics.
+    """
     job.reporter.say(f"fine-tuning: {layers} of {network.backbone}")
     assert network.head_weights is not None
     before = assess_validation(data, data.vectors, network.head_weights)
@@ -60,7 +64,7 @@ def fine_tune(
 
 def _run_fine_tuning(job: Job, network: Network, data: Dataset, layers: str) -> Outcome:
     config = job.config
-    task = Task(
+    training = LoopTraining(
         FitConfig(
             epochs=config.fine_tune_epochs,
             patience=config.patience or 5,
@@ -71,12 +75,11 @@ def _run_fine_tuning(job: Job, network: Network, data: Dataset, layers: str) -> 
             checkpoint_seconds=config.checkpoint_seconds,
             keep_start=True,
         ),
-        data.splits,
         functools.partial(FineTuneLearner, network, layers),
+        data.folds,
         pixel_source(config, job.storage, network, data),
-        tracked=job.tracking.stage("fine_tuning"),
-        name="fine-tuning",
     )
+    task = Task(training, job.tracking.stage("fine_tuning"), "fine-tuning")
     assert network.head_weights is not None
     start = {"head": weights_hash(network.head_weights), "layers": layers}
     return job.run(task, identify(config, network, data) | start)
@@ -89,6 +92,7 @@ class FineTuneLearner:
     almost the same. BatchNorm stays in inference mode and keeps its ImageNet statistics.
     """
 
+    heads = 1
     dtype = "float32"
 
     #: On CPUs, XLA's convolutions are slower than oneDNN's.
@@ -112,11 +116,11 @@ class FineTuneLearner:
         self.penalised = kernels(self._head)
 
     def logits(self, x: Any) -> Any:
-        """uint8 pixels (b, views, size, size, 3) to logits (b, labels)."""
+        """uint8 pixels (b, views, size, size, 3) to logits (b, 1, labels)."""
         import tensorflow as tf
 
         features = tf.reduce_mean(embed(self._backbone, self._spec, x), axis=1)
-        return self._head(features, training=False)
+        return self._head(features, training=False)[:, None]
 
     def weights(self) -> Weights:
         """All weights of the network, under backbone/ and head/."""

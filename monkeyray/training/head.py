@@ -1,25 +1,27 @@
-"""The head of a training: its settings, its learner on cached features, and its training."""
+"""The heads of a training: a linear one, or one with Dense layers, on cached features."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from monkeyray.model.backbones import BACKBONES, Weights, named_weights
-from monkeyray.model.head import build_head, kernels
+from monkeyray.arrays import Array
+from monkeyray.model.backbones import BACKBONES, Weights, import_keras, named_weights
+from monkeyray.model.head import build_head
 from monkeyray.model.network import Network
 from monkeyray.training.dataset import Dataset, identify
 from monkeyray.training.distributed import Outcome, Task
 from monkeyray.training.job import Job
-from monkeyray.training.loop import CachedSource, FitConfig
+from monkeyray.training.linear import L2, LinearConfig, LinearTraining
+from monkeyray.training.loop import CachedSource, FitConfig, Folds, LoopTraining
 from monkeyray.training.options import TrainConfig, parse_head
+from monkeyray.training.worker import Training
 
 
 class HeadLearner:
-    """A head that is trained on the features of a frozen backbone.
+    """Heads with Dense layers that are trained side by side on the features of a frozen backbone.
 
     It computes in float64, so that the order of summation has no effect in float32 and any number
     of workers ends with the same weights.
@@ -30,44 +32,68 @@ class HeadLearner:
     #: XLA fuses Adam's many small kernels.
     compiled = True
 
-    def __init__(self, features: int, widths: tuple[int, ...], labels: int, seed: int) -> None:
-        self._head = build_head(features, widths, labels, seed=seed, dtype=self.dtype)
-        self.variables = list(self._head.trainable_variables)
-        self.penalised = kernels(self._head)
+    def __init__(
+        self, features: int, widths: tuple[int, ...], labels: int, heads: int, seed: int
+    ) -> None:
+        """All heads begin with the same weights."""
+        head = build_head(features, widths, labels, seed=seed, dtype=self.dtype)
+        keras, start = import_keras(), named_weights(head)
+        self.heads = heads
+        self._names = sorted(start)
+        self.variables = [
+            keras.Variable(np.repeat(start[name][None], heads, axis=0), dtype=self.dtype)
+            for name in self._names
+        ]
+        self.penalised = self.variables[::2]
 
     def logits(self, x: Any) -> Any:
-        """Features (b, width) to logits (b, labels)."""
+        """Features (b, width) to logits (b, heads, labels)."""
         import tensorflow as tf
 
-        return self._head(tf.cast(x, tf.float64))
+        values, layers = tf.cast(x, tf.float64), self.variables
+        for number in range(0, len(layers), 2):
+            kernel, bias = layers[number].value, layers[number + 1].value
+            if number:
+                values = tf.einsum("bhi,hio->bho", tf.nn.relu(values), kernel)
+            else:
+                values = tf.einsum("bi,hio->bho", values, kernel)
+            values += bias
+        return values
 
     def weights(self) -> Weights:
-        """The variables as float32 by name."""
-        return {key: value.astype(np.float32) for key, value in named_weights(self._head).items()}
+        """The variables as float32: those of each head below its number."""
+        return {
+            f"{head}/{name}": np.asarray(variable)[head].astype(np.float32)
+            for name, variable in zip(self._names, self.variables, strict=True)
+            for head in range(self.heads)
+        }
 
 
 def train_head(job: Job, network: Network, data: Dataset) -> Outcome:
-    """Train the head of a network on the features of the images, and one on each fold."""
-    fit_config, make_learner = head_training(job.config, len(data.labels))
-    source, stage = CachedSource(data.vectors.mean(axis=1)), job.tracking.stage("head")
-    task = Task(fit_config, data.splits, make_learner, source, data.folds, stage)
-    return job.run(
-        task, identify(job.config, network, data) | {"head": parse_head(job.config.head)}
-    )
+    """Train a head for each fold, which does not learn from it, and last one on all images."""
+    training = head_training(job.config, data.folds, data.vectors.mean(axis=1), len(data.labels))
+    identity = identify(job.config, network, data) | {"head": parse_head(job.config.head)}
+    return job.run(Task(training, job.tracking.stage("head")), identity)
 
 
-def head_training(config: TrainConfig, labels: int) -> tuple[FitConfig, Callable[[], HeadLearner]]:
-    """How a head for this many labels is trained, and what makes its learner."""
-    widths = parse_head(config.head)
+def head_training(config: TrainConfig, folds: Folds, vectors: Array, labels: int) -> Training:
+    """How the heads of the folds and the last one are trained on features of shape (n, width)."""
+    widths, heads = parse_head(config.head), folds.count + 1
+    if not widths:
+        settings = LinearConfig(
+            config.epochs, L2 if config.l2 is None else config.l2, config.checkpoint_seconds
+        )
+        return LinearTraining(settings, folds, vectors, labels, heads)
     seed = config.seed if config.head_seed is None else config.head_seed
     fit_config = FitConfig(
         epochs=config.epochs,
-        patience=config.patience or (5 if widths else 10),
+        patience=config.patience or 5,
         batch_size=config.batch_size,
-        learning_rate=config.learning_rate or (3e-4 if widths else 3e-3),
-        l2=(0.0 if widths else 1e-3) if config.l2 is None else config.l2,
+        learning_rate=config.learning_rate or 3e-4,
+        l2=config.l2 or 0.0,
         seed=seed,
         checkpoint_seconds=config.checkpoint_seconds,
     )
     width = BACKBONES[config.backbone].width
-    return fit_config, functools.partial(HeadLearner, width, widths, labels, seed)
+    make = functools.partial(HeadLearner, width, widths, labels, heads, seed)
+    return LoopTraining(fit_config, make, folds, CachedSource(vectors))

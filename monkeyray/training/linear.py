@@ -7,14 +7,17 @@ is exchanged.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from monkeyray.arrays import Array
 from monkeyray.model.backbones import Weights
+from monkeyray.training.loop import Folds
+from monkeyray.training.worker import State, Worker
 
 #: The penalty, and the largest gradient of the mean loss that may be left. Both were chosen by
 #: measurement, and hold for any number of images (docs/pages/decisions.md).
@@ -30,10 +33,14 @@ _MEMORY, _STEPS = 20, 2000
 @dataclass(frozen=True)
 class Progress:
     """`values`: the variables of all heads after a step, float64, to start from again. `loss`: the
-    sum of the penalised losses of all heads, nats."""
+    sum of the penalised losses of all heads, nats. `measures`: the weighted losses and the hits of
+    the last head on what it learns from, then those of the held-out images, each by its head, sums
+    (4,). `due`: whether `due` said so."""
 
     values: Array
     loss: float
+    measures: Array
+    due: bool
 
 
 def fit_linear(
@@ -46,7 +53,10 @@ def fit_linear(
     rank: int = 0,
     world: int = 1,
     all_reduce: Callable[[Array], Array] = lambda values: values,
+    fold: Array | None = None,
     start: Array | None = None,
+    steps: int = _STEPS,
+    due: Callable[[], bool] = lambda: False,
     on_step: Callable[[Progress], None] = lambda progress: None,
     tolerance: float = TOLERANCE,
 ) -> list[Weights]:
@@ -60,7 +70,9 @@ def fit_linear(
     image in every head.
 
     All workers get the same arguments except `rank`, of `world`; `all_reduce` sums an array over
-    them. `on_step` is called on all of them after the same steps. To resume, pass a Progress's
+    them. `fold`: the head that measures each image, int (n,), negative for none. `on_step` is
+    called on all workers after the same of at most `steps` steps; `due` is asked on the first one,
+    and all get its answer. To resume, pass a Progress's
     `values` as `start`: the result is the same within the tolerance.
     """
     from scipy.optimize import minimize
@@ -69,19 +81,21 @@ def fit_linear(
     mean, scale = _mean_and_scale(vectors)
     own = slice(len(vectors) * rank // world, len(vectors) * (rank + 1) // world)
     x, y, w = vectors[own], truth[own], weight[own]
-    biases = heads * labels
+    judge = np.full(len(x), -1) if fold is None else fold[own]
+    biases, extra = heads * labels, 6
+    last: list[Array] = []
 
     def sums(values: Array) -> Array:
-        """This worker's loss and gradient, without the penalty: (1 + size,)."""
+        """This worker's loss, measures, answer of `due`, and gradient without the penalty."""
         both = values.reshape(width + 1, biases)
-        loss, gradient = 0.0, np.zeros_like(both)
+        loss, gradient, measures = 0.0, np.zeros_like(both), np.zeros(4)
         for first in range(0, len(x), _ROWS):
             rows = slice(first, first + _ROWS)
             features = (x[rows] - mean) / scale
             logits = (features @ both[:-1] + both[-1]).reshape(-1, heads, labels)
             logits -= logits.max(axis=2, keepdims=True)
             right = np.arange(len(features)), slice(None), y[rows]
-            losses = -logits[right]
+            losses, hits = -logits[right], logits.argmax(axis=2) == y[rows, None]
             np.exp(logits, out=logits)
             total = logits.sum(axis=2, keepdims=True)
             losses += np.log(total[:, :, 0])
@@ -90,35 +104,54 @@ def fit_linear(
             logits *= w[rows, :, None]
             residuals = logits.reshape(-1, biases)
             loss += float((w[rows] * losses).sum())
+            measures += _measure(losses, hits, w[rows], judge[rows])
             gradient[:-1] += features.T @ residuals
             gradient[-1] += residuals.sum(axis=0)
-        return np.concatenate([[loss], gradient.ravel()])
+        return np.concatenate([[loss, *measures, float(rank == 0 and due())], gradient.ravel()])
 
     def objective(values: Array) -> tuple[float, Array]:
         found, kernel = all_reduce(sums(values)), values[:-biases]
-        gradient = found[1:].copy()
+        last[:] = [found[1:extra]]
+        gradient = found[extra:].copy()
         gradient[:-biases] += l2 * kernel
         return float(found[0] + l2 / 2 * (kernel @ kernel)), gradient
 
     def step(intermediate_result: Any) -> None:
-        on_step(Progress(intermediate_result.x, float(intermediate_result.fun)))
+        loss, (*measures, due_now) = float(intermediate_result.fun), last[0]
+        on_step(Progress(intermediate_result.x.copy(), loss, np.array(measures), due_now > 0))
 
-    found = minimize(
-        objective,
-        np.zeros((width + 1) * biases) if start is None else start,
-        jac=True,
-        method="L-BFGS-B",
-        callback=step,
-        options={
-            "maxcor": _MEMORY,
-            "maxiter": _STEPS,
-            "maxfun": 2 * _STEPS,
-            "ftol": 0.0,
-            "gtol": tolerance * float(weight.sum(axis=0).min()),
-        },
-    )
-    both = found.x.reshape(width + 1, heads, labels)
+    values = np.zeros((width + 1) * biases) if start is None else start
+    if steps:
+        values = minimize(
+            objective,
+            values,
+            jac=True,
+            method="L-BFGS-B",
+            callback=step,
+            options={
+                "maxcor": _MEMORY,
+                "maxiter": steps,
+                "maxfun": 2 * steps + 20,
+                "ftol": 0.0,
+                "gtol": tolerance * float(weight.sum(axis=0).min()),
+            },
+        ).x
+    both = values.reshape(width + 1, heads, labels)
     return [_fold_scale(both[:-1, head], both[-1, head], mean, scale) for head in range(heads)]
+
+
+def _measure(losses: Array, hits: Array, weight: Array, judge: Array) -> Array:
+    """The sums of a Progress's measures, of some images: all (n, heads) but `judge`, (n,)."""
+    held = np.flatnonzero(judge >= 0)
+    its = held, judge[held]
+    return np.array(
+        [
+            weight[:, -1] @ losses[:, -1],
+            hits[weight[:, -1] > 0, -1].sum(),
+            weight[held].max(axis=1) @ losses[its] if len(held) else 0.0,
+            hits[its].sum(),
+        ]
+    )
 
 
 def _mean_and_scale(vectors: Array) -> tuple[Array, float]:
@@ -138,3 +171,81 @@ def _fold_scale(kernel: Array, bias: Array, mean: Array, scale: float) -> Weight
         "0000": kernel.astype(np.float32),
         "0001": (bias - mean @ kernel).astype(np.float32),
     }
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """`epochs`: the most steps of L-BFGS, each of which passes over all images at least once. `l2`:
+    see `fit_linear`."""
+
+    epochs: int
+    l2: float
+    checkpoint_seconds: float
+
+
+@dataclass(frozen=True)
+class LinearTraining:
+    """The linear heads of the folds, and the last one of all images. `vectors`: (n, width)."""
+
+    config: LinearConfig
+    folds: Folds
+    vectors: Array
+    labels: int
+    heads: int
+
+    def __call__(self, worker: Worker) -> tuple[State, Weights]:
+        """See Training. A step is an epoch. A resumed training ends within the tolerance of an
+        undisturbed one."""
+        from threadpoolctl import threadpool_limits
+
+        state = worker.resume or State(0, [], [], [], 0, float("inf"))
+        if worker.resume is not None and not state.done:
+            state = replace(state, resumed_from=[*state.resumed_from, state.epoch])
+        config, folds, learned = self.config, self.folds, self.folds.learned(self.heads)
+        weight = np.ones(len(folds.truth)) if folds.weight is None else folds.weight
+        held = folds.held_out(self.heads)
+        last = time.monotonic()
+
+        def on_step(progress: Progress) -> None:
+            nonlocal state, last
+            train_loss, train_hits, held_loss, held_hits = progress.measures.tolist()
+            figures = {
+                "epoch": state.epoch + 1,
+                "train_loss": train_loss / len(learned),
+                "train_accuracy": train_hits / len(learned),
+                "validation_loss": held_loss / weight[held].sum(),
+                "validation_accuracy": held_hits / len(held),
+            }
+            worker.on_epoch(figures)
+            state = replace(
+                state,
+                epoch=state.epoch + 1,
+                variables=[progress.values],
+                best_epoch=state.epoch + 1,
+                best_loss=figures["validation_loss"],
+                history=[*state.history, figures],
+            )
+            if progress.due:
+                worker.checkpoint(state)
+                last = time.monotonic()
+
+        with threadpool_limits(worker.threads, "blas"):
+            found = fit_linear(
+                self.vectors[learned],
+                folds.truth[learned],
+                weight[learned, None] * folds.seen(learned, self.heads),
+                self.labels,
+                config.l2,
+                rank=worker.rank,
+                world=worker.world,
+                all_reduce=worker.sum,
+                fold=np.where(folds.fold < self.heads, folds.fold, -1)[learned],
+                start=state.variables[0] if state.variables else None,
+                steps=0 if state.done else max(0, config.epochs - state.epoch),
+                due=lambda: time.monotonic() - last >= config.checkpoint_seconds,
+                on_step=on_step,
+            )
+        heads = {
+            f"{n}/{name}": array for n, head in enumerate(found) for name, array in head.items()
+        }
+        return replace(state, done=True), heads

@@ -33,7 +33,7 @@ from monkeyray.storage.keys import (
 )
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.dataset import check_split
+from monkeyray.training.dataset import check_folds
 from monkeyray.training.options import TrainConfig
 
 #: Why images are skipped.
@@ -127,7 +127,7 @@ def list_dataset(
             raise InputError(
                 f"--limit {config.limit} leaves no image of the given {split} split: raise it"
             )
-    check_split(config, table)
+    check_folds(config, table)
     return table, names, skipped
 
 

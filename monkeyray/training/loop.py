@@ -2,6 +2,10 @@
 
 Every worker draws the same seeded permutation and takes its rank's share of each step. Gradients
 are summed over the workers before Adam's update.
+
+Several heads are trained side by side on the same batches. Head k does not learn from the images of
+fold k, which measure it, so each image of a fold is judged by a head that has not seen it; a last
+head that has no fold learns from all.
 """
 
 from __future__ import annotations
@@ -16,9 +20,10 @@ import numpy as np
 
 from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError
-from monkeyray.model.backbones import import_keras
+from monkeyray.model.backbones import Weights, import_keras
 from monkeyray.statistics.metrics import cross_entropies
-from monkeyray.training.state import State
+from monkeyray.statistics.splits import TEST
+from monkeyray.training.worker import State, Worker
 
 #: A validation loss must fall by this much (nats) to count as better.
 _MIN_DELTA = 1e-4
@@ -26,7 +31,7 @@ _MIN_DELTA = 1e-4
 
 @dataclass(frozen=True)
 class FitConfig:
-    """The settings of a training. Units as in TrainConfig.
+    """The settings of a training by epochs. Units as in TrainConfig.
 
     `keep_start`: the variables are already trained. They are measured first, and an epoch is better
     only if its accuracy is no lower than theirs. The learning rate rises during the first epoch and
@@ -44,30 +49,54 @@ class FitConfig:
 
 
 @dataclass(frozen=True)
-class Splits:
-    """`truth`: the label indices of all images, int (n,). `train`, `validation`, `test`: indices of
-    the images in each split. `weight`: the weight of each image in the training and validation
-    loss, float (n,), None for equal weights.
+class Folds:
+    """`truth`: the label indices of all images, int (n,). `fold`: the fold of each, int (n,), or
+    splits.IN_NO_FOLD or splits.TEST. `weight`: the weight of each image in the losses, float (n,),
+    None for equal weights.
     """
 
     truth: Array
-    train: Array
-    validation: Array
-    test: Array
+    fold: Array
     weight: Array | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of folds."""
+        return max(0, int(self.fold.max()) + 1)
+
+    def held_out(self, heads: int) -> Array:
+        """The images that one of the first `heads` heads does not learn from, by index."""
+        return np.flatnonzero((self.fold >= 0) & (self.fold < heads))
+
+    def learned(self, heads: int) -> Array:
+        """The images that one of the first `heads` heads learns from, by index."""
+        alone = (self.fold == 0) & (heads == 1)
+        return np.flatnonzero((self.fold != TEST) & ~alone)
+
+    def seen(self, images: Array, heads: int) -> Array:
+        """Which heads learn from which of the images, float (*images.shape, heads) of 0 and 1."""
+        return np.asarray(self.fold[images][..., None] != np.arange(heads), float)
 
 
 class Learner(Protocol):
-    """What is trained. `compiled`: whether XLA compiles its gradients. `penalised`: the variables
-    with an L2 penalty."""
+    """What is trained: one head or several. `compiled`: whether XLA compiles its gradients.
+    `penalised`: the variables with an L2 penalty."""
 
+    heads: int
     dtype: str
     compiled: bool
     variables: list[Any]
     penalised: list[Any]
 
     def logits(self, x: Any) -> Any:
-        """A batch of the source, (b, ...), to logits (b, labels) of `dtype`."""
+        """A batch of the source, (b, ...), to logits (b, heads, labels) of `dtype`."""
+
+
+class WeightedLearner(Learner, Protocol):
+    """A learner with named weights."""
+
+    def weights(self) -> Weights:
+        """float32 arrays by name."""
 
 
 class Source(Protocol):
@@ -76,63 +105,51 @@ class Source(Protocol):
     def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
         """For index (steps, b), each step's batch (b, ...), in order.
 
-        `epoch`: the training epoch, None for validation.
+        `epoch`: the training epoch, None for images that are measured.
         """
 
 
 @dataclass(frozen=True)
 class Share:
-    """One worker's share of some steps: `index` and `weight` (0 for padding) of shape (steps, b);
-    `total`: the images of each step over all workers."""
+    """One worker's share of some steps: `index` and `real` (0 for padding), each (steps, b)."""
 
     index: Array
-    weight: Array
-    total: Array
+    real: Array
 
 
 def share(order: Array, batch_size: int, rank: int, world: int) -> Share:
     """Cut an order of images into steps, and take every `world`-th image of each from `rank` on.
 
-    The last step, and steps that do not divide evenly, are padded with weight 0.
+    The last step, and steps that do not divide evenly, are padded.
     """
     steps = -(-len(order) // batch_size)
     # Padding costs as much as an image if features are not cached.
     wide = -(-min(batch_size, len(order)) // world) * world
     index = np.zeros((steps, wide), np.int64)
-    weight = np.zeros((steps, wide))
+    real = np.zeros((steps, wide))
     for step in range(steps):
         images = order[step * batch_size : (step + 1) * batch_size]
         index[step, : len(images)] = images
-        weight[step, : len(images)] = 1.0
-    return Share(index[:, rank::world], weight[:, rank::world], weight.sum(axis=1))
+        real[step, : len(images)] = 1.0
+    return Share(index[:, rank::world], real[:, rank::world])
 
 
-def fit(
-    config: FitConfig,
-    learner: Learner,
-    splits: Splits,
-    source: Source,
-    *,
-    strategy: Any,
-    rank: int = 0,
-    world: int = 1,
-    resume: State | None = None,
-    checkpoint: Callable[[State], None] = lambda state: None,
-    on_epoch: Callable[[dict[str, Any]], None] = lambda figures: None,
-) -> State:
-    """Train until the validation loss stops falling, and set the learner to the best epoch's
-    variables.
+def fit(config: FitConfig, learner: Learner, folds: Folds, source: Source, worker: Worker) -> State:
+    """Train until the loss on the held-out images stops falling, and set the learner to the best
+    epoch's variables.
 
-    `checkpoint` is called on every worker after the same epochs, at least `checkpoint_seconds`
-    apart; it may wait for the other workers. `on_epoch` gets every epoch's figures on every worker,
-    with `keep_start` those of the start first, as epoch 0. Raises ConfigError on every worker if a
-    loss is not finite and there is no start to keep.
+    The `train_` figures of an epoch are those of the last head; the `validation_` figures are of
+    all held-out images, each by the head that does not learn from it. Checkpoints are at least
+    `checkpoint_seconds` apart. With `keep_start` the figures of the start come first, as epoch 0.
+    Raises ConfigError on every worker if a loss is not finite and there is no start to keep.
     """
-    loop = _Loop(config, learner, splits, source, strategy, rank, world)
+    loop, resume = _Loop(config, learner, folds, source, worker), worker.resume
+    learned, measured = folds.learned(learner.heads), len(folds.held_out(learner.heads))
+    last_learns = folds.seen(learned, learner.heads)[:, -1].sum()
     if resume is None:
         state = _begin(loop, config)
         for figures in state.history:
-            on_epoch(figures)
+            worker.on_epoch(figures)
     else:
         state = resume
         if not resume.done:
@@ -141,12 +158,12 @@ def fit(
     last = time.monotonic()
     while not state.done:
         epoch = state.epoch + 1
-        order = np.random.default_rng([config.seed, epoch]).permutation(splits.train)
-        train = loop.train(share(order, config.batch_size, rank, world), epoch)
+        order = np.random.default_rng([config.seed, epoch]).permutation(learned)
+        train = loop.train(order, epoch)
         validation = loop.validation_sums()
-        due = rank == 0 and time.monotonic() - last >= config.checkpoint_seconds
+        due = worker.rank == 0 and time.monotonic() - last >= config.checkpoint_seconds
         # The sums of all workers, and whether the first one wants a checkpoint.
-        sums = loop.sum(np.array([*train, *validation, float(due)]))
+        sums = worker.sum(np.array([*train, *validation, float(due)]))
         if not np.isfinite(sums).all():
             if config.keep_start:
                 state = replace(state, done=True, diverged=True)
@@ -157,23 +174,23 @@ def fit(
             )
         figures = {
             "epoch": epoch,
-            "train_loss": sums[0] / len(splits.train),
-            "train_accuracy": sums[1] / len(splits.train),
-            **_validation_figures(sums[2:5], splits),
+            "train_loss": sums[0] / last_learns,
+            "train_accuracy": sums[1] / last_learns,
+            **_validation_figures(sums[2:5], measured),
         }
-        on_epoch(figures)
+        worker.on_epoch(figures)
         state = _advance(loop, state, figures, config)
         if sums[5] > 0 and not state.done:
-            checkpoint(state)
+            worker.checkpoint(state)
             last = time.monotonic()
     loop.set_variables(state.best)
     return state
 
 
-def _validation_figures(sums: Array, splits: Splits) -> dict[str, float]:
+def _validation_figures(sums: Array, images: int) -> dict[str, float]:
     return {
         "validation_loss": float(sums[0] / sums[2]),
-        "validation_accuracy": float(sums[1] / len(splits.validation)),
+        "validation_accuracy": float(sums[1] / images),
     }
 
 
@@ -181,8 +198,8 @@ def _begin(loop: _Loop, config: FitConfig) -> State:
     state = loop.state(0, None)
     if not config.keep_start:
         return state
-    sums = loop.sum(loop.validation_sums())
-    found = _validation_figures(sums, loop.splits)
+    sums = loop.worker.sum(loop.validation_sums())
+    found = _validation_figures(sums, len(loop.held_out))
     figures = {"epoch": 0, "train_loss": None, "train_accuracy": None, **found}
     return replace(state, best_loss=found["validation_loss"], history=[figures])
 
@@ -219,19 +236,19 @@ class _Loop:
         self,
         config: FitConfig,
         learner: Learner,
-        splits: Splits,
+        folds: Folds,
         source: Source,
-        strategy: Any,
-        rank: int,
-        world: int,
+        worker: Worker,
     ) -> None:
-        keras = import_keras()
+        strategy, keras = worker.strategy, import_keras()
         import tensorflow as tf
 
-        self.splits = splits
+        self._folds, self.held_out = folds, folds.held_out(learner.heads)
         self._tf, self._config, self._source, self._strategy = tf, config, source, strategy
-        self._rank, self._world = rank, world
-        self._weight = np.ones(len(splits.truth)) if splits.weight is None else splits.weight
+        self.worker, self._world = worker, worker.world
+        # Against the sum of the losses, as that of a linear head.
+        self._penalty = config.l2 / 2 / max(1, len(folds.learned(learner.heads)))
+        self._weight = np.ones(len(folds.truth)) if folds.weight is None else folds.weight
         # Plain variables, equal on all workers by their seed; the strategy only sums gradients.
         self._learner = learner
         self._optimizer = keras.optimizers.Adam(self._rate(keras))
@@ -243,14 +260,13 @@ class _Loop:
         self._update = compiled(self._apply_gradients, jit_compile=learner.compiled)
         self._step = compiled(self._distributed_step, reduce_retracing=True)
         # A single worker runs an epoch as one XLA kernel.
-        alone = world == 1 and learner.compiled
+        alone = worker.world == 1 and learner.compiled
         self._epoch = compiled(
             self._distributed_epoch, reduce_retracing=not alone, jit_compile=alone
         )
         self._forward = compiled(
             lambda x: tf.cast(learner.logits(x), tf.float64), reduce_retracing=True
         )
-        self._sum = compiled(self._distributed_sum, reduce_retracing=True)
 
     def _rate(self, keras: Any) -> Any:
         """The learning rate; with `keep_start` a schedule over the optimizer's step count, which a
@@ -258,7 +274,8 @@ class _Loop:
         config = self._config
         if not config.keep_start:
             return config.learning_rate
-        steps = -(-len(self.splits.train) // config.batch_size)
+        learned = self._folds.learned(self._learner.heads)
+        steps = -(-len(learned) // config.batch_size)
         # Adam's first steps have no scale yet and would destroy good weights without a warm-up.
         return keras.optimizers.schedules.CosineDecay(
             0.0,
@@ -272,13 +289,15 @@ class _Loop:
         variables = self._learner.variables
         with tf.GradientTape() as tape:
             logits = self._learner.logits(x)
-            losses = real * weight * tf.nn.sparse_softmax_cross_entropy_with_logits(y, logits)
+            labels = tf.repeat(y[:, None], self._learner.heads, axis=1)
+            losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+            losses *= real * weight[:, None]
             kernels = self._learner.penalised
             penalty = tf.add_n([tf.reduce_sum(v.value**2) for v in kernels])
-            loss = tf.reduce_sum(losses) / total + self._config.l2 * penalty / self._world
-        hits = real * tf.cast(tf.equal(tf.argmax(logits, axis=1), y), self._dtype)
+            loss = tf.reduce_sum(losses / total) + self._penalty * penalty / self._world
+        hits = real[:, -1] * tf.cast(tf.equal(tf.argmax(logits[:, -1], axis=1), y), self._dtype)
         return tape.gradient(loss, variables), tf.stack(
-            [tf.reduce_sum(losses), tf.reduce_sum(hits)]
+            [tf.reduce_sum(losses[:, -1]), tf.reduce_sum(hits)]
         )
 
     def _apply_gradients(self, gradients: Any) -> None:
@@ -313,20 +332,20 @@ class _Loop:
             tf.distribute.ReduceOp.SUM, tf.nest.map_structure(tf.identity, values)
         )
 
-    def _distributed_sum(self, values: Any) -> Any:
-        return self._strategy.run(self._all_reduce, args=(values,))
-
-    def sum(self, values: Array) -> Array:
-        """The sum of an array over all workers."""
-        return np.asarray(self._sum(self._tf.constant(values)))
-
-    def train(self, mine: Share, epoch: int) -> Array:
-        """Run an epoch; returns this worker's sum of losses and of hits."""
-        tf = self._tf
-        y = tf.constant(self.splits.truth[mine.index])
+    def train(self, order: Array, epoch: int) -> Array:
+        """Run an epoch over images in an order; returns this worker's sum of losses and of hits of
+        the last head."""
+        tf, batch = self._tf, self._config.batch_size
+        mine, all_workers = (
+            share(order, batch, self.worker.rank, self._world),
+            share(order, batch, 0, 1),
+        )
+        total = self._seen(all_workers).sum(axis=1)
+        y = tf.constant(self._folds.truth[mine.index])
         real, weight, total = (
             tf.constant(array, self._dtype)
-            for array in (mine.weight, self._weight[mine.index], mine.total)
+            # A small step may have no image that a head learns from.
+            for array in (self._seen(mine), self._weight[mine.index], np.maximum(total, 1))
         )
         if isinstance(self._source, CachedSource):
             index = tf.constant(mine.index)
@@ -337,16 +356,22 @@ class _Loop:
             sums += self._step(tf.constant(x), y[step], real[step], weight[step], total[step])
         return sums
 
+    def _seen(self, steps: Share) -> Array:
+        return steps.real[..., None] * self._folds.seen(steps.index, self._learner.heads)
+
     def validation_sums(self) -> Array:
         """The sums of weighted losses, of hits and of weights over this worker's share of the
-        validation images."""
-        sums = np.zeros(3)
+        held-out images."""
+        sums, heads = np.zeros(3), self._learner.heads
         mine = share(
-            self.splits.validation, max(self._config.batch_size, 256), self._rank, self._world
+            self.held_out, max(self._config.batch_size, 256), self.worker.rank, self._world
         )
         for step, x in enumerate(self._source(mine.index, None)):
-            index, real, logits = mine.index[step], mine.weight[step], self._forward(x).numpy()
-            y, weight = self.splits.truth[index], real * self._weight[index]
+            index, real = mine.index[step], mine.real[step]
+            # Padding may repeat an image that has no head of its own.
+            its_head = np.clip(self._folds.fold[index], 0, heads - 1)
+            logits = self._forward(x).numpy()[np.arange(len(index)), its_head]
+            y, weight = self._folds.truth[index], real * self._weight[index]
             losses = cross_entropies(logits, y)
             sums += [weight @ losses, real @ (logits.argmax(axis=1) == y), weight.sum()]
         return sums
@@ -369,6 +394,22 @@ class _Loop:
         """Set the learner's variables."""
         for variable, value in zip(self._learner.variables, values, strict=True):
             variable.assign(value)
+
+
+@dataclass(frozen=True)
+class LoopTraining:
+    """A training by epochs. `make_learner` is called on the worker."""
+
+    config: FitConfig
+    make_learner: Callable[[], WeightedLearner]
+    folds: Folds
+    source: Source
+
+    def __call__(self, worker: Worker) -> tuple[State, Weights]:
+        """See Training."""
+        _ = worker.strategy  # TensorFlow's settings must come before its first use
+        learner = self.make_learner()
+        return fit(self.config, learner, self.folds, self.source, worker), learner.weights()
 
 
 class CachedSource:

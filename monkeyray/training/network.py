@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,14 +11,15 @@ import pyarrow as pa
 
 from monkeyray.arrays import Array
 from monkeyray.images.views import choose_views
-from monkeyray.model.backbones import load_weights
+from monkeyray.model.backbones import Weights, load_weights
 from monkeyray.model.engines import EngineChoice
 from monkeyray.model.network import Network
 from monkeyray.model.quantise import IMAGES, Quantised, check_installed, compare, quantise
 from monkeyray.runs.cluster import run_in_fresh_process
 from monkeyray.storage.store import Storage
-from monkeyray.training.assess import Assessment, assess
+from monkeyray.training.assess import OUT_OF_FOLD, VALIDATION, Assessment, assess
 from monkeyray.training.dataset import Dataset
+from monkeyray.training.distributed import below
 from monkeyray.training.fine_tuning import check_fine_tune, fine_tune
 from monkeyray.training.head import train_head
 from monkeyray.training.job import Job
@@ -49,48 +51,56 @@ def load_network(config: TrainConfig, storage: Storage) -> Network:
 
 def train_network(job: Job, network: Network, data: Dataset) -> TrainedNetwork:
     """Train the head, fine-tune and quantise as the options say, and assess the result."""
-    config, vectors = job.config, data.vectors
+    config, vectors, source = job.config, data.vectors, OUT_OF_FOLD
     with job.timed("training"):
-        head = train_head(job, network, data)
-        job.seconds["head"] = head.seconds
+        trained = train_head(job, network, data)
+        job.seconds["head"] = trained.seconds
+        figures = trained.figures | {"fine_tuning": None, "int8": None}
+        *folds, head = (below(trained.weights, str(x)) for x in range(data.folds.count + 1))
+        judges = dict(enumerate(folds))
         network = replace(
             network,
-            head_weights=head.weights,
+            head_weights=head,
             head_widths=parse_head(config.head),
             labels=len(data.labels),
         )
-        figures = head.figures | {"fine_tuning": None, "int8": None}
         if config.fine_tune is not None:
-            network, vectors, figures["fine_tuning"] = fine_tune(
-                job, network, data, config.fine_tune
-            )
-        assert network.head_weights is not None
-        assessment = assess(
-            data, vectors, network.head_weights, head.folds, config.target_precision
-        )
+            start = replace(network, head_weights=judges[0])
+            tuned, vectors, found = fine_tune(job, start, data, config.fine_tune)
+            figures["fine_tuning"] = found
+            if found["kept"] and tuned.head_weights is not None:
+                network, head, source = tuned, tuned.head_weights, VALIDATION
+                judges = {0: head}
+        assessment = assess(data, vectors, head, judges, source, config.target_precision)
     if config.int8:
         with job.timed("int8"):
-            network, figures["int8"] = _quantise(job, network, data, vectors, assessment)
+            network, figures["int8"] = _quantise(job, network, data, vectors, assessment, judges)
     return TrainedNetwork(network, assessment, figures)
 
 
 def _quantise(
-    job: Job, network: Network, data: Dataset, vectors: Array, found: Assessment
+    job: Job,
+    network: Network,
+    data: Dataset,
+    vectors: Array,
+    found: Assessment,
+    judges: Mapping[int, Weights],
 ) -> tuple[Network, dict[str, Any]]:
-    """The network with its int8 backbone, and the effect of int8 on the test images."""
+    """The network with its int8 backbone, and the effect of int8 on images that the head was not
+    trained on: the test images, or the first fold by its own head."""
     count = max(1, IMAGES // len(network.views))
-    some = np.random.default_rng(job.config.seed).permutation(data.splits.train)[:count]
+    learned = np.flatnonzero(~data.test)
+    some = np.random.default_rng(job.config.seed).permutation(learned)[:count]
     job.reporter.say(f"quantising {network.backbone} to int8 on {len(some)} training images")
     source = pixel_source(job.config, job.storage, network, data).reader(np.sort(some))
     made: Quantised = run_in_fresh_process(job.reporter.say, quantise, network, source)
     network = replace(network, int8=made.arrays)
-    test = data.splits.test
-    quantised = vectors[test]
-    if len(test):
-        images = data.images.take(pa.array(test))
-        quantised = job.features(network, images, EngineChoice("openvino", "int8"))
     assert network.head_weights is not None
+    tested = data.test.any()
+    images = np.flatnonzero(data.test) if tested else data.folds.held_out(1)
+    head = network.head_weights if tested else judges[0]
+    rows = data.images.take(pa.array(images))
+    quantised = job.features(network, rows, EngineChoice("openvino", "int8"))
     temperature = found.calibration[str(len(network.views))]["temperature"]
-    truth = data.splits.truth[test]
-    figures = compare(network.head_weights, temperature, vectors[test], quantised, truth)
+    figures = compare(head, temperature, vectors[images], quantised, data.folds.truth[images])
     return network, figures | made.to_json() | {"calibrated_on": len(some)}

@@ -39,12 +39,12 @@ class TrainConfig(LabelledConfig, BoxConfig):
         "Network": ("backbone", "crop", "views", "head"),
         "Training": ("epochs", "learning_rate", "class_weights", "seed", "augment"),
         "Fine-tuning": ("fine_tune", "fine_tune_rate", "fine_tune_epochs"),
-        "Thresholds": ("target_precision", "folds"),
+        "Thresholds": ("target_precision",),
         "Machines": ("workers", "embed_workers", "gpu", "int8"),
         "Tracking": ("tensorboard", "mlflow"),
         SELDOM: (
             "features", "detection_threshold", "box_padding", "weights", "l2", "batch_size",
-            "patience", "validation_share", "test_share", "head_seed", "engine",
+            "patience", "folds", "head_seed", "engine",
             "drop_contradictions", "checkpoint_seconds", "mlflow_experiment",
         ),
     }  # fmt: skip
@@ -57,7 +57,8 @@ class TrainConfig(LabelledConfig, BoxConfig):
     """Folder or prefix for the model bundle. An existing bundle there is replaced."""
 
     test: Place | None = None
-    """Labelled test images, in the same form as --images. Default: a share of --images."""
+    """Labelled images for a test, in the same form as --images. Nothing learns or chooses from
+    them. Without them, folds of --images give the figures."""
 
     corrections: tuple[Place, ...] = ()
     """Labelled images in the same form as --images, as exported from a review. Their labels
@@ -96,23 +97,22 @@ class TrainConfig(LabelledConfig, BoxConfig):
     """The new head before its softmax: linear, or widths of Dense relu layers, such as
     1024,1024,512."""
 
-    epochs: Count = 200
-    """Maximum number of passes over the training images; training stops early."""
+    epochs: Count = 1000
+    """Maximum number of passes over the images; training ends earlier."""
 
     patience: Count | None = None
-    """Epochs without a better validation loss before training stops; the best one is kept. Default:
-    10 for the linear head, 5 for one with Dense layers and for fine-tuning."""
+    """Epochs without a better loss on held-out images before training stops, and the best one is
+    kept: for heads with Dense layers and fine-tuning. Default: 5."""
 
     batch_size: Count = 64
-    """Images per step, over all workers."""
+    """Images per step over all workers, for heads with Dense layers and fine-tuning."""
 
     learning_rate: _Rate | None = None
-    """Learning rate of Adam. Default: 0.003 for the linear head, 0.0003 for one with Dense
-    layers."""
+    """Learning rate of Adam for a head with Dense layers. Default: 0.0003."""
 
     l2: Annotated[float, Range(0, below=True)] | None = None
-    """L2 penalty on the kernels of the new head. Default: 0.001 for the linear head, otherwise
-    0."""
+    """L2 penalty on the kernels of the new head: l2 / 2 times the sum of their squares is added to
+    the sum of the losses of all images. Default: 10 for the linear head, otherwise 0."""
 
     class_weights: Annotated[str, OneOf(("none", "balanced", "sqrt"))] = "none"
     """Class weighting: none, balanced (inverse frequency) or sqrt (square root of it, gentler on
@@ -122,14 +122,15 @@ class TrainConfig(LabelledConfig, BoxConfig):
     """Find score thresholds at which at least this share of the accepted images is right, with 95%
     confidence: by label with enough images, pooled over the others."""
 
-    folds: Annotated[int, Range(0, 100)] = 0
-    """Also train on this many folds, so that every image is predicted by a model that has not seen
-    it: for the mean accuracy and its interval, the temperature, the thresholds and the list of
-    likely label errors. 0 for none, otherwise 2 or more."""
+    folds: Annotated[int, Range(2, 100)] = 5
+    """Number of folds. A head is trained without each, so that every image is predicted by a head
+    that has not seen it: for the figures, the temperature, the thresholds and the list of likely
+    label errors. The model's own head is trained on all images."""
 
     fine_tune: str | None = None
     """After the head, also train the last layers of the backbone: a number of layers with weights,
-    such as 20, or of blocks, such as 2-blocks. Kept only if it improves validation."""
+    such as 20, or of blocks, such as 2-blocks. The validation images of --images, or otherwise the
+    first fold, choose the epoch, and it is kept only if it improves them."""
 
     fine_tune_rate: _Rate = 1e-5
     """Learning rate of Adam in fine-tuning."""
@@ -141,18 +142,12 @@ class TrainConfig(LabelledConfig, BoxConfig):
     """In fine-tuning: mirror, rotate, crop and relight each training image differently in every
     epoch, and remove the colour of some, as on infrared night images."""
 
-    validation_share: _OpenShare = 0.15
-    """Share of each label's images for validation, which decides early stopping and every other
-    choice."""
-
-    test_share: _OpenShare = 0.15
-    """Share of each label's images for the test split in the report."""
-
     seed: Seed = 0
-    """Seed of the split, the initial weights and the order of images."""
+    """Seed of the folds, and of the initial weights and the order of images."""
 
     head_seed: Seed | None = None
-    """Seed of the new head alone: its initial weights and order of images. Default: --seed."""
+    """Seed of a head with Dense layers alone: its initial weights and order of images. Default:
+    --seed."""
 
     workers: Count = 1
     """Data-parallel Ray Train workers. The head is small: one is enough below about 100,000 images.
@@ -172,7 +167,7 @@ class TrainConfig(LabelledConfig, BoxConfig):
 
     int8: bool = False
     """Add an int8 backbone to the model, quantised on some of the training images, for `score
-    --precision int8`. The report shows its effect on the test images. Needs pip install
+    --precision int8`. The report shows its effect. Needs pip install
     'monkeyray[int8]'."""
 
     limit: Count | None = None
@@ -202,21 +197,9 @@ class TrainConfig(LabelledConfig, BoxConfig):
             )
         parse_head(self.head)
         require(
-            self.validation_share + self.test_share < 0.9,
-            "validation-share and --test-share",
-            f"{self.validation_share} and {self.test_share}",
-            "below 0.9 together, so that something is left to train on",
-        )
-        require(
-            self.batch_size >= self.workers,
+            self.batch_size >= self.workers or not self._has_steps,
             "batch-size", self.batch_size, f"at least the number of workers, {self.workers}",
         )  # fmt: skip
-        require(self.folds != 1, "folds", self.folds, "0, or from 2 to 100")
-        if self.folds and self.fine_tune is not None:
-            raise ConfigError(
-                "--folds evaluates the head on the frozen backbone, and --fine-tune changes the "
-                "backbone: train twice, once with each"
-            )
         if self.fine_tune is not None:
             parse_fine_tune(self.fine_tune)
         self._check_unused()
@@ -227,9 +210,23 @@ class TrainConfig(LabelledConfig, BoxConfig):
         experiment = self.mlflow_experiment
         require(bool(experiment.strip()), "mlflow-experiment", repr(experiment), "a name")
 
+    @property
+    def _has_dense_layers(self) -> bool:
+        return self.head != "linear"
+
+    @property
+    def _has_steps(self) -> bool:
+        """Whether anything is trained in batches."""
+        return self._has_dense_layers or self.fine_tune is not None
+
     def _check_unused(self) -> None:
         """Refuse options that have no effect with the others."""
+        dense, steps = self._has_dense_layers, self._has_steps
         needs = {
+            "learning_rate": ("head with Dense layers", dense),
+            "head_seed": ("head with Dense layers", dense),
+            "patience": ("head with Dense layers or --fine-tune", steps),
+            "batch_size": ("head with Dense layers or --fine-tune", steps),
             "fine_tune_rate": ("fine-tune", self.fine_tune is not None),
             "fine_tune_epochs": ("fine-tune", self.fine_tune is not None),
             "augment": ("fine-tune", self.fine_tune is not None),
@@ -242,14 +239,12 @@ class TrainConfig(LabelledConfig, BoxConfig):
                     f"--{'no-' if name == 'augment' else ''}{flag(name)} has no effect without "
                     f"--{other}: give that too, or drop it"
                 )
-        if self.test is not None and self.test_share != defaults["test_share"]:
-            raise ConfigError("--test-share is not used when --test gives the test split: drop one")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(TrainConfig):
-    """Search for the best new head (layers, learning rate, L2 penalty), and write the best on
-    validation as a model bundle."""
+    """Search for the best new head (layers, learning rate, L2 penalty), and write the one with the
+    best loss out of fold as a model bundle."""
 
     GROUPS: ClassVar = {
         "Search": ("trials", "heads", "learning_rate_range", "l2_range"),
@@ -265,7 +260,7 @@ class TuneConfig(TrainConfig):
     learning_rate_range: tuple[float, float] = (1e-4, 2e-2)
     """Lowest and highest learning rate to try, log-uniformly."""
 
-    l2_range: tuple[float, float] = (1e-6, 1e-2)
+    l2_range: tuple[float, float] = (0.1, 1000.0)
     """Lowest and highest L2 penalty to try, log-uniformly. 0 0 tries none."""
 
     # Not options here, since the search sets them.
@@ -287,11 +282,17 @@ class TuneConfig(TrainConfig):
                 "two numbers above 0 and finite, the smaller one first",
             )  # fmt: skip
 
+    @property
+    def _has_dense_layers(self) -> bool:
+        return any(head != "linear" for head in self.heads)
+
     def choose(
-        self, head: str, learning_rate: float | None, l2: float | None, head_seed: int
+        self, head: str, learning_rate: float | None, l2: float | None, head_seed: int | None
     ) -> TrainConfig:
         """The training of one of the heads."""
         shared = {each.name: getattr(self, each.name) for each in fields(TrainConfig)}
+        if head == "linear" and self.fine_tune is None:
+            shared |= {"patience": TrainConfig.patience, "batch_size": TrainConfig.batch_size}
         chosen = {"head": head, "learning_rate": learning_rate, "l2": l2, "head_seed": head_seed}
         return TrainConfig(**(shared | chosen))
 

@@ -67,7 +67,7 @@ def publish(
     page, figures = render_report(model, pictures), to_json(model, findings)
     assert network.head_weights is not None
     bundle = Bundle(model, network.backbone_weights, network.head_weights, outliers, network.int8)
-    rows = data.table.filter(pa.array(data.names != "test"))
+    rows = data.table.filter(pa.array(~data.test))
     known = remember(rows["sha256"].to_pylist(), grey_thumbnails(rows["thumbnail"]))
     lease.check()
     save_bundle(job.place, job.storage, bundle, page, figures, known)

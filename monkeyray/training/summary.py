@@ -9,6 +9,7 @@ from typing import Any
 
 from monkeyray.console import Result, counted
 from monkeyray.labels.contradictions import describe_contradictions
+from monkeyray.options import flag
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,22 +24,24 @@ class Trained(Result):
     contradictions: Sequence[dict[str, Any]] = ()
 
     @property
-    def test_accuracy(self) -> float:
-        """Share of the test images that were classified correctly."""
-        return float(self.model["metrics"]["test"]["accuracy"])
+    def accuracy(self) -> float:
+        """Share of the given test images that were classified correctly; without them, of the
+        images that were judged out of fold, or of the validation images after fine-tuning."""
+        metrics = self.model["metrics"]
+        return float((metrics["test"] or metrics["estimate"])["accuracy"])
 
     def to_json(self) -> dict[str, Any]:
         """For --summary-json: the URIs of the `model` and its `report`, the `model_id`, the number
         of `labels`; the number of `images`, `used`, `opened` and, by status, `unusable` ones;
-        `epochs_run` and `best_epoch`; `images` and `accuracy` of `test` and `validation`; `leaks`,
-        test images that are in another split too; `contradictions`, pictures under several labels;
-        `seconds` by stage. metrics.json has all
-        figures."""
+        `epochs_run` and `best_epoch`; `images` and `accuracy` of `test` (None without a given test
+        split) and of the `estimate`, with its `source`; `leaks`, test images that are among the
+        others too; `contradictions`, pictures under several labels; `seconds` by stage.
+        metrics.json has all figures."""
         data, metrics = self.model["data"], self.model["metrics"]
-        splits = {
-            split: {key: metrics[split][key] for key in ("images", "accuracy")}
-            for split in ("test", "validation")
-        }
+        test, estimate = (
+            found and {key: found[key] for key in ("images", "accuracy")}
+            for found in (metrics["test"], metrics["estimate"])
+        )
         return {
             "model": self.uri,
             "model_id": self.model["model_id"],
@@ -50,7 +53,8 @@ class Trained(Result):
             "unusable": data["unusable"],
             "epochs_run": metrics["epochs_run"],
             "best_epoch": metrics["best_epoch"],
-            **splits,
+            "test": test,
+            "estimate": {"source": metrics["estimate"]["source"], **estimate},
             "leaks": data["leaks"],
             "contradictions": len(self.contradictions),
             "seconds": self.seconds,
@@ -67,29 +71,23 @@ class Trained(Result):
                 f"{counted(count, 'image')} could not be used: {status}"
                 for status, count in data["unusable"].items()
             ),
-            *_rare(data["rare_labels"]),
+            *_rare(data["rare_labels"], data["folds"]),
             *_search(metrics["search"]),
             f"trained {counted(metrics['epochs_run'], 'epoch')}, kept epoch {metrics['best_epoch']}"
             f" ({self.seconds['head']:.1f} s; features {self.seconds['features']:.1f} s,"
             f" Ray {rest:.1f} s)",
             *_fine_tuning(metrics["fine_tuning"]),
             *_int8(metrics["int8"]),
-            *_folds(metrics["folds"]),
             *_calibration(metrics),
             *_thresholds(metrics["thresholds"]),
-            f"test accuracy {self.test_accuracy:.4f} on "
-            f"{counted(metrics['test']['images'], 'image')},"
-            f" validation {metrics['validation']['accuracy']:.4f}",
+            _accuracy(metrics["estimate"]["source"], metrics["estimate"]),
+            *([_accuracy("test", metrics["test"])] if metrics["test"] else []),
+            metrics["figures"],
         ]
         if data["leaks"]:
             clean = metrics["test"]["without_leaks"]
             figure = f"accuracy without them {clean['accuracy']:.4f}" if clean else "all of them"
-            lines.append(f"{data['leaks']} test images are in another split too; {figure}")
-        if data["validation_leaks"]:
-            lines.append(
-                f"{data['validation_leaks']} validation images are in train too: choices made on "
-                "validation, and its accuracy, are optimistic"
-            )
+            lines.append(f"{data['leaks']} test images are among the others too; {figure}")
         return "\n".join(
             [
                 *lines,
@@ -99,9 +97,17 @@ class Trained(Result):
         )
 
 
-def _rare(labels: list[dict[str, Any]]) -> Iterator[str]:
+def _accuracy(source: str, found: dict[str, Any]) -> str:
+    low, high = found["accuracy_interval"]
+    return (
+        f"{source} accuracy {found['accuracy']:.4f} ({low:.4f} to {high:.4f} with 95% confidence) "
+        f"on {counted(found['images'], 'image')}"
+    )
+
+
+def _rare(labels: list[dict[str, Any]], folds: int) -> Iterator[str]:
     if labels:
-        some = ", ".join(f"{each['label']} ({_has(each)})" for each in labels[:5])
+        some = ", ".join(f"{each['label']} ({_has(each, folds)})" for each in labels[:5])
         more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
         yield (
             f"labels with few images: {some}{more}; add images, or if other labels have far more, "
@@ -109,9 +115,13 @@ def _rare(labels: list[dict[str, Any]]) -> Iterator[str]:
         )
 
 
-def _has(row: dict[str, Any]) -> str:
-    none = [split for split in ("validation", "test") if not row[split]]
-    return f"{row['train']} to train on" + (f", no {' or '.join(none)} image" if none else "")
+def _has(row: dict[str, Any], folds: int) -> str:
+    text = f"{row['train']} to train on"
+    if row["groups"] == 1:
+        text += ", all of one picture or group, so that no figure tells of it"
+    elif row["groups"] < folds:
+        text += f", of {row['groups']} pictures or groups"
+    return text + (", no test image" if row["test"] == 0 else "")
 
 
 def _search(found: dict[str, Any] | None) -> Iterator[str]:
@@ -121,9 +131,9 @@ def _search(found: dict[str, Any] | None) -> Iterator[str]:
     rest = "".join(f", {counts[how]} {how}" for how in ("diverged", "failed") if counts[how])
     best = found["trials"][found["best"]]
     yield f"searched {counted(len(found['trials']), 'trial')} in {found['seconds']:.0f} s{rest}"
-    yield (
-        f"best on validation: --head {best['head']} "
-        f"--learning-rate {best['learning_rate']} --l2 {best['l2']} --head-seed {best['head_seed']}"
+    chosen = {name: best[name] for name in ("head", "learning_rate", "l2", "head_seed")}
+    yield "best out of fold:" + "".join(
+        f" --{flag(name)} {value}" for name, value in chosen.items() if value is not None
     )
 
 
@@ -155,18 +165,9 @@ def _int8(figures: dict[str, Any] | None) -> Iterator[str]:
         yield faster
         return
     yield (
-        f"{faster}, test accuracy {figures['accuracy']['int8']:.4f}, the same label for "
-        f"{figures['agreement']:.2%} of {figures['images']} test images"
+        f"{faster}, accuracy {figures['accuracy']['int8']:.4f}, the same label for "
+        f"{figures['agreement']:.2%} of {figures['images']} images"
     )
-
-
-def _folds(figures: dict[str, Any] | None) -> Iterator[str]:
-    if figures is not None:
-        low, high = figures["interval"]
-        yield (
-            f"{figures['folds']} folds: mean accuracy {figures['mean']:.4f} ({low:.4f} to "
-            f"{high:.4f} with 95% confidence)"
-        )
 
 
 def _calibration(metrics: dict[str, Any]) -> Iterator[str]:
@@ -195,10 +196,10 @@ def _thresholds(found: dict[str, Any] | None) -> Iterator[str]:
             f"a shared one of {pooled:.4f} for {rest}" if pooled is not None
             else f"NO threshold for {rest}: too few images, or too many errors, to guarantee it"
         )  # fmt: skip
-    test = found["test"]
+    results = found["results"]
     yield f"precision {found['target']:g}, by label: {'; '.join(lines)}"
-    if test["accepted"]:
+    if results["accepted"]:
         yield (
-            f"on the test split they accept {test['accepted']} of "
-            f"{counted(test['images'], 'image')}, {test['precision']:.4f} of them correct"
+            f"they accept {results['accepted']} of {counted(results['images'], 'image')}, "
+            f"{results['precision']:.4f} of them correct"
         )

@@ -1,6 +1,6 @@
 """The search job: train many heads on cached features, and publish the best one as a bundle.
 
-The trials are drawn beforehand from the seed. The validation split chooses among them; the test
+The trials are drawn beforehand from the seed. The loss out of fold chooses among them; a given test
 split is used once, by the training of the best.
 """
 
@@ -19,17 +19,18 @@ import numpy as np
 from monkeyray.arrays import Array
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.model.backbones import import_keras
 from monkeyray.runs.worker_count import wait_for_workers
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.head import head_training
-from monkeyray.training.loop import CachedSource, FitConfig, Learner, Splits, fit
+from monkeyray.training.linear import L2
+from monkeyray.training.loop import Folds
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
 from monkeyray.training.train import train_with
+from monkeyray.training.worker import Training, Worker
 
-#: A head's training settings and its factory.
-Training = tuple[FitConfig, Callable[[], Learner]]
+#: Makes a training from the folds and the features, (n, width).
+Maker = Callable[[Folds, Array], Training]
 
 #: How often a trial whose process died starts again.
 _RETRIES = 2
@@ -48,12 +49,12 @@ _NOTHING = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What a trial tries; the names of TrainConfig."""
+    """What a trial tries; the names of TrainConfig. A linear head has only a penalty to try."""
 
     head: str
-    learning_rate: float
+    learning_rate: float | None
     l2: float
-    head_seed: int
+    head_seed: int | None
 
 
 def tune(config: TuneConfig) -> Trained:
@@ -75,16 +76,13 @@ def choices(config: TuneConfig) -> list[Choice]:
     found = []
     for number in range(config.trials):
         random = np.random.default_rng([config.seed, number])
-        drawn = Choice(
-            config.heads[number % len(config.heads)],
-            _log_uniform(random, *config.learning_rate_range),
-            _log_uniform(random, *config.l2_range),
-            int(random.integers(1000)),
-        )
-        found.append(drawn)
+        head = config.heads[number % len(config.heads)]
+        rate = _log_uniform(random, *config.learning_rate_range)
+        l2, seed = _log_uniform(random, *config.l2_range), int(random.integers(1000))
+        linear = head == "linear"
+        found.append(Choice(head, None if linear else rate, l2, None if linear else seed))
     if "linear" in config.heads:
-        default, _ = head_training(config.choose("linear", None, None, config.seed), 2)
-        found[0] = Choice("linear", default.learning_rate, default.l2, default.seed)
+        found[0] = Choice("linear", None, L2, None)
     return found
 
 
@@ -96,13 +94,13 @@ def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
 
 
 def _search(config: TuneConfig, data: Dataset) -> tuple[TrainConfig, dict[str, Any]]:
-    """The training that was best on validation, and all trials in JSON's types."""
+    """The training that was best out of fold, and all trials in JSON's types."""
     start = time.monotonic()
     tried = choices(config)
     trainings = [config.choose(**asdict(choice)) for choice in tried]
     found = run_trials(
-        [head_training(each, len(data.labels)) for each in trainings],
-        data.splits,
+        [functools.partial(head_training, each, labels=len(data.labels)) for each in trainings],
+        data.folds,
         data.vectors.mean(axis=1),
         config.store.reporter(),
     )
@@ -126,7 +124,7 @@ def _search(config: TuneConfig, data: Dataset) -> tuple[TrainConfig, dict[str, A
 
 
 def run_trials(
-    trainings: Sequence[Training], splits: Splits, vectors: Array, reporter: Reporter
+    makers: Sequence[Maker], folds: Folds, vectors: Array, reporter: Reporter
 ) -> list[dict[str, Any]]:
     """Run each training on features of shape (n, width), a Ray task with one core each.
 
@@ -137,36 +135,27 @@ def run_trials(
     import ray
 
     wait_for_workers(1, False, reporter.say)
-    data = ray.put((splits, vectors))
+    data = ray.put((folds, vectors))
     trial = ray.remote(num_cpus=1, max_retries=_RETRIES)(_trial)
-    found: list[dict[str, Any]] = [_NOTHING for _ in trainings]
+    found: list[dict[str, Any]] = [_NOTHING for _ in makers]
     ended: Counter[str] = Counter()
     with reporter.bar("searching", "trials") as advance:
-        tasks = {trial.remote(training, data): i for i, training in enumerate(trainings)}
+        tasks = {trial.remote(maker, data): i for i, maker in enumerate(makers)}
         waiting = list(tasks)
         while waiting:
             done, waiting = ray.wait(waiting)
             for task in done:
                 found[tasks[task]] = figures = _result(task)
                 ended["ok" if figures["ended"] == "finished" else figures["ended"]] += 1
-            advance(len(trainings), dict(ended))
+            advance(len(makers), dict(ended))
     return found
 
 
-def _trial(training: Training, data: tuple[Splits, Array]) -> dict[str, Any]:
-    """One trial, in a process that may have run others."""
+def _trial(maker: Maker, data: tuple[Folds, Array]) -> dict[str, Any]:
+    """One trial, in a process that may have run others, on one core."""
     start = time.monotonic()
-    import_keras()
-    import tensorflow as tf
-
-    # One core for each trial, and the same sums in the same order.
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    tf.config.experimental.enable_op_determinism()
-    (fit_config, make_learner), (splits, vectors) = training, data
     try:
-        strategy = tf.distribute.get_strategy()
-        state = fit(fit_config, make_learner(), splits, CachedSource(vectors), strategy=strategy)
+        state, _ = maker(*data)(Worker(threads=1))
     except ConfigError as error:
         found: dict[str, Any] = {"ended": "diverged", "error": str(error)}
     else:

@@ -23,11 +23,11 @@ from monkeyray.arrays import Array
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import SIDE
 from monkeyray.statistics.selection import k_center, squared_distances, unit
-from monkeyray.statistics.splits import split_images
+from monkeyray.statistics.splits import fold_images
 from monkeyray.storage.keys import sha256
 from tests.benchmarks.bursts import Embedder
 
-TEST_SHARE = 0.3
+TEST_PARTS = 3
 
 
 def embed(folder: Path) -> dict[str, Array]:
@@ -68,8 +68,8 @@ def one_seed(data: dict[str, Array], seed: int, start: int, count: int, draws: i
     """Test accuracies of the start, the round by uncertainty, by diversity and at random, and of
     all labels."""
     features, labels, groups = data["features"], data["labels"], data["groups"]
-    parts = split_images(labels.tolist(), groups, [None] * len(labels), 0, TEST_SHARE, seed).names
-    test, pool = np.flatnonzero(parts == "test"), np.flatnonzero(parts == "train")
+    fold = fold_images(labels.tolist(), groups, np.zeros(len(labels), bool), TEST_PARTS, seed)
+    test, pool = np.flatnonzero(fold == 0), np.flatnonzero(fold != 0)
     random = np.random.default_rng(seed)
     known = start_of(labels[pool], start, random)
     rest = np.setdiff1d(np.arange(len(pool)), known)

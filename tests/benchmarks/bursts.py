@@ -28,7 +28,7 @@ from monkeyray.statistics.calibration import expected_calibration_error, fit_tem
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import SIDE
 from monkeyray.statistics.metrics import cross_entropy, softmax
-from monkeyray.statistics.splits import split_images
+from monkeyray.statistics.splits import fold_images
 from monkeyray.storage.keys import sha256
 from monkeyray.storage.store import Storage
 
@@ -115,9 +115,9 @@ def scores_of_bursts(
     groups = group_images([sha256(x) for x in data], pictures.reshape(-1, SIDE, SIDE))
     labels = [names[i] for i in truth]
     for seed in range(seeds):
-        parts = split_images(labels, groups, [None] * len(paths), 0.15, 0.2, seed).names
-        train, validation, test = (
-            np.flatnonzero(parts == part) for part in ("train", "validation", "test")
+        fold = fold_images(labels, groups, np.zeros(len(paths), bool), 5, seed)
+        test, validation, train = (
+            np.flatnonzero(each) for each in (fold == 0, fold == 1, fold > 1)
         )
         # C as strong as an L2 penalty of 0.001 on the mean loss.
         top = LogisticRegression(C=500 / len(train), max_iter=500)

@@ -59,12 +59,12 @@ def main() -> None:
         for seed in arguments.seeds:
             config = TrainConfig(
                 images=str(work / "night"), model=str(work / "model"),
-                features=str(work / "features"), batch_size=32, seed=seed,
+                features=str(work / "features"), seed=seed,
                 store=StoreConfig(quiet=True),
             )  # fmt: skip
             tuned = replace(
                 config, fine_tune=arguments.layers, fine_tune_rate=arguments.rate,
-                fine_tune_epochs=arguments.epochs,
+                fine_tune_epochs=arguments.epochs, batch_size=32,
             )  # fmt: skip
             for way, each in (("frozen", config), ("tuned", tuned)):
                 start = time.monotonic()
@@ -74,8 +74,9 @@ def main() -> None:
                     "seed": seed,
                     "way": way,
                     "seconds": round(time.monotonic() - start, 1),
-                    "test accuracy": trained.test_accuracy,
-                    "test loss": metrics["test"]["loss"],
+                    "source": metrics["estimate"]["source"],
+                    "accuracy": trained.accuracy,
+                    "loss": metrics["estimate"]["loss"],
                 }
                 if way == "tuned":
                     figures = metrics["fine_tuning"]

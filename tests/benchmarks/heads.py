@@ -33,11 +33,13 @@ from monkeyray.statistics.calibration import expected_calibration_error, fit_tem
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.metrics import cross_entropy, softmax
-from monkeyray.statistics.splits import split_images
+from monkeyray.statistics.splits import fold_images
 from monkeyray.statistics.thresholds import ACCEPTED, choose_thresholds, decide
 from monkeyray.training.linear import L2, fit_linear
 
 TEST_SHARE = 0.3
+#: Of which each share is a multiple.
+PARTS = 20
 FOLDS = 5
 TARGETS = (0.95, 0.99)
 
@@ -68,8 +70,9 @@ class Images:
     def split(self, share: float, seed: int, second: float = 0.0) -> Array:
         """train, validation (`second`) or test of each image, in whole groups."""
         labels = [str(label) for label in self.truth.tolist()]
-        given = [None] * len(labels)
-        return split_images(labels, self.groups, given, second, share, seed).names
+        part = fold_images(labels, self.groups, np.zeros(len(labels), bool), PARTS, seed) / PARTS
+        test, validation = part < share, part < share + second
+        return np.select([part < 0, test, validation], ["train", "test", "validation"], "train")
 
     def folds(self, seed: int) -> Array:
         """The number of the fold in which each image is held out."""

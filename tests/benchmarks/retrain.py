@@ -3,9 +3,9 @@
     python -m tests.benchmarks.retrain --photos FOLDER --images 1080 50000
 
 Makes that many different pictures of 256 pixels from the photographs (cropped, perhaps mirrored,
-brighter or darker), trains on them, and trains again with another learning rate and seed, which
-opens no image. Each training is a process of its own, as a user would start it. Pictures that are
-too alike to be in different splits are kept together, as in any training.
+brighter or darker), trains on them, and trains again with another penalty, which opens no image.
+Each training is a process of its own, as a user would start it. Pictures that are too alike to be
+in different folds are kept together, as in any training.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
             work = Path(name)
             make_all(given.photos, work / "images", count)
             first = train(work / "images", work, "first")
-            second = train(work / "images", work, "second", "--learning-rate", "0.002")
+            second = train(work / "images", work, "second", "--l2", "5")
             big = train(work / "images", work, "big", "--head", "1024,1024,512")
         ratio = round(first["seconds"] / second["seconds"], 1)
         found = {"images": count, "first": first, "second": second, "big head": big}

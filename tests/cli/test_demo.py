@@ -69,7 +69,7 @@ def test_the_demo_trains_and_scores(
     assert right[True] / right.total() > 0.6
 
     result = json.loads(summary.read_text())["result"]
-    assert result["trained"]["test"]["images"] > 0
+    assert result["trained"]["estimate"]["images"] > 0
     assert result["trained"]["model"] == str(folder / "model")
     assert result["scored"]["statuses"] == dict(Counter(row["status"] for row in rows))
     assert result["scored"]["scored_now"] == len(rows)

@@ -36,7 +36,7 @@ def test_what_an_option_is() -> None:
     assert train["images"].required
     assert (train["images"].flag, train["images"].value) == ("--images", "PLACE")
     assert (train["augment"].flag, train["augment"].shown_default) == ("--[no-]augment", "on")
-    assert (train["folds"].shown_default, train["gpu"].shown_default) == ("0", "")
+    assert (train["folds"].shown_default, train["gpu"].shown_default) == ("5", "")
     assert (train["limit"].value, train["gpu"].value) == ("N", "")
     assert train["corrections"].value == "PLACE…"
     assert train["l2"].brief == train["l2"].text.partition(". ")[0]

@@ -74,7 +74,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
     file.write_text(
         "images: from-file\nmodel: m\nseed: 3\naugment: false\nfine-tune: 2-blocks\nhead: 256\n"
         "quiet: true\n"
-        "test-share: 0.2\nlimit: null\n"
+        "fine-tune-rate: 0.2\nlimit: null\n"
     )
     found = config("train", "--config", str(file))
     assert (found.images, found.seed, found.head, found.fine_tune) == (
@@ -83,14 +83,15 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
         "256",
         "2-blocks",
     )
-    assert (found.augment, found.store.quiet, found.test_share) == (False, True, 0.2)
+    assert (found.augment, found.store.quiet, found.fine_tune_rate) == (False, True, 0.2)
     found = config("train", "--seed", "9", "--augment", "--config", str(file), "--images", "given")
     assert (found.images, found.seed, found.augment, found.model) == ("given", 9, True, "m")
     # What is wrong together is put right by the command line.
-    file.write_text("images: i\nmodel: m\nfolds: 5\nfine-tune: 3\n")
-    with pytest.raises(ConfigError, match=rf"train twice, once with each.*--config {file} also"):
+    file.write_text("images: i\nmodel: m\nfine-tune-rate: 0.2\n")
+    words = rf"has no effect without --fine-tune.*--config {file} also"
+    with pytest.raises(ConfigError, match=words):
         config("train", "--config", str(file))
-    assert config("train", "--config", str(file), "--folds", "0").fine_tune
+    assert config("train", "--config", str(file), "--fine-tune", "3").fine_tune == "3"
     file.write_text("images: s3://me:hunter2@bucket/x\nmodel: m\n")
     with pytest.raises(ConfigError, match="has credentials in images") as secret:
         config("train", "--config", str(file))
@@ -169,6 +170,7 @@ def test_options_may_have_underscores_and_be_switched_off() -> None:
         "--fine-tune=3",
         "--no-augment",
         "--head_seed=3",
+        "--head=8",
         "--no-gpu",
     ]
     found = config("train", *arguments)

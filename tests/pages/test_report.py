@@ -89,10 +89,11 @@ class Page(HTMLParser):
 def test_headline_and_facts() -> None:
     text = Page(report("plain")).text
     assert "97.5% 95% interval 93.8-99.0%" in text
-    assert "161 test images, from a split into 756 train, 161 validation and 161 test" in text
+    assert "On 161 test images. The test figures are of the published head." in text
+    assert "Out-of-fold accuracy 98.0% 95% interval 96.9-98.7%, 917 images" in text
     assert "Macro recall 97.4%" in text
     assert "Macro F1 97.3%" in text
-    assert "Test loss 0.081" in text
+    assert "Loss 0.081" in text
     assert "Most common label 37.9%" in text  # 61 of 161
     assert "Best epoch 3 of 4 run" in text
     assert "Images used 1,078 of 1,080 given" in text
@@ -127,8 +128,8 @@ def test_per_label_table() -> None:
     model["metrics"]["test"]["per_label"].reverse()  # rows go by their label, not their place
     rows = Page(render_report(model)).table("Label")
     assert rows[0][:5] == ["Label", "Test images", "Precision", "Recall", "F1"]
-    assert rows[1] == ["n2", "47", "97.9%", "100.0%", "98.9%", "2,511", "53"]
-    assert rows[3] == ["n0 mantled_howler", "61", "96.8%", "98.4%", "97.6%", "2,511", "53"]
+    assert rows[1] == ["n2", "47", "97.9%", "100.0%", "98.9%", "2,511"]
+    assert rows[3] == ["n0 mantled_howler", "61", "96.8%", "98.4%", "97.6%", "2,511"]
 
 
 def test_data_and_configuration() -> None:
@@ -139,7 +140,7 @@ def test_data_and_configuration() -> None:
     pairs = {row[0].strip(): row[1].strip() for t in page.tables for row in t if len(row) == 2}
     assert pairs["unusable: unreadable"] == "2"
     assert pairs["skipped files: hidden"] == "7"
-    assert pairs["in train"] == "756 (70.1%)"
+    assert pairs["in train"] == "917 (85.1%)"
     assert pairs["groups of duplicates"] == "88"
     assert pairs["copies of another image"] == "112"
     assert pairs["head"] == "1024 → 512 → softmax over 3"
@@ -196,13 +197,24 @@ def test_warning_only_with_leaks() -> None:
     assert Page(render_report(model)).table("Test images")[2] == ["without leaks", "-", "-", "-"]
 
 
-def test_copies_of_training_images_in_validation_are_warned_of() -> None:
-    model = plain_model()
-    model["data"]["validation_leaks"] = 7
+def test_without_a_test_split_the_folds_are_shown() -> None:
+    model = full_model()
+    metrics = model["metrics"]
+    metrics |= {"test": None, "test_calibration": None, "outliers": {"test_above_1": None}}
     page = Page(render_report(model))
-    assert len(page.all("aside", "warning")) == 1
-    assert "7 of 161 validation images have a duplicate" in page.text
-    assert ["leaks into validation", "7"] in [row for table in page.tables for row in table]
+    low, high = (f"{100 * each:.1f}" for each in metrics["estimate"]["accuracy_interval"])
+    accuracy = f"{100 * metrics['estimate']['accuracy']:.1f}%"
+    assert f"Out-of-fold accuracy {accuracy} 95% interval {low}-{high}%" in page.text
+    assert "On 600 out-of-fold images." in page.text
+    assert "leaks into test" not in page.text
+    assert page.table("Views")[0] == ["Views", "Out-of-fold accuracy"]
+    assert page.table("Label")[0][1] == "Out-of-fold images"
+    assert sum(int(cell or 0) for row in page.table("true")[1:] for cell in row[1:]) == 600
+    metrics["estimate"] |= {"source": "validation", "folds": [0.9]}
+    page = Page(render_report(model))
+    assert f"Validation accuracy {accuracy}" in page.text
+    assert "Was fine-tuned without the first fold" in page.text
+    assert not [table for table in page.tables if table[0][0] == "Fold"]
 
 
 def test_hostile_text_stays_text() -> None:
@@ -271,14 +283,12 @@ def test_missing_values_are_dashes() -> None:
     row = model["metrics"]["test"]["per_label"][2]
     row |= {"images": 0, "precision": None, "recall": None, "f1": None}
     model["metrics"]["test"]["confusion"][2] = [0, 0, 0]
-    model["metrics"] |= {
-        "best_epoch": None,
-        "validation": {"images": 0} | dict.fromkeys(("accuracy", "loss")),
-    }
+    model["metrics"]["best_epoch"] = None
+    model["metrics"]["estimate"] |= {"images": 0, "accuracy": None}
     model["data"]["unusable"] = {}
     page = Page(render_report(model))
     assert page.table("Label")[3][:5] == ["n2", "0", "-", "-", "-"]
-    assert "Validation accuracy - 0 images, loss -" in page.text
+    assert "Out-of-fold accuracy - 95% interval -, 0 images" in page.text
     assert "best: epoch" not in page.text
     assert ["unusable", "0"] in [row for table in page.tables for row in table]
 
@@ -289,7 +299,7 @@ def test_no_error_no_head_other_scripts() -> None:
     model["head"] = []
     model["labels"][2]["name"] = "Bärenmakak 猴子"
     page = Page(render_report(model))
-    assert "None: every test image was predicted correctly." in page.text
+    assert "None: every image was predicted correctly." in page.text
     assert ["head", "softmax over 3"] in [row for table in page.tables for row in table]
     assert page.table("true")[3][0] == "n2 Bärenmakak 猴子"
 
@@ -336,8 +346,8 @@ def test_what_is_absent_or_none_is_left_out() -> None:
     plain = plain_model()
     some = plain_model()
     keys = (
-        "calibration", "test_calibration", "thresholds", "coverage", "views", "folds",
-        "fine_tuning", "outliers", "search", "int8",
+        "calibration", "test_calibration", "thresholds", "coverage", "views", "fine_tuning",
+        "outliers", "search", "int8",
     )  # fmt: skip
     some["metrics"] |= dict.fromkeys(keys)
     some["data"] |= {"rare_labels": None, "class_weights": None}
@@ -361,7 +371,9 @@ def test_intervals_are_under_their_figures() -> None:
 
 def test_folds_and_views() -> None:
     page = Page(render_report(full_model()))
-    assert "mean accuracy over 5 folds is 90.8% (95% interval 88.4-93.2%, " in page.text
+    estimate = full_model()["metrics"]["estimate"]
+    low, high = (f"{100 * each:.1f}" for each in estimate["accuracy_interval"])
+    assert f"predicted correctly out of fold (95% interval {low}-{high}%)" in page.text
     assert page.table("Fold")[1] == ["accuracy", "91.0%", "88.0%", "93.0%", "90.0%", "92.0%"]
     assert page.table("Views")[1:] == [["1", "95.0%", "95.0%"], ["2", "95.0%", "96.0%"]]
     model = full_model()
@@ -372,7 +384,7 @@ def test_folds_and_views() -> None:
 def test_int8_beside_float32() -> None:
     model = full_model()
     page = Page(render_report(model))
-    assert "Of 161 test images, 99.4% get the same label as with float32" in page.text
+    assert "Of 161 images that the model was not trained on, 99.4% get the same" in page.text
     assert page.table("Precision")[1:] == [["float32", "97.5%", "137"], ["int8", "96.9%", "1,455"]]
     nothing = dict.fromkeys(("agreement", "agreement_interval", "score_change"))
     accuracy = dict.fromkeys(("float32", "int8"))
@@ -424,7 +436,7 @@ def test_thresholds_by_label() -> None:
     found["pooled"] = {
         "threshold": 0.5, "images": 200, "accepted": 150, "errors": 2, "lower": 0.958,
     }  # fmt: skip
-    found["test"] = {
+    found["results"] = {
         "images": 161, "accepted": 80, "coverage": 80 / 161, "precision": 0.975,
         "precision_interval": [0.913, 0.993],
     }  # fmt: skip
@@ -440,7 +452,7 @@ def test_thresholds_by_label() -> None:
     assert "No threshold" not in page.text
 
     found["pooled"] |= {"threshold": None, "accepted": 0, "lower": None}
-    found["test"] |= {"accepted": 0, "coverage": 0.0} | dict.fromkeys(
+    found["results"] |= {"accepted": 0, "coverage": 0.0} | dict.fromkeys(
         ("precision", "precision_interval")
     )
     page = Page(render_report(model))
@@ -470,19 +482,22 @@ def test_coverage_is_drawn_and_told() -> None:
 
 def test_rare_labels_and_outliers_are_named() -> None:
     model = full_model()
-    model["data"]["rare_labels"] = [{"label": f"l{i}", "train": i} for i in range(25)]
+    model["data"]["rare_labels"] = [
+        {"label": f"l{i}", "train": i, "groups": 9, "test": None} for i in range(25)
+    ]
     page = Page(render_report(model))
     assert "Training images: l0 0, l1 1, " in page.text.replace(" ,", ",")
     assert "and 5 more labels" in page.text
     assert "(none in" not in page.text
+    assert "pictures or groups)" not in page.text
     model["data"]["rare_labels"] = [
-        {"label": "a", "train": 50, "validation": 0, "test": 0},
-        {"label": "b", "train": 40, "validation": 0, "test": 2},
-        {"label": "c", "train": 30, "validation": 3, "test": 0},
+        {"label": "a", "train": 50, "groups": 1, "test": 0},
+        {"label": "b", "train": 40, "groups": 4, "test": 2},
+        {"label": "c", "train": 30, "groups": 30, "test": 0},
     ]
     text = Page(render_report(model)).text.replace(" ,", ",")
-    assert "a 50 (none in validation or test), b 40 (none in validation)" in text
-    assert "c 30 (none in test)" in text
+    assert "a 50 (one picture or group: in no fold" in text
+    assert "b 40 (4 pictures or groups), c 30 (none in test)" in text
     assert "6.2% of the test images are" in page.text
     assert ["class weights", "balanced"] in [row for table in page.tables for row in table]
 
@@ -490,10 +505,10 @@ def test_rare_labels_and_outliers_are_named() -> None:
 def test_a_search_shows_its_best_trials() -> None:
     model = full_model()
     page = Page(render_report(model))
-    assert "Of 14 trials, number 11 was the best on validation" in page.text
+    assert "Of 14 trials, number 11 had the lowest loss out of fold" in page.text
     assert "head 1024,512, learning rate 0.00123 and L2 4.5e-06. 6 finished, " in page.text
     assert "6 finished, 7 diverged, 1 failed." in page.text
-    assert "validation figures are optimistic" in page.text
+    assert "report, are optimistic: the more trials" in page.text
     table = page.table("Trial")
     assert [row[0] for row in table[1:]] == ["11 (chosen)", *map(str, range(10, 1, -1))]
     assert table[1][1:] == [
@@ -531,7 +546,6 @@ def test_label_errors_are_a_list_to_act_on() -> None:
         "n1/site-2/IMG_0002.JPG n1 patas_monkey → probably n2 in train; score of its own label: "
         "0.002" in page.text
     )
-    assert "Checked: 600 images out of fold and 161 of test." in page.text
     assert "n1/site-99/" in page.text
     assert "n1/site-100/" not in page.text
     assert "3 more images are in metrics.json" in page.text
@@ -563,8 +577,8 @@ def test_contradictory_labels_come_first() -> None:
 def test_leaks_and_duplicates_are_named_and_counted() -> None:
     findings = full_findings()
     page = Page(render_report(plain_model(), findings))
-    assert "test/n0/a.jpg in test the same picture as n0/0.jpg in train" in page.text
-    assert "n0/4.jpg in train and 2 more" in page.text
+    assert "test/n0/a.jpg the same picture as n0/0.jpg" in page.text
+    assert "n0/4.jpg and 2 more" in page.text
     assert "the same bytes n0/49.jpg n0/copy-49.jpg" in page.text
     assert "n0/copy-50.jpg" not in page.text
     assert "1,184 more pictures are in metrics.json" in page.text
@@ -577,8 +591,7 @@ def test_leaks_and_duplicates_are_named_and_counted() -> None:
 def test_nothing_found_is_said() -> None:
     page = Page(report("empty"))
     assert "None: no model mislabelled an image" in page.text
-    assert "None. Checked: 161 images of test." in page.text
-    assert "None: no test image is also in train or validation, and no validation" in page.text
-    assert "None: there are no test images." in page.text
+    assert "None: no test image is also a training image." in page.text
+    assert "None: there are no images." in page.text
     assert "more images" not in page.text
     assert not page.all("img")

@@ -100,7 +100,9 @@ def second(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> str:
         )
     }  # fmt: skip
     truth = np.arange(len(features)) % 3
-    outliers = fit_outliers(features, truth, {1: features + 0.01, 2: features + 0.01}).to_arrays()
+    outliers = fit_outliers(
+        {1: features, 2: features}, truth, np.arange(len(truth)) % 2
+    ).to_arrays()
     thresholds = choose_thresholds(
         np.linspace(0.4, 1, 60), truth[:1].repeat(60), truth[:1].repeat(60), first.labels, 0.9
     ).to_json()

@@ -25,8 +25,7 @@ def _images(n: int, labels: list[int], seed: int) -> tuple[Array, Array]:
 def model() -> OutlierModel:
     """Of labels 0 to 7; 8 to 11 are unknown to it."""
     features, truth = _images(600, list(range(8)), 0)
-    validation = _images(400, list(range(8)), 1)[0]
-    return fit_outliers(features, truth, {1: _blurred(validation), 2: validation})
+    return fit_outliers({1: _blurred(features), 2: features}, truth, np.arange(600) % 5)
 
 
 def _blurred(features: Array) -> Array:
@@ -36,11 +35,9 @@ def _blurred(features: Array) -> Array:
 
 
 def test_scale(model: OutlierModel) -> None:
-    validation = model.score(_images(400, list(range(8)), 1)[0], 2)
-    assert validation.dtype == np.float32
-    assert np.median(validation) == pytest.approx(0, abs=1e-4)
-    assert np.percentile(validation, 95) == pytest.approx(1, abs=1e-4)
     fresh = model.score(_images(4000, list(range(8)), 2)[0], 2)
+    assert fresh.dtype == np.float32
+    assert np.median(fresh) == pytest.approx(0, abs=0.1)
     assert 0.02 < np.mean(fresh > 1) < 0.1
 
 
@@ -125,7 +122,7 @@ def test_the_bank_is_bounded_and_has_every_label() -> None:
     truth = np.concatenate([np.zeros(room + 500, int), np.ones(rare, int)])
     features = rng.random((len(truth), width)).astype(np.float32)
     features[truth == 1, 0] += 90
-    model = fit_outliers(features, truth, {1: features[-200:]})
+    model = fit_outliers({1: features}, truth, np.arange(len(truth)) % 5)
     assert model.bank.shape == (room, width)
     assert model.bank.nbytes <= BANK_BYTES
     assert (model.bank[:, 0] > 0.8).sum() >= rare
@@ -133,12 +130,12 @@ def test_the_bank_is_bounded_and_has_every_label() -> None:
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(2, 12), st.integers(1, 4), st.integers(1, 6), st.integers(0, 100))
-def test_few_images_still_make_a_model(images: int, labels: int, known: int, seed: int) -> None:
+@given(st.integers(2, 12), st.integers(1, 4), st.integers(1, 5), st.integers(0, 100))
+def test_few_images_still_make_a_model(images: int, labels: int, held: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     features = rng.random((images, 6))
     truth = rng.integers(0, labels, images) * 3
-    model = fit_outliers(features, truth, {1: rng.random((known, 6))}, seed=seed)
+    model = fit_outliers({1: features}, truth, np.arange(images) % (held + 1) - 1, seed=seed)
     assert OutlierModel.from_arrays(model.to_arrays()) is not None
     scores = model.score(np.concatenate([features, np.zeros((1, 6))]), 1)
     assert scores.shape == (images + 1,)
@@ -147,7 +144,7 @@ def test_few_images_still_make_a_model(images: int, labels: int, known: int, see
 
 def test_nothing_to_learn_from() -> None:
     features, truth = _images(10, [0, 1], 0)
-    with pytest.raises(ValueError, match="10 training and 0 validation images"):
-        fit_outliers(features, truth, {1: features, 2: features[:0]})
-    with pytest.raises(ValueError, match="1 training and 10 validation"):
-        fit_outliers(features[:1], truth[:1], {1: features})
+    with pytest.raises(ValueError, match="10 images, 0 of them in folds"):
+        fit_outliers({1: features}, truth, np.full(10, -1))
+    with pytest.raises(ValueError, match="1 images, 1 of them in folds"):
+        fit_outliers({1: features[:1]}, truth[:1], np.zeros(1, int))

@@ -44,8 +44,9 @@ def plain_model() -> dict[str, Any]:
             "images": 1080,
             "used": 1078,
             "unusable": {"unreadable": 2},
-            "splits": {"train": 756, "validation": 161, "test": 161},
-            "by_label": {label: {"train": 2511, "validation": 53, "test": 54} for label in labels},
+            "splits": {"train": 917, "test": 161},
+            "folds": 5,
+            "by_label": {label: {"train": 2511, "test": 54} for label in labels},
             "duplicate_groups": 88,
             "duplicate_images": 112,
             "leaks": 0,
@@ -64,7 +65,8 @@ def plain_model() -> dict[str, Any]:
                 }
                 for epoch in (1, 2, 3, 4)
             ],
-            "validation": {"images": 161, "accuracy": 0.98, "loss": 0.07},
+            "figures": "The test figures are of the published head.",
+            "estimate": {"source": "out-of-fold", "images": 917, "accuracy": 0.98, "folds": [0.98]},
             "test": {
                 "images": 161,
                 "accuracy": 157 / 161,
@@ -107,21 +109,17 @@ def _figures() -> dict[str, Any]:
     chosen = choose_thresholds(
         held_scores.max(axis=1), held_scores.argmax(axis=1), held_truth, LABELS, 0.9
     )
-    accuracies = [0.91, 0.88, 0.93, 0.9, 0.92]
     return {
         "test": classification_metrics(scaled, truth, LABELS) | {"without_leaks": None},
         "calibration": {"source": "out-of-fold", **found},
         "test_calibration": calibrate(logits, truth, found["temperature"]),
         "thresholds": measure_thresholds(chosen.to_json(), scores, predicted, truth),
         "coverage": coverage_curve(scores, predicted == truth),
-        "views": [{"views": k, "validation": 0.95, "test": 0.94 + k / 100} for k in (1, 2)],
-        "folds": {
-            "folds": 5,
-            "accuracies": accuracies,
-            "mean": float(np.mean(accuracies)),
-            "interval": [0.884, 0.932],
-            "images": 600,
-            "pooled": classification_metrics(held, held_truth, LABELS),
+        "views": [{"views": k, "estimate": 0.95, "test": 0.94 + k / 100} for k in (1, 2)],
+        "estimate": {
+            "source": "out-of-fold",
+            **classification_metrics(held / found["temperature"], held_truth, LABELS),
+            "folds": [0.91, 0.88, 0.93, 0.9, 0.92],
         },
         "fine_tuning": {
             "layers": "2-blocks",
@@ -192,10 +190,9 @@ def full_model() -> dict[str, Any]:
     model = plain_model()
     model["metrics"] |= copy.deepcopy(_figures())
     model["data"] |= {
-        "validation_leaks": 0,
         "rare_labels": [
-            {"label": "n1", "train": 12, "validation": 3, "test": 3},
-            {"label": "n2", "train": 700, "validation": 1, "test": 0},
+            {"label": "n1", "train": 12, "groups": 9, "test": 3},
+            {"label": "n2", "train": 700, "groups": 650, "test": 0},
         ],
         "class_weights": "balanced",
     }
@@ -227,7 +224,6 @@ def full_findings() -> dict[str, Any]:
     return {
         "mistakes": shown(5, ("n1", "n2")),
         "uncertain": shown(24, ("n0", "n2")),
-        "label_errors_of": "600 images out of fold and 161 of test",
         "label_errors": [
             {
                 "uri": f"n1/site-{i}/IMG_{i:04}.JPG",
@@ -256,12 +252,9 @@ def full_findings() -> dict[str, Any]:
         "leaks": [
             {
                 "uri": "test/n0/a.jpg",
-                "split": "test",
                 "how": "near",
                 "images": 7,
-                "repeats": [
-                    {"uri": f"n0/{i}.jpg", "split": "train", "how": "near"} for i in range(5)
-                ],
+                "repeats": [{"uri": f"n0/{i}.jpg", "how": "near"} for i in range(5)],
             }
         ],
         "duplicates": [
@@ -281,7 +274,7 @@ def hostile_model(text: str = HOSTILE) -> dict[str, Any]:
     model["data"] |= {
         "unusable": {text: 1},
         "skipped_files": {text: 1},
-        "rare_labels": [{"label": text, "train": 1, "validation": 0, "test": 0}],
+        "rare_labels": [{"label": text, "train": 1, "groups": 1, "test": 0}],
         "class_weights": {text: 1.5},
     }
     metrics["fine_tuning"]["layers"] = text
@@ -301,7 +294,6 @@ def hostile_findings(text: str = HOSTILE) -> dict[str, Any]:
     return {
         "mistakes": [{"uri": text, "thumbnail": None, **pair}],
         "uncertain": [{"uri": text, "thumbnail": each, **pair} for each in elsewhere],
-        "label_errors_of": text,
         "label_errors": [
             {
                 "uri": text,
@@ -317,10 +309,9 @@ def hostile_findings(text: str = HOSTILE) -> dict[str, Any]:
         "leaks": [
             {
                 "uri": text,
-                "split": text,
                 "how": text,
                 "images": 1,
-                "repeats": [{"uri": text, "split": text, "how": text}],
+                "repeats": [{"uri": text, "how": text}],
             }
         ],
         "duplicates": [{"uris": [text] * 12, "how": text}],
@@ -336,14 +327,18 @@ def empty_model() -> dict[str, Any]:
         "best_epoch": None,
         "epochs_run": 0,
         "history": [],
-        "validation": {"images": 0, "accuracy": None, "loss": None},
-        "test": classification_metrics(*none, LABELS) | {"without_leaks": None},
+        "figures": "There are no figures.",
+        "estimate": {
+            "source": "validation",
+            **classification_metrics(*none, LABELS),
+            "folds": [None],
+        },
+        "test": None,
         "calibration": {"source": "validation", **calibrate(*none)},
-        "test_calibration": calibrate(*none, 1.0),
+        "test_calibration": None,
         "thresholds": measure_thresholds(thresholds, np.empty(0), none[1], none[1]),
         "coverage": [],
-        "views": [{"views": 1, "validation": None, "test": None}],
-        "folds": None,
+        "views": [{"views": 1, "estimate": None, "test": None}],
         "fine_tuning": None,
         "outliers": {"test_above_1": None},
         "search": None,
@@ -355,7 +350,7 @@ def empty_model() -> dict[str, Any]:
 def empty_findings() -> dict[str, Any]:
     """Nothing was found."""
     kinds = ("contradictions", "mistakes", "uncertain", "label_errors", "leaks", "duplicates")
-    return {kind: [] for kind in kinds} | {"label_errors_of": "161 images of test"}
+    return {kind: [] for kind in kinds}
 
 
 def many_labels(count: int) -> dict[str, Any]:
@@ -367,7 +362,9 @@ def many_labels(count: int) -> dict[str, Any]:
     test["confusion"] = [[1000 if i == j else i % 3 for j in range(count)] for i in range(count)]
     row = test["per_label"][0]
     test["per_label"] = [row | {"label": f"label_{i}"} for i in range(count)]
-    model["data"]["rare_labels"] = [{"label": f"label_{i}", "train": i} for i in range(count)]
+    model["data"]["rare_labels"] = [
+        {"label": f"label_{i}", "train": i, "groups": i, "test": 9} for i in range(count)
+    ]
     return model
 
 

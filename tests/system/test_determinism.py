@@ -105,7 +105,9 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
     assert run_there.info.status == "FINISHED"
     assert run_there.data.tags["monkeyray.model_id"] == disturbed["model_id"]
     assert run_there.data.params["backbone"] == "mobilenet"
-    assert run_there.data.metrics["test/accuracy"] == disturbed["metrics"]["test"]["accuracy"]
+    assert (
+        run_there.data.metrics["estimate/accuracy"] == disturbed["metrics"]["estimate"]["accuracy"]
+    )
     seen = curves(Storage(), str(folder / "validation"))
     for stage, history, count in (
         ("head", metrics["history"], EPOCHS),

@@ -18,7 +18,7 @@ from monkeyray.training.summary import Trained
 from monkeyray.training.tune import Choice, tune
 
 
-def test_the_best_on_validation_is_published(
+def test_the_best_out_of_fold_is_published(
     trained: Trained,
     few: Path,
     tmp_path: Path,
@@ -26,10 +26,10 @@ def test_the_best_on_validation_is_published(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tried = [
-        Choice("linear", 1e-5, 0.0, 1),
+        Choice("linear", None, 1e5, None),
         Choice("8", 1e-6, 0.0, 3),
-        Choice("linear", 1e200, 1e-4, 4),
-        Choice("linear", 0.003, 0.001, 0),  # as the first model was trained
+        Choice("8", 1e200, 1e-4, 4),
+        Choice("linear", None, 10.0, None),  # as the first model was trained
     ]
     monkeypatch.setattr(monkeyray.training.tune, "choices", lambda config: tried)
     home = set(Path.home().iterdir())
@@ -68,8 +68,8 @@ def test_the_best_on_validation_is_published(
     assert trained.model["weights"] == found.model["weights"]
     assert trained.model["metrics"]["history"] == metrics["history"]
     assert trained.model["metrics"]["search"] is None
-    assert ", 1 diverged\nbest on validation: --head linear" in str(found)
-    assert "best on validation" not in str(trained)
+    assert ", 1 diverged\nbest out of fold: --head linear --l2 10.0" in str(found)
+    assert "best out of fold" not in str(trained)
     # Ray writes down what the driver hands to its tasks.
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
     logs = Path(ray._private.worker._global_node.get_logs_dir_path())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,16 @@ import pyarrow as pa
 import pytest
 
 from monkeyray.model.head import head_logits
-from monkeyray.training.assess import assess, suspicious_labels
+from monkeyray.statistics.splits import TEST
+from monkeyray.training.assess import (
+    OUT_OF_FOLD,
+    VALIDATION,
+    Assessment,
+    assess,
+    suspicious_labels,
+)
 from monkeyray.training.dataset import Dataset
-from monkeyray.training.loop import Splits
+from monkeyray.training.loop import Folds
 
 LABELS = ["a", "b", "c"]
 IMAGES = 900
@@ -25,24 +33,25 @@ def vectors() -> Any:
     return (centres[:, None] + rng.normal(size=(IMAGES, 2, 6))).astype(np.float32)
 
 
-def dataset(folds: bool = False) -> Dataset:
-    truth = np.arange(IMAGES) % 3
-    split = np.arange(IMAGES) // 3 % 10
-    train, validation, test = split < 5, (split >= 5) & (split < 7), split >= 7
-
-    def splits(test: Any) -> Splits:
-        return Splits(truth, *(np.flatnonzero(x) for x in (train & ~test, validation, test)))
-
+def dataset(test: bool = True) -> Dataset:
+    """Three in ten images for a test, of which 30 leak, and three folds of the rest."""
+    place = np.arange(IMAGES) // 3 % 10
+    is_test = (place >= 7) & test
     leaked = np.zeros(IMAGES, bool)
-    leaked[np.flatnonzero(test)[:30]] = True
+    leaked[np.flatnonzero(is_test)[:30]] = True
     return Dataset(
         images=pa.table({}), uris=np.arange(IMAGES).astype(str), table=pa.table({}),
-        vectors=np.empty((IMAGES, 1, 1)), labels=LABELS, splits=splits(test),
-        folds=(splits(split < 4), splits((split >= 4) & (split < 7))) if folds else (),
-        names=np.select([train, validation], ["train", "validation"], "test"),
-        pictures=np.arange(IMAGES), groups=np.arange(IMAGES), leaked=leaked,
+        vectors=np.empty((IMAGES, 1, 1)), labels=LABELS,
+        folds=Folds(np.arange(IMAGES) % 3, np.where(is_test, TEST, place % 3)),
+        pictures=np.arange(IMAGES), groups=np.arange(IMAGES), test=is_test, leaked=leaked,
         contradictions=[], data={},
     )  # fmt: skip
+
+
+def assessed(data: Dataset, vectors: Any, scale: float, target: float | None = None) -> Assessment:
+    """All heads are alike."""
+    judges = dict.fromkeys(range(3), head(scale))
+    return assess(data, vectors, head(scale), judges, OUT_OF_FOLD, target)
 
 
 def head(scale: float) -> dict[str, Any]:
@@ -54,7 +63,7 @@ def head(scale: float) -> dict[str, Any]:
 
 
 def test_the_temperature_undoes_what_is_too_unsure(vectors: Any) -> None:
-    sure, plain = (assess(dataset(), vectors, head(scale), [], None) for scale in (0.5, 2.0))
+    sure, plain = (assessed(dataset(), vectors, scale) for scale in (0.5, 2.0))
     for views in ("1", "2"):
         one, other = (found.calibration[views]["temperature"] for found in (sure, plain))
         assert other / one == pytest.approx(4, rel=1e-3)
@@ -62,67 +71,90 @@ def test_the_temperature_undoes_what_is_too_unsure(vectors: Any) -> None:
     assert plain.calibration["1"]["temperature"] > 1.2 * plain.calibration["2"]["temperature"]
     np.testing.assert_allclose(sure.probabilities, plain.probabilities, atol=1e-4)
     calibration = sure.metrics["calibration"]
-    assert calibration["source"] == "validation"
-    assert calibration["images"] == 180
+    assert calibration["source"] == "out-of-fold"
+    assert calibration["images"] == 630
     assert calibration["after"]["ece"] < 0.05 < calibration["before"]["ece"]
     assert sure.metrics["test_calibration"]["after"]["ece"] < 0.06
     assert sure.calibration["2"]["thresholds"] is sure.metrics["thresholds"] is None
 
 
-def test_figures_are_the_tests_and_json(vectors: Any) -> None:
+def test_figures_of_a_given_test_split_are_the_published_heads(vectors: Any) -> None:
     data = dataset()
-    found = assess(data, vectors, head(2.0), [], 0.9)
+    found = assessed(data, vectors, 2.0, 0.9)
     metrics = json.loads(json.dumps(found.metrics, allow_nan=False))
     logits = head_logits(head(2.0), vectors.mean(axis=1))
-    right = logits.argmax(axis=1) == data.splits.truth
+    right = logits.argmax(axis=1) == data.folds.truth
     assert metrics["test"]["images"] == 270
-    assert metrics["test"]["accuracy"] == pytest.approx(right[data.splits.test].mean())
-    clean = data.splits.test[30:]
+    assert metrics["test"]["accuracy"] == pytest.approx(right[data.test].mean())
+    assert metrics["estimate"]["images"] == 630
+    assert metrics["estimate"]["accuracy"] == pytest.approx(right[~data.test].mean())
+    clean = np.flatnonzero(data.test)[30:]
     assert metrics["test"]["without_leaks"]["images"] == 240
     assert metrics["test"]["without_leaks"]["accuracy"] == pytest.approx(right[clean].mean())
     assert [row["views"] for row in metrics["views"]] == [1, 2]
-    assert metrics["views"][1]["test"] == metrics["test"]["accuracy"]
-    assert metrics["views"][1]["test"] > metrics["views"][0]["test"]
-    assert metrics["folds"] is None
-    assert metrics["thresholds"]["test"]["precision"] >= 0.85
-    assert metrics["thresholds"]["test"]["coverage"] > 0.3
+    for figures in ("estimate", "test"):
+        assert metrics["views"][1][figures] == metrics[figures]["accuracy"]
+        assert metrics["views"][1][figures] > metrics["views"][0][figures]
+    assert metrics["thresholds"]["results"]["images"] == 270
+    assert metrics["thresholds"]["results"]["precision"] >= 0.85
+    assert metrics["thresholds"]["results"]["coverage"] > 0.3
     assert metrics["coverage"][-1]["coverage"] == 1
     assert 0 <= metrics["outliers"]["test_above_1"] < 0.15
     assert found.outliers.score(np.full((1, 6), -9, np.float32), 2)[0] > 1
     for views in (1, 2):
-        scores = found.outliers.score(vectors[data.splits.test, :views].mean(axis=1), views)
+        scores = found.outliers.score(vectors[data.test, :views].mean(axis=1), views)
         assert 0 <= np.mean(scores > 1) < 0.15
-    np.testing.assert_array_equal(found.unseen, data.names != "train")
+    assert found.unseen.all()
+    assert metrics["figures"] == (
+        "The out-of-fold figures are of 3 heads, each measured on the fold that it was trained "
+        "without, 630 images in all; the published head was trained on all 630 images, and the "
+        "test figures are of it, on 270 images that played no part in its training."
+    )
+
+
+def test_without_a_test_split_the_folds_are_shown(vectors: Any) -> None:
+    metrics = json.loads(json.dumps(assessed(dataset(test=False), vectors, 2.0, 0.9).metrics))
+    assert metrics["test"] is metrics["test_calibration"] is None
+    assert metrics["outliers"]["test_above_1"] is None
+    assert {row["test"] for row in metrics["views"]} == {None}
+    assert metrics["estimate"]["images"] == metrics["thresholds"]["results"]["images"] == IMAGES
+    assert metrics["figures"].endswith("the published head was trained on all 900 images.")
 
 
 def test_what_the_test_part_says_decides_nothing(vectors: Any) -> None:
     data = dataset()
-    wrong = data.splits.truth.copy()
-    wrong[data.splits.test] = (wrong[data.splits.test] + 1) % 3
-    other = Dataset(
-        **{**vars(data), "splits": Splits(wrong, *list(vars(data.splits).values())[1:])}
-    )
-    found = [assess(each, vectors, head(2.0), [], 0.9) for each in (data, other)]
+    wrong = data.folds.truth.copy()
+    wrong[data.test] = (wrong[data.test] + 1) % 3
+    other = replace(data, folds=Folds(wrong, data.folds.fold))
+    found = [assessed(each, vectors, 2.0, 0.9) for each in (data, other)]
     assert found[0].calibration == found[1].calibration
     assert found[0].metrics["test"] != found[1].metrics["test"]
     for key, array in found[0].outliers.to_arrays().items():
         np.testing.assert_array_equal(array, found[1].outliers.to_arrays()[key])
 
 
-def test_folds_judge_each_image_by_the_model_that_has_not_seen_it(vectors: Any) -> None:
-    data = dataset(folds=True)
+def test_folds_judge_each_image_by_the_head_that_has_not_seen_it(vectors: Any) -> None:
+    data = dataset()
     # The second fold's head has it all wrong.
     bad = {key: np.roll(array, 1, axis=-1) for key, array in head(2.0).items()}
-    found = assess(data, vectors, head(2.0), [head(2.0), bad], None)
-    folds = found.metrics["folds"]
-    assert folds["accuracies"][0] > 0.9
-    assert folds["accuracies"][1] < 0.1
-    assert folds["mean"] == pytest.approx(np.mean(folds["accuracies"]))
-    assert folds["interval"] == [0.0, 1.0]
-    assert folds["images"] == folds["pooled"]["images"] == 630
-    assert found.metrics["calibration"]["source"] == "out-of-fold"
-    assert found.unseen.all()
-    errors = suspicious_labels(found, data.splits.truth)
-    in_bad_fold = set(data.folds[1].test.tolist())
-    assert len(errors) > 200
+    judges = {0: head(2.0), 1: bad, 2: head(2.0)}
+    found = assess(data, vectors, head(2.0), judges, OUT_OF_FOLD, None)
+    estimate = found.metrics["estimate"]
+    assert min(estimate["folds"][0], estimate["folds"][2]) > 0.9
+    assert estimate["folds"][1] < 0.1
+    assert found.metrics["test"]["accuracy"] > 0.9
+    errors = suspicious_labels(found, data.folds.truth)
+    in_bad_fold = set(np.flatnonzero(data.folds.fold == 1).tolist())
+    assert len(errors) > 150
     assert {each.index for each in errors[:150]} <= in_bad_fold
+
+
+def test_a_fine_tuned_network_is_measured_on_its_validation_images(vectors: Any) -> None:
+    data = dataset(test=False)
+    found = assess(data, vectors, head(2.0), {0: head(2.0)}, VALIDATION, None)
+    its = data.folds.fold == 0
+    assert found.metrics["estimate"]["images"] == its.sum()
+    assert found.metrics["estimate"]["source"] == found.metrics["calibration"]["source"]
+    np.testing.assert_array_equal(found.unseen, its)
+    others = (~its).sum()
+    assert f"it was trained on the other {others} images" in found.metrics["figures"]

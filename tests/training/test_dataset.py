@@ -1,4 +1,4 @@
-"""The images of a training: which are in which split, how much each counts."""
+"""The images of a training: which are in which fold, how much each counts."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from monkeyray.errors import InputError
 from monkeyray.scoring.features import Features
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
+from monkeyray.statistics.splits import IN_NO_FOLD, TEST
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import Dataset, choose_images, weigh
 from monkeyray.training.listing import list_dataset
@@ -94,7 +95,7 @@ def in_splits(**counts: int) -> list[tuple[str, ...]]:
 def test_a_given_part_that_cannot_be_read_is_told(tmp_path: Path, split: str) -> None:
     images = write_manifest(tmp_path / "list.csv", in_splits(train=20, validation=4, test=4))
     config = config_of(tmp_path, images)
-    assert choose(config).data["splits"] == {"train": 40, "validation": 8, "test": 8}
+    assert choose(config).data["splits"] == {"train": 48, "test": 8}
     words = rf"none of the 8 images of the given {split} split can be used \(8 empty\)"
     with pytest.raises(InputError, match=words):
         choose(config, bad=split)
@@ -120,38 +121,55 @@ def test_a_limit_keeps_some_of_every_given_part(tmp_path: Path) -> None:
 
 
 def test_what_folds_need_is_told_before_an_image_is_opened(tmp_path: Path) -> None:
-    rows = [(f"{label}{i}.jpg", label) for label in "ab" for i in range(20 if label == "a" else 3)]
-    images = write_manifest(tmp_path / "list.csv", rows, "uri,label")
-    list_dataset(config_of(tmp_path, images), Storage())
-    with pytest.raises(InputError, match=r"'b' .*with --folds 5"):
-        list_dataset(config_of(tmp_path, images, folds=5), Storage())
+    rows = [(f"{label}{i}.jpg", label, label) for label in "ab" for i in range(20)]
+    images = write_manifest(tmp_path / "list.csv", rows, "uri,label,group")
+    words = r"no label has two different pictures .*\(with --limit 30\)"
+    with pytest.raises(InputError, match=words):
+        list_dataset(config_of(tmp_path, images, limit=30), Storage())
 
 
-def test_labels_that_are_in_no_test_or_validation_part_are_named(tmp_path: Path) -> None:
+def test_labels_that_figures_tell_little_of_are_named(tmp_path: Path) -> None:
     rows = [*in_splits(train=30, validation=2, test=2)]
     rows += [(f"c{i}.jpg", "c", "train") for i in range(30)]
-    rows += [(f"Z-{split}.jpg", "Z", split) for split in ("train", "validation", "test")]
-    data = choose(config_of(tmp_path, write_manifest(tmp_path / "list.csv", rows))).data
-    assert data["rare_labels"] == [
-        {"label": "c", "train": 30, "validation": 0, "test": 0},
-        {"label": "Z", "train": 1, "validation": 1, "test": 1},
+    rows += [(f"Y{i}.jpg", "Y", "train") for i in range(4)] + [("Y-test.jpg", "Y", "test")]
+    rows += [(f"Z-{split}.jpg", "Z", split) for split in ("train", "test")]
+    found = choose(config_of(tmp_path, write_manifest(tmp_path / "list.csv", rows)))
+    assert found.data["rare_labels"] == [
+        {"label": "Z", "train": 1, "groups": 1, "test": 1},
+        {"label": "Y", "train": 4, "groups": 4, "test": 1},
+        {"label": "c", "train": 30, "groups": 30, "test": 0},
     ]
+    of_z = found.folds.fold[found.folds.truth == found.labels.index("Z")]
+    assert sorted(of_z) == [TEST, IN_NO_FOLD]
 
 
-def test_copies_in_given_parts_are_counted_by_part(tmp_path: Path) -> None:
+def test_copies_of_test_images_are_counted(tmp_path: Path) -> None:
     images = write_manifest(tmp_path / "list.csv", in_splits(train=20, validation=4, test=4))
     copies = {
         "validation-a0.jpg": "train-a0.jpg",
-        "validation-a1.jpg": "train-a0.jpg",
         "validation-b0.jpg": "test-b0.jpg",
+        "train-b0.jpg": "test-b1.jpg",
     }
-    data = choose(config_of(tmp_path, images), copies=copies).data
-    assert (data["leaks"], data["validation_leaks"]) == (1, 2)
+    found = choose(config_of(tmp_path, images), copies=copies)
+    assert found.data["leaks"] == found.leaked.sum() == 2
+
+
+@pytest.mark.parametrize("layers", [None, "1-block"])
+def test_validation_images_are_the_first_fold_of_a_fine_tuning(
+    tmp_path: Path, layers: str | None
+) -> None:
+    images = write_manifest(tmp_path / "list.csv", in_splits(train=20, validation=8, test=4))
+    copies = {"train-a0.jpg": "validation-a0.jpg"}
+    found = choose(config_of(tmp_path, images, fine_tune=layers), copies=copies)
+    first = {Path(uri).name for uri in found.uris[found.folds.fold == 0]}
+    given = {f"validation-{label}{i}.jpg" for label in "ab" for i in range(8)}
+    assert (first == {*given, "train-a0.jpg"}) == (layers is not None)
+    assert found.folds.count == 5
 
 
 @pytest.mark.parametrize(
     ("drop", "left_out", "splits"),
-    [("none", {}, [40, 8, 8]), ("identical", {"contradictory": 3}, [38, 8, 7])],
+    [("none", {}, [48, 8]), ("identical", {"contradictory": 3}, [46, 7])],
 )
 def test_contradictory_labels(
     tmp_path: Path, drop: str, left_out: dict[str, int], splits: list[int]
@@ -171,9 +189,8 @@ def test_contradictory_labels(
     assert found.data["contradictions"] == 1
     assert found.data["unusable"] == left_out
     assert list(found.data["splits"].values()) == splits
-    for column in (found.table, found.images, found.vectors, found.groups, found.pictures):
+    for column in (found.table, found.images, found.vectors, found.groups, found.folds.fold):
         assert len(column) == sum(splits)
-    assert found.data["validation_leaks"] == 1
 
 
 def test_contradictions_that_are_all_there_is_of_a_label(tmp_path: Path) -> None:
@@ -182,19 +199,3 @@ def test_contradictions_that_are_all_there_is_of_a_label(tmp_path: Path) -> None
     words = r"none of the 2 images of the given test split can be used \(2 contradictory\)"
     with pytest.raises(InputError, match=words):
         choose(config, copies={"test-a0.jpg": "test-b0.jpg"})
-
-
-def test_a_new_validation_part_has_no_copy_of_a_test_image(tmp_path: Path) -> None:
-    rows = [(name, label) for name, label, _ in in_splits(train=20)]
-    images = write_manifest(tmp_path / "images.csv", rows, "uri,label")
-    rows = [(name, label) for name, label, _ in in_splits(test=15)]
-    test = write_manifest(tmp_path / "test.csv", rows, "uri,label")
-    copies = {f"test-{label}{i}.jpg": f"train-{label}{i}.jpg" for label in "ab" for i in range(15)}
-    for seed in range(5):
-        data = choose(config_of(tmp_path, images, test=test, seed=seed), copies=copies)
-        validation = data.images.filter(pa.array(data.names == "validation"))
-        numbers = [int(Path(uri).stem[7:]) for uri in validation["uri"].to_pylist()]
-        assert len(numbers) >= 2
-        assert min(numbers) >= 15
-        assert data.data["leaks"] == 30
-        assert data.data["validation_leaks"] == 0

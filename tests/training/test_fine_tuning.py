@@ -14,14 +14,12 @@ from monkeyray.model.network import Network
 from monkeyray.storage.store import Storage
 from monkeyray.training.distributed import Outcome, below
 from monkeyray.training.fine_tuning import FineTuneLearner, fine_tune
-from monkeyray.training.loop import CachedSource, FitConfig, Splits, fit
-from monkeyray.training.state import State
+from monkeyray.training.loop import CachedSource, FitConfig, Folds, fit
+from monkeyray.training.worker import State, Worker
 
 
 def test_the_last_block_and_the_head_are_trained_and_nothing_else() -> None:
     import_keras()
-    import tensorflow as tf
-
     truth = np.arange(6) % 2
     pixels = np.random.default_rng(0).integers(0, 120, (6, 1, 224, 224, 3), np.uint8)
     pixels[truth == 1, ..., 0] += 120  # red
@@ -30,13 +28,13 @@ def test_the_last_block_and_the_head_are_trained_and_nothing_else() -> None:
     network = Network("mobilenet", weights, ("middle",), dict(zip("ab", head, strict=True)), (), 2)
     learner = FineTuneLearner(network, "1-block")
     before = np.asarray(learner.logits(pixels))
-    splits = Splits(truth, np.arange(4), np.arange(4, 6), np.zeros(0, int))
+    assert before.shape == (6, 1, 2)
+    folds = Folds(truth, np.array([-1, -1, -1, -1, 0, 0]))
     config = FitConfig(
         epochs=2, patience=2, batch_size=4, learning_rate=1e-3, l2=0.0, seed=1,
         checkpoint_seconds=60, keep_start=True,
     )  # fmt: skip
-    strategy = tf.distribute.get_strategy()
-    state = fit(config, learner, splits, CachedSource(pixels), strategy=strategy)
+    state = fit(config, learner, folds, CachedSource(pixels), Worker())
     losses = [epoch["validation_loss"] for epoch in state.history]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
@@ -69,15 +67,15 @@ def test_a_network_is_kept_only_if_it_is_better(
 ) -> None:
     truth = np.arange(20) % 2
     vectors = 3 * np.eye(2)[truth][:, None] + np.random.default_rng(0).normal(size=(20, 1, 2))
-    splits = Splits(truth, np.arange(10), np.arange(10, 20), np.zeros(0, int))
-    data: Any = SimpleNamespace(splits=splits, vectors=vectors, images=None)
+    folds = Folds(truth, np.arange(20) // 10)
+    data: Any = SimpleNamespace(folds=folds, vectors=vectors, images=None)
     weights = {"backbone/x": np.ones(1), **{f"head/{key}": after[key] for key in after}}
     state = State(3, [], [], [], best_epoch, 0.1)
     starts = []
 
     def run(job: Any, network: Network, data: Any, layers: str) -> Outcome:
         starts.append(network.head_weights)
-        return Outcome(weights, [], state, 2.0)
+        return Outcome(weights, state, 2.0)
 
     monkeypatch.setattr("monkeyray.training.fine_tuning._run_fine_tuning", run)
     job: Any = SimpleNamespace(

@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError
 from monkeyray.model.head import head_logits, scale_logits
+from monkeyray.statistics.splits import IN_NO_FOLD, TEST
+from monkeyray.training.distributed import below
 from monkeyray.training.head import HeadLearner
-from monkeyray.training.loop import CachedSource, FitConfig, Splits, fit, share
-from monkeyray.training.state import State
+from monkeyray.training.loop import CachedSource, FitConfig, Folds, fit, share
+from monkeyray.training.worker import State, Worker
 
 CONFIG = FitConfig(
     epochs=7, patience=7, batch_size=10, learning_rate=0.01, l2=1e-4, seed=3, checkpoint_seconds=0
@@ -25,43 +27,35 @@ CONFIG = FitConfig(
 
 
 @pytest.fixture(scope="module")
-def strategy() -> Any:
-    from monkeyray.model.backbones import import_keras
-
-    import_keras()
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy()
+def folds() -> Folds:
+    """Two folds, an image in none and some for a test."""
+    fold = np.random.default_rng(1).permutation(np.arange(60) % 2)
+    fold[20:26], fold[30] = TEST, IN_NO_FOLD
+    return Folds(np.arange(60) % 3, fold)
 
 
 @pytest.fixture(scope="module")
-def splits() -> Splits:
-    truth = np.arange(60) % 3
-    order = np.random.default_rng(1).permutation(60)
-    return Splits(truth, order[:37], order[37:49], order[49:])
-
-
-@pytest.fixture(scope="module")
-def vectors(splits: Splits) -> Any:
+def vectors(folds: Folds) -> Any:
     noise = np.random.default_rng(2).normal(size=(60, 8))
-    return (noise + 2 * np.eye(8)[splits.truth]).astype(np.float32)
+    return (noise + 3 * np.eye(8)[folds.truth]).astype(np.float32)
 
 
-def run(
-    strategy: Any, splits: Splits, vectors: Any, config: FitConfig = CONFIG, **more: Any
-) -> Any:
-    learner = HeadLearner(8, (6,), 3, config.seed)
-    return fit(config, learner, splits, CachedSource(vectors), strategy=strategy, **more)
+def run(folds: Folds, vectors: Any, config: FitConfig = CONFIG, **more: Any) -> Any:
+    learner = HeadLearner(8, (6,), 3, 3, config.seed)
+    return fit(config, learner, folds, CachedSource(vectors), Worker(**more))
 
 
 @pytest.fixture(scope="module")
-def states(strategy: Any, splits: Splits, vectors: Any) -> list[State]:
+def states(folds: Folds, vectors: Any) -> list[State]:
     """Those of a training that nothing disturbs: after each epoch, and at last its result."""
     states: list[State] = []
-    fitted = run(
-        strategy, splits, vectors, checkpoint=lambda state: states.append(copy.deepcopy(state))
-    )
+    fitted = run(folds, vectors, checkpoint=lambda state: states.append(copy.deepcopy(state)))
     return [*states, fitted]
+
+
+def one_head(state: State, number: int) -> dict[str, Any]:
+    """The best weights of one of the heads."""
+    return dict(zip("abcd", (each[number] for each in state.best), strict=True))
 
 
 def assert_same(first: State, second: State) -> None:
@@ -75,15 +69,14 @@ def assert_same(first: State, second: State) -> None:
 def test_a_resumed_training_ends_where_an_undisturbed_one_does(
     kill_after: int,
     states: list[State],
-    strategy: Any,
-    splits: Splits,
+    folds: Folds,
     vectors: Any,
     tmp_path: Path,
 ) -> None:
     states[kill_after - 1].save(tmp_path)
     loaded = State.load(tmp_path)
     assert loaded.epoch == kill_after
-    resumed = run(strategy, splits, vectors, resume=loaded)
+    resumed = run(folds, vectors, resume=loaded)
     whole = states[-1]
     assert_same(resumed, whole)
     assert whole.epoch == 7
@@ -91,15 +84,15 @@ def test_a_resumed_training_ends_where_an_undisturbed_one_does(
 
 
 def test_the_same_seed_gives_the_same_weights(
-    states: list[State], strategy: Any, splits: Splits, vectors: Any
+    states: list[State], folds: Folds, vectors: Any
 ) -> None:
-    assert_same(states[-1], run(strategy, splits, vectors))
-    other = run(strategy, splits, vectors, replace(CONFIG, seed=4))
+    assert_same(states[-1], run(folds, vectors))
+    other = run(folds, vectors, replace(CONFIG, seed=4))
     assert not np.array_equal(states[-1].best[0], other.best[0])
 
 
 def test_a_state_comes_back_as_it_was(
-    states: list[State], strategy: Any, splits: Splits, vectors: Any, tmp_path: Path
+    states: list[State], folds: Folds, vectors: Any, tmp_path: Path
 ) -> None:
     state = replace(states[-2], resumed_from=[2, 5])
     assert any(array.ndim == 0 for array in state.optimizer)  # Adam's count of steps
@@ -112,15 +105,14 @@ def test_a_state_comes_back_as_it_was(
     empty: dict[str, Any] = {"variables": [], "optimizer": [], "best": []}
     assert replace(loaded, **empty) == replace(state, **empty)
     # A training that had ended only answers again.
-    assert_same(run(strategy, splits, vectors, resume=states[-1]), states[-1])
+    assert_same(run(folds, vectors, resume=states[-1]), states[-1])
 
 
-def test_a_training_that_diverges_says_so(strategy: Any, splits: Splits, vectors: Any) -> None:
+def test_a_training_that_diverges_says_so(folds: Folds, vectors: Any) -> None:
     saved: list[State] = []
     with pytest.raises(ConfigError, match=r"diverged in epoch 1: lower --learning-rate \(.*1e\+20"):
         run(
-            strategy,
-            splits,
+            folds,
             vectors,
             replace(CONFIG, learning_rate=1e200),
             checkpoint=saved.append,
@@ -129,7 +121,7 @@ def test_a_training_that_diverges_says_so(strategy: Any, splits: Splits, vectors
 
 
 def test_features_may_come_as_they_are_needed(
-    states: list[State], strategy: Any, splits: Splits, vectors: Any
+    states: list[State], folds: Folds, vectors: Any
 ) -> None:
     asked = set()
 
@@ -138,45 +130,41 @@ def test_features_may_come_as_they_are_needed(
         for step in index:
             yield vectors[step]
 
-    learner = HeadLearner(8, (6,), 3, CONFIG.seed)
-    streamed = fit(CONFIG, learner, splits, stream, strategy=strategy)
+    learner = HeadLearner(8, (6,), 3, 3, CONFIG.seed)
+    streamed = fit(CONFIG, learner, folds, stream, Worker())
     for one, other in zip(states[-1].best, streamed.best, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-12, rtol=0)
     assert asked == {None, *range(1, 8)}
 
 
-def test_it_learns_and_stops(strategy: Any, splits: Splits, vectors: Any) -> None:
-    state = run(strategy, splits, vectors, replace(CONFIG, epochs=200, patience=3))
+def test_it_learns_and_stops(folds: Folds, vectors: Any) -> None:
+    state = run(folds, vectors, replace(CONFIG, epochs=200, patience=3))
     assert state.history[state.best_epoch - 1]["validation_loss"] == state.best_loss
     assert state.best_loss < state.history[0]["validation_loss"] / 2
     assert state.epoch == min(200, state.best_epoch + 3)
 
 
 def test_weights_shift_what_the_head_cares_for(
-    states: list[State], strategy: Any, splits: Splits, vectors: Any
+    states: list[State], folds: Folds, vectors: Any
 ) -> None:
-    weight = np.where(splits.truth == 2, 2.8, 0.1)
+    weight = np.where(folds.truth == 2, 2.8, 0.1)
     more = replace(CONFIG, epochs=20, patience=20)
-    plain = run(strategy, splits, 0.3 * vectors, more)
-    tilted = run(strategy, replace(splits, weight=weight), 0.3 * vectors, more)
+    plain = run(folds, 0.3 * vectors, more)
+    tilted = run(replace(folds, weight=weight), 0.3 * vectors, more)
     claimed = [
-        (
-            head_logits(dict(zip("abcd", state.best, strict=True)), 0.3 * vectors).argmax(1) == 2
-        ).sum()
+        (head_logits(one_head(state, 2), 0.3 * vectors).argmax(1) == 2).sum()
         for state in (plain, tilted)
     ]
     assert claimed[1] > claimed[0]
     # All weights 1 are no weights.
-    same = run(strategy, replace(splits, weight=np.ones(60)), vectors)
+    same = run(replace(folds, weight=np.ones(60)), vectors)
     assert_same(same, states[-1])
 
 
-def test_what_is_trained_already_is_kept_unless_it_gets_better(
-    strategy: Any, splits: Splits, vectors: Any
-) -> None:
+def test_what_is_trained_already_is_kept_unless_it_gets_better(folds: Folds, vectors: Any) -> None:
     config = replace(CONFIG, keep_start=True, epochs=3)
-    learner = HeadLearner(8, (6,), 3, 3)
-    good = run(strategy, splits, vectors, replace(CONFIG, epochs=30, learning_rate=0.03))
+    learner = HeadLearner(8, (6,), 3, 3, 3)
+    good = run(folds, vectors, replace(CONFIG, epochs=30, learning_rate=0.03))
     for variable, value in zip(learner.variables, good.best, strict=True):
         variable.assign(value)
     wild = replace(config, learning_rate=30.0)
@@ -184,10 +172,9 @@ def test_what_is_trained_already_is_kept_unless_it_gets_better(
     kept = fit(
         wild,
         learner,
-        splits,
+        folds,
         CachedSource(vectors),
-        strategy=strategy,
-        on_epoch=lambda figures: told.append(figures["epoch"]),
+        Worker(on_epoch=lambda figures: told.append(figures["epoch"])),
     )
     assert told == [0, 1, 2, 3]
     assert kept.best_epoch == 0
@@ -198,17 +185,54 @@ def test_what_is_trained_already_is_kept_unless_it_gets_better(
     assert kept.history[0]["validation_loss"] == pytest.approx(good.best_loss)
     # And where it diverges, which ends it.
     mad = replace(config, learning_rate=1e200)
-    kept = fit(mad, learner, splits, CachedSource(vectors), strategy=strategy)
+    kept = fit(mad, learner, folds, CachedSource(vectors), Worker())
     assert (kept.diverged, kept.done, kept.best_epoch, len(kept.history)) == (True, True, 0, 1)
     # One that is not good yet does get better.
-    assert run(strategy, splits, vectors, config).best_epoch > 0
+    assert run(folds, vectors, config).best_epoch > 0
+
+
+def test_no_head_learns_from_its_fold(states: list[State], folds: Folds, vectors: Any) -> None:
+    """Labels changed in one fold, or in the test images, change only what may learn from them."""
+    for fold, changed in ((0, {1, 2}), (IN_NO_FOLD, {0, 1, 2}), (TEST, set())):
+        truth = np.where(folds.fold == fold, (folds.truth + 1) % 3, folds.truth)
+        # The last epoch's variables: which epoch is the best depends on the held-out images.
+        other = run(replace(folds, truth=truth), vectors)
+        moved = {
+            head
+            for head in range(3)
+            for one, another in zip(states[-1].variables, other.variables, strict=True)
+            if not np.array_equal(one[head], another[head])
+        }
+        assert moved == changed
+
+
+def test_a_fold_of_its_own_is_a_validation_split(folds: Folds, vectors: Any) -> None:
+    """One head learns from all but the first fold, which measures it."""
+    learner = HeadLearner(8, (6,), 3, 1, CONFIG.seed)
+    alone = fit(CONFIG, learner, folds, CachedSource(vectors), Worker())
+    its = folds.fold == 0
+    logits = head_logits(below(learner.weights(), "0"), vectors[its])
+    assert alone.history[alone.best_epoch - 1]["validation_accuracy"] == pytest.approx(
+        np.mean(logits.argmax(axis=1) == folds.truth[its])
+    )
+    truth = np.where(its | (folds.fold == TEST), (folds.truth + 1) % 3, folds.truth)
+    learner = HeadLearner(8, (6,), 3, 1, CONFIG.seed)
+    other = fit(CONFIG, learner, replace(folds, truth=truth), CachedSource(vectors), Worker())
+    for one, another in zip(alone.variables, other.variables, strict=True):
+        np.testing.assert_array_equal(one, another)
 
 
 def test_numpy_and_keras_agree_on_a_head(vectors: Any) -> None:
     for head in ((), (6,), (7, 5)):
-        learner = HeadLearner(8, head, 3, 1)
+        learner = HeadLearner(8, head, 3, 2, 1)
+        for variable in learner.variables:
+            variable.assign(np.random.default_rng(4).normal(size=variable.shape))
         expected = np.asarray(learner.logits(vectors))
-        np.testing.assert_allclose(head_logits(learner.weights(), vectors), expected, atol=1e-6)
+        for number in range(2):
+            weights = below(learner.weights(), str(number))
+            np.testing.assert_allclose(
+                head_logits(weights, vectors), expected[:, number], atol=1e-5
+            )
 
 
 @given(
@@ -221,22 +245,21 @@ def test_shares_hold_every_image_once(images: int, batch_size: int, world: int, 
     order = np.random.default_rng(seed).permutation(images) + 100
     shares = [share(order, batch_size, rank, world) for rank in range(world)]
     steps = -(-images // batch_size)
-    assert {split.index.shape for split in shares} == {split.weight.shape for split in shares}
-    assert len({split.index.shape for split in shares}) == 1
+    assert {each.index.shape for each in shares} == {each.real.shape for each in shares}
+    assert len({each.index.shape for each in shares}) == 1
     for step in range(steps):
-        weight = np.concatenate([split.weight[step] for split in shares])
-        index = np.concatenate([split.index[step] for split in shares])
-        assert set(weight.tolist()) <= {0.0, 1.0}
+        real = np.concatenate([each.real[step] for each in shares])
+        index = np.concatenate([each.index[step] for each in shares])
+        assert set(real.tolist()) <= {0.0, 1.0}
         wanted = order[step * batch_size : (step + 1) * batch_size]
-        assert sorted(index[weight > 0].tolist()) == sorted(wanted.tolist())
-        assert all(split.total[step] == len(wanted) for split in shares)
+        assert sorted(index[real > 0].tolist()) == sorted(wanted.tolist())
     # No step is wider than its images need, but for what the workers cannot halve.
     assert shares[0].index.shape[1] * world < min(batch_size, images) + world
 
 
 def test_scaled_logits_are_those_of_the_head_times_a_factor(vectors: Any) -> None:
     for head in ((), (6,)):
-        weights = HeadLearner(8, head, 3, 1).weights()
+        weights = below(HeadLearner(8, head, 3, 1, 1).weights(), "0")
         scaled = head_logits(scale_logits(weights, 2.5), vectors)
         np.testing.assert_allclose(
             scaled, 2.5 * head_logits(weights, vectors), rtol=1e-5, atol=1e-6

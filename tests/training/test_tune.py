@@ -15,11 +15,11 @@ import monkeyray.training.tune
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.options import StoreConfig
-from monkeyray.training.head import head_training
-from monkeyray.training.loop import Learner, Splits
+from monkeyray.training.loop import Folds
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
 from monkeyray.training.tune import choices, run_trials, tune
+from monkeyray.training.worker import Training
 
 QUIET = StoreConfig(quiet=True)
 
@@ -59,19 +59,21 @@ def test_what_is_tried_follows_from_the_options(
     if "linear" in heads:
         start = 1
         assert asdict(found[0]) == {
-            "head": "linear", "learning_rate": 0.003, "l2": 0.001, "head_seed": seed
+            "head": "linear", "learning_rate": None, "l2": 10.0, "head_seed": None
         }  # fmt: skip
     for number, choice in enumerate(found[start:], start):
         assert choice.head == heads[number % len(heads)]
         # They have three digits.
-        assert low * 0.99 <= choice.learning_rate <= low * factor * 1.01
-        assert 1e-6 * 0.99 <= choice.l2 <= 1e-2 * 1.01
+        assert 0.1 * 0.99 <= choice.l2 <= 1000 * 1.01
+        assert (choice.learning_rate is None) == (choice.head == "linear")
+        if choice.learning_rate is not None:
+            assert low * 0.99 <= choice.learning_rate <= low * factor * 1.01
 
 
 def test_another_seed_tries_others() -> None:
     first, second = (choices(config(trials=9, seed=seed)) for seed in (1, 2))
-    assert not {each.learning_rate for each in first[1:]} & {each.l2 for each in second}
-    assert [each.learning_rate for each in first[1:]] != [each.learning_rate for each in second[1:]]
+    assert [each.l2 for each in first[1:]] != [each.l2 for each in second[1:]]
+    assert [each.learning_rate for each in first] != [each.learning_rate for each in second]
     assert {each.l2 for each in choices(config(trials=9, l2_range=(0, 0)))[1:]} == {0.0}
 
 
@@ -124,14 +126,11 @@ def test_a_search_of_nothing_but_crashes_says_so() -> None:
 def test_a_trial_that_fails_has_no_figures(
     ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> Learner:
+    def broken(folds: Folds, vectors: Any) -> Training:
         raise OSError("some\nout of memory")
 
-    splits = Splits(*(np.zeros(1, int),) * 4)
-    fit_config, _ = head_training(TrainConfig(images="i", model="m"), 2)
-    (found,) = run_trials(
-        [(fit_config, broken)], splits, np.zeros((1, 4), np.float32), Reporter(True)
-    )
+    folds = Folds(np.zeros(1, int), np.zeros(1, int))
+    (found,) = run_trials([broken], folds, np.zeros((1, 4), np.float32), Reporter(True))
     assert (found["ended"], found["error"]) == ("failed", "OSError: out of memory")
     assert found["epochs"] == 0
     assert found["validation_loss"] is found["validation_accuracy"] is None

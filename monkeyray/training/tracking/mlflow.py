@@ -157,7 +157,7 @@ class MlflowRun(Tracker):
         from mlflow.entities import Metric
 
         client, now = _client(self.uri), round(1000 * time.time())
-        figures = {split: model["metrics"][split] for split in ("test", "validation")}
+        figures = {name: model["metrics"][name] for name in ("estimate", "test")}
         metrics = [
             Metric(key, float(value), now, 0)
             for key, value in flatten(figures)

@@ -34,7 +34,7 @@ def test_a_run_goes_on_until_it_is_finished(tmp_path: Path) -> None:
     assert EpochLog("fine_tuning", [again], epochs(0, 1)).flush() == []
     client, runs = runs_of(tmp_path, "e")
     assert sorted(run.info.status for run in runs) == ["RUNNING", "RUNNING"]
-    splits = {"test": {"accuracy": 0.75, "labels": ["a"]}, "validation": {"loss": 1}}
+    splits = {"test": {"accuracy": 0.75, "labels": ["a"]}, "estimate": {"loss": 1}}
     model = {"model_id": "abc", "metrics": splits}
     again.finish(model, {"report.html": "<p>ä"})
     for key, first_epoch in (("head/train_loss", 1), ("fine_tuning/validation_loss", 0)):
