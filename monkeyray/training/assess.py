@@ -18,6 +18,7 @@ from monkeyray.model.backbones import Weights
 from monkeyray.model.head import head_logits
 from monkeyray.statistics.calibration import calibrate, fit_temperature
 from monkeyray.statistics.label_errors import LabelError, label_errors
+from monkeyray.statistics.learning_curve import expected_accuracy
 from monkeyray.statistics.metrics import accuracy_and_loss, classification_metrics, softmax, wilson
 from monkeyray.statistics.outliers import OutlierModel, fit_outliers
 from monkeyray.statistics.thresholds import (
@@ -28,6 +29,7 @@ from monkeyray.statistics.thresholds import (
     decide,
 )
 from monkeyray.training.dataset import Dataset
+from monkeyray.training.distributed import below
 
 #: What the estimate is made of: the folds' own heads, or the published one that fine-tuning made.
 OUT_OF_FOLD, VALIDATION = "out-of-fold", "validation"
@@ -166,6 +168,46 @@ def assess_validation(data: Dataset, vectors: Array, head: Weights) -> dict[str,
     logits = head_logits(head, vectors[images].mean(axis=1))
     temperature = fit_temperature(logits, truth)
     return accuracy_and_loss(logits / temperature, truth) | {"temperature": temperature}
+
+
+def learning_curve(
+    data: Dataset, weights: Weights, judges: Mapping[int, Weights]
+) -> dict[str, Any] | None:
+    """The accuracy out of fold by the number of images that the heads learned from, and what is
+    expected of twice as many. None without heads on parts of the images, see LinearTraining."""
+    fold, truth, learned = data.folds.fold, data.folds.truth, int((~data.test).sum())
+    held, features = np.flatnonzero(fold >= 0), data.vectors.mean(axis=1)
+    shares = sorted({name.split("/")[0] for name in weights if name.startswith("part-")})
+    if not shares:
+        return None
+    heads = {
+        float(weights[f"{share}/images"][0]): {
+            number: below(weights, f"{share}/{number}") for number in judges
+        }
+        for share in shares
+    }
+    heads[learned - len(held) / len(judges)] = dict(judges)
+    points = []
+    for images, each in heads.items():
+        logits = _judge(each[0], each, features, fold)
+        accuracy = _accuracy(logits, truth, held)
+        points.append(
+            {
+                "images": round(images),
+                "accuracy": accuracy,
+                "accuracy_interval": wilson(accuracy, len(held)),
+            }
+        )
+    wanted = np.array([learned, 2 * learned])
+    sizes, accuracies = (np.array([each[key] for each in points]) for key in ("images", "accuracy"))
+    expected = expected_accuracy(sizes, accuracies, len(held), wanted)
+    return {
+        "points": points,
+        "expected": [
+            {"images": int(images), "accuracy": float(accuracy)}
+            for images, accuracy in zip(wanted, expected, strict=True)
+        ],
+    }
 
 
 def suspicious_labels(assessment: Assessment, truth: Array) -> list[LabelError]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,17 @@ from monkeyray.arrays import Array
 from monkeyray.model.backbones import BACKBONES, Weights, import_keras, named_weights
 from monkeyray.model.head import build_head
 from monkeyray.model.network import Network
-from monkeyray.training.dataset import Dataset, identify
+from monkeyray.statistics.learning_curve import part_ranks
+from monkeyray.training.dataset import RARE_IMAGES, Dataset, identify
 from monkeyray.training.distributed import Outcome, Task
 from monkeyray.training.job import Job
 from monkeyray.training.linear import L2, LinearConfig, LinearTraining
 from monkeyray.training.loop import CachedSource, FitConfig, Folds, LoopTraining
 from monkeyray.training.options import TrainConfig, parse_head
 from monkeyray.training.worker import Training
+
+#: With more images there is no learning curve, which would take as long as the heads.
+_CURVE_IMAGES = 20_000
 
 
 class HeadLearner:
@@ -72,8 +77,19 @@ class HeadLearner:
 def train_head(job: Job, network: Network, data: Dataset) -> Outcome:
     """Train a head for each fold, which does not learn from it, and last one on all images."""
     training = head_training(job.config, data.folds, data.vectors.mean(axis=1), len(data.labels))
+    if isinstance(training, LinearTraining) and len(data.uris) <= _CURVE_IMAGES:
+        training = replace(training, parts=_parts(data))
     identity = identify(job.config, network, data) | {"head": parse_head(job.config.head)}
     return job.run(Task(training, job.tracking.stage("head")), identity)
+
+
+def _parts(data: Dataset) -> dict[float, Array]:
+    """Parts of the images for a learning curve, by share."""
+    ranks = part_ranks(data.folds.truth, data.groups, data.folds.fold, 0)
+    fewest = np.bincount(data.folds.truth[~data.test]).min()
+    # A quarter and a half of few images are nearly the same.
+    shares = (0.25, 0.5) if fewest >= RARE_IMAGES else (0.5,)
+    return {share: ranks < share for share in shares}
 
 
 def head_training(config: TrainConfig, folds: Folds, vectors: Array, labels: int) -> Training:

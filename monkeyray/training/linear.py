@@ -8,8 +8,8 @@ is exchanged.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -185,13 +185,18 @@ class LinearConfig:
 
 @dataclass(frozen=True)
 class LinearTraining:
-    """The linear heads of the folds, and the last one of all images. `vectors`: (n, width)."""
+    """The linear heads of the folds, and the last one of all images. `vectors`: (n, width).
+
+    `parts`: by share of the images, which are in it, bool (n,). For each the folds have heads that
+    learn from that part only.
+    """
 
     config: LinearConfig
     folds: Folds
     vectors: Array
     labels: int
     heads: int
+    parts: Mapping[float, Array] = field(default_factory=dict)
 
     def __call__(self, worker: Worker) -> tuple[State, Weights]:
         """See Training. A step is an epoch. A resumed training ends within the tolerance of an
@@ -245,7 +250,28 @@ class LinearTraining:
                 due=lambda: time.monotonic() - last >= config.checkpoint_seconds,
                 on_step=on_step,
             )
-        heads = {
-            f"{n}/{name}": array for n, head in enumerate(found) for name, array in head.items()
-        }
-        return replace(state, done=True), heads
+            weights = _named("", found)
+            for share, part in self.parts.items():
+                some = learned[part[learned]]
+                seen = folds.seen(some, folds.count)
+                found = fit_linear(
+                    self.vectors[some],
+                    folds.truth[some],
+                    weight[some, None] * seen,
+                    self.labels,
+                    config.l2,
+                    rank=worker.rank,
+                    world=worker.world,
+                    all_reduce=worker.sum,
+                )
+                weights |= _named(f"part-{share}/", found)
+                weights[f"part-{share}/images"] = seen.sum(axis=0).mean(keepdims=True)
+        return replace(state, done=True), weights
+
+
+def _named(prefix: str, heads: list[Weights]) -> dict[str, Array]:
+    return {
+        f"{prefix}{number}/{name}": array
+        for number, head in enumerate(heads)
+        for name, array in head.items()
+    }

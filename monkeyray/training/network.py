@@ -17,7 +17,13 @@ from monkeyray.model.network import Network
 from monkeyray.model.quantise import IMAGES, Quantised, check_installed, compare, quantise
 from monkeyray.runs.cluster import run_in_fresh_process
 from monkeyray.storage.store import Storage
-from monkeyray.training.assess import OUT_OF_FOLD, VALIDATION, Assessment, assess
+from monkeyray.training.assess import (
+    OUT_OF_FOLD,
+    VALIDATION,
+    Assessment,
+    assess,
+    learning_curve,
+)
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.distributed import below
 from monkeyray.training.fine_tuning import check_fine_tune, fine_tune
@@ -58,6 +64,7 @@ def train_network(job: Job, network: Network, data: Dataset) -> TrainedNetwork:
         figures = trained.figures | {"fine_tuning": None, "int8": None}
         *folds, head = (below(trained.weights, str(x)) for x in range(data.folds.count + 1))
         judges = dict(enumerate(folds))
+        figures["learning_curve"] = learning_curve(data, trained.weights, judges)
         network = replace(
             network,
             head_weights=head,

@@ -82,6 +82,7 @@ class Trained(Result):
             *_thresholds(metrics["thresholds"]),
             _accuracy(metrics["estimate"]["source"], metrics["estimate"]),
             *([_accuracy("test", metrics["test"])] if metrics["test"] else []),
+            *_more_labels(metrics["learning_curve"]),
             metrics["figures"],
         ]
         if data["leaks"]:
@@ -168,6 +169,15 @@ def _int8(figures: dict[str, Any] | None) -> Iterator[str]:
         f"{faster}, accuracy {figures['accuracy']['int8']:.4f}, the same label for "
         f"{figures['agreement']:.2%} of {figures['images']} images"
     )
+
+
+def _more_labels(curve: dict[str, Any] | None) -> Iterator[str]:
+    if curve is not None:
+        now, twice = (each["accuracy"] for each in curve["expected"])
+        yield (
+            f"with twice as many labelled images the accuracy would rise by about "
+            f"{100 * (twice - now):.1f} points (by the folds' learning curve, give or take one)"
+        )
 
 
 def _calibration(metrics: dict[str, Any]) -> Iterator[str]:

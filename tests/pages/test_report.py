@@ -346,8 +346,8 @@ def test_what_is_absent_or_none_is_left_out() -> None:
     plain = plain_model()
     some = plain_model()
     keys = (
-        "calibration", "test_calibration", "thresholds", "coverage", "views", "fine_tuning",
-        "outliers", "search", "int8",
+        "calibration", "test_calibration", "thresholds", "coverage", "views", "learning_curve",
+        "fine_tuning", "outliers", "search", "int8",
     )  # fmt: skip
     some["metrics"] |= dict.fromkeys(keys)
     some["data"] |= {"rare_labels": None, "class_weights": None}
@@ -356,7 +356,7 @@ def test_what_is_absent_or_none_is_left_out() -> None:
     assert render_report(plain, {}) == html
     assert render_report(plain, dict.fromkeys(full_findings())) == html
     full = Page(report("full"))
-    assert len(full.all("section")) == len(Page(html).all("section")) + 15
+    assert len(full.all("section")) == len(Page(html).all("section")) + 16
 
 
 def test_intervals_are_under_their_figures() -> None:
@@ -379,6 +379,12 @@ def test_folds_and_views() -> None:
     model = full_model()
     del model["metrics"]["views"][1]  # one row says nothing that is not said above
     assert not [table for table in Page(render_report(model)).tables if table[0][0] == "Views"]
+
+
+def test_what_more_labels_would_bring() -> None:
+    page = Page(report("full"))
+    assert "accuracy would rise by about 1.4 points" in page.text
+    assert page.table("Heads trained on")[1] == ["120 images", "85.0%", "80.0-95.0%"]
 
 
 def test_int8_beside_float32() -> None:

@@ -115,6 +115,13 @@ def _figures() -> dict[str, Any]:
         "test_calibration": calibrate(logits, truth, found["temperature"]),
         "thresholds": measure_thresholds(chosen.to_json(), scores, predicted, truth),
         "coverage": coverage_curve(scores, predicted == truth),
+        "learning_curve": {
+            "points": [
+                {"images": images, "accuracy": accuracy, "accuracy_interval": [0.8, 0.95]}
+                for images, accuracy in ((120, 0.85), (240, 0.88), (480, 0.91))
+            ],
+            "expected": [{"images": 600, "accuracy": 0.92}, {"images": 1200, "accuracy": 0.934}],
+        },
         "views": [{"views": k, "estimate": 0.95, "test": 0.94 + k / 100} for k in (1, 2)],
         "estimate": {
             "source": "out-of-fold",
@@ -338,6 +345,7 @@ def empty_model() -> dict[str, Any]:
         "test_calibration": None,
         "thresholds": measure_thresholds(thresholds, np.empty(0), none[1], none[1]),
         "coverage": [],
+        "learning_curve": None,
         "views": [{"views": 1, "estimate": None, "test": None}],
         "fine_tuning": None,
         "outliers": {"test_above_1": None},

@@ -17,6 +17,7 @@ from monkeyray.training.assess import (
     VALIDATION,
     Assessment,
     assess,
+    learning_curve,
     suspicious_labels,
 )
 from monkeyray.training.dataset import Dataset
@@ -147,6 +148,26 @@ def test_folds_judge_each_image_by_the_head_that_has_not_seen_it(vectors: Any) -
     in_bad_fold = set(np.flatnonzero(data.folds.fold == 1).tolist())
     assert len(errors) > 150
     assert {each.index for each in errors[:150]} <= in_bad_fold
+
+
+def test_the_learning_curve_is_of_heads_that_have_not_seen_the_image(vectors: Any) -> None:
+    data = replace(dataset(), vectors=vectors)
+    judges = dict.fromkeys(range(3), head(2.0))
+    assert learning_curve(data, {}, judges) is None
+    # The heads on a part have the first fold all wrong.
+    parts = {0: {k: np.roll(x, 1, axis=-1) for k, x in head(1.0).items()}, 1: head(1), 2: head(1)}
+    weights = {f"part-0.5/{n}/{k}": x for n, each in parts.items() for k, x in each.items()}
+    found = learning_curve(data, weights | {"part-0.5/images": np.array([210.0])}, judges)
+    assert found is not None
+    first, last = found["points"]
+    assert (first["images"], last["images"]) == (210, 420)
+    right = assessed(data, vectors, 2.0).metrics["estimate"]
+    wrong = np.mean(data.folds.fold[~data.test] == 0)
+    assert last["accuracy"] == right["accuracy"]
+    assert 1 - first["accuracy"] >= wrong
+    now, twice = found["expected"]
+    assert (now["images"], twice["images"]) == (630, 1260)
+    assert last["accuracy"] < now["accuracy"] < twice["accuracy"] <= 1
 
 
 def test_a_fine_tuned_network_is_measured_on_its_validation_images(vectors: Any) -> None:

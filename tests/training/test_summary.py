@@ -45,6 +45,10 @@ def test_figures_name_their_head() -> None:
     assert "3 test images are among the others too" in summary(leaks=3)
 
 
+def test_what_more_labels_would_bring() -> None:
+    assert "accuracy would rise by about 1.4 points" in summary()
+
+
 def test_int8_is_compared_with_float32() -> None:
     line = "int8: 10.6 times as fast as float32"
     assert f"{line}, accuracy 0.9690, the same label for 99.38% of 161 im" in summary({})
