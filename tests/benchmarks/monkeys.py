@@ -1,4 +1,4 @@
-"""The accuracy on the 10 monkey species, over seeds of the split and of the head.
+"""The accuracy on the 10 monkey species out of fold, over seeds of the folds.
 
     python -m tests.benchmarks.monkeys --photos FOLDER --seeds 5 -- --views 2
 
@@ -27,8 +27,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("options", nargs="*")
     arguments = parser.parse_args()
-    right = images = 0
-    found = []
+    found, images = [], 0
     with tempfile.TemporaryDirectory() as name, connected("local"):
         for seed in range(arguments.seeds):
             call = ["--images", str(arguments.photos), "--model", f"{name}/model", "--quiet"]
@@ -36,22 +35,23 @@ def main() -> None:
             call += ["--seed", str(seed), *arguments.options]
             trained = train(parse("train", call, "monkeyray").config)
             metrics = trained.model["metrics"]
-            test, fitted = metrics["test"], metrics["calibration"]
-            found.append(test["accuracy"])
-            right += round(test["accuracy"] * test["images"])
-            images += test["images"]
+            estimate, fitted = metrics["estimate"], metrics["calibration"]
+            found.append(estimate["accuracy"])
+            images = estimate["images"]
             line = (
-                f"seed {seed}: {test['accuracy']:.3f} of {test['images']}, calibration error "
-                f"{fitted['before']['ece']:.3f} to {fitted['after']['ece']:.3f}, "
+                f"seed {seed}: {found[-1]:.4f} of {images}, log loss {estimate['loss']:.4f}, "
+                f"calibration error {fitted['before']['ece']:.3f} to {fitted['after']['ece']:.3f}, "
                 f"{trained.seconds['head']:.1f} s"
             )
             if metrics["thresholds"] is not None:
-                kept = metrics["thresholds"]["test"]
+                kept = metrics["thresholds"]["results"]
                 line += f", accepts {kept['coverage']:.3f}, {kept['precision']:.4f} of them right"
             print(line, flush=True)
-    low, high = wilson(right / images, images) or (0.0, 1.0)
+    mean = sum(found) / len(found)
+    # The seeds share their images, so that they do not add up.
+    low, high = wilson(mean, images) or (0.0, 1.0)
     print(
-        f"mean {right / images:.3f}, 95% interval {low:.3f}-{high:.3f}, seeds {min(found):.3f}-"
+        f"mean {mean:.4f}, 95% interval {low:.3f}-{high:.3f}, seeds {min(found):.3f}-"
         f"{max(found):.3f}"
     )
 
