@@ -39,6 +39,8 @@ GOOGLE = ("gs",)
 #: A page of a listing: names, sizes and versions, and where the next begins.
 Page = tuple[list[tuple[str, int, str]], str | None]
 
+_ACCOUNTS = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
+
 _CODE = re.compile(r"<Code>(\w+)</Code>")
 _STATUS = re.compile(r"status code: (\d{3}) ")
 _OPTIONS: dict[str, Any] = {
@@ -192,8 +194,7 @@ def container_of(bucket: str) -> tuple[str, str]:
     ('photos', 'mine')
     """
     container, _, host = bucket.partition("@")
-    names = ("AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT")
-    account = host.partition(".")[0] or next(filter(None, map(os.environ.get, names)), None)
+    account = host.partition(".")[0] or next(filter(None, map(os.environ.get, _ACCOUNTS)), None)
     if account is None:
         raise ConfigError(
             f"no account for the container {container!r}: set AZURE_STORAGE_ACCOUNT, or write "
@@ -224,6 +225,8 @@ def _open_azure(access: CloudAccess, patience_seconds: float) -> ObstoreStore:
     }  # fmt: skip
     key = os.environ.get("AZURE_STORAGE_ACCOUNT_KEY") or os.environ.get("AZURE_STORAGE_KEY")
     signature = os.environ.get("AZURE_STORAGE_SAS_TOKEN")
+    if account not in map(os.environ.get, _ACCOUNTS) and any(map(os.environ.get, _ACCOUNTS)):
+        key = signature = None  # those of another account
     credential: Any = None
     provider = None
     if access.anonymous:

@@ -83,12 +83,13 @@ class Job:
     def is_remote(self) -> bool:
         return "://" in self.place
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, ray: str | None = "local") -> subprocess.Popen[str]:
         command = [
             sys.executable, "-m", "monkeyray", "score", "--images", self.images, "--model",
             self.model, "--predictions", self.place, "--rows-per-file", str(ROWS_PER_FILE),
-            "--workers", str(WORKERS), "--batch-size", "8", "--ray-address", "local",
+            "--workers", str(WORKERS), "--batch-size", "8",
         ]  # fmt: skip
+        command += ["--ray-address", ray] if ray else []
         if self.storage.s3_endpoint:
             command += ["--s3-endpoint", self.storage.s3_endpoint]
         # A Ray of its own, not the session's, so that it ends with its driver.
@@ -382,6 +383,35 @@ def test_two_runs_into_one_place(model: str, many: Path, tmp_path: Path, ray_ses
     assert len(rows_of(jobs[0].files())) == IMAGES
     assert len(pandas.read_parquet(tmp_path / "out")) == IMAGES
     assert ray.data.read_parquet(str(tmp_path / "out")).count() == IMAGES
+
+
+def test_two_starters_in_one_place(
+    places: tuple[str, str, Storage], model: str, undisturbed: dict[str, tuple[object, ...]]
+) -> None:
+    """At once into an empty place, and at once into that of a run that was killed."""
+    images, place, storage = places
+    jobs = [Job(images, model, place, storage) for _ in range(2)]
+
+    def start_both() -> list[tuple[int, str]]:
+        started = [job.start(ray=None) for job in jobs]
+        texts = [process.communicate(timeout=300)[0] for process in started]
+        return [(one.returncode, text) for one, text in zip(started, texts, strict=True)]
+
+    ended = start_both()
+    assert sorted(code for code, _ in ended) == [0, 2], ended
+    assert "is writing into" in next(text for code, text in ended if code == 2)
+    assert rows_of(jobs[0].files(), images) == undisturbed
+    storage.delete_tree(place)
+    killed = Job(images, model, place, storage)
+    process = killed.start(ray=None)
+    assert wait_until(lambda: len(killed.files()) >= 2, process, 0.05)
+    process.kill()
+    process.communicate()
+    ended = start_both()
+    assert 0 in [code for code, _ in ended], ended
+    assert all("is writing into" in text for code, text in ended if code), ended
+    assert rows_of(jobs[0].files(), images) == undisturbed
+    assert "_SUCCESS" in jobs[0].names()
 
 
 def test_a_sleeper_that_was_taken_over_does_no_harm(
