@@ -257,7 +257,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) /
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peaks: dict[str, list[int]] = {"csv": [], "megadetector": []}
-    for count in (4_000, 60_000):
+    for count in (20_000, 80_000):  # the smaller one fills all buffers
         place = tmp_path / str(count)
         row = scored("", ("n0", 0.7), ("n1", 0.2))
         rows = [row | {"uri": f"/x/{'folder' * 9}/{i}.jpg"} for i in range(count)]
@@ -266,5 +266,5 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
             root = str(Path(__file__).parents[2])
             command = [sys.executable, "-c", _PEAK, root, str(place), kind, f"{place}.{kind}"]
             found.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
-    # The larger files have 15 MB, and their rows as Python objects would take some 70 MB.
-    assert all(large - small < 35 for small, large in peaks.values())
+    # The larger file has 20 MB, and its rows as Python objects would take some 100 MB.
+    assert all(large - small < 50 for small, large in peaks.values())
