@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from monkeyray.arrays import Flags, Ints
+from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.errors import InputError
 
 #: In place of a fold: an image that all heads learn from, and a test image, which none does.
 IN_NO_FOLD, TEST = -1, -2
+
+
+@dataclass(frozen=True)
+class Folds:
+    """`truth`: the label indices of all images, int (n,). `fold`: the fold of each, int (n,), or
+    IN_NO_FOLD or TEST. `weight`: the weight of each image in the losses, float (n,),
+    None for equal weights.
+    """
+
+    truth: Array
+    fold: Array
+    weight: Array | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of folds."""
+        return max(0, int(self.fold.max()) + 1)
+
+    def held_out(self, heads: int) -> Array:
+        """The images that one of the first `heads` heads does not learn from, by index."""
+        return np.flatnonzero((self.fold >= 0) & (self.fold < heads))
+
+    def learned(self, heads: int) -> Array:
+        """The images that one of the first `heads` heads learns from, by index."""
+        alone = (self.fold == 0) & (heads == 1)
+        return np.flatnonzero((self.fold != TEST) & ~alone)
+
+    def seen(self, images: Array, heads: int) -> Array:
+        """Which heads learn from which of the images, float (*images.shape, heads) of 0 and 1."""
+        return np.asarray(self.fold[images][..., None] != np.arange(heads), float)
 
 
 def fold_images(

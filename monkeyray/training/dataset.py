@@ -19,9 +19,8 @@ from monkeyray.model.network import Network
 from monkeyray.scoring.features import Features
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
-from monkeyray.statistics.splits import TEST, fold_images
+from monkeyray.statistics.splits import TEST, Folds, fold_images
 from monkeyray.storage.keys import fingerprint
-from monkeyray.training.loop import Folds
 from monkeyray.training.options import TrainConfig
 
 _SPLITS = ("train", "test")

@@ -88,7 +88,7 @@ def run_training(
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from safetensors.numpy import load_file
 
-    from monkeyray.training.workers_cluster import WorkersCluster
+    from monkeyray.training.tf_config import WorkersCluster
 
     wait_for_workers(workers, gpu, reporter.say)
     filesystem, path = training_place(place, storage)

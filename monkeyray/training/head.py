@@ -13,11 +13,12 @@ from monkeyray.model.backbones import BACKBONES, Weights, import_keras, named_we
 from monkeyray.model.head import build_head
 from monkeyray.model.network import Network
 from monkeyray.statistics.learning_curve import part_ranks
+from monkeyray.statistics.splits import Folds
 from monkeyray.training.dataset import RARE_IMAGES, Dataset, identify
 from monkeyray.training.distributed import Outcome, Task
 from monkeyray.training.job import Job
 from monkeyray.training.linear import L2, LinearConfig, LinearTraining
-from monkeyray.training.loop import CachedSource, FitConfig, Folds, LoopTraining
+from monkeyray.training.loop import CachedSource, FitConfig, LoopTraining
 from monkeyray.training.options import TrainConfig, parse_head
 from monkeyray.training.worker import Training
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from monkeyray.arrays import Array
 from monkeyray.model.backbones import Weights
-from monkeyray.training.loop import Folds
+from monkeyray.statistics.splits import Folds
 from monkeyray.training.worker import State, Worker
 
 #: The penalty, and the largest gradient of the mean loss that may be left. Both were chosen by
@@ -72,8 +72,8 @@ def fit_linear(
     All workers get the same arguments except `rank`, of `world`; `all_reduce` sums an array over
     them. `fold`: the head that measures each image, int (n,), negative for none. `on_step` is
     called on all workers after the same of at most `steps` steps; `due` is asked on the first one,
-    and all get its answer. To resume, pass a Progress's
-    `values` as `start`: the result is the same within the tolerance.
+    and all get its answer. To resume, pass a Progress's `values` as `start`: the result is the same
+    within the tolerance.
     """
     from scipy.optimize import minimize
 

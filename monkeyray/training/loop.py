@@ -22,7 +22,7 @@ from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import Weights, import_keras
 from monkeyray.statistics.metrics import cross_entropies
-from monkeyray.statistics.splits import TEST
+from monkeyray.statistics.splits import Folds
 from monkeyray.training.worker import State, Worker
 
 #: A validation loss must fall by this much (nats) to count as better.
@@ -48,36 +48,6 @@ class FitConfig:
     keep_start: bool = False
 
 
-@dataclass(frozen=True)
-class Folds:
-    """`truth`: the label indices of all images, int (n,). `fold`: the fold of each, int (n,), or
-    splits.IN_NO_FOLD or splits.TEST. `weight`: the weight of each image in the losses, float (n,),
-    None for equal weights.
-    """
-
-    truth: Array
-    fold: Array
-    weight: Array | None = None
-
-    @property
-    def count(self) -> int:
-        """The number of folds."""
-        return max(0, int(self.fold.max()) + 1)
-
-    def held_out(self, heads: int) -> Array:
-        """The images that one of the first `heads` heads does not learn from, by index."""
-        return np.flatnonzero((self.fold >= 0) & (self.fold < heads))
-
-    def learned(self, heads: int) -> Array:
-        """The images that one of the first `heads` heads learns from, by index."""
-        alone = (self.fold == 0) & (heads == 1)
-        return np.flatnonzero((self.fold != TEST) & ~alone)
-
-    def seen(self, images: Array, heads: int) -> Array:
-        """Which heads learn from which of the images, float (*images.shape, heads) of 0 and 1."""
-        return np.asarray(self.fold[images][..., None] != np.arange(heads), float)
-
-
 class Learner(Protocol):
     """What is trained: one head or several. `compiled`: whether XLA compiles its gradients.
     `penalised`: the variables with an L2 penalty."""
@@ -91,12 +61,8 @@ class Learner(Protocol):
     def logits(self, x: Any) -> Any:
         """A batch of the source, (b, ...), to logits (b, heads, labels) of `dtype`."""
 
-
-class WeightedLearner(Learner, Protocol):
-    """A learner with named weights."""
-
     def weights(self) -> Weights:
-        """float32 arrays by name."""
+        """The variables by name, float32."""
 
 
 class Source(Protocol):
@@ -401,7 +367,7 @@ class LoopTraining:
     """A training by epochs. `make_learner` is called on the worker."""
 
     config: FitConfig
-    make_learner: Callable[[], WeightedLearner]
+    make_learner: Callable[[], Learner]
     folds: Folds
     source: Source
 

@@ -20,10 +20,10 @@ from monkeyray.arrays import Array
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
 from monkeyray.runs.worker_count import wait_for_workers
+from monkeyray.statistics.splits import Folds
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.head import head_training
 from monkeyray.training.linear import L2
-from monkeyray.training.loop import Folds
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
 from monkeyray.training.train import train_with

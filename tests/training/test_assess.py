@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from monkeyray.model.head import head_logits
-from monkeyray.statistics.splits import TEST
+from monkeyray.statistics.splits import TEST, Folds
 from monkeyray.training.assess import (
     OUT_OF_FOLD,
     VALIDATION,
@@ -21,7 +21,6 @@ from monkeyray.training.assess import (
     suspicious_labels,
 )
 from monkeyray.training.dataset import Dataset
-from monkeyray.training.loop import Folds
 
 LABELS = ["a", "b", "c"]
 IMAGES = 900

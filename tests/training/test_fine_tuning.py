@@ -11,10 +11,11 @@ import pytest
 from monkeyray.model.backbones import build_backbone, import_keras, last_layers, load_weights
 from monkeyray.model.head import build_head
 from monkeyray.model.network import Network
+from monkeyray.statistics.splits import Folds
 from monkeyray.storage.store import Storage
 from monkeyray.training.distributed import Outcome, below
 from monkeyray.training.fine_tuning import FineTuneLearner, fine_tune
-from monkeyray.training.loop import CachedSource, FitConfig, Folds, fit
+from monkeyray.training.loop import CachedSource, FitConfig, fit
 from monkeyray.training.worker import State, Worker
 
 

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from monkeyray.errors import ConfigError
 from monkeyray.model.head import head_logits, scale_logits
-from monkeyray.statistics.splits import IN_NO_FOLD, TEST
+from monkeyray.statistics.splits import IN_NO_FOLD, TEST, Folds
 from monkeyray.training.distributed import below
 from monkeyray.training.head import HeadLearner
-from monkeyray.training.loop import CachedSource, FitConfig, Folds, fit, share
+from monkeyray.training.loop import CachedSource, FitConfig, fit, share
 from monkeyray.training.worker import State, Worker
 
 CONFIG = FitConfig(

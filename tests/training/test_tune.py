@@ -15,7 +15,7 @@ import monkeyray.training.tune
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.options import StoreConfig
-from monkeyray.training.loop import Folds
+from monkeyray.statistics.splits import Folds
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
 from monkeyray.training.tune import choices, run_trials, tune
