@@ -24,10 +24,10 @@ from monkeyray.errors import (
 )
 from monkeyray.storage.local import temporary_file
 from monkeyray.storage.location import Location
+from monkeyray.storage.obstore_limits import is_expressible, owns_threads
 from monkeyray.storage.protocol import Blob, Entry, check_size, written_before
 from monkeyray.storage.ranges import RangeFile
 from monkeyray.storage.retries import with_retries
-from monkeyray.storage.s3_get import is_expressible, owns_threads
 
 if TYPE_CHECKING:
     import obstore.store

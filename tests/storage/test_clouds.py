@@ -27,7 +27,7 @@ from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.options import StoreConfig
 from monkeyray.runs.fetch import fetch
-from monkeyray.storage import s3_get
+from monkeyray.storage import obstore_limits
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.azurite import ENVIRONMENT
@@ -190,7 +190,7 @@ def test_a_fork_is_told_instead_of_hanging(
     root: Location, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write(root / "a", b"x")
-    monkeypatch.setattr(s3_get, "_threads_of", -1)
+    monkeypatch.setattr(obstore_limits, "_threads_of", -1)
     with pytest.raises(StorageError, match="from a fork of a process"):
         storage.read(root / "a")
 

@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from monkeyray.errors import FaultError, MissingError, TooLargeError
-from monkeyray.storage import s3_get
+from monkeyray.storage import obstore_limits, s3_get
 from monkeyray.storage.location import Location
+from monkeyray.storage.obstore_limits import is_expressible
 from monkeyray.storage.s3 import S3Access, S3Store
-from monkeyray.storage.s3_get import PlainGet, is_expressible
+from monkeyray.storage.s3_get import PlainGet
 from monkeyray.storage.store import Storage
 
 TEN = Location.parse("s3://photos/plain/ten")
@@ -297,7 +298,7 @@ def _read_ten(endpoint: str, queue: Any) -> None:
 def test_a_fork_of_a_process_that_has_read_reads_too(s3: Storage) -> None:
     s3.write(TEN, b"0123456789")
     assert s3.read(TEN).data == b"0123456789"
-    assert s3_get._threads_of == os.getpid()
+    assert obstore_limits._threads_of == os.getpid()
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     child = context.Process(target=_read_ten, args=(s3.s3_endpoint, queue))
