@@ -12,12 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from azure.core.exceptions import ClientAuthenticationError
 from azure.storage.blob import ContainerClient
+from google.auth.exceptions import DefaultCredentialsError
 
 from monkeyray.errors import (
     ConfigError,
     ConflictError,
     FaultError,
+    ForbiddenError,
     KeyNameError,
     MissingError,
     StorageError,
@@ -174,6 +177,43 @@ def test_lost_answers_keep_the_promise(google: FakeGoogle, storage: Storage) -> 
     google.ignoring = True
     with pytest.raises(StorageError, match="its store created a file that existed"):
         storage.check_conditions("gs://photos")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (401, StorageError, "the credentials are wrong or have expired"),
+        (403, ForbiddenError, "check the permissions"),
+        (429, FaultError, "overloaded or down"),
+        (503, FaultError, "overloaded or down"),
+        (400, StorageError, r"\(400\): look the code up"),
+    ],
+)
+def test_answers_are_told_apart(
+    google: FakeGoogle, storage: Storage, status: int, kind: type[StorageError], words: str
+) -> None:
+    google.refusing = status
+    with pytest.raises(StorageError, match=words) as read:
+        storage.read("gs://photos/a")
+    with pytest.raises(StorageError, match=words) as listed:
+        list(storage.list("gs://photos"))
+    assert type(read.value) is type(listed.value) is kind
+
+
+def test_no_credentials_are_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def azure(*_: object) -> None:
+        raise ClientAuthenticationError("a page\nof text")
+
+    def google(**_: object) -> None:
+        raise DefaultCredentialsError("see https://cloud.google.com")
+
+    monkeypatch.setattr("azure.identity.DefaultAzureCredential.get_token", azure)
+    monkeypatch.setattr("google.auth.default", google)
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_KEY")
+    for uri in ("az://photos/a", "gs://photos/a"):
+        with pytest.raises(StorageError, match=r"no credentials for .*: log in \(az") as error:
+            Storage(patience_seconds=1).read(uri)
+        assert "\n" not in str(error.value)
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, storage: Storage) -> None:

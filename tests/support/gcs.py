@@ -14,7 +14,8 @@ _PAGE = 3
 
 class FakeGoogle(ThreadingHTTPServer):
     """A server with the bucket `photos`. `lost`: how many answers to PUTs it loses, after it has
-    done what they ask. `ignoring`: it does not look at preconditions."""
+    done what they ask. `ignoring`: it does not look at preconditions. `refusing`: it answers every
+    GET with this status."""
 
     daemon_threads = True
 
@@ -25,6 +26,7 @@ class FakeGoogle(ThreadingHTTPServer):
         self.generation = 1
         self.lost = 0
         self.ignoring = False
+        self.refusing: int | None = None
         self.lock = threading.Lock()
 
     def handle_error(self, *_: object) -> None:
@@ -37,7 +39,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
-        if url.path == "/storage/v1/b/photos/o":
+        if self.server.refusing:
+            self._refuse(self.server.refusing, "Refused")
+        elif url.path == "/storage/v1/b/photos/o":
             self._list({name: values[0] for name, values in parse_qs(url.query).items()})
         elif (key := self._key()) is not None and (found := self.server.objects.get(key)):
             data, generation = found
