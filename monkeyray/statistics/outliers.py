@@ -29,6 +29,9 @@ MOST_DIRECTIONS = 100
 #: Images drawn at random to estimate the covariance.
 MOST_IMAGES = 20_000
 
+#: Images out of fold that suffice for the scale; further folds are not measured.
+ENOUGH_MEASURED = 5_000
+
 _ROWS = 2048
 
 #: The arrays used for any number of views, and the prefix of those for one number.
@@ -117,6 +120,8 @@ def fit_outliers(
         )
     distances: dict[int, list[Array]] = {views: [] for views in features}
     for number in np.unique(fold[fold >= 0]):
+        if sum(each.shape[1] for each in distances[max(features)]) >= ENOUGH_MEASURED:
+            break
         held = fold == number
         model = _fit(most[~held], truth[~held], seed)
         for views, each in features.items():

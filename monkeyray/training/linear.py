@@ -21,10 +21,10 @@ from monkeyray.training.worker import State, Worker
 
 #: The penalty, and the largest gradient of the mean loss that may be left. Both were chosen by
 #: measurement, and hold for any number of images (docs/pages/decisions.md).
-L2, TOLERANCE = 10.0, 1e-5
+L2, TOLERANCE = 10.0, 1e-4
 
 #: Images that are converted to float64 at a time.
-_ROWS = 4096
+_ROWS = 1024
 
 #: Steps that L-BFGS remembers, and the most that it takes. Some 50 to 150 are needed.
 _MEMORY, _STEPS = 20, 2000
@@ -88,11 +88,14 @@ def fit_linear(
     def sums(values: Array) -> Array:
         """This worker's loss, measures, answer of `due`, and gradient without the penalty."""
         both = values.reshape(width + 1, biases)
+        # Rather than each image's features, the kernel is scaled, and the bias takes the mean.
+        kernel = both[:-1] / scale
+        bias = both[-1] - mean @ kernel
         loss, gradient, measures = 0.0, np.zeros_like(both), np.zeros(4)
         for first in range(0, len(x), _ROWS):
             rows = slice(first, first + _ROWS)
-            features = (x[rows] - mean) / scale
-            logits = (features @ both[:-1] + both[-1]).reshape(-1, heads, labels)
+            features = x[rows].astype(np.float64)
+            logits = (features @ kernel + bias).reshape(-1, heads, labels)
             logits -= logits.max(axis=2, keepdims=True)
             right = np.arange(len(features)), slice(None), y[rows]
             losses, hits = -logits[right], logits.argmax(axis=2) == y[rows, None]
@@ -107,6 +110,7 @@ def fit_linear(
             measures += _measure(losses, hits, w[rows], judge[rows])
             gradient[:-1] += features.T @ residuals
             gradient[-1] += residuals.sum(axis=0)
+        gradient[:-1] = (gradient[:-1] - np.outer(mean, gradient[-1])) / scale
         return np.concatenate([[loss, *measures, float(rank == 0 and due())], gradient.ravel()])
 
     def objective(values: Array) -> tuple[float, Array]:

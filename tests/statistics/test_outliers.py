@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.arrays import Array
+from monkeyray.statistics import outliers
 from monkeyray.statistics.outliers import BANK_BYTES, OutlierModel, fit_outliers
 
 WIDTH = 48
@@ -127,6 +128,15 @@ def test_the_bank_is_bounded_and_has_every_label() -> None:
     assert model.bank.nbytes <= BANK_BYTES
     assert (model.bank[:, 0] > 0.8).sum() >= rare
     np.testing.assert_allclose(np.linalg.norm(model.bank[:100], axis=1), 1, rtol=1e-5)
+
+
+def test_enough_images_give_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, truth = _images(600, list(range(8)), 0)
+    fold = np.arange(600) % 5
+    wanted = fit_outliers({1: features}, truth, np.where(fold == 0, 0, -1))
+    monkeypatch.setattr(outliers, "ENOUGH_MEASURED", 100)
+    found = fit_outliers({1: features}, truth, fold)
+    np.testing.assert_array_equal(found.weights[1], wanted.weights[1])
 
 
 @settings(deadline=None, max_examples=25)
