@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 from monkeyray.arrays import Array
 from monkeyray.model.head import head_logits
 from monkeyray.statistics.metrics import softmax
-from monkeyray.training.linear import Progress, fit_linear
+from monkeyray.statistics.splits import IN_NO_FOLD, TEST, Folds
+from monkeyray.training.distributed import below
+from monkeyray.training.linear import LinearConfig, LinearTraining, Progress, fit_linear
+from monkeyray.training.worker import State, Worker
 
 LABELS, WIDTH = 3, 7
 
@@ -121,3 +125,70 @@ def test_features_that_never_vary_leave_the_shares_of_the_labels() -> None:
     (head,) = fit_linear(np.ones((4, 2), np.float32), truth, np.ones((4, 1)), 2)
     scores = softmax(head_logits(head, np.ones((1, 2))))
     np.testing.assert_allclose(scores, [[0.75, 0.25]], atol=1e-4)
+
+
+def training(parts: dict[float, Any] | None = None) -> LinearTraining:
+    """Of three folds, with images of a test and one that is in no fold."""
+    vectors, truth, _ = problem(2, 90)
+    fold = np.random.default_rng(0).permutation(np.arange(90) % 3)
+    fold[60:70], fold[5] = TEST, IN_NO_FOLD
+    config = LinearConfig(epochs=1000, l2=1.0, checkpoint_seconds=0)
+    return LinearTraining(config, Folds(truth, fold), vectors, LABELS, 4, parts or {})
+
+
+def test_each_fold_is_measured_by_the_head_that_has_not_seen_it() -> None:
+    task = training()
+    epochs: list[dict[str, Any]] = []
+    state, weights = task(Worker(on_epoch=epochs.append))
+    assert state.done
+    assert state.epoch == state.best_epoch == len(epochs)
+    assert state.history == epochs
+    fold, truth = task.folds.fold, task.folds.truth
+    right = [
+        np.mean(
+            head_logits(below(weights, str(k)), task.vectors[fold == k]).argmax(1)
+            == truth[fold == k]
+        )
+        for k in range(3)
+    ]
+    assert epochs[-1]["validation_accuracy"] == pytest.approx(
+        np.average(right, weights=np.bincount(fold[fold >= 0]))
+    )
+    # Labels changed in a fold, or in the test, change only the heads that learn from them.
+    for place, moved in ((1, {"0", "2", "3"}), (IN_NO_FOLD, {"0", "1", "2", "3"}), (TEST, set())):
+        changed = np.where(fold == place, (truth + 1) % LABELS, truth)
+        _, others = replace(task, folds=replace(task.folds, truth=changed))(Worker())
+        found = {
+            str(k)
+            for k in range(4)
+            if not np.allclose(
+                below(weights, str(k))["0000"], below(others, str(k))["0000"], atol=1e-3
+            )
+        }
+        assert found == moved
+
+
+def test_a_training_resumes_and_ends_where_an_undisturbed_one_does() -> None:
+    states: list[State] = []
+    task = training()
+    whole, weights = task(Worker(checkpoint=states.append))
+    for state in (states[3], whole):
+        again, found = task(Worker(resume=state))
+        assert again.resumed_from == ([] if state.done else [state.epoch])
+        assert [each["epoch"] for each in again.history] == list(range(1, again.epoch + 1))
+        for name, array in weights.items():
+            np.testing.assert_allclose(found[name], array, atol=0 if state.done else 2e-3)
+
+
+def test_heads_on_parts_learn_from_them_alone() -> None:
+    part = np.random.default_rng(1).random(90) < 0.7
+    task = training({0.7: part})
+    _, weights = task(Worker())
+    _, plain = training()(Worker())
+    assert {name for name in weights if not name.startswith("part-")} == plain.keys()
+    for name, array in plain.items():
+        np.testing.assert_array_equal(weights[name], array)
+    assert len(below(weights, "part-0.7/2")) == 2
+    seen = part & (task.folds.fold != TEST)
+    sizes = [int((seen & (task.folds.fold != k)).sum()) for k in range(3)]
+    assert weights["part-0.7/images"] == pytest.approx(np.mean(sizes))
