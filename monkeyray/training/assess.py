@@ -130,18 +130,18 @@ def _sentence(data: Dataset, source: str, held: int) -> str:
     if source == OUT_OF_FOLD:
         text = (
             f"The out-of-fold figures are of {data.folds.count} heads, each measured on the fold "
-            f"that it was trained without, {held} images in all; the published head was trained on "
-            f"all {learned} images"
+            f"that it was trained without, {held:,} images in all; the published head was trained "
+            f"on all {learned:,} images"
         )
     else:
         text = (
-            f"The validation figures are of the published network on {held} images that it was "
+            f"The validation figures are of the published network on {held:,} images that it was "
             f"not trained on, but that chose its epoch; it was trained on the other "
-            f"{learned - held} images"
+            f"{learned - held:,} images"
         )
     if test:
         text += (
-            f", and the test figures are of it, on {test} images that played no part in its "
+            f", and the test figures are of it, on {test:,} images that played no part in its "
             "training"
         )
     return f"{text}."
