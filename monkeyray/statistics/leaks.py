@@ -1,4 +1,4 @@
-"""Leaks: test images that are repeated among the images that a model learns from."""
+"""Leaks: test images that also appear among the training images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def leaks(
     groups: Ints,
     most: int = 5,
 ) -> list[dict[str, Any]]:
-    """Each test image that shares a group with other images, in JSON types.
+    """The test images that share a group with training images, in JSON types.
 
     `pictures`: group numbers by picture alone; `groups`: with given groups too. A row has the
     image's `uri`; `how` it is repeated at worst: "identical" (the same bytes), "near" (the same
-    picture) or "group" (only the given group); the number of `images` it repeats; and the `most`
-    worst of them as `repeats`, each with `uri` and `how`.
+    picture) or "group" (only the given group); the number of `images` it repeats; and at `most`
+    that many of the worst as `repeats`, each with `uri` and `how`.
     """
     its_groups = groups.tolist()
     # From worst to least; images that share one key share the next.
@@ -43,7 +43,7 @@ def leaks(
             continue
         ranks: dict[int, int] = {}
         for rank, (found, key) in enumerate(zip(elsewhere, keys, strict=True)):
-            # A group may have thousands of images, and no more of them are named.
+            # A group may have thousands of images; name only a few.
             for j in found.get(key[i], ())[:most]:
                 ranks.setdefault(j, rank)
         repeats = [{"uri": uris[j], "how": _HOW[rank]} for j, rank in ranks.items()]

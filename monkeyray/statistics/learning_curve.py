@@ -1,4 +1,4 @@
-"""What more labels would bring: a power law through the errors of heads on parts of the images."""
+"""What more labels would bring: a power law through the errors of heads trained on subsets."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import numpy as np
 from monkeyray.arrays import Array, Ints
 
 
-def part_ranks(truth: Ints, groups: Ints, fold: Ints, seed: int) -> Array:
-    """The place of each image among those of its label and fold, float (n,) from 0 to below 1, in
-    an order that keeps groups together.
+def subset_ranks(truth: Ints, groups: Ints, fold: Ints, seed: int) -> Array:
+    """Each image's relative rank within its label and fold, float (n,), in [0, 1), in a seeded
+    order that keeps groups together.
 
-    The images below a share are about that share of each label in each fold, one at least.
+    The images with ranks below x are about a fraction x of each label in each fold, at least one.
     """
     numbers = np.random.default_rng(seed).permutation(int(groups.max()) + 1)[groups]
     _, cell = np.unique(np.stack([truth, fold]), axis=1, return_inverse=True)
@@ -25,12 +25,12 @@ def part_ranks(truth: Ints, groups: Ints, fold: Ints, seed: int) -> Array:
 
 
 def expected_accuracy(sizes: Array, accuracies: Array, images: int, wanted: Array) -> Array:
-    """The accuracies expected of heads on `wanted` numbers of images, float (m,), 0 to 1.
+    """The expected accuracy of heads trained on each `wanted` number of images, float (m,), 0 to 1.
 
-    `sizes`: the images that some heads were trained on (k,), k at least 2; `accuracies`: theirs on
-    the same `images` images. Errors fall as a power of the number of images (Hestness et al.,
-    "Deep Learning Scaling is Predictable, Empirically", 2017), and never rise. Half an error is
-    added, so that no error at all can be extrapolated too.
+    `sizes`: how many images each of k >= 2 heads was trained on (k,); `accuracies`: their
+    accuracies (k,), all measured on the same `images` images. Fits a power law (Hestness et al.,
+    "Deep Learning Scaling is Predictable, Empirically", 2017) that never rises. Half an error is
+    added to each count, so that zero errors can be extrapolated too.
     """
     errors = ((1 - accuracies) * images + 0.5) / (images + 1)
     slope, level = np.polyfit(np.log(sizes), np.log(errors), 1)

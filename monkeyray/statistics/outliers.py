@@ -104,8 +104,8 @@ class OutlierModel:
 def fit_outliers(
     features: Mapping[int, Array], truth: Array, fold: Array, *, seed: int = 0
 ) -> OutlierModel:
-    """Fit the distances on all images, and their scale out of fold: on each image by a model of the
-    other folds.
+    """Fit the distances on all images, and their scale out of fold: each image is measured by a
+    model of the other folds.
 
     `features`: by the number of views averaged over, (n, width); `truth`: int label indices (n,);
     `fold`: the fold of each image from 0, int (n,), negative for none. `seed` draws the images
@@ -116,7 +116,7 @@ def fit_outliers(
     if len(most) < 2 or not measured:
         raise ValueError(
             f"{len(most)} images, {measured} of them in folds: an outlier model needs at least two "
-            "and one"
+            "images, one of them in a fold"
         )
     distances: dict[int, list[Array]] = {views: [] for views in features}
     for number in np.unique(fold[fold >= 0]):
@@ -131,7 +131,7 @@ def fit_outliers(
 
 
 def _fit(features: Array, truth: Array, seed: int) -> OutlierModel:
-    """A model without its scale."""
+    """Fit a model without its scale."""
     used = _balanced(truth, seed)[:MOST_IMAGES]
     vectors = _unit(features[used])
     directions, means = _discriminants(vectors, truth[used])
@@ -145,8 +145,8 @@ def _fit(features: Array, truth: Array, seed: int) -> OutlierModel:
 
 
 def _scale(distances: Array) -> Array:
-    """The weights that score the median of images with these distances, (2, n), 0 and their 95th
-    percentile 1."""
+    """The weights that map the median of these distances, (2, n), to a score of 0, and their 95th
+    percentile to 1."""
     spread = [_spread(row) for row in distances]
     total = sum(row / one for row, one in zip(distances, spread, strict=True))
     scale = _spread(total)

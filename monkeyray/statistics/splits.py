@@ -1,4 +1,4 @@
-"""Folds that never share a group of images, and a test part outside of them."""
+"""Folds that never share a group of images, and a test split apart from them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from monkeyray.arrays import Array, Flags, Ints
 from monkeyray.errors import InputError
 
-#: In place of a fold: an image that all heads learn from, and a test image, which none does.
+#: In place of a fold: an image that all heads learn from, and a test image, which none learns from.
 IN_NO_FOLD, TEST = -1, -2
 
 
@@ -31,16 +31,16 @@ class Folds:
         return max(0, int(self.fold.max()) + 1)
 
     def held_out(self, heads: int) -> Array:
-        """The images that one of the first `heads` heads does not learn from, by index."""
+        """Indices of the images that one of the first `heads` heads does not learn from."""
         return np.flatnonzero((self.fold >= 0) & (self.fold < heads))
 
     def learned(self, heads: int) -> Array:
-        """The images that one of the first `heads` heads learns from, by index."""
+        """Indices of the images that any of the first `heads` heads learns from."""
         alone = (self.fold == 0) & (heads == 1)
         return np.flatnonzero((self.fold != TEST) & ~alone)
 
     def seen(self, images: Array, heads: int) -> Array:
-        """Which heads learn from which of the images, float (*images.shape, heads) of 0 and 1."""
+        """1 where a head learns from an image, else 0, float (*images.shape, heads)."""
         return np.asarray(self.fold[images][..., None] != np.arange(heads), float)
 
 
@@ -52,14 +52,14 @@ def fold_images(
     seed: int,
     first: Flags | None = None,
 ) -> Ints:
-    """The fold of each image, int (n,) from 0, stratified by label, in whole groups, by the seed.
+    """Assign each image to a fold, int (n,) from 0: stratified by label, whole groups, seeded.
 
-    `test`: images that are TEST instead. `first`: images that are to be in fold 0, with their
-    groups. An image whose label is in no other fold is IN_NO_FOLD, with its group: a head that has
-    never seen the label could not be measured on it. There are fewer folds if there are fewer
-    groups.
+    `test`: images that are TEST instead. `first`: images that go into fold 0, with their groups. If
+    all images of a label would be in one fold, they and their groups are IN_NO_FOLD: a head cannot
+    be measured on a label that it has never seen. With fewer groups than folds, there are fewer
+    folds.
 
-    Raises InputError for a label that has test images only, and if no label is in two groups.
+    Raises InputError if a label has only test images, and if no label is in two groups.
     """
     names, truth = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
     fold = np.where(test, TEST, IN_NO_FOLD)
@@ -97,8 +97,8 @@ def fold_images(
 def _deal(
     group_of: Ints, label_of: Ints, counts: Ints, first: Ints | None, folds: int, seed: int
 ) -> Ints:
-    """The fold of each group: large groups of rare labels first, each to the fold that has the
-    smallest share of its labels."""
+    """The fold of each group. Large groups of rare labels come first, each goes to the fold with
+    the smallest share of its labels."""
     groups, labels = int(group_of.max()) + 1, int(label_of.max()) + 1
     totals = np.bincount(label_of, counts, labels)
     sizes = np.bincount(group_of, counts, groups)
@@ -106,12 +106,12 @@ def _deal(
     np.minimum.at(rarest, group_of, totals[label_of])
     starts = np.searchsorted(group_of, np.arange(groups + 1))
     sides = np.full(groups, IN_NO_FOLD)
-    # The groups of labels that are in no other would be withdrawn again.
+    # Labels in a single group stay out, because _withdraw would take them out again.
     dealt = ~np.isin(np.arange(groups), group_of[(np.bincount(label_of) == 1)[label_of]])
     free = range(folds)
     if first is not None and len(first):
         sides[first[dealt[first]]], free = 0, range(1, folds)
-    # The share of each label, then all images.
+    # What each fold has: its share of each label, and its number of images.
     loads = [[0.0] * labels for _ in range(folds)]
     images = [0.0] * folds
     shuffled = np.random.default_rng(seed).permutation(groups)
@@ -128,9 +128,9 @@ def _deal(
 
 
 def _withdraw(sides: Ints, group_of: Ints, label_of: Ints, labels: int) -> None:
-    """Take the groups of labels that are in a single fold out of it."""
+    """Take labels that are in a single fold out of it, with their groups."""
     while True:
-        # Bounds by label, counting images in no fold as a fold.
+        # The lowest and highest fold of each label; "no fold" counts as one.
         lowest, highest = np.full(labels, np.inf), np.full(labels, -np.inf)
         np.minimum.at(lowest, label_of, sides[group_of])
         np.maximum.at(highest, label_of, sides[group_of])

@@ -1,7 +1,7 @@
-"""The figures of a training: out of fold, and on a given test split.
+"""Measures a trained model: out of fold, and on the test split if one is given.
 
-Every choice (temperature, thresholds, outlier scale) is made on predictions by heads that have not
-seen the image.
+A fold head is a head that was trained without one of the folds. All choices (temperature,
+thresholds, outlier scale) are made on predictions by heads that have not seen the image.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from monkeyray.statistics.thresholds import (
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.distributed import below
 
-#: What the estimate is made of: the folds' own heads, or the published one that fine-tuning made.
+#: Where the estimate comes from: the fold heads, or the fine-tuned network on the first fold.
 OUT_OF_FOLD, VALIDATION = "out-of-fold", "validation"
 
 
@@ -39,7 +39,7 @@ OUT_OF_FOLD, VALIDATION = "out-of-fold", "validation"
 class Assessment:
     """`calibration`: by number of views, as in a bundle. `metrics`: as in model.json.
     `probabilities`: calibrated, of all images (n, labels), each by a head that was not trained on
-    it if there is one; `unseen`: for which images there is, bool (n,)."""
+    it, if possible; `unseen`: whether that was possible, bool (n,)."""
 
     calibration: dict[str, Any]
     metrics: dict[str, Any]
@@ -52,18 +52,20 @@ def assess(
     data: Dataset,
     vectors: Array,
     head: Weights,
-    judges: Mapping[int, Weights],
+    fold_heads: Mapping[int, Weights],
     source: str,
     target_precision: float | None,
 ) -> Assessment:
-    """All figures of a published head on the features (n, views, width) of the images.
+    """Measure the published head on the images' features (n, views, width).
 
-    `judges`: by fold, the head that has not seen it. `source`: OUT_OF_FOLD or VALIDATION.
+    `fold_heads`: by fold, the head that has not seen it. `source`: OUT_OF_FOLD or VALIDATION.
     """
     truth, fold, labels, most = data.folds.truth, data.folds.fold, data.labels, vectors.shape[1]
     features = {count: vectors[:, :count].mean(axis=1) for count in COUNTS if count <= most}
-    logits = {count: _judge(head, judges, each, fold) for count, each in features.items()}
-    held, test = np.flatnonzero(np.isin(fold, list(judges))), np.flatnonzero(data.test)
+    logits = {
+        count: _unseen_logits(head, fold_heads, each, fold) for count, each in features.items()
+    }
+    held, test = np.flatnonzero(np.isin(fold, list(fold_heads))), np.flatnonzero(data.test)
     calibration = {
         str(count): _calibrate(each[held], truth[held], labels, target_precision)
         for count, each in logits.items()
@@ -76,9 +78,9 @@ def assess(
     outliers = fit_outliers(
         {count: each[learned] for count, each in features.items()},
         truth[learned],
-        np.where(np.isin(fold, list(judges)), fold, -1)[learned],
+        np.where(np.isin(fold, list(fold_heads)), fold, -1)[learned],
     )
-    # The images that the figures are shown of.
+    # The images that the report shows.
     shown = test if len(test) else held
     # In float32 like scoring, so that a score at a threshold is decided in the same way.
     scores = probabilities[shown].max(axis=1).astype(np.float32)
@@ -89,7 +91,7 @@ def assess(
             "source": source,
             **classification_metrics(scaled[held], truth[held], labels),
             "folds": [
-                _accuracy(scaled, truth, np.flatnonzero(fold == number)) for number in judges
+                _accuracy(scaled, truth, np.flatnonzero(fold == number)) for number in fold_heads
             ],
         },
         "test": _test(data, scaled) if len(test) else None,
@@ -111,39 +113,38 @@ def assess(
             if len(test) else None
         },
     }  # fmt: skip
-    unseen = data.test | np.isin(fold, list(judges))
+    unseen = data.test | np.isin(fold, list(fold_heads))
     return Assessment(calibration, metrics, outliers, probabilities, unseen)
 
 
-def _judge(head: Weights, judges: Mapping[int, Weights], features: Array, fold: Array) -> Array:
-    """The logits of all images, each by the head that has not seen it if there is one."""
+def _unseen_logits(
+    head: Weights, fold_heads: Mapping[int, Weights], features: Array, fold: Array
+) -> Array:
+    """The logits of all images, each by the head that has not seen it, if there is one."""
     logits = head_logits(head, features)
-    for number, judge in judges.items():
+    for number, fold_head in fold_heads.items():
         its = fold == number
-        logits[its] = head_logits(judge, features[its])
+        logits[its] = head_logits(fold_head, features[its])
     return logits
 
 
 def _sentence(data: Dataset, source: str, held: int) -> str:
-    """Which figures are of which head."""
+    """A sentence that says which head each figure describes."""
     test, learned = int(data.test.sum()), int((~data.test).sum())
     if source == OUT_OF_FOLD:
         text = (
-            f"The out-of-fold figures are of {data.folds.count} heads, each measured on the fold "
-            f"that it was trained without, {held:,} images in all; the published head was trained "
-            f"on all {learned:,} images"
+            f"The out-of-fold figures are those of {data.folds.count} heads, each measured on the "
+            f"fold that it was trained without, {held:,} images in all; the published head was "
+            f"trained on all {learned:,} images"
         )
     else:
         text = (
-            f"The validation figures are of the published network on {held:,} images that it was "
-            f"not trained on, but that chose its epoch; it was trained on the other "
-            f"{learned - held:,} images"
+            f"The validation figures are those of the published network on {held:,} images that it "
+            f"was not trained on, but that were used to choose its epoch; it was trained on the "
+            f"other {learned - held:,} images"
         )
     if test:
-        text += (
-            f", and the test figures are of it, on {test:,} images that played no part in its "
-            "training"
-        )
+        text += f", and the test figures are its own, on {test:,} images not used in its training"
     return f"{text}."
 
 
@@ -161,8 +162,8 @@ def _accuracy(logits: Array, truth: Array, images: Array) -> float | None:
 
 
 def assess_validation(data: Dataset, vectors: Array, head: Weights) -> dict[str, Any]:
-    """Accuracy and log loss on the first fold after calibration, and its `temperature`: more
-    confidence alone does not make a head better."""
+    """Accuracy and log loss on the first fold after calibration, and the `temperature` used.
+    Calibrating first means that a head cannot look better by being more confident alone."""
     images = data.folds.held_out(1)
     truth = data.folds.truth[images]
     logits = head_logits(head, vectors[images].mean(axis=1))
@@ -171,25 +172,25 @@ def assess_validation(data: Dataset, vectors: Array, head: Weights) -> dict[str,
 
 
 def learning_curve(
-    data: Dataset, weights: Weights, judges: Mapping[int, Weights]
+    data: Dataset, weights: Weights, fold_heads: Mapping[int, Weights]
 ) -> dict[str, Any] | None:
-    """The accuracy out of fold by the number of images that the heads learned from, and what is
-    expected of twice as many. None without heads on parts of the images, see LinearTraining."""
+    """The out-of-fold accuracy by the number of training images, and the accuracy expected with
+    twice as many. None without heads trained on subsets, see LinearTraining."""
     fold, truth, learned = data.folds.fold, data.folds.truth, int((~data.test).sum())
     held, features = np.flatnonzero(fold >= 0), data.vectors.mean(axis=1)
-    shares = sorted({name.split("/")[0] for name in weights if name.startswith("part-")})
+    shares = sorted({name.split("/")[0] for name in weights if name.startswith("subset-")})
     if not shares:
         return None
     heads = {
         float(weights[f"{share}/images"][0]): {
-            number: below(weights, f"{share}/{number}") for number in judges
+            number: below(weights, f"{share}/{number}") for number in fold_heads
         }
         for share in shares
     }
-    heads[learned - len(held) / len(judges)] = dict(judges)
+    heads[learned - len(held) / len(fold_heads)] = dict(fold_heads)
     points = []
     for images, each in heads.items():
-        logits = _judge(each[0], each, features, fold)
+        logits = _unseen_logits(each[0], each, features, fold)
         accuracy = _accuracy(logits, truth, held)
         points.append(
             {
@@ -211,7 +212,7 @@ def learning_curve(
 
 
 def suspicious_labels(assessment: Assessment, truth: Array) -> list[LabelError]:
-    """Likely label errors among the unseen images, likeliest first, with the `index` of the image
+    """Likely label errors among the unseen images, most likely first, with the `index` of the image
     in the dataset.
     """
     rows = np.flatnonzero(assessment.unseen)
@@ -235,7 +236,7 @@ def _calibrate(
 def measure_thresholds(
     chosen: dict[str, Any] | None, scores: Array, predicted: Array, truth: Array
 ) -> dict[str, Any] | None:
-    """The thresholds, with their `results` on the images whose figures are shown."""
+    """The thresholds, with their `results` on the images that the report shows."""
     if chosen is None:
         return None
     accepted = decide(scores, predicted, Thresholds.from_json(chosen)) == ACCEPTED

@@ -1,4 +1,4 @@
-"""The usable images of a training, in folds that share no picture, and their counts."""
+"""The usable images of a training, in folds that have no picture in common, and their counts."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from monkeyray.training.options import TrainConfig
 
 _SPLITS = ("train", "test")
 
-#: The report names labels with fewer images to learn from, or in fewer groups than folds.
+#: The report names labels with fewer training images, or in fewer groups than there are folds.
 RARE_IMAGES = 20
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """The readable images of a training; all arrays are in their order.
+    """The usable images of a training; all arrays are in their order.
 
     `images`: the listing. `table`: the columns of the feature cache except the `vectors`, which are
     float32 (n, views, width). `labels`: sorted; `folds.truth` indexes them. `pictures`: equal
     numbers for files of one picture; `groups`: for images that must stay together. `test`: whether
-    an image is of the given test split, and `leaked`: whether it is and its group is not only
-    there, both bool (n,). `contradictions`: see Contradictions.found; they may name images that are
-    left out. `data`: counts for the bundle.
+    an image is in the given test split; `leaked`: whether its group also has images outside that
+    split; both bool (n,). `contradictions`: see Contradictions.found; they may name images that
+    are left out. `data`: counts for the bundle.
     """
 
     images: pa.Table
@@ -56,7 +56,8 @@ class Dataset:
 
 
 def check_folds(config: TrainConfig, images: pa.Table) -> None:
-    """Raise InputError before any image is opened if no content of the images allows folds."""
+    """Raise InputError, before any image is opened, if folds are impossible whatever the images
+    show."""
     groups = group_images(images["uri"].to_pylist(), None, images["group"].to_pylist())
     try:
         _fold(config, images, groups)
@@ -68,7 +69,7 @@ def check_folds(config: TrainConfig, images: pa.Table) -> None:
 
 def _fold(config: TrainConfig, images: pa.Table, groups: Array) -> Array:
     given = _objects(images["given"])
-    # Only fine-tuning has a choice to make on validation images; to folds they are like the others.
+    # Only fine-tuning makes choices on validation images; otherwise they are like all others.
     first = given == "validation" if config.fine_tune is not None else None
     labels = images["label"].to_pylist()
     return fold_images(labels, groups, given == "test", config.folds, config.seed, first)
@@ -79,7 +80,7 @@ def choose_images(
 ) -> Dataset:
     """The usable images, their folds, and the counts for the bundle.
 
-    Raises InputError for a label or a given split without readable images, and if no label has two
+    Raises InputError if a label or a given split has no readable image, and if no label has two
     different pictures.
     """
     statuses = _objects(features.table["status"])
@@ -147,10 +148,10 @@ def choose_images(
 
 
 def identify(config: TrainConfig, network: Network, data: Dataset) -> dict[str, Any]:
-    """What decides the weights besides the settings of the loop, in JSON's types."""
+    """Everything that determines the weights besides the settings of the loop, in JSON types."""
     return {
         "data": data.data["fingerprint"],
-        # An image's place in the list decides when it is drawn and how it is augmented.
+        # The order of the images determines when each is drawn and how it is augmented.
         "order": fingerprint(data.table["sha256"].to_pylist()),
         "seed": config.seed,
         "backbone_weights": weights_hash(network.backbone_weights),
@@ -163,8 +164,8 @@ def identify(config: TrainConfig, network: Network, data: Dataset) -> dict[str, 
 
 
 def _rare(labels: Sequence[str], folds: Folds, groups: Array) -> list[dict[str, Any]]:
-    """The labels with few images to learn from (`train`) or few `groups` of them, and those of
-    which a given test split has no image (`test`, None without such a split), in JSON's types."""
+    """The labels with few training images (`train`), in few `groups`, or without images in the
+    given test split (`test`, None without such a split), in JSON types."""
     test = folds.fold == TEST
     rows: list[dict[str, Any]] = []
     for number, label in enumerate(labels):

@@ -30,16 +30,16 @@ from monkeyray.training.pixels import pixel_source
 def fine_tune(
     job: Job, network: Network, data: Dataset, layers: str
 ) -> tuple[Network, Array, dict[str, Any]]:
-    """Train the last layers of a network, whose head has not seen the first fold. That fold chooses
-    the epoch, and whether the result is kept.
+    """Train the last layers of a network whose head has not seen the first fold. The best epoch,
+    and whether to keep the result, are decided on that fold.
 
-    Returns the fine-tuned network and its features of the images, or the given ones if it was no
+    Returns the fine-tuned network and its features of the images, or the given ones if it was not
     better, and the figures for the bundle's metrics.
     """
     job.reporter.say(f"fine-tuning: {layers} of {network.backbone}")
     assert network.head_weights is not None
     before = assess_validation(data, data.vectors, network.head_weights)
-    # From calibrated logits, so that more confidence alone does not make an epoch better.
+    # Starts from calibrated logits, so that an epoch cannot look better by being more confident.
     start = scale_logits(network.head_weights, 1 / before["temperature"])
     tuned = _run_fine_tuning(job, replace(network, head_weights=start), data, layers)
     job.seconds["head"] += tuned.seconds
@@ -86,10 +86,10 @@ def _run_fine_tuning(job: Job, network: Network, data: Dataset, layers: str) -> 
 
 
 class FineTuneLearner:
-    """A network from pixels to logits, of which the last layers and the head are trained.
+    """A network from pixels to logits whose last layers and head are trained.
 
-    It computes in float32, so the same number of workers gives the same weights and another number
-    almost the same. BatchNorm stays in inference mode and keeps its ImageNet statistics.
+    It computes in float32: the same number of workers gives the same weights, a different number
+    nearly the same. BatchNorm stays in inference mode and keeps its ImageNet statistics.
     """
 
     heads = 1
@@ -116,7 +116,7 @@ class FineTuneLearner:
         self.penalised = kernels(self._head)
 
     def logits(self, x: Any) -> Any:
-        """uint8 pixels (b, views, size, size, 3) to logits (b, 1, labels)."""
+        """Map uint8 pixels (b, views, size, size, 3) to logits (b, 1, labels)."""
         import tensorflow as tf
 
         features = tf.reduce_mean(embed(self._backbone, self._spec, x), axis=1)

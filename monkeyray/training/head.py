@@ -12,7 +12,7 @@ from monkeyray.arrays import Array
 from monkeyray.model.backbones import BACKBONES, Weights, import_keras, named_weights
 from monkeyray.model.head import build_head
 from monkeyray.model.network import Network
-from monkeyray.statistics.learning_curve import part_ranks
+from monkeyray.statistics.learning_curve import subset_ranks
 from monkeyray.statistics.splits import Folds
 from monkeyray.training.dataset import RARE_IMAGES, Dataset, identify
 from monkeyray.training.distributed import Outcome, Task
@@ -22,15 +22,15 @@ from monkeyray.training.loop import CachedSource, FitConfig, LoopTraining
 from monkeyray.training.options import TrainConfig, parse_head
 from monkeyray.training.worker import Training
 
-#: With more images there is no learning curve, which would take as long as the heads.
+#: With more images, the learning curve is skipped: it takes as long as the heads themselves.
 _CURVE_IMAGES = 20_000
 
 
 class HeadLearner:
-    """Heads with Dense layers that are trained side by side on the features of a frozen backbone.
+    """Heads with Dense layers, trained side by side on the features of a frozen backbone.
 
-    It computes in float64, so that the order of summation has no effect in float32 and any number
-    of workers ends with the same weights.
+    It computes in float64, so that the order of summation does not show in float32, and any number
+    of workers gives the same weights.
     """
 
     dtype = "float64"
@@ -67,7 +67,7 @@ class HeadLearner:
         return values
 
     def weights(self) -> Weights:
-        """The variables as float32: those of each head below its number."""
+        """The variables as float32, named `<head>/<variable>`."""
         return {
             f"{head}/{name}": np.asarray(variable)[head].astype(np.float32)
             for name, variable in zip(self._names, self.variables, strict=True)
@@ -76,25 +76,25 @@ class HeadLearner:
 
 
 def train_head(job: Job, network: Network, data: Dataset) -> Outcome:
-    """Train a head for each fold, which does not learn from it, and last one on all images."""
+    """Train one head per fold on the other folds, and a last one on all images."""
     training = head_training(job.config, data.folds, data.vectors.mean(axis=1), len(data.labels))
     if isinstance(training, LinearTraining) and len(data.uris) <= _CURVE_IMAGES:
-        training = replace(training, parts=_parts(data))
+        training = replace(training, subsets=_subsets(data))
     identity = identify(job.config, network, data) | {"head": parse_head(job.config.head)}
     return job.run(Task(training, job.tracking.stage("head")), identity)
 
 
-def _parts(data: Dataset) -> dict[float, Array]:
-    """Parts of the images for a learning curve, by share."""
-    ranks = part_ranks(data.folds.truth, data.groups, data.folds.fold, 0)
+def _subsets(data: Dataset) -> dict[float, Array]:
+    """For each fraction of the learning curve, which images are in the subset, bool (n,)."""
+    ranks = subset_ranks(data.folds.truth, data.groups, data.folds.fold, 0)
     fewest = np.bincount(data.folds.truth[~data.test]).min()
-    # A quarter and a half of few images are nearly the same.
+    # With few images, a quarter and a half are nearly the same.
     shares = (0.25, 0.5) if fewest >= RARE_IMAGES else (0.5,)
     return {share: ranks < share for share in shares}
 
 
 def head_training(config: TrainConfig, folds: Folds, vectors: Array, labels: int) -> Training:
-    """How the heads of the folds and the last one are trained on features of shape (n, width)."""
+    """How the fold heads and the last one are trained on features of shape (n, width)."""
     widths, heads = parse_head(config.head), folds.count + 1
     if not widths:
         settings = LinearConfig(

@@ -19,23 +19,23 @@ from monkeyray.model.backbones import Weights
 from monkeyray.statistics.splits import Folds
 from monkeyray.training.worker import State, Worker
 
-#: The penalty, and the largest gradient of the mean loss that may be left. Both were chosen by
-#: measurement, and hold for any number of images (docs/pages/decisions.md).
+#: The penalty, and the largest gradient of the mean loss at which to stop. Both were chosen by
+#: measurement and suit any number of images (docs/pages/decisions.md).
 L2, TOLERANCE = 10.0, 1e-4
 
 #: Images that are converted to float64 at a time.
 _ROWS = 1024
 
-#: Steps that L-BFGS remembers, and the most that it takes. Some 50 to 150 are needed.
+#: How many steps L-BFGS remembers, and the maximum that it takes; 50 to 150 are typical.
 _MEMORY, _STEPS = 20, 2000
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`values`: the variables of all heads after a step, float64, to start from again. `loss`: the
-    sum of the penalised losses of all heads, nats. `measures`: the weighted losses and the hits of
-    the last head on what it learns from, then those of the held-out images, each by its head, sums
-    (4,). `due`: whether `due` said so."""
+    """`values`: the variables of all heads after a step, float64, from which to resume. `loss`: the
+    sum of the penalised losses of all heads, nats. `measures`: sums (4,): the weighted loss and the
+    hits of the last head on its training images, then those of the held-out images, each by its
+    fold head. `due`: what the callback `due` answered."""
 
     values: Array
     loss: float
@@ -60,20 +60,20 @@ def fit_linear(
     on_step: Callable[[Progress], None] = lambda progress: None,
     tolerance: float = TOLERANCE,
 ) -> list[Weights]:
-    """Linear heads, by name as in `head_logits`: for each a kernel float32 (width, labels) and a
-    bias float32 (labels,).
+    """Fit linear heads. Each has weights named as in `head_logits`: a kernel, float32
+    (width, labels), and a bias, float32 (labels,).
 
-    `vectors`: features (n, width); `truth`: label indices (n,); `weight`: of each image in the loss
-    of each head, float (n, heads), 0 for images that a head must not see. A head minimises the
+    `vectors`: features (n, width); `truth`: label indices (n,); `weight`: each image's weight in
+    each head's loss, float (n, heads), 0 for images that a head must not see. A head minimises the
     weighted sum of the cross-entropies plus l2 / 2 times the sum of squares of its kernel, on
-    features scaled by one number to a mean variance of 1. The bias is free, so every label needs an
-    image in every head.
+    features scaled by one number to a mean variance of 1. The bias is not penalised, so every head
+    needs an image of every label.
 
     All workers get the same arguments except `rank`, of `world`; `all_reduce` sums an array over
-    them. `fold`: the head that measures each image, int (n,), negative for none. `on_step` is
-    called on all workers after the same of at most `steps` steps; `due` is asked on the first one,
-    and all get its answer. To resume, pass a Progress's `values` as `start`: the result is the same
-    within the tolerance.
+    them. `fold`: the index of the head that each image is held out of, int (n,), negative for none.
+    `on_step` is called on all workers after each of at most `steps` steps; `due` is called on
+    worker 0, and all workers get its answer. To resume, pass the `values` of a Progress as `start`:
+    the result is the same within the tolerance.
     """
     from scipy.optimize import minimize
 
@@ -81,12 +81,12 @@ def fit_linear(
     mean, scale = _mean_and_scale(vectors)
     own = slice(len(vectors) * rank // world, len(vectors) * (rank + 1) // world)
     x, y, w = vectors[own], truth[own], weight[own]
-    judge = np.full(len(x), -1) if fold is None else fold[own]
+    own_fold = np.full(len(x), -1) if fold is None else fold[own]
     biases, extra = heads * labels, 6
     last: list[Array] = []
 
     def sums(values: Array) -> Array:
-        """This worker's loss, measures, answer of `due`, and gradient without the penalty."""
+        """This worker's loss, measures, `due` and gradient, the latter without the penalty."""
         both = values.reshape(width + 1, biases)
         # Rather than each image's features, the kernel is scaled, and the bias takes the mean.
         kernel = both[:-1] / scale
@@ -107,7 +107,7 @@ def fit_linear(
             logits *= w[rows, :, None]
             residuals = logits.reshape(-1, biases)
             loss += float((w[rows] * losses).sum())
-            measures += _measure(losses, hits, w[rows], judge[rows])
+            measures += _measure(losses, hits, w[rows], own_fold[rows])
             gradient[:-1] += features.T @ residuals
             gradient[-1] += residuals.sum(axis=0)
         gradient[:-1] = (gradient[:-1] - np.outer(mean, gradient[-1])) / scale
@@ -144,10 +144,10 @@ def fit_linear(
     return [_fold_scale(both[:-1, head], both[-1, head], mean, scale) for head in range(heads)]
 
 
-def _measure(losses: Array, hits: Array, weight: Array, judge: Array) -> Array:
-    """The sums of a Progress's measures, of some images: all (n, heads) but `judge`, (n,)."""
-    held = np.flatnonzero(judge >= 0)
-    its = held, judge[held]
+def _measure(losses: Array, hits: Array, weight: Array, own_fold: Array) -> Array:
+    """Progress.measures of some images. All arrays are (n, heads), except `own_fold`, (n,)."""
+    held = np.flatnonzero(own_fold >= 0)
+    its = held, own_fold[held]
     return np.array(
         [
             weight[:, -1] @ losses[:, -1],
@@ -159,9 +159,9 @@ def _measure(losses: Array, hits: Array, weight: Array, judge: Array) -> Array:
 
 
 def _mean_and_scale(vectors: Array) -> tuple[Array, float]:
-    """The mean of each feature, float64 (width,), and the root of the mean of their variances.
+    """The mean of each feature, float64 (width,), and the square root of their mean variance.
 
-    Not each feature's own deviation, which would blow up the noise of one that is nearly constant.
+    Scaling each feature by its own deviation would amplify the noise of nearly constant ones.
     """
     mean = vectors.mean(axis=0, dtype=np.float64)
     scale = float(np.sqrt(vectors.var(axis=0, dtype=np.float64).mean()))
@@ -169,7 +169,7 @@ def _mean_and_scale(vectors: Array) -> tuple[Array, float]:
 
 
 def _fold_scale(kernel: Array, bias: Array, mean: Array, scale: float) -> Weights:
-    """The head that does to features what kernel and bias do to centred, scaled ones."""
+    """Fold the centring and scaling of the features into the head's kernel and bias."""
     kernel = kernel / scale
     return {
         "0000": kernel.astype(np.float32),
@@ -179,8 +179,8 @@ def _fold_scale(kernel: Array, bias: Array, mean: Array, scale: float) -> Weight
 
 @dataclass(frozen=True)
 class LinearConfig:
-    """`epochs`: the most steps of L-BFGS, each of which passes over all images at least once. `l2`:
-    see `fit_linear`."""
+    """`epochs`: maximum number of L-BFGS steps, each at least one pass over all images. `l2`: see
+    `fit_linear`."""
 
     epochs: int
     l2: float
@@ -189,10 +189,10 @@ class LinearConfig:
 
 @dataclass(frozen=True)
 class LinearTraining:
-    """The linear heads of the folds, and the last one of all images. `vectors`: (n, width).
+    """A linear head for each fold, and a last one for all images. `vectors`: (n, width).
 
-    `parts`: by share of the images, which are in it, bool (n,). For each the folds have heads that
-    learn from that part only.
+    `subsets`: by fraction of the images, which are in the subset, bool (n,). Each has fold heads of
+    its own, which learn from that subset only.
     """
 
     config: LinearConfig
@@ -200,11 +200,11 @@ class LinearTraining:
     vectors: Array
     labels: int
     heads: int
-    parts: Mapping[float, Array] = field(default_factory=dict)
+    subsets: Mapping[float, Array] = field(default_factory=dict)
 
     def __call__(self, worker: Worker) -> tuple[State, Weights]:
-        """See Training. A step is an epoch. A resumed training ends within the tolerance of an
-        undisturbed one."""
+        """See Training. Each step counts as an epoch. A resumed training gives the same heads as an
+        uninterrupted one, within the tolerance."""
         from threadpoolctl import threadpool_limits
 
         state = worker.resume or State(0, [], [], [], 0, float("inf"))
@@ -255,8 +255,8 @@ class LinearTraining:
                 on_step=on_step,
             )
             weights = _named("", found)
-            for share, part in self.parts.items():
-                some = learned[part[learned]]
+            for share, subset in self.subsets.items():
+                some = learned[subset[learned]]
                 seen = folds.seen(some, folds.count)
                 found = fit_linear(
                     self.vectors[some],
@@ -268,8 +268,8 @@ class LinearTraining:
                     world=worker.world,
                     all_reduce=worker.sum,
                 )
-                weights |= _named(f"part-{share}/", found)
-                weights[f"part-{share}/images"] = seen.sum(axis=0).mean(keepdims=True)
+                weights |= _named(f"subset-{share}/", found)
+                weights[f"subset-{share}/images"] = seen.sum(axis=0).mean(keepdims=True)
         return replace(state, done=True), weights
 
 

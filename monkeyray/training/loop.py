@@ -4,8 +4,8 @@ Every worker draws the same seeded permutation and takes its rank's share of eac
 are summed over the workers before Adam's update.
 
 Several heads are trained side by side on the same batches. Head k does not learn from the images of
-fold k, which measure it, so each image of a fold is judged by a head that has not seen it; a last
-head that has no fold learns from all.
+fold k and is measured on them, so each image in a fold is predicted by a head that has not seen it.
+A last head, without a fold, learns from all images.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _MIN_DELTA = 1e-4
 class FitConfig:
     """The settings of a training by epochs. Units as in TrainConfig.
 
-    `keep_start`: the variables are already trained. They are measured first, and an epoch is better
-    only if its accuracy is no lower than theirs. The learning rate rises during the first epoch and
+    `keep_start`: the variables are already trained. They are measured first, and an epoch counts as
+    better only if its accuracy is no lower. The learning rate rises during the first epoch and
     then falls to 0 along a cosine. If the training diverges, the best epoch so far is kept.
     """
 
@@ -49,8 +49,8 @@ class FitConfig:
 
 
 class Learner(Protocol):
-    """What is trained: one head or several. `compiled`: whether XLA compiles its gradients.
-    `penalised`: the variables with an L2 penalty."""
+    """One or several heads to train. `compiled`: whether XLA compiles the gradients. `penalised`:
+    the variables with an L2 penalty."""
 
     heads: int
     dtype: str
@@ -59,7 +59,7 @@ class Learner(Protocol):
     penalised: list[Any]
 
     def logits(self, x: Any) -> Any:
-        """A batch of the source, (b, ...), to logits (b, heads, labels) of `dtype`."""
+        """Map a batch from the source, (b, ...), to logits (b, heads, labels) of `dtype`."""
 
     def weights(self) -> Weights:
         """The variables by name, float32."""
@@ -128,7 +128,7 @@ def fit(config: FitConfig, learner: Learner, folds: Folds, source: Source, worke
         train = loop.train(order, epoch)
         validation = loop.validation_sums()
         due = worker.rank == 0 and time.monotonic() - last >= config.checkpoint_seconds
-        # The sums of all workers, and whether the first one wants a checkpoint.
+        # Summed over all workers; the last is positive if a checkpoint is due.
         sums = worker.sum(np.array([*train, *validation, float(due)]))
         if not np.isfinite(sums).all():
             if config.keep_start:
@@ -334,7 +334,7 @@ class _Loop:
         )
         for step, x in enumerate(self._source(mine.index, None)):
             index, real = mine.index[step], mine.real[step]
-            # Padding may repeat an image that has no head of its own.
+            # Padding may repeat an image that is in no fold.
             its_head = np.clip(self._folds.fold[index], 0, heads - 1)
             logits = self._forward(x).numpy()[np.arange(len(index)), its_head]
             y, weight = self._folds.truth[index], real * self._weight[index]
@@ -364,7 +364,7 @@ class _Loop:
 
 @dataclass(frozen=True)
 class LoopTraining:
-    """A training by epochs. `make_learner` is called on the worker."""
+    """Training by epochs. `make_learner` is called on the worker."""
 
     config: FitConfig
     make_learner: Callable[[], Learner]

@@ -35,8 +35,8 @@ from monkeyray.training.pixels import pixel_source
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """The network with its head, the assessment of it, and `figures`: the metrics of a bundle that
-    the assessment does not have."""
+    """The network with its head, its assessment, and `figures`: the bundle's metrics that are not
+    in the assessment."""
 
     network: Network
     assessment: Assessment
@@ -44,8 +44,8 @@ class TrainedNetwork:
 
 
 def load_network(config: TrainConfig, storage: Storage) -> Network:
-    """The frozen backbone of a training. Raises ConfigError if the weights or --fine-tune do not
-    fit it, or if --int8 needs what is not installed."""
+    """Load the frozen backbone. Raises ConfigError if the weights or --fine-tune do not fit it, or
+    if a package that --int8 needs is not installed."""
     if config.int8:
         check_installed()
     weights = load_weights(config.backbone, config.weights, storage, config.seed)
@@ -63,8 +63,8 @@ def train_network(job: Job, network: Network, data: Dataset) -> TrainedNetwork:
         job.seconds["head"] = trained.seconds
         figures = trained.figures | {"fine_tuning": None, "int8": None}
         *folds, head = (below(trained.weights, str(x)) for x in range(data.folds.count + 1))
-        judges = dict(enumerate(folds))
-        figures["learning_curve"] = learning_curve(data, trained.weights, judges)
+        fold_heads = dict(enumerate(folds))
+        figures["learning_curve"] = learning_curve(data, trained.weights, fold_heads)
         network = replace(
             network,
             head_weights=head,
@@ -72,16 +72,18 @@ def train_network(job: Job, network: Network, data: Dataset) -> TrainedNetwork:
             labels=len(data.labels),
         )
         if config.fine_tune is not None:
-            start = replace(network, head_weights=judges[0])
+            start = replace(network, head_weights=fold_heads[0])
             tuned, vectors, found = fine_tune(job, start, data, config.fine_tune)
             figures["fine_tuning"] = found
             if found["kept"] and tuned.head_weights is not None:
                 network, head, source = tuned, tuned.head_weights, VALIDATION
-                judges = {0: head}
-        assessment = assess(data, vectors, head, judges, source, config.target_precision)
+                fold_heads = {0: head}
+        assessment = assess(data, vectors, head, fold_heads, source, config.target_precision)
     if config.int8:
         with job.timed("int8"):
-            network, figures["int8"] = _quantise(job, network, data, vectors, assessment, judges)
+            network, figures["int8"] = _quantise(
+                job, network, data, vectors, assessment, fold_heads
+            )
     return TrainedNetwork(network, assessment, figures)
 
 
@@ -91,10 +93,10 @@ def _quantise(
     data: Dataset,
     vectors: Array,
     found: Assessment,
-    judges: Mapping[int, Weights],
+    fold_heads: Mapping[int, Weights],
 ) -> tuple[Network, dict[str, Any]]:
     """The network with its int8 backbone, and the effect of int8 on images that the head was not
-    trained on: the test images, or the first fold by its own head."""
+    trained on: the test images, or else the first fold with its fold head."""
     count = max(1, IMAGES // len(network.views))
     learned = np.flatnonzero(~data.test)
     some = np.random.default_rng(job.config.seed).permutation(learned)[:count]
@@ -105,7 +107,7 @@ def _quantise(
     assert network.head_weights is not None
     tested = data.test.any()
     images = np.flatnonzero(data.test) if tested else data.folds.held_out(1)
-    head = network.head_weights if tested else judges[0]
+    head = network.head_weights if tested else fold_heads[0]
     rows = data.images.take(pa.array(images))
     quantised = job.features(network, rows, EngineChoice("openvino", "int8"))
     temperature = found.calibration[str(len(network.views))]["temperature"]

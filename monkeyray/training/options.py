@@ -57,8 +57,8 @@ class TrainConfig(LabelledConfig, BoxConfig):
     """Folder or prefix for the model bundle. An existing bundle there is replaced."""
 
     test: Place | None = None
-    """Labelled images for a test, in the same form as --images. Nothing learns or chooses from
-    them. Without them, folds of --images give the figures."""
+    """Labelled test images, in the same form as --images. They are used neither to train nor to
+    choose anything. Without them, all figures come from the folds of --images."""
 
     corrections: tuple[Place, ...] = ()
     """Labelled images in the same form as --images, as exported from a review. Their labels
@@ -98,11 +98,11 @@ class TrainConfig(LabelledConfig, BoxConfig):
     1024,1024,512."""
 
     epochs: Count = 1000
-    """Maximum number of passes over the images; training ends earlier."""
+    """Maximum number of passes over the images; training usually ends earlier."""
 
     patience: Count | None = None
-    """Epochs without a better loss on held-out images before training stops, and the best one is
-    kept: for heads with Dense layers and fine-tuning. Default: 5."""
+    """Epochs without a lower loss on held-out images before training stops and keeps the best one:
+    for heads with Dense layers and fine-tuning. Default: 5."""
 
     batch_size: Count = 64
     """Images per step over all workers, for heads with Dense layers and fine-tuning."""
@@ -123,14 +123,14 @@ class TrainConfig(LabelledConfig, BoxConfig):
     confidence: by label with enough images, pooled over the others."""
 
     folds: Annotated[int, Range(2, 100)] = 5
-    """Number of folds. A head is trained without each, so that every image is predicted by a head
-    that has not seen it: for the figures, the temperature, the thresholds and the list of likely
-    label errors. The model's own head is trained on all images."""
+    """Number of folds. For each fold, a head is trained on the others and predicts that fold. These
+    predictions give the figures, the temperature, the thresholds and the likely label errors. The
+    model's own head is trained on all images."""
 
     fine_tune: str | None = None
     """After the head, also train the last layers of the backbone: a number of layers with weights,
-    such as 20, or of blocks, such as 2-blocks. The validation images of --images, or otherwise the
-    first fold, choose the epoch, and it is kept only if it improves them."""
+    such as 20, or of blocks, such as 2-blocks. The best epoch is chosen on the validation images of
+    --images, or else the first fold, and kept only if it is better on them than the frozen one."""
 
     fine_tune_rate: _Rate = 1e-5
     """Learning rate of Adam in fine-tuning."""
@@ -143,10 +143,10 @@ class TrainConfig(LabelledConfig, BoxConfig):
     epoch, and remove the colour of some, as on infrared night images."""
 
     seed: Seed = 0
-    """Seed of the folds, and of the initial weights and the order of images."""
+    """Seed of the folds, the initial weights and the order of images."""
 
     head_seed: Seed | None = None
-    """Seed of a head with Dense layers alone: its initial weights and order of images. Default:
+    """Seed of a head with Dense layers only: its initial weights and order of images. Default:
     --seed."""
 
     workers: Count = 1
@@ -244,7 +244,7 @@ class TrainConfig(LabelledConfig, BoxConfig):
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig(TrainConfig):
     """Search for the best new head (layers, learning rate, L2 penalty), and write the one with the
-    best loss out of fold as a model bundle."""
+    lowest out-of-fold loss as a model bundle."""
 
     GROUPS: ClassVar = {
         "Search": ("trials", "heads", "learning_rate_range", "l2_range"),

@@ -25,8 +25,8 @@ class Trained(Result):
 
     @property
     def accuracy(self) -> float:
-        """Share of the given test images that were classified correctly; without them, of the
-        images that were judged out of fold, or of the validation images after fine-tuning."""
+        """The test accuracy, 0 to 1. Without test images: the out-of-fold accuracy, or after
+        fine-tuning that of the validation images."""
         metrics = self.model["metrics"]
         return float((metrics["test"] or metrics["estimate"])["accuracy"])
 
@@ -34,8 +34,8 @@ class Trained(Result):
         """For --summary-json: the URIs of the `model` and its `report`, the `model_id`, the number
         of `labels`; the number of `images`, `used`, `opened` and, by status, `unusable` ones;
         `epochs_run` and `best_epoch`; `images` and `accuracy` of `test` (None without a given test
-        split) and of the `estimate`, with its `source`; `leaks`, test images that are among the
-        others too; `contradictions`, pictures under several labels; `seconds` by stage.
+        split) and of the `estimate`, with its `source`; `leaks`, test images that are also among
+        the training images; `contradictions`, pictures under several labels; `seconds` by stage.
         metrics.json has all figures."""
         data, metrics = self.model["data"], self.model["metrics"]
         test, estimate = (
@@ -87,8 +87,10 @@ class Trained(Result):
         ]
         if data["leaks"]:
             clean = metrics["test"]["without_leaks"]
-            figure = f"accuracy without them {clean['accuracy']:.4f}" if clean else "all of them"
-            lines.append(f"{data['leaks']} test images are among the others too; {figure}")
+            without = f"; accuracy without them {clean['accuracy']:.4f}" if clean else ""
+            lines.append(
+                f"{counted(data['leaks'], 'test image')} also among the training images{without}"
+            )
         return "\n".join(
             [
                 *lines,
@@ -119,9 +121,9 @@ def _rare(labels: list[dict[str, Any]], folds: int) -> Iterator[str]:
 def _has(row: dict[str, Any], folds: int) -> str:
     text = f"{row['train']} to train on"
     if row["groups"] == 1:
-        text += ", all of one picture or group, so that no figure tells of it"
+        text += ", all of one picture or group, so it cannot be measured"
     elif row["groups"] < folds:
-        text += f", of {row['groups']} pictures or groups"
+        text += f", in {row['groups']} pictures or groups"
     return text + (", no test image" if row["test"] == 0 else "")
 
 
@@ -175,8 +177,8 @@ def _more_labels(curve: dict[str, Any] | None) -> Iterator[str]:
     if curve is not None:
         now, twice = (each["accuracy"] for each in curve["expected"])
         yield (
-            f"with twice as many labelled images the accuracy would rise by about "
-            f"{100 * (twice - now):.1f} points (by the folds' learning curve, give or take one)"
+            f"with twice as many labelled images, accuracy would rise by about "
+            f"{100 * (twice - now):.1f} percentage points (extrapolated, give or take one)"
         )
 
 

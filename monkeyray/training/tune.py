@@ -1,7 +1,7 @@
 """The search job: train many heads on cached features, and publish the best one as a bundle.
 
-The trials are drawn beforehand from the seed. The loss out of fold chooses among them; a given test
-split is used once, by the training of the best.
+The trials are drawn from the seed in advance. The one with the lowest out-of-fold loss is trained
+as `train` does; a given test split is used only there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from monkeyray.training.summary import Trained
 from monkeyray.training.train import train_with
 from monkeyray.training.worker import Training, Worker
 
-#: Makes a training from the folds and the features, (n, width).
+#: Makes a training from the folds and the features (n, width).
 Maker = Callable[[Folds, Array], Training]
 
 #: How often a trial whose process died starts again.
@@ -49,7 +49,7 @@ _NOTHING = {
 
 @dataclass(frozen=True)
 class Choice:
-    """What a trial tries; the names of TrainConfig. A linear head has only a penalty to try."""
+    """The settings of a trial, named as in TrainConfig. A linear head has only a penalty to try."""
 
     head: str
     learning_rate: float | None
@@ -94,7 +94,7 @@ def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
 
 
 def _search(config: TuneConfig, data: Dataset) -> tuple[TrainConfig, dict[str, Any]]:
-    """The training that was best out of fold, and all trials in JSON's types."""
+    """The settings of the trial with the lowest out-of-fold loss, and all trials in JSON types."""
     start = time.monotonic()
     tried = choices(config)
     trainings = [config.choose(**asdict(choice)) for choice in tried]
@@ -152,7 +152,7 @@ def run_trials(
 
 
 def _trial(maker: Maker, data: tuple[Folds, Array]) -> dict[str, Any]:
-    """One trial, in a process that may have run others, on one core."""
+    """Run one trial, on one core, in a process that may have run others."""
     start = time.monotonic()
     try:
         state, _ = maker(*data)(Worker(threads=1))

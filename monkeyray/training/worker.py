@@ -69,10 +69,11 @@ class State:
 
 @dataclass(frozen=True)
 class Worker:
-    """Worker `rank` of `world`, on `threads` cores, None for as many as there are.
+    """Worker `rank` of `world`, on `threads` cores, or all cores if None.
 
-    `resume`: the state to go on from. `checkpoint` is called on every worker after the same epochs,
-    and may wait for the others; `on_epoch` gets every epoch's figures on every worker.
+    `resume`: the state to resume from. `checkpoint` is called on every worker after the same
+    epochs, and may wait for the others; `on_epoch` is called on every worker with the figures of
+    every epoch.
     """
 
     rank: int = 0
@@ -84,7 +85,7 @@ class Worker:
 
     @cached_property
     def strategy(self) -> Any:
-        """TensorFlow's strategy. With a number of threads TensorFlow must not have run before."""
+        """TensorFlow's strategy. If `threads` is set, TensorFlow must not have run before."""
         import_keras()
         import tensorflow as tf
 
@@ -124,7 +125,8 @@ class Training(Protocol):
 
     @property
     def config(self) -> Any:
-        """The settings: a dataclass with the most `epochs`."""
+        """The settings: a dataclass with the maximum number of `epochs`."""
 
     def __call__(self, worker: Worker) -> tuple[State, Weights]:
-        """The last state, and the weights by name. Raises ConfigError on all workers alike."""
+        """Run it; returns the last state, and the weights by name. A ConfigError is raised on all
+        workers or none."""

@@ -383,7 +383,7 @@ def test_folds_and_views() -> None:
 
 def test_what_more_labels_would_bring() -> None:
     page = Page(report("full"))
-    assert "accuracy would rise by about 1.4 points" in page.text
+    assert "accuracy would rise by about 1.4 percentage points" in page.text
     assert page.table("Heads trained on")[1] == ["120 images", "85.0%", "80.0-95.0%"]
 
 
@@ -502,7 +502,7 @@ def test_rare_labels_and_outliers_are_named() -> None:
         {"label": "c", "train": 30, "groups": 30, "test": 0},
     ]
     text = Page(render_report(model)).text.replace(" ,", ",")
-    assert "a 50 (one picture or group: in no fold" in text
+    assert "a 50 (one picture or group, so it cannot be measured)" in text
     assert "b 40 (4 pictures or groups), c 30 (none in test)" in text
     assert "6.2% of the test images are" in page.text
     assert ["class weights", "balanced"] in [row for table in page.tables for row in table]
@@ -511,7 +511,7 @@ def test_rare_labels_and_outliers_are_named() -> None:
 def test_a_search_shows_its_best_trials() -> None:
     model = full_model()
     page = Page(render_report(model))
-    assert "Of 14 trials, number 11 had the lowest loss out of fold" in page.text
+    assert "Of 14 trials, number 11 had the lowest out-of-fold loss" in page.text
     assert "head 1024,512, learning rate 0.00123 and L2 4.5e-06. 6 finished, " in page.text
     assert "6 finished, 7 diverged, 1 failed." in page.text
     assert "report, are optimistic: the more trials" in page.text

@@ -1,4 +1,4 @@
-"""Parts of the images are nested and stratified, and the extrapolation is a power law."""
+"""Subsets are nested and stratified, and the extrapolation is a power law."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monkeyray.statistics.learning_curve import expected_accuracy, part_ranks
+from monkeyray.statistics.learning_curve import expected_accuracy, subset_ranks
 
 
 @given(
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.integers(-1, 2)), min_size=1),
     st.integers(0, 5),
 )
-def test_a_part_has_every_label_of_every_fold(
+def test_subsets_are_stratified_by_label_and_fold_and_keep_groups_together(
     images: list[tuple[int, int, int]], seed: int
 ) -> None:
     truth, groups, fold = np.array(images).T
-    ranks = part_ranks(truth, groups, fold, seed)
+    ranks = subset_ranks(truth, groups, fold, seed)
     for label, number in set(zip(truth.tolist(), fold.tolist(), strict=True)):
         its = (truth == label) & (fold == number)
         np.testing.assert_allclose(np.sort(ranks[its]), np.arange(its.sum()) / its.sum())
-        # A group is not spread over the order.
+        # Each group is contiguous in the order.
         ordered = groups[its][np.argsort(ranks[its], kind="stable")]
         assert 1 + (np.diff(ordered) != 0).sum() == len(set(ordered.tolist()))
 
@@ -35,6 +35,6 @@ def test_errors_fall_as_a_power_of_the_images() -> None:
 
 
 @pytest.mark.parametrize("accuracies", [[0.9, 0.8], [1.0, 1.0], [0.0, 0.0]])
-def test_more_images_are_never_expected_to_harm(accuracies: list[float]) -> None:
+def test_more_images_never_lower_the_expected_accuracy(accuracies: list[float]) -> None:
     found = expected_accuracy(np.array([50, 100]), np.array(accuracies), 100, np.array([100, 200]))
     assert 0 <= found[0] <= found[1] <= 1

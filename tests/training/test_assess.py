@@ -49,13 +49,13 @@ def dataset(test: bool = True) -> Dataset:
 
 
 def assessed(data: Dataset, vectors: Any, scale: float, target: float | None = None) -> Assessment:
-    """All heads are alike."""
-    judges = dict.fromkeys(range(3), head(scale))
-    return assess(data, vectors, head(scale), judges, OUT_OF_FOLD, target)
+    """An assessment in which all heads are the same."""
+    fold_heads = dict.fromkeys(range(3), head(scale))
+    return assess(data, vectors, head(scale), fold_heads, OUT_OF_FOLD, target)
 
 
 def head(scale: float) -> dict[str, Any]:
-    """The right answer, as sure of itself as `scale` says."""
+    """A head that is right, with a confidence that grows with `scale`."""
     return {
         "0000/kernel": (scale * np.eye(6, 3)).astype(np.float32),
         "0001/bias": np.zeros(3, np.float32),
@@ -106,9 +106,9 @@ def test_figures_of_a_given_test_split_are_the_published_heads(vectors: Any) -> 
         assert 0 <= np.mean(scores > 1) < 0.15
     assert found.unseen.all()
     assert metrics["figures"] == (
-        "The out-of-fold figures are of 3 heads, each measured on the fold that it was trained "
-        "without, 630 images in all; the published head was trained on all 630 images, and the "
-        "test figures are of it, on 270 images that played no part in its training."
+        "The out-of-fold figures are those of 3 heads, each measured on the fold that it was "
+        "trained without, 630 images in all; the published head was trained on all 630 images, and "
+        "the test figures are its own, on 270 images not used in its training."
     )
 
 
@@ -121,7 +121,7 @@ def test_without_a_test_split_the_folds_are_shown(vectors: Any) -> None:
     assert metrics["figures"].endswith("the published head was trained on all 900 images.")
 
 
-def test_what_the_test_part_says_decides_nothing(vectors: Any) -> None:
+def test_the_test_split_influences_no_choice(vectors: Any) -> None:
     data = dataset()
     wrong = data.folds.truth.copy()
     wrong[data.test] = (wrong[data.test] + 1) % 3
@@ -133,12 +133,12 @@ def test_what_the_test_part_says_decides_nothing(vectors: Any) -> None:
         np.testing.assert_array_equal(array, found[1].outliers.to_arrays()[key])
 
 
-def test_folds_judge_each_image_by_the_head_that_has_not_seen_it(vectors: Any) -> None:
+def test_each_image_is_predicted_by_the_head_that_has_not_seen_it(vectors: Any) -> None:
     data = dataset()
-    # The second fold's head has it all wrong.
+    # The head of the second fold gets everything wrong.
     bad = {key: np.roll(array, 1, axis=-1) for key, array in head(2.0).items()}
-    judges = {0: head(2.0), 1: bad, 2: head(2.0)}
-    found = assess(data, vectors, head(2.0), judges, OUT_OF_FOLD, None)
+    fold_heads = {0: head(2.0), 1: bad, 2: head(2.0)}
+    found = assess(data, vectors, head(2.0), fold_heads, OUT_OF_FOLD, None)
     estimate = found.metrics["estimate"]
     assert min(estimate["folds"][0], estimate["folds"][2]) > 0.9
     assert estimate["folds"][1] < 0.1
@@ -149,14 +149,14 @@ def test_folds_judge_each_image_by_the_head_that_has_not_seen_it(vectors: Any) -
     assert {each.index for each in errors[:150]} <= in_bad_fold
 
 
-def test_the_learning_curve_is_of_heads_that_have_not_seen_the_image(vectors: Any) -> None:
+def test_the_learning_curve_uses_heads_that_have_not_seen_the_image(vectors: Any) -> None:
     data = replace(dataset(), vectors=vectors)
-    judges = dict.fromkeys(range(3), head(2.0))
-    assert learning_curve(data, {}, judges) is None
-    # The heads on a part have the first fold all wrong.
-    parts = {0: {k: np.roll(x, 1, axis=-1) for k, x in head(1.0).items()}, 1: head(1), 2: head(1)}
-    weights = {f"part-0.5/{n}/{k}": x for n, each in parts.items() for k, x in each.items()}
-    found = learning_curve(data, weights | {"part-0.5/images": np.array([210.0])}, judges)
+    fold_heads = dict.fromkeys(range(3), head(2.0))
+    assert learning_curve(data, {}, fold_heads) is None
+    # On the subset, the head of the first fold gets everything wrong.
+    subset = {0: {k: np.roll(x, 1, axis=-1) for k, x in head(1.0).items()}, 1: head(1), 2: head(1)}
+    weights = {f"subset-0.5/{n}/{k}": x for n, each in subset.items() for k, x in each.items()}
+    found = learning_curve(data, weights | {"subset-0.5/images": np.array([210.0])}, fold_heads)
     assert found is not None
     first, last = found["points"]
     assert (first["images"], last["images"]) == (210, 420)

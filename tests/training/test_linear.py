@@ -127,13 +127,13 @@ def test_features_that_never_vary_leave_the_shares_of_the_labels() -> None:
     np.testing.assert_allclose(scores, [[0.75, 0.25]], atol=1e-4)
 
 
-def training(parts: dict[float, Any] | None = None) -> LinearTraining:
+def training(subsets: dict[float, Any] | None = None) -> LinearTraining:
     """Of three folds, with images of a test and one that is in no fold."""
     vectors, truth, _ = problem(2, 90)
     fold = np.random.default_rng(0).permutation(np.arange(90) % 3)
     fold[60:70], fold[5] = TEST, IN_NO_FOLD
     config = LinearConfig(epochs=1000, l2=1.0, checkpoint_seconds=0)
-    return LinearTraining(config, Folds(truth, fold), vectors, LABELS, 4, parts or {})
+    return LinearTraining(config, Folds(truth, fold), vectors, LABELS, 4, subsets or {})
 
 
 def test_each_fold_is_measured_by_the_head_that_has_not_seen_it() -> None:
@@ -180,15 +180,15 @@ def test_a_training_resumes_and_ends_where_an_undisturbed_one_does() -> None:
             np.testing.assert_allclose(found[name], array, atol=0 if state.done else 2e-3)
 
 
-def test_heads_on_parts_learn_from_them_alone() -> None:
+def test_heads_on_subsets_learn_from_these_alone() -> None:
     part = np.random.default_rng(1).random(90) < 0.7
     task = training({0.7: part})
     _, weights = task(Worker())
     _, plain = training()(Worker())
-    assert {name for name in weights if not name.startswith("part-")} == plain.keys()
+    assert {name for name in weights if not name.startswith("subset-")} == plain.keys()
     for name, array in plain.items():
         np.testing.assert_array_equal(weights[name], array)
-    assert len(below(weights, "part-0.7/2")) == 2
+    assert len(below(weights, "subset-0.7/2")) == 2
     seen = part & (task.folds.fold != TEST)
     sizes = [int((seen & (task.folds.fold != k)).sum()) for k in range(3)]
-    assert weights["part-0.7/images"] == pytest.approx(np.mean(sizes))
+    assert weights["subset-0.7/images"] == pytest.approx(np.mean(sizes))

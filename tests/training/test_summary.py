@@ -20,7 +20,7 @@ def summary(int8: dict[str, object] | None = None, **data: object) -> str:
     return repr(Trained("m", model, 0, seconds))
 
 
-def test_labels_with_few_images_are_named_with_the_parts_that_lack_them() -> None:
+def test_labels_with_few_images_are_named_with_what_they_lack() -> None:
     rows = [
         {"label": "a", "train": 3, "groups": 1, "test": 1},
         {"label": "b", "train": 90, "groups": 4, "test": None},
@@ -28,8 +28,8 @@ def test_labels_with_few_images_are_named_with_the_parts_that_lack_them() -> Non
     ]
     text = summary(rare_labels=rows)
     assert (
-        "labels with few images: a (3 to train on, all of one picture or group, so that no figure "
-        "tells of it), b (90 to train on, of 4 pictures or groups), c (80 to train on, no test "
+        "labels with few images: a (3 to train on, all of one picture or group, so it cannot be "
+        "measured), b (90 to train on, in 4 pictures or groups), c (80 to train on, no test "
         "image); add images, or" in text
     )
     assert "few images" not in summary(rare_labels=[])
@@ -42,11 +42,11 @@ def test_figures_name_their_head() -> None:
     assert re.search(
         r"out-of-fold accuracy 0\.\d+ \(0\.\d+ to 0\.\d+ with 95% conf.*\) on 600 im", text
     )
-    assert "3 test images are among the others too" in summary(leaks=3)
+    assert "3 test images also among the training images" in summary(leaks=3)
 
 
 def test_what_more_labels_would_bring() -> None:
-    assert "accuracy would rise by about 1.4 points" in summary()
+    assert "accuracy would rise by about 1.4 percentage points" in summary()
 
 
 def test_int8_is_compared_with_float32() -> None:
