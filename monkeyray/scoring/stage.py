@@ -35,7 +35,8 @@ class Scorer:
     image that is null or cannot be read becomes a row whose status and error say why.
 
     `embeddings`: add the features of the backbone. `options`: those of `load_model`, such as `gpu`,
-    for which `map_batches` needs `num_gpus`. As many threads compute as Ray gives the actor CPUs.
+    for which `map_batches` needs `num_gpus` and `batch_size`. As many threads compute as Ray gives
+    the actor CPUs.
 
     Raises what `load_model` raises; in a call, InputError for a batch without images, ConfigError
     for a malformed URI, and StorageError if a store cannot be used.
