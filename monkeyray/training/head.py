@@ -22,8 +22,9 @@ from monkeyray.training.loop import CachedSource, FitConfig, LoopTraining
 from monkeyray.training.options import TrainConfig, parse_head
 from monkeyray.training.worker import Training
 
-#: With more images, the learning curve is skipped: it takes as long as the heads themselves.
-_CURVE_IMAGES = 20_000
+#: The learning curve is skipped with fewer images of a label, since their subsets are nearly the
+#: same, and with more images in all, since it takes as long as the heads themselves.
+_CURVE_LEAST, _CURVE_MOST = 10, 20_000
 
 
 class HeadLearner:
@@ -78,16 +79,20 @@ class HeadLearner:
 def train_head(job: Job, network: Network, data: Dataset) -> Outcome:
     """Train one head per fold on the other folds, and a last one on all images."""
     training = head_training(job.config, data.folds, data.vectors.mean(axis=1), len(data.labels))
-    if isinstance(training, LinearTraining) and len(data.uris) <= _CURVE_IMAGES:
+    if isinstance(training, LinearTraining):
         training = replace(training, subsets=_subsets(data))
     identity = identify(job.config, network, data) | {"head": parse_head(job.config.head)}
     return job.run(Task(training, job.tracking.stage("head")), identity)
 
 
 def _subsets(data: Dataset) -> dict[float, Array]:
-    """For each fraction of the learning curve, which images are in the subset, bool (n,)."""
+    """For each fraction of the learning curve, which images are in the subset, bool (n,). Empty if
+    the curve is skipped."""
+    learned = data.folds.truth[~data.test]
+    fewest = np.bincount(learned).min()
+    if fewest < _CURVE_LEAST or len(learned) > _CURVE_MOST:
+        return {}
     ranks = subset_ranks(data.folds.truth, data.groups, data.folds.fold, 0)
-    fewest = np.bincount(data.folds.truth[~data.test]).min()
     # With few images, a quarter and a half are nearly the same.
     shares = (0.25, 0.5) if fewest >= RARE_IMAGES else (0.5,)
     return {share: ranks < share for share in shares}
