@@ -65,7 +65,7 @@ def escape_control_line(text: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things.
+    """A number with its noun, singular or plural.
 
     >>> counted(1, "image"), counted(2, "image"), counted(0, "broken box")
     ('1 image', '2 images', '0 broken boxes')

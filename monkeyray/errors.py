@@ -82,7 +82,7 @@ class NoFileError(ObjectError):
 
 
 class KeyNameError(ObjectError):
-    """The object's key is one that its store's client cannot express."""
+    """The store's client cannot express the object's key."""
 
     kind = "unsupported"
 

@@ -1,4 +1,4 @@
-"""Capture times: those of a table in place of EXIF's, and instants from camera clocks.
+"""Capture times: from a table instead of EXIF, and instants from camera clocks.
 
 A camera writes local time without a time zone. With one, the time is an instant, except in the
 hours that daylight saving time skips or repeats, which are reported and never guessed.
@@ -157,7 +157,7 @@ class GivenTimes:
 
 
 def read_given_times(place: Location, storage: Storage, predictions: Predictions) -> GivenTimes:
-    """Read the times of files that have one.
+    """Read a table of capture times; files without a time are left out.
 
     The files may be named from another folder than in the predictions. Raises InputError for a
     table without the two columns or with values that are not times, and if none of its files is

@@ -78,7 +78,7 @@ def crop_of(bbox: Sequence[float], padding: float, width: int, height: int) -> B
 
 
 def tidy_box(bbox: Sequence[float]) -> list[float]:
-    """Left, top, width and height of a box, rounded to the digits of a float32, within 0 and 1.
+    """Left, top, width and height of a box, rounded to float32's digits and clipped to 0 to 1.
 
     >>> tidy_box([0.20000000298, -0.001, 0.5, 1.002])
     [0.2, 0.0, 0.5, 1.0]

@@ -61,7 +61,7 @@ def _reconyx(note: Any) -> str | None:
     """The time in the maker note of a Reconyx HyperFire, whose EXIF has no other.
 
     Little-endian uint16, the first 0xF101; second, minute, hour, month, day and year from byte 22,
-    which some cameras write in big-endian. In one order at most they are a time.
+    which some cameras write in big-endian. They are a valid time in at most one of the two orders.
     """
     if not isinstance(note, bytes) or len(note) < 34 or note[:2] != b"\x01\xf1":
         return None

@@ -46,8 +46,8 @@ _SAMPLE = 16
 
 @dataclass
 class _Known:
-    """What earlier rows have shown. `schemes`: those that can be opened; `drive`: the start of
-    Windows paths that stands for the manifest's folder, with slashes, None before there is any."""
+    """What is known from earlier rows. `schemes`: those that can be opened; `drive`: the start of
+    Windows paths that stands for the manifest's folder, with slashes; None until one is found."""
 
     schemes: set[str]
     drive: str | None = None
@@ -180,7 +180,7 @@ def _without_drive(
 
 
 def _find_drive(folder: str, paths: list[str], storage: Storage) -> str | None:
-    """What to leave out of paths to find the first image that is below the folder."""
+    """The start to leave out of the paths, from the first image that is found below the folder."""
     for path in paths:
         names = path.split("/")
         for start in range(1, len(names)):

@@ -37,7 +37,7 @@ _GRAPH_VERSION = 1
 #: of an int8 graph use float32.
 _PRECISIONS = {"float32": "f32", "mixed": "bf16", "int8": "f32"}
 
-#: Graphs that are kept; the least recently used one goes first.
+#: How many graphs are kept; the least recently used one is deleted first.
 _KEPT = 8
 
 
@@ -140,7 +140,7 @@ def _model(network: Network, core: Any) -> Any:
 
 
 def cached_graph(key: str, build: Callable[[], tuple[bytes, bytes]]) -> tuple[bytes, bytes]:
-    """What `build` returns, a graph and its weights, from the cache if `key` is there.
+    """A graph and its weights, from the cache if `key` is there, otherwise from `build`.
 
     The cache is in the user's cache folder (XDG_CACHE_HOME, else ~/.cache), under a checksum. If it
     is damaged or cannot be written, the graph is built.

@@ -48,7 +48,7 @@ def match(detections: Detections, listing: Listing, images: str) -> Matched:
         )
     uris = sample_uris(listing.tables(), listing.rows)
     sample = [nfc(uri) for uri in utf8_names(pa.chunked_array([uris])).to_pylist()]
-    remedy = "give --images a folder whose path contains one of these"
+    remedy = "give --images a folder whose path contains one of them"
     rule = find_rule(files, sample, "detections", remedy)
     where = np.full(listing.rows, -1, np.int64)
     if rule is not None:

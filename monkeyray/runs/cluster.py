@@ -104,8 +104,8 @@ def connected(address: str | None, debug: bool = False, say: Say | None = None) 
         follow_root("ray", "ray.data")
         if not has_token:
             logging.getLogger(__name__).warning(
-                "this release of Ray does not let us choose its token, so other users of this "
-                "machine can connect to the Ray of this job: use the one in requirements.lock"
+                "MonkeyRay cannot set the token of this release of Ray, so other users of this "
+                "machine can connect to this job's Ray: use the release in requirements.lock"
             )
         if not own:
             ending.enter_context(_watched())
@@ -205,7 +205,7 @@ def _options(debug: bool) -> dict[str, Any]:
 
 
 def _start(folder: Path, debug: bool) -> bool:
-    """Start a Ray of our own, which keeps everything in this folder and rejects clients without its
+    """Start our own Ray, which keeps everything in this folder and rejects clients without its
     token. In the home folder, Ray's default, the token would switch on authentication for every
     cluster started later. Returns whether it has a token."""
     import ray
@@ -242,8 +242,8 @@ def _leave() -> None:
 
 
 def _read_authentication() -> bool:
-    """Make Ray reread its token settings from the environment. There is no public way; returns
-    whether this release still has the private one."""
+    """Make Ray reread its token settings from the environment. There is no public API for this;
+    returns whether this release still has the private one."""
     try:
         raylet = importlib.import_module("ray._raylet")  # its types are incomplete
         raylet.Config.initialize("")

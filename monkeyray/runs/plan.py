@@ -41,7 +41,7 @@ class Plan:
     sizes: tuple[int, ...]
 
     def read(self, shard: int) -> pa.Table:
-        """The rows of one shard. Raises RunError if the plan is damaged, as do those below."""
+        """The rows of one shard. Like the functions below, raises RunError for a damaged plan."""
         with _open_file(self, shard // SHARDS_PER_FILE) as reader:
             return pa.Table.from_batches([reader.get_batch(shard % SHARDS_PER_FILE)])
 

@@ -184,8 +184,8 @@ class Run:
 
     @functools.cached_property
     def _earlier_files(self) -> dict[int, str]:
-        """As `files`, by the earlier states. Listed once, because their files stay until `finish`;
-        to ask for the file of each state would cost a request for each."""
+        """As `files`, for the earlier states. Listed once, because their files stay until `finish`,
+        and looking for the file of each state would cost a request each."""
         return replace(self, ids=self.ids[:-1]).files()
 
     def publish(self, shard: int, plan: pa.Table, table: pa.Table) -> None:

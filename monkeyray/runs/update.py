@@ -100,11 +100,10 @@ def update_run(
     notes: Callable[[], dict[str, Any]] | None = None,
 ) -> Run:
     """The successor of a run, which makes some rows again and has new shards of `sizes` for the
-    `new` images; the run itself if nothing is new or to be made again, and then its place stays as
-    it is.
+    `new` images. If nothing is new or to be made again, the run itself, and nothing is changed.
 
-    `notes` is asked for new ones once all shards have been seen. Raises LeaseError if another run
-    has taken the place.
+    `notes` is called for new notes once all shards have been checked. Raises LeaseError if another
+    run has taken the place.
     """
     lease.check()
     files = run.files()

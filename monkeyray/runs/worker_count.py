@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from monkeyray.console import Say, counted
 from monkeyray.errors import ClusterError
 
-#: Workers that share a GPU at most; each decodes on a core of its own.
+#: Maximum number of workers that share a GPU; each decodes on its own core.
 _ON_A_GPU = 8
 
 _WAIT_LINE_SECONDS = 30.0
@@ -24,7 +24,7 @@ class WorkerCount:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the nodes of a cluster have now, and at most once an autoscaler has added all it may."""
+    """What the nodes of a cluster have now, and the maximum that an autoscaler may reach."""
 
     cpus: int
     gpus: int
@@ -34,7 +34,7 @@ class Capacity:
 
 
 def usable_cores() -> int:
-    """The CPU cores that this process may use, within its affinity and a container's limits."""
+    """The number of CPU cores that this process may use, by its affinity and container limits."""
     from joblib.externals.loky import cpu_count
 
     return int(cpu_count())
@@ -111,8 +111,8 @@ def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
 
 
 def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
-    """Wait until the cluster has room for the workers, each with a share `gpu` of a GPU, and `say`
-    so every 30 s.
+    """Wait until the cluster has room for the workers, each with the fraction `gpu` of a GPU, and
+    `say` so every 30 s.
 
     The room is requested as a placement group, so that an autoscaler starts nodes for it.
     """

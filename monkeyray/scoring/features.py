@@ -163,8 +163,8 @@ def unusable(features: Features) -> Counter[str]:
 def find_cached(
     images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | None = None
 ) -> Any:
-    """Each image's row in the cache, int32 (n,); null if it is not cached or outdated.
-    `fresh`: URIs that have just been computed, and count as they are."""
+    """Each image's row in the cache, int32 (n,); null if it is missing or outdated.
+    `fresh`: URIs that have just been computed, so that they are never outdated."""
     if cached is None:
         return pa.nulls(images.num_rows, pa.int32())
     where = pc.index_in(images["uri"], value_set=cached["uri"].combine_chunks())

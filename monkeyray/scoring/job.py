@@ -1,5 +1,5 @@
-"""What a scoring consists of: its identity, its run (new, resumed or updated), and the work of its
-workers."""
+"""The parts of a scoring job: its identity, its run (new, resumed or updated), and its workers'
+work."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def open_or_create(
         options = [
             f"--{flag(name)}" for name in ("update", "retry_failed") if getattr(config, name)
         ]
-        say(f"{' and '.join(options)} found no image to score; existing rows are kept as they are")
+        say(f"{' and '.join(options)} found no image to score; existing rows are unchanged")
     return after
 
 

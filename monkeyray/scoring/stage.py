@@ -1,4 +1,4 @@
-"""Scoring as a stage of one's own Ray Data pipeline."""
+"""Scoring as a stage of your own Ray Data pipeline."""
 
 from __future__ import annotations
 

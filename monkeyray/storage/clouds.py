@@ -64,8 +64,8 @@ class CloudAccess:
 class ObstoreStore:
     """One bucket or container, see protocol.Store.
 
-    `page`: asks for a page of the names that begin with a prefix. `arrow`: opens pyarrow's file
-    system of the account. `by_generation`: whether a version is Google's generation, or an ETag.
+    `page`: lists a page of the names with a prefix. `arrow`: opens pyarrow's file system for the
+    account. `by_generation`: whether versions are Google's generations, otherwise ETags.
     """
 
     store: obstore.store.ObjectStore

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 _CONNECTIONS = 8
 _PIECE_BYTES = 2**17
 
-#: Statuses that deny access, and those below 500 that may pass.
+#: Statuses that deny access, and transient ones below 500.
 _REFUSED = (401, 402, 403, 407, 451)
 _PASSING = (408, 425, 429)
 
 
 class HttpStore:
-    """See protocol.Store. Credentials are those of ~/.netrc, and stay with their host in redirects.
-    A version is the ETag, or else the time of modification as the server writes it."""
+    """See protocol.Store. Credentials come from ~/.netrc, and redirects do not send them to another
+    host. A version is the ETag, or else the Last-Modified header as text."""
 
     def __init__(self, patience_seconds: float) -> None:
         import requests
@@ -98,7 +98,7 @@ class HttpStore:
 
     @contextlib.contextmanager
     def _asked(self, method: str, place: Location) -> Iterator[Any]:
-        """A server's answer with the status 200."""
+        """Send a request; yields the response if its status is 200."""
         with (
             _http_errors(place),
             self._session.request(
@@ -130,7 +130,9 @@ def _http_errors(place: Location) -> Iterator[None]:
         yield
     except (requests.TooManyRedirects, requests.exceptions.InvalidSchema, ValueError) as error:
         # An address that no server can have, or a redirect to one. (InvalidURL is a ValueError.)
-        raise MissingError(f"{place} leads nowhere ({type(error).__name__})") from None
+        raise MissingError(
+            f"{place} is not a valid address, or redirects to none ({type(error).__name__})"
+        ) from None
     except requests.exceptions.SSLError:
         raise FaultError(
             f"no secure connection to {place.bucket} for {place}: if its certificate is your own, "

@@ -85,8 +85,8 @@ def check_size(place: Location, size_bytes: int, max_bytes: int | None) -> None:
 
 
 def written_before(store: Store, place: Location, data: bytes) -> str | None:
-    """The version of a file that has these bytes already, because an earlier try succeeded and its
-    answer was lost; otherwise None."""
+    """The version of a file that already has these bytes, because an earlier attempt succeeded but
+    its response was lost; otherwise None."""
     # The bytes are compared, since an ETag need not be their MD5.
     with contextlib.suppress(ObjectError):
         there = store.read(place, len(data))

@@ -13,7 +13,7 @@ _TAIL_BYTES = 2**16
 
 
 class Ranges(Protocol):
-    """A store that gives ranges of objects."""
+    """A store from which ranges of objects can be read."""
 
     @property
     def patience_seconds(self) -> float:
@@ -33,7 +33,7 @@ class RangeFile(io.RawIOBase):
 
     def __init__(self, store: Ranges, place: Location) -> None:
         self._store, self._place = store, place
-        # Parquet files are read from their end first, and small ones fit into it.
+        # Parquet is read from the end first, and small files fit into this one request.
         self._tail, self._size, self._version = with_retries(
             lambda: store.get_tail(place, _TAIL_BYTES), store.patience_seconds
         )

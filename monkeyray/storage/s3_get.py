@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import boto3.session
     from obstore.store import S3Credential, S3Store
 
-#: After as many consecutive objects that only boto3 could read, it serves so many alone.
+#: After this many consecutive objects that only boto3 could read, it serves the next ones alone.
 _FAILURES = 3
 _SERVED_ALONE = 200
 
-#: The region in an URL of AWS, by host or path.
+#: The region in an AWS URL, by host or path.
 _REGION = re.compile(r"https?://(?:.+\.)?s3[.-]([a-z]+(?:-[a-z]+)+-\d+)\.amazonaws\.com\b")
 
 
@@ -44,14 +44,14 @@ class PlainGet:
         self._lock = threading.Lock()
 
     def serves(self, place: Location) -> bool:
-        """Whether to `get` this object, instead of asking boto3 at once."""
+        """Whether to try `get` for this object, instead of using boto3 directly."""
         if self._left[place.bucket]:
             self._left[place.bucket] -= 1
             return False
         return self._usable and is_expressible(place.path) and owns_threads()
 
     def get(self, place: Location, max_bytes: int | None) -> Blob | None:
-        """An object's bytes and ETag, or None to ask boto3, whatever the reason.
+        """An object's bytes and ETag, or None, for any reason, if boto3 should be used.
 
         Raises MissingError and TooLargeError, for which boto3 need not be asked.
         """

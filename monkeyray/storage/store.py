@@ -30,7 +30,7 @@ _MAKING = threading.Lock()
 #: A parsed place, or the URI of one.
 Place = str | Location
 
-#: What a store is opened with; a scheme alone, where nothing else matters.
+#: Settings to open a store with; just its scheme if it needs no others.
 Access = str | S3Access | CloudAccess
 
 T = TypeVar("T")
@@ -220,8 +220,8 @@ class Storage:
         self._probe(place, lambda probe: self.write(probe, b""))
 
     def check_conditions(self, place: Place) -> None:
-        """Write as `check_writable` does, and see whether the store keeps the promises of `create`
-        and `replace`. Raises StorageError with what it did."""
+        """As `check_writable`, and test whether the store honours the conditions of `create` and
+        `replace`. Raises StorageError if it does not, with what it did instead."""
         self._probe(place, self._prove_conditions)
 
     def _probe(self, place: Place, attempt: Callable[[Location], object]) -> None:

@@ -76,7 +76,7 @@ def test_videos_are_counted_by_name_and_listed(tmp_path: Path) -> None:
     assert count_videos([]) == 0
 
 
-def test_a_manifest_tells_no_versions_so_they_are_asked_for(tmp_path: Path) -> None:
+def test_versions_that_a_manifest_lacks_are_looked_up(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"abc")
     file = str(tmp_path / "a.jpg")
     columns = {

@@ -15,7 +15,7 @@ NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=4).map("/".join)
 
 
 @given(st.sets(NAMES, min_size=1), st.sampled_from(["", "D:/cards/", "/a/b/", "c/"]), st.data())
-def test_files_below_another_folder_are_found_all(
+def test_all_files_below_another_folder_are_found(
     names: set[str], there: str, data: st.DataObject
 ) -> None:
     files = sorted(f"{there}{name}/x.jpg" for name in names)
@@ -42,7 +42,7 @@ def test_the_rule(files: Sequence[str], uris: Sequence[str], rule: Rule | None) 
     assert find_rule(files, uris, "times", "give others") == rule
 
 
-def test_two_rules_that_are_as_good_are_no_rule() -> None:
+def test_two_equally_good_rules_are_refused() -> None:
     files, uris = ["A/1.jpg", "A/2.jpg", "B/1.jpg", "B/2.jpg"], ["/p/1.jpg", "/p/2.jpg"]
     with pytest.raises(InputError, match=r"those of the times in A/ or in B/: give others"):
         find_rule(files, uris, "times", "give others")

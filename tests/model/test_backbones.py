@@ -56,7 +56,7 @@ def built(name: str) -> Any:
 
 
 @every
-def test_the_table_says_what_keras_says(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_table_agrees_with_keras(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     keras = import_keras()
     spec = BACKBONES[name]
     model = built(name)
@@ -148,7 +148,7 @@ os._exit(0)  # as a worker is ended
 """
 
 
-def test_settings_of_the_user_change_nothing(tmp_path: Path) -> None:
+def test_keras_settings_of_the_user_have_no_effect(tmp_path: Path) -> None:
     usual = "float32 channels_last 1e-07 float32"
     odd = "float16 channels_first 0.001 float16"
     started = []

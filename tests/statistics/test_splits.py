@@ -121,7 +121,7 @@ def test_there_are_no_more_folds_than_groups() -> None:
     assert int(fold.max()) + 1 == len(set(fold.tolist())) <= 10
 
 
-def test_too_few_pictures_are_told() -> None:
+def test_too_few_pictures_are_refused() -> None:
     with pytest.raises(InputError, match="no label has two different pictures"):
         fold_images(["a"] * 8 + ["b"], np.array([0] * 8 + [1]), none(9), 2, 0)
     with pytest.raises(InputError, match="label 'b' has no image to train on"):

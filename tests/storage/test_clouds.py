@@ -107,7 +107,7 @@ def test_conditional_and_staged_writes(root: Location, storage: Storage) -> None
     assert [entry.uri for entry in storage.list(root)] == [str(place)]
 
 
-def test_parts_of_a_file(root: Location, storage: Storage) -> None:
+def test_ranges_of_a_file(root: Location, storage: Storage) -> None:
     values = np.random.default_rng(0).random((2, 50_000))
     table = pa.table({"a": values[0], "b": values[1]})
     pq.write_table(table, sink := io.BytesIO())
@@ -151,7 +151,7 @@ def test_a_key_that_cannot_be_read_is_a_row_and_hides_nothing(
         storage.write(uris[2], b"")
 
 
-def test_what_is_wrong_is_said(root: Location, storage: Storage) -> None:
+def test_errors_say_what_is_wrong(root: Location, storage: Storage) -> None:
     nowhere = Location.parse(f"{root.scheme}://nowhere/a/b")
     for call in (storage.read, storage.exists, storage.check_reachable, storage.check_conditions):
         with pytest.raises(StorageError, match="'nowhere' does not exist at") as error:
@@ -163,7 +163,7 @@ def test_what_is_wrong_is_said(root: Location, storage: Storage) -> None:
         storage.read(f"{root.scheme}://photos")
 
 
-def test_lost_answers_keep_the_promise(google: FakeGoogle, storage: Storage) -> None:
+def test_conditional_writes_survive_lost_responses(google: FakeGoogle, storage: Storage) -> None:
     place = "gs://photos/promise"
     google.lost = 1
     first = storage.create(place, b"one")
@@ -216,7 +216,7 @@ def test_no_credentials_are_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, storage: Storage) -> None:
+def test_an_unreachable_server_is_named(monkeypatch: pytest.MonkeyPatch, storage: Storage) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:1")
     monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:1/devstoreaccount1")
     for uri in ("gs://photos/a", "az://photos/a"):
@@ -226,7 +226,7 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, storage: St
             list(storage.list(uri))
 
 
-def test_a_fork_is_told_instead_of_hanging(
+def test_a_fork_fails_with_a_message_instead_of_hanging(
     root: Location, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.write(root / "a", b"x")

@@ -144,8 +144,8 @@ def test_files_with_size_and_version(web: Server) -> None:
         ("403", ForbiddenError, "answers 403"),
         ("429", FaultError, "answers 429 .*overloaded"),
         ("503", FaultError, "answers 503 .*overloaded"),
-        ("loop", MissingError, "leads nowhere"),
-        ("disk", MissingError, "leads nowhere"),
+        ("loop", MissingError, "is not a valid address"),
+        ("disk", MissingError, "is not a valid address"),
         ("short", FaultError, "cannot reach .* run the same command again"),
     ],
 )

@@ -82,7 +82,7 @@ def test_places_have_settings_of_their_own(accounts: tuple[str, str]) -> None:
 
 
 @pytest.mark.usefixtures("profiles")
-def test_a_profile_that_is_not_there_is_named() -> None:
+def test_a_missing_profile_is_named() -> None:
     storage = Storage(s3_endpoint="http://127.0.0.1:1", profile="three")
     with pytest.raises(ConfigError, match=r"\(three\) could not be found: add it to .*--profile"):
         storage.read("s3://a/x")

@@ -1,4 +1,4 @@
-"""The search from end to end: the best trial on validation is the bundle."""
+"""The search from end to end: the best trial out of fold becomes the bundle."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def in_splits(**counts: int) -> list[tuple[str, ...]]:
 
 
 @pytest.mark.parametrize("split", ["test", "validation"])
-def test_a_given_part_that_cannot_be_read_is_told(tmp_path: Path, split: str) -> None:
+def test_a_given_split_without_readable_images_is_named(tmp_path: Path, split: str) -> None:
     images = write_manifest(tmp_path / "list.csv", in_splits(train=20, validation=4, test=4))
     config = config_of(tmp_path, images)
     assert choose(config).data["splits"] == {"train": 48, "test": 8}
@@ -111,7 +111,7 @@ def test_a_test_place_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         choose(config, bad="test")
 
 
-def test_a_limit_keeps_some_of_every_given_part(tmp_path: Path) -> None:
+def test_a_limit_keeps_images_of_every_given_split(tmp_path: Path) -> None:
     images = write_manifest(tmp_path / "list.csv", in_splits(train=200, validation=1, test=1))
     for seed in range(5):
         kept, _, _ = list_dataset(config_of(tmp_path, images, limit=20, seed=seed), Storage())
@@ -128,7 +128,7 @@ def test_what_folds_need_is_told_before_an_image_is_opened(tmp_path: Path) -> No
         list_dataset(config_of(tmp_path, images, limit=30), Storage())
 
 
-def test_labels_that_figures_tell_little_of_are_named(tmp_path: Path) -> None:
+def test_labels_that_are_hard_to_measure_are_named(tmp_path: Path) -> None:
     rows = [*in_splits(train=30, validation=2, test=2)]
     rows += [(f"c{i}.jpg", "c", "train") for i in range(30)]
     rows += [(f"Y{i}.jpg", "Y", "train") for i in range(4)] + [("Y-test.jpg", "Y", "test")]

@@ -56,7 +56,7 @@ def test_what_is_doubted_is_listed_by_doubt(findings: Findings) -> None:
     assert len(found["uncertain"]) == 24
 
 
-def test_what_the_test_part_repeats_is_named(findings: Findings) -> None:
+def test_images_that_the_test_split_repeats_are_named(findings: Findings) -> None:
     leaks = {Path(row["uri"]).name: row for row in findings["findings"]["leaks"]}
     assert {name: row["how"] for name, row in leaks.items()} == {
         "copy.jpg": "identical", "scaled.jpg": "near"

@@ -95,7 +95,7 @@ def test_corrections_are_of_boxes_too(tmp_path: Path) -> None:
     assert skipped[NO_BOX] == 2
 
 
-def test_a_given_part_that_is_lost_is_named() -> None:
+def test_a_given_split_without_animals_is_named() -> None:
     names = ["/p/1.jpg", "/p/2.jpg"]
     images = pa.table(
         {

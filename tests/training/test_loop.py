@@ -47,7 +47,7 @@ def run(folds: Folds, vectors: Any, config: FitConfig = CONFIG, **more: Any) -> 
 
 @pytest.fixture(scope="module")
 def states(folds: Folds, vectors: Any) -> list[State]:
-    """Those of a training that nothing disturbs: after each epoch, and at last its result."""
+    """The states of an uninterrupted training: after each epoch, and the result last."""
     states: list[State] = []
     fitted = run(folds, vectors, checkpoint=lambda state: states.append(copy.deepcopy(state)))
     return [*states, fitted]
@@ -144,7 +144,7 @@ def test_it_learns_and_stops(folds: Folds, vectors: Any) -> None:
     assert state.epoch == min(200, state.best_epoch + 3)
 
 
-def test_weights_shift_what_the_head_cares_for(
+def test_class_weights_shift_the_predictions(
     states: list[State], folds: Folds, vectors: Any
 ) -> None:
     weight = np.where(folds.truth == 2, 2.8, 0.1)

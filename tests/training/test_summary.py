@@ -1,4 +1,4 @@
-"""What a training says it did."""
+"""The summary of a training."""
 
 from __future__ import annotations
 

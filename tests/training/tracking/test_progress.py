@@ -1,4 +1,4 @@
-"""What is told of a training while it lasts."""
+"""The progress lines of a training."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_line_on_a_training() -> None:
     )
 
 
-def test_a_training_is_followed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_progress_of_a_training_is_printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told: list[int] = []
     meter = SimpleNamespace(epoch=lambda figures: told.append(figures["epoch"]))
     monkeypatch.setattr(module, "EpochMeter", lambda what, run: meter)
