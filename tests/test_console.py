@@ -98,7 +98,7 @@ def test_lines_for_programs(
     assert (last["done"], last["eta_seconds"], last["elapsed_seconds"]) == (1000, 0, 100.0)
 
 
-def test_what_stands_still_is_told_too(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
+def test_stalled_progress_is_reported_too(clock: Clock, capfd: pytest.CaptureFixture[str]) -> None:
     with Reporter(quiet=False).bar("scoring") as bar:
         for _ in range(65):
             clock.now += 1

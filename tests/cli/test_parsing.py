@@ -155,7 +155,7 @@ SCORE = ["--images=a", "--model=b", "--predictions=c"]
         ([*SCORE, "--model-id"], "--model-id requires an argument."),
     ],
 )
-def test_a_wrong_call_is_told_in_a_line(arguments: list[str], words: str) -> None:
+def test_a_wrong_call_is_a_one_line_error(arguments: list[str], words: str) -> None:
     with pytest.raises(ConfigError) as found:
         parse("score", arguments, "monkeyray score")
     assert words in str(found.value)

@@ -41,7 +41,7 @@ def test_the_schemas_are_the_standards(standard: Path) -> None:
         assert (SCHEMAS / path.name).read_bytes() == path.read_bytes()
 
 
-def test_the_judge_knows_good_from_bad(standard: Path, tmp_path: Path) -> None:
+def test_the_checker_accepts_good_and_rejects_bad_packages(standard: Path, tmp_path: Path) -> None:
     package = tmp_path / "example"
     shutil.copytree(standard / "example", package)
     for path in (package, *package.rglob("*")):

@@ -100,7 +100,7 @@ def test_a_csv_rolled_up(tmp_path: Path) -> None:
     ]
 
 
-def test_what_the_tables_lack_is_said(place: Path) -> None:
+def test_what_the_tables_lack_is_reported(place: Path) -> None:
     (place / "deployments.csv").write_text("deployment_id,site,camera\nd1,a,1\n")
     (place / "taxa.csv").write_text("label,scientific_name\nN0,Vulpes vulpes\n")
     tables = {

@@ -62,7 +62,7 @@ def restart_lost(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("break_", [zeros, other_half, restart_lost])
 @pytest.mark.parametrize("size", [96, 600])
-def test_damage_in_the_middle_is_told(break_: Callable[[bytes], bytes], size: int) -> None:
+def test_damage_in_the_middle_is_detected(break_: Callable[[bytes], bytes], size: int) -> None:
     rows = 1 if break_ is restart_lost else 0
     broken = break_(encode(photograph(), restart_marker_rows=rows))
     found = decode(broken, size)

@@ -281,7 +281,7 @@ def test_views_have_their_own_calibration(place: Path) -> None:
 
 
 @pytest.mark.parametrize("thresholds", [{}, {"target": 0.9, "pooled": {}, "per_label": 3}])
-def test_damaged_thresholds_are_told(place: Path, thresholds: dict[str, Any]) -> None:
+def test_damaged_thresholds_are_refused(place: Path, thresholds: dict[str, Any]) -> None:
     def change(model: dict[str, Any]) -> None:
         model["calibration"]["2"]["thresholds"] = thresholds
 

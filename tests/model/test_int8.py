@@ -84,7 +84,7 @@ def test_a_head_with_layers_before_the_softmax(network: Network, pixels: Array) 
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_what_is_no_such_graph_is_told(
+def test_an_invalid_graph_is_refused(
     network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import openvino

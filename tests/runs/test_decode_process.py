@@ -183,7 +183,9 @@ def test_a_process_that_keeps_dying_stops_the_job(
         list(start(dying_mapper, batch_size=2).run(plan_of(tmp_path, good(4))))
 
 
-def test_a_bug_is_told_as_it_is(start: Callable[..., SupervisedDecoder], tmp_path: Path) -> None:
+def test_a_bug_in_the_child_is_raised_as_it_is(
+    start: Callable[..., SupervisedDecoder], tmp_path: Path
+) -> None:
     watched = start(bug_mapper)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         list(watched.run(plan_of(tmp_path, good(3))))

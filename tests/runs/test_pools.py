@@ -122,7 +122,7 @@ def test_an_interrupt_ends_all_at_once(tmp_path: Path) -> None:
     assert not children()
 
 
-def test_progress_that_fails_is_said_once_and_tried_again() -> None:
+def test_failing_progress_is_reported_once_and_retried() -> None:
     said, tries = [], []
 
     def tell() -> None:

@@ -103,7 +103,7 @@ def test_thresholds_are_held_against_their_promise() -> None:
     assert measure(answers()[0], None)["thresholds"] is None
 
 
-def test_unknown_labels_are_told_apart() -> None:
+def test_unknown_labels_are_counted_separately() -> None:
     each, _ = answers(decisions=np.array(["accepted", "below_threshold"] * 30))
     each.given[:3] = ["x", "y", "x"]
     assert each.known().tolist() == [False] * 3 + [True] * 57

@@ -189,7 +189,7 @@ def test_conditional_writes_survive_lost_responses(google: FakeGoogle, storage: 
         (400, StorageError, r"\(400\): look the code up"),
     ],
 )
-def test_answers_are_told_apart(
+def test_responses_are_distinguished(
     google: FakeGoogle, storage: Storage, status: int, kind: type[StorageError], words: str
 ) -> None:
     google.refusing = status

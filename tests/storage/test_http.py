@@ -149,7 +149,7 @@ def test_files_with_size_and_version(web: Server) -> None:
         ("short", FaultError, "cannot reach .* run the same command again"),
     ],
 )
-def test_answers_are_told_apart(
+def test_responses_are_distinguished(
     web: Server, name: str, kind: type[StorageError], words: str
 ) -> None:
     with pytest.raises(StorageError, match=words) as caught:
@@ -209,7 +209,7 @@ def test_manifests_of_and_on_web_servers(web: Server, tmp_path: Path) -> None:
     assert single["size_bytes"].to_pylist() == [10]
 
 
-def test_what_web_servers_cannot_do_is_said(web: Server) -> None:
+def test_what_web_servers_cannot_do_is_refused(web: Server) -> None:
     with pytest.raises(ConfigError, match=r"cannot be listed.* give a manifest"):
         list(STORAGE.list(f"{web.url}/photos"))
     with pytest.raises(StorageError, match="web server, which is read only"):

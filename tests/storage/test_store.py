@@ -36,7 +36,9 @@ def test_local_files_are_whole_or_not_there(tmp_path: Path) -> None:
     assert list(storage.list(str(tmp_path / "none"))) == []
 
 
-def test_what_is_no_file_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_and_special_files_are_not_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)  # a socket's path is short
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("camera")

@@ -458,7 +458,7 @@ def test_threads_share_a_client(s3: Storage) -> None:
         assert len(set(pool.map(client, range(16)))) == 1
 
 
-def test_a_wrong_secret_is_said_and_not_shown(
+def test_a_wrong_secret_is_reported_but_not_shown(
     proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-wrong-secret")
@@ -469,7 +469,7 @@ def test_a_wrong_secret_is_said_and_not_shown(
     assert proxy.requests == 2  # once plain, once through boto3, which tells why
 
 
-def test_open_reads_parts_of_a_file_through_faults(s3: Storage, proxy: FaultyProxy) -> None:
+def test_open_reads_ranges_of_a_file_through_faults(s3: Storage, proxy: FaultyProxy) -> None:
     uri = f"{UNIT}/table.parquet"
     values = np.random.default_rng(0).random((2, 50_000))
     table = pa.table({"a": values[0], "b": values[1]})

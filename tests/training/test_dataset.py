@@ -101,7 +101,7 @@ def test_a_given_split_without_readable_images_is_named(tmp_path: Path, split: s
         choose(config, bad=split)
 
 
-def test_a_test_place_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_test_place_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     rows = [(name, label) for name, label, _ in in_splits(train=20)]
     images = write_manifest(tmp_path / "images.csv", rows, "uri,label")
     rows = [(name, label) for name, label, _ in in_splits(test=3)]
@@ -120,7 +120,7 @@ def test_a_limit_keeps_images_of_every_given_split(tmp_path: Path) -> None:
         list_dataset(config_of(tmp_path, images, limit=2), Storage())
 
 
-def test_what_folds_need_is_told_before_an_image_is_opened(tmp_path: Path) -> None:
+def test_impossible_folds_are_refused_before_an_image_is_opened(tmp_path: Path) -> None:
     rows = [(f"{label}{i}.jpg", label, label) for label in "ab" for i in range(20)]
     images = write_manifest(tmp_path / "list.csv", rows, "uri,label,group")
     words = r"no label has two different pictures .*\(with --limit 30\)"

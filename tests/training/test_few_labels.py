@@ -18,16 +18,16 @@ from monkeyray.training.worker import Worker
 
 
 @pytest.mark.parametrize(
-    ("counts", "folds", "judged"),
+    ("counts", "folds", "measured"),
     [
-        ([1, 2], 2, 2),  # nothing tells of the label with a single image
+        ([1, 2], 2, 2),  # the label with a single image cannot be measured
         ([3, 1, 1, 1], 3, 3),
         ([2, 2], 4, 4),
         ([1, 9, 30], 5, 39),
         ([5, 5, 5, 5], 5, 20),
     ],
 )
-def test_few_images_have_figures(counts: list[int], folds: int, judged: int) -> None:
+def test_few_images_can_be_measured(counts: list[int], folds: int, measured: int) -> None:
     truth = np.repeat(np.arange(len(counts)), counts)
     images, labels = len(truth), [str(label) for label in range(len(counts))]
     noise = np.random.default_rng(0).normal(size=(images, 1, 16))
@@ -42,10 +42,10 @@ def test_few_images_have_figures(counts: list[int], folds: int, judged: int) -> 
     assert data.folds.count == folds
     config = TrainConfig(images="i", model="m")
     _, weights = head_training(config, data.folds, vectors.mean(axis=1), len(labels))(Worker())
-    *judges, head = (below(weights, str(number)) for number in range(folds + 1))
-    found = assess(data, vectors, head, dict(enumerate(judges)), OUT_OF_FOLD, 0.9)
+    *fold_heads, head = (below(weights, str(number)) for number in range(folds + 1))
+    found = assess(data, vectors, head, dict(enumerate(fold_heads)), OUT_OF_FOLD, 0.9)
     metrics = json.loads(json.dumps(found.metrics, allow_nan=False))
-    assert metrics["estimate"]["images"] == found.unseen.sum() == judged
+    assert metrics["estimate"]["images"] == found.unseen.sum() == measured
     assert 0.05 <= found.calibration["1"]["temperature"] <= 20
     assert np.isfinite(found.outliers.score(vectors.mean(axis=1), 1)).all()
-    assert learning_curve(data, weights, dict(enumerate(judges))) is None
+    assert learning_curve(data, weights, dict(enumerate(fold_heads))) is None

@@ -68,7 +68,7 @@ def test_images_that_the_test_split_repeats_are_named(findings: Findings) -> Non
     assert any({path.name for path in pair} >= {"copy.jpg"} for pair in pairs)
 
 
-def test_folds_choose_and_are_told(findings: Findings) -> None:
+def test_figures_come_from_the_folds(findings: Findings) -> None:
     estimate = findings["metrics"]["estimate"]
     assert len(estimate["folds"]) == findings["data"]["folds"] == 3
     assert estimate["images"] == findings["data"]["splits"]["train"] == 30

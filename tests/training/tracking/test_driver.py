@@ -125,7 +125,7 @@ def test_nothing_to_write_to() -> None:
 @pytest.mark.parametrize(
     ("option", "package"), [("mlflow", "mlflow"), ("tensorboard", "tensorboardX")]
 )
-def test_a_missing_package_is_told_at_once(
+def test_a_missing_package_is_named_at_once(
     option: str, package: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     find = importlib.util.find_spec
