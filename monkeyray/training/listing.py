@@ -41,8 +41,8 @@ NO_BOX, NOT_LISTED = "without an animal box", "not in the detections"
 
 
 def check_places(config: TrainConfig, storage: Storage) -> None:
-    """Raise a MonkeyRayError for a place that workers cannot reach or that cannot be written,
-    before anything is read."""
+    """Raise a MonkeyRayError, before anything is read, for a place that workers cannot reach or
+    that cannot be written."""
     places = {
         name: getattr(config, name)
         for name in ("images", "model", "test", "features", "label_names", "detections")
@@ -59,7 +59,7 @@ def check_places(config: TrainConfig, storage: Storage) -> None:
 
 
 def say_skipped(skipped: Counter[str], say: Say) -> None:
-    """Say which files are left out, and why."""
+    """Report which files are left out, and why."""
     say_notes(skipped, say)
     for why in (NO_BOX, NOT_LISTED):
         if skipped[why]:
@@ -69,10 +69,10 @@ def say_skipped(skipped: Counter[str], say: Say) -> None:
 def list_dataset(
     config: TrainConfig, storage: Storage
 ) -> tuple[pa.Table, dict[str, str], Counter[str]]:
-    """All images with `label`, `given` split and `group`, the labels' names, and counts of skipped
-    images; with detections only the images of an animal, each with its box.
+    """All images with `label`, `given` split and `group`, the names of the labels, and the counts
+    of skipped images. With detections, only images of an animal, each with its box.
 
-    Raises InputError if they cannot be split, whatever the images show.
+    Raises InputError if folds are impossible whatever the images show.
     """
     skipped: Counter[str] = Counter()
     boxes = load_detections(config.detections, storage) if config.detections else None
@@ -163,8 +163,8 @@ def _tagged(table: pa.Table, split: str | None) -> pa.Table:
 
 
 def _limit(table: pa.Table, limit: int, seed: int) -> pa.Table:
-    """At most `limit` images, taken from the labels in turn, and of each label first one of every
-    given split."""
+    """At most `limit` images, taken from the labels in turn; from each label, first one image of
+    every given split."""
     labels = np.array(table["label"].to_pylist(), dtype=object)
     given = np.array([split or "" for split in table["given"].to_pylist()])
     turn = np.empty(len(labels), np.int64)

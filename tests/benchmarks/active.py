@@ -1,4 +1,4 @@
-"""What a round of review brings: images to label chosen by the rules of --select, and at random.
+"""What a round of review gains: images to label chosen by the rules of --select, and at random.
 
     MONKEYRAY_PHOTOS=… OMP_NUM_THREADS=1 python -m tests.benchmarks.active --features monkeys10.npz
 

@@ -1,9 +1,9 @@
-"""What a GET of 100 kB costs: boto3's, and MonkeyRay's through obstore, in one run.
+"""The cost of a GET of 100 kB: boto3's, and MonkeyRay's through obstore, in one run.
 
     python -m tests.benchmarks.gets --threads 16 32 --gets 2000 --rounds 3
 
-The object is in a SeaweedFS server on this machine, asked directly and through a proxy that adds
-30 ms to each request. `µs of a core` is the CPU time of this process alone.
+The object is in a SeaweedFS server on this machine, reached directly and through a proxy that adds
+30 ms to each request. `µs of a core` is the CPU time of this process only.
 """
 
 from __future__ import annotations

@@ -3,11 +3,10 @@
     monkeyray train --images FOLDER --model MODEL --views 4 --features CACHE
     OMP_NUM_THREADS=1 python -m tests.benchmarks.heads recipes --features CACHE/mobilenet-…
 
-The images of the training are in one folder for each label. In each round 30% of them, in whole
-groups of copies, are held out; a recipe sees the others only, and chooses everything on them.
-Rounds overlap in their images, so intervals are those of the corrected resampled t-test (Nadeau and
-Bengio, Machine Learning 52, 2003). What was measured is kept in --results, and only missing rounds
-are computed.
+The training images are in one folder per label. Each round holds out 30% of them, in whole groups
+of copies; a recipe sees only the others, and makes all choices on them. Rounds overlap in their
+images, so intervals are those of the corrected resampled t-test (Nadeau and Bengio, Machine
+Learning 52, 2003). Results are kept in --results, and only missing rounds are computed.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from monkeyray.statistics.thresholds import ACCEPTED, choose_thresholds, decide
 from monkeyray.training.linear import L2, fit_linear
 
 TEST_SHARE = 0.3
-#: Of which each share is a multiple.
+#: Every share is a multiple of this.
 PARTS = 20
 FOLDS = 5
 TARGETS = (0.95, 0.99)
@@ -68,7 +67,7 @@ class Images:
         return np.asarray(self.features[:, :views].mean(axis=1))
 
     def split(self, share: float, seed: int, second: float = 0.0) -> Array:
-        """train, validation (`second`) or test of each image, in whole groups."""
+        """The split of each image: train, validation (`second`) or test, in whole groups."""
         labels = [str(label) for label in self.truth.tolist()]
         part = fold_images(labels, self.groups, np.zeros(len(labels), bool), PARTS, seed) / PARTS
         test, validation = part < share, part < share + second
@@ -87,7 +86,7 @@ class Images:
         return found
 
 
-#: Logits of the test images by the published head; logits and truth of the images on which the
+#: The published head's logits of the test images; the logits and truth of the images on which the
 #: temperature and the thresholds are chosen.
 Found = tuple[Array, Array, Array]
 
@@ -115,21 +114,21 @@ def linear(x: Array, y: Array, labels: int, weight: Array, l2: float) -> list[An
 
 
 def fold_weights(fold: Array) -> Array:
-    """Weights (n, 1 + folds): of a head on all images, and of each fold's."""
+    """Image weights (n, 1 + folds): for a head on all images, and for each fold head."""
     numbers = np.arange(-1, FOLDS)
     return np.asarray(fold[:, None] != numbers, np.float64)
 
 
 def out_of_fold(heads: Sequence[Any], x: Array, fold: Array) -> Array:
-    """Each image's logits by the head of the fold in which it is held out."""
+    """Each image's logits by the fold head that has not seen it."""
     return np.stack([head_logits(head, x) for head in heads])[fold, np.arange(len(x))]
 
 
 def converged(
     views: int = 1, l2: float | None = L2, mean: bool = False
 ) -> Callable[[Images, Images, int], Found]:
-    """Linear heads that have converged: one on all images (or the `mean` of the folds' heads), with
-    a penalty that is given or that has the lowest calibrated loss out of fold."""
+    """A converged linear head on all images (or the `mean` of the fold heads), with a given penalty
+    or the one with the lowest calibrated out-of-fold loss."""
 
     def recipe(known: Images, test: Images, seed: int) -> Found:
         x, fold = known.mean(views), known.folds(seed)
@@ -147,7 +146,7 @@ def converged(
 
 
 class Adam:
-    """A head that is trained by Adam on batches of 64, as `train` did before heads converged."""
+    """A head trained by Adam on batches of 64, as `train` did before linear heads converged."""
 
     def __init__(self, widths: tuple[int, ...], labels: int, seed: int) -> None:
         from sklearn.neural_network import MLPClassifier
@@ -176,7 +175,7 @@ class Adam:
 
 
 def stopped_early(widths: tuple[int, ...] = ()) -> Callable[[Images, Images, int], Found]:
-    """70% of the images train, 15% stop the training and choose, 15% are only tested on."""
+    """Train on 70% of the images, stop and choose on 15%, and keep 15% for a test."""
     patience = 5 if widths else 10
 
     def recipe(known: Images, test: Images, seed: int) -> Found:
@@ -199,7 +198,7 @@ def stopped_early(widths: tuple[int, ...] = ()) -> Callable[[Images, Images, int
 
 
 def steps_from_folds(widths: tuple[int, ...], epochs: int = 20) -> Callable[..., Found]:
-    """A head on all images, for as many epochs as were best out of fold."""
+    """A head on all images, trained for as many epochs as were best out of fold."""
 
     def recipe(known: Images, test: Images, seed: int) -> Found:
         x, y, fold = known.mean(1), known.truth, known.folds(seed)
@@ -265,7 +264,7 @@ def measure(found: Found, truth: Array, labels: int) -> dict[str, Any]:
 
 
 def interval(values: Array) -> tuple[float, float]:
-    """The mean over rounds and half of its 95% interval, for overlapping rounds."""
+    """The mean over rounds and the half-width of its 95% interval, for overlapping rounds."""
     spread = values.var(ddof=1) * (1 / len(values) + TEST_SHARE / (1 - TEST_SHARE))
     return float(values.mean()), float(t.ppf(0.975, len(values) - 1) * np.sqrt(spread))
 
@@ -339,7 +338,7 @@ def show_differences(rows: dict[str, list[dict[str, Any]]], keys: Sequence[str])
 
 
 def figure(row: dict[str, Any], key: str) -> float:
-    """A figure of a round; `held - test` is how far the accuracy out of fold was off."""
+    """A figure of a round; `held - test` is the error of the out-of-fold accuracy."""
     found = row["held"] - row["accuracy"] if key == "held - test" else row[key]
     return float(found)
 
@@ -393,16 +392,16 @@ def show_curve(images: Images, results: Results, rounds: int) -> None:
         show_differences(rows, ("accuracy", "loss", "ece", "held"))
 
 
-#: Shares of the folds' training images, to see what more labels bring.
+#: Shares of the folds' training images, to see what more labels would bring.
 SHARES = (0.25, 0.5, 1.0)
 
 
 def more_labels(images: Images, seed: int) -> tuple[Array, Array, Array]:
-    """From folds alone: the numbers of images that heads were trained on (shares,), the accuracy
-    out of fold with each (shares,), and the accuracy expected of the head on all images and of one
-    on twice as many (2,), by a power law of the errors."""
+    """From folds alone: the numbers of training images (shares,), the out-of-fold accuracy with each
+    (shares,), and the accuracy expected with all images and with twice as many (2,), by a power law
+    of the errors."""
     x, y, fold = images.mean(1), images.truth, images.folds(seed)
-    # Of each label in each fold the first images, in an order that keeps groups together.
+    # The first images of each label in each fold, in an order that keeps groups together.
     numbers = np.random.default_rng(seed).permutation(images.groups.max() + 1)[images.groups]
     rank = np.empty(len(y))
     for label, number in product(range(images.labels), range(FOLDS)):
@@ -422,7 +421,7 @@ def more_labels(images: Images, seed: int) -> tuple[Array, Array, Array]:
 
 
 def show_more(images: Images, rounds: int) -> None:
-    """What the folds say of more labels, beside what more labels brought on the test images."""
+    """The gain from more labels, as predicted by the folds and as measured on the test images."""
     for size in (10, 20, 30):
         found = []
         for seed in range(rounds):

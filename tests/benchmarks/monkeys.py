@@ -1,4 +1,4 @@
-"""The accuracy on the 10 monkey species out of fold, over seeds of the folds.
+"""The out-of-fold accuracy on the 10 monkey species, over several seeds of the folds.
 
     python -m tests.benchmarks.monkeys --photos FOLDER --seeds 5 -- --views 2
 

@@ -42,7 +42,7 @@ def test_cores_are_those_that_a_process_may_use(monkeypatch: pytest.MonkeyPatch)
         (Capacity(2, 4, 2, 4, 1), None, True, WorkerCount(4, 1.0)),
         (Capacity(16, 2, 16, 2, 1), 2, True, WorkerCount(2, 1.0)),
         (Capacity(16, 2, 16, 2, 1), 3, True, WorkerCount(3, 1 / 2)),
-        # What an autoscaler may add counts for what was asked for.
+        # An explicit number may count on what an autoscaler can add.
         (Capacity(8, 0, 64, 4, 1), 32, True, WorkerCount(32, 1 / 8)),
         (Capacity(8, 1, 64, 4, 1), 20, True, WorkerCount(20, 1 / 7)),
     ],
@@ -68,9 +68,7 @@ def test_more_than_can_share_the_gpus_are_refused(capacity: list[Capacity]) -> N
         choose_worker_count("workers", None, True)
 
 
-def test_what_is_not_there_yet_is_waited_for(
-    ray_session: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_room_is_waited_for(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.util import placement_group, remove_placement_group
 
     assert worker_count._WAIT_LINE_SECONDS == 30

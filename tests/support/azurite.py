@@ -28,11 +28,11 @@ ENVIRONMENT = {
 
 @contextlib.contextmanager
 def start_azurite(folder: Path) -> Iterator[None]:
-    """A server with the container `photos` and the public one `public`, or a skip; in CI its
-    absence is a failure."""
+    """Start a server with the container `photos` and the public one `public`. If Azurite is not
+    installed, the test is skipped, or fails in CI."""
     azurite = shutil.which("azurite-blob")
     if azurite is None:
-        message = "install Azurite (npm install -g azurite): it is Azure Blob Storage"
+        message = "install Azurite, for tests of Azure Blob Storage: npm install -g azurite"
         if os.environ.get("MONKEYRAY_CI"):
             pytest.fail(message)
         pytest.skip(message)

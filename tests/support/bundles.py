@@ -31,7 +31,7 @@ def outliers() -> Weights:
 
 
 def make_bundle(head: float = 0.5, changed: Mapping[str, Any] | None = None, **rest: Any) -> Bundle:
-    """A bundle; `changed` takes the place of its `backbone`, `head`, `outliers` or `labels`."""
+    """A bundle; `changed` replaces its `backbone`, `head`, `outliers` or `labels`."""
     backbone = {"0000/conv/kernel": np.arange(12, dtype=np.float32).reshape(3, 4).T}
     weights = {
         "0000/dense_0/kernel": np.full((WIDTH, 2), head, np.float32),
@@ -72,7 +72,7 @@ def load(place: Path, model_id: str | None = None) -> Bundle:
 
 
 def edit(place: Path, change: Callable[[dict[str, Any]], Any], *, sign: bool) -> None:
-    """Change model.json; with `sign` as a stranger would who makes its hashes fit."""
+    """Change model.json; with `sign`, update its hashes to match, as an attacker would."""
     path = place / "model.json"
     model = json.loads(path.read_text())
     change(model)

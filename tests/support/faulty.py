@@ -140,7 +140,7 @@ class FaultyProxy:
             self._answer = (code, status, re.compile(objects) if objects else None)
 
     def ignore(self, header: str) -> None:
-        """Leave a header out of every request from now on, as gateways do that do not know it."""
+        """Drop a header from every later request, as gateways that do not know it do."""
         self._ignored = header
 
     def heal(self) -> None:

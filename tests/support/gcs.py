@@ -30,7 +30,7 @@ class FakeGoogle(ThreadingHTTPServer):
         self.lock = threading.Lock()
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing of clients that go away."""
+        """Ignore clients that disconnect."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -28,8 +28,8 @@ def short_folder() -> Iterator[str]:
 
 
 def kill_below(folder: str) -> None:
-    """Kill the processes of the Rays below a folder, which all of them name, as SIGKILL does: none
-    of them can clean up."""
+    """Kill all processes whose command line names a folder, with SIGKILL, so that none can clean
+    up: those of the Rays below it."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             if folder.encode() in path.read_bytes():
@@ -40,7 +40,7 @@ def kill_below(folder: str) -> None:
 def head_node(
     python: str, environment: dict[str, str], log: Path, port: int, *options: str
 ) -> Iterator[Callable[[], None]]:
-    """A head node with two CPUs below TMPDIR, a short folder; yields what kills it at once."""
+    """A head node with two CPUs below TMPDIR, a short folder; yields a function that kills it."""
     folder = environment["TMPDIR"]
     # --block, because `ray stop` would end other Rays too.
     command = [

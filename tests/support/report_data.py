@@ -362,7 +362,7 @@ def empty_findings() -> dict[str, Any]:
 
 
 def many_labels(count: int) -> dict[str, Any]:
-    """A full model with as many labels as one asks for."""
+    """A full model with the given number of labels."""
     model = full_model()
     test = model["metrics"]["test"]
     name = "a species with a rather long name"

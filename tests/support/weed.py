@@ -25,7 +25,7 @@ def start_weed(
 ) -> Iterator[tuple[Storage, int]]:
     """A server that keeps its files in `folder`, with one bucket and one account, and its process.
 
-    By default the account is that of the tests' environment, and so of the Storage.
+    By default the account is that of the tests' environment, which Storage uses.
     """
     folder.mkdir(exist_ok=True)
     scripts = sysconfig.get_path("scripts")

@@ -111,7 +111,7 @@ def test_commands_beside_another_ray_and_after_its_death(
     assert not (tmp_path / "home" / ".ray" / "auth_token").exists()
 
 
-def test_a_job_of_a_cluster_that_goes_away_resumes(
+def test_a_job_resumes_after_its_cluster_went_away(
     few: Path,
     trained: Trained,
     user: dict[str, str],
