@@ -397,9 +397,9 @@ SHARES = (0.25, 0.5, 1.0)
 
 
 def more_labels(images: Images, seed: int) -> tuple[Array, Array, Array]:
-    """From folds alone: the numbers of training images (shares,), the out-of-fold accuracy with each
-    (shares,), and the accuracy expected with all images and with twice as many (2,), by a power law
-    of the errors."""
+    """From folds alone: the numbers of training images (shares,), the out-of-fold accuracy with
+    each (shares,), and the accuracy expected with all images and with twice as many (2,), by a
+    power law of the errors."""
     x, y, fold = images.mean(1), images.truth, images.folds(seed)
     # The first images of each label in each fold, in an order that keeps groups together.
     numbers = np.random.default_rng(seed).permutation(images.groups.max() + 1)[images.groups]

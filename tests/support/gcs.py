@@ -13,9 +13,9 @@ _PAGE = 3
 
 
 class FakeGoogle(ThreadingHTTPServer):
-    """A server with the bucket `photos`. `lost`: how many answers to PUTs it loses, after it has
-    done what they ask. `ignoring`: it does not look at preconditions. `refusing`: it answers every
-    GET with this status."""
+    """A server with the bucket `photos`. `lost`: how many responses to PUTs to drop after carrying
+    them out. `ignoring`: whether to ignore preconditions. `refusing`: the status to answer every
+    GET with."""
 
     daemon_threads = True
 

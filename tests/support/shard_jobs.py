@@ -1,4 +1,4 @@
-"""Runs and work for decode processes and pools. The content of a file says what decoding it does."""
+"""Runs and work for decode processes and pools. A file's content says what decoding it does."""
 
 from __future__ import annotations
 
