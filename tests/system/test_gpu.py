@@ -28,7 +28,7 @@ summary = score(ScoreConfig(images=few, model=model, predictions=out, gpu=True, 
 images = ray.data.read_binary_files(few, include_paths=True)
 options = {"fn_constructor_args": [model], "fn_constructor_kwargs": {"gpu": True}}
 stage = images.map_batches(
-    monkeyray.Scorer, **options, batch_format="pyarrow", batch_size=16, num_gpus=0.5, concurrency=2
+    monkeyray.Scorer, **options, batch_format="pyarrow", batch_size=16, num_gpus=1, concurrency=1
 )
 labels = {row["uri"]: row["label"] for row in stage.take_all()}
 print(json.dumps([trained.opened, summary.images, summary.statuses, labels]))
