@@ -83,7 +83,7 @@ def test_both_jobs_are_submitted(
     refused = submit(bare, head, *train, "--model", "relative")  # beside the other one
     code, printed = end(job)
     assert code == 0, printed
-    assert "test accuracy" in printed
+    assert "out-of-fold accuracy" in printed
     code, printed = end(refused)
     assert code != 0
     assert "--model relative is a relative path" in printed
