@@ -15,6 +15,7 @@ import pytest
 
 from monkeyray.errors import BundleError, ConfigError
 from monkeyray.model.bundle import (
+    FORMAT_VERSION,
     int8_sha256,
     load_bundle,
     load_known_images,
@@ -233,8 +234,8 @@ def test_names_lead_nowhere_else(place: Path, name: str) -> None:
 
 def test_versions(place: Path) -> None:
     for version, words in (
-        (5, "newer MonkeyRay"),
-        (3, "train it again"),
+        (FORMAT_VERSION + 1, "newer MonkeyRay"),
+        (FORMAT_VERSION - 1, "train it again"),
         (0, "no format version"),
         ("1", "no format"),
     ):

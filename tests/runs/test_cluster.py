@@ -49,7 +49,9 @@ def test_a_ray_that_moved_its_token_starts_without_one_and_says_so(
     modes = []
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     monkeypatch.setattr("ray.init", lambda **options: modes.append(os.environ["RAY_AUTH_MODE"]))
+    # The Ray of other tests may run in this process.
     monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
     monkeypatch.setattr(cluster, "_read_authentication", lambda: True)
     assert cluster._start(tmp_path, debug=False)
     monkeypatch.setattr(cluster, "_read_authentication", lambda: False)
