@@ -25,7 +25,7 @@ from monkeyray.errors import (
 from monkeyray.storage.local import temporary_file
 from monkeyray.storage.location import Location
 from monkeyray.storage.obstore_limits import is_expressible, owns_threads
-from monkeyray.storage.protocol import Blob, Entry, check_size, written_before
+from monkeyray.storage.protocol import Blob, Entry, check_key, check_size, written_before
 from monkeyray.storage.ranges import RangeFile
 from monkeyray.storage.retries import with_retries
 
@@ -325,8 +325,7 @@ def _open_google(access: CloudAccess, patience_seconds: float) -> ObstoreStore:
 
 
 def _key(place: Location) -> str:
-    if not place.path:
-        raise ConfigError(f"{place} is a bucket, not a file: write {place}/path")
+    check_key(place)
     if not is_expressible(place.path):
         raise KeyNameError(
             f"{str(place)!r} cannot be read: its key has an empty segment, . or .., or a control "

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from monkeyray.errors import ObjectError, TooLargeError
+from monkeyray.errors import ConfigError, ObjectError, TooLargeError
 from monkeyray.storage.location import Location
 
 if TYPE_CHECKING:
@@ -76,6 +76,12 @@ class Store(Protocol):
 
     def filesystem(self, place: Location) -> tuple[pyarrow.fs.FileSystem, str]:
         """The pyarrow file system for a place, and the path in it."""
+
+
+def check_key(place: Location) -> None:
+    """Raise ConfigError for a bucket where a file in it is needed."""
+    if not place.path:
+        raise ConfigError(f"{place} is a bucket, not a file: write {place}/path")
 
 
 def check_size(place: Location, size_bytes: int, max_bytes: int | None) -> None:

@@ -22,7 +22,7 @@ from monkeyray.errors import (
 from monkeyray.redact import masked
 from monkeyray.storage.local import temporary_file
 from monkeyray.storage.location import Location
-from monkeyray.storage.protocol import ABSENT, Blob, Entry, check_size, written_before
+from monkeyray.storage.protocol import ABSENT, Blob, Entry, check_key, check_size, written_before
 from monkeyray.storage.ranges import RangeFile
 from monkeyray.storage.retries import with_retries
 from monkeyray.storage.s3_errors import EmptyObjectError, s3_errors
@@ -289,8 +289,7 @@ class S3Store:
 
 
 def _named(place: Location) -> dict[str, str]:
-    if not place.path:
-        raise ConfigError(f"{place} is a bucket, not a file: write {place}/path")
+    check_key(place)
     return {"Bucket": place.bucket, "Key": place.path}
 
 
