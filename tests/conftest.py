@@ -14,6 +14,7 @@ from hypothesis import settings
 
 from monkeyray.storage.store import Storage
 from tests.support import azurite
+from tests.support.required import skip_or_fail
 from tests.support.weed import start_weed
 
 if TYPE_CHECKING:
@@ -40,12 +41,9 @@ def photos() -> Path:
     """The folder with the 10 monkey species, or a skip; in CI its absence is a failure."""
     root = os.environ.get("MONKEYRAY_PHOTOS")
     folder = Path(root or ".") / "monkeys10"
-    if root and folder.is_dir():
-        return folder
-    message = "set MONKEYRAY_PHOTOS to a folder that holds monkeys10/n0…n9 with photographs"
-    if os.environ.get("MONKEYRAY_CI"):
-        pytest.fail(message)
-    pytest.skip(message)
+    if not root or not folder.is_dir():
+        skip_or_fail("set MONKEYRAY_PHOTOS to a folder that holds monkeys10/n0…n9 with photographs")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -83,12 +81,9 @@ def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: No
 @pytest.fixture(scope="session")
 def quantised(trained: Trained) -> Trained:
     """The same model, or a skip where it has no backbone in int8; in CI that is a failure."""
-    if trained.model["metrics"]["int8"] is not None:
-        return trained
-    message = "pip install 'monkeyray[int8]': there is no NNCF to make a backbone in int8 with"
-    if os.environ.get("MONKEYRAY_CI"):
-        pytest.fail(message)
-    pytest.skip(message)
+    if trained.model["metrics"]["int8"] is None:
+        skip_or_fail("install NNCF, to make a backbone in int8: pip install 'monkeyray[int8]'")
+    return trained
 
 
 @pytest.fixture(scope="session")
@@ -133,10 +128,7 @@ def browser() -> Iterator[Browser]:
 
     found = shutil.which("chromium")
     if found is None:
-        message = "install Chromium (apt-get install chromium): pages are looked at in it"
-        if os.environ.get("MONKEYRAY_CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        skip_or_fail("install Chromium (apt-get install chromium): pages are looked at in it")
     with sync_playwright() as playwright:
         # Its sandbox needs user namespaces, which containers and root do not have.
         browser = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])

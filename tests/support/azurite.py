@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from azure.core.exceptions import AzureError
 from azure.storage.blob import BlobServiceClient
 
+from tests.support.required import skip_or_fail
 from tests.support.weed import free_port
 
 #: The account that Azurite has, at a port that is chosen before Ray's workers start.
@@ -32,10 +31,7 @@ def start_azurite(folder: Path) -> Iterator[None]:
     installed, the test is skipped, or fails in CI."""
     azurite = shutil.which("azurite-blob")
     if azurite is None:
-        message = "install Azurite, for tests of Azure Blob Storage: npm install -g azurite"
-        if os.environ.get("MONKEYRAY_CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        skip_or_fail("install Azurite, for tests of Azure Blob Storage: npm install -g azurite")
     url = ENVIRONMENT["AZURE_STORAGE_ENDPOINT"]
     command = [
         azurite, "--location", str(folder), "--blobHost", "127.0.0.1",
