@@ -161,10 +161,11 @@ def main() -> None:
                     "AWS_EC2_METADATA_DISABLED": "true",
                 }
                 endpoint, slow, processes = stack.enter_context(served(folder, work / "weed"))
-                for title, url in (("S3", endpoint), ("S3 + 30 ms", slow)):
-                    plan[f"MonkeyRay, tensorflow-float32, {title}"] = (
-                        "monkeyray", ["--s3-endpoint", url],
-                    )  # fmt: skip
+                for engine in ["tensorflow-float32"] + ["openvino-int8"] * arguments.int8:
+                    for title, url in (("S3", endpoint), ("S3 + 30 ms", slow)):
+                        plan[f"MonkeyRay, {engine}, {title}"] = (
+                            "monkeyray", ["--engine", engine, "--s3-endpoint", url],
+                        )  # fmt: skip
             if arguments.only:
                 plan = {title: plan[title] for title in arguments.only}
             measure(plan, folder, model, work, arguments, processes)
