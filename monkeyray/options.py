@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, ParamSpec, Protocol, TypeVar, overlo
 from monkeyray.console import LogFormat, Reporter
 from monkeyray.errors import ConfigError
 from monkeyray.redact import has_secret, masked
-from monkeyray.storage.clouds import AZURE, GOOGLE
+from monkeyray.storage.backends.clouds import AZURE, GOOGLE
 from monkeyray.storage.location import Location
 from monkeyray.storage.retries import PATIENCE_SECONDS
 from monkeyray.storage.store import Storage

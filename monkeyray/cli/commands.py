@@ -29,7 +29,7 @@ MODULES = {
     "tune": "monkeyray.training.tune",
     "score": "monkeyray.scoring.score",
     "rescore": "monkeyray.scoring.rescore",
-    "evaluate": "monkeyray.scoring.evaluate",
+    "evaluate": "monkeyray.scoring.evaluation.evaluate",
     "export": "monkeyray.exports.export",
     "bursts": "monkeyray.exports.bursts",
     "review": "monkeyray.pages.review",

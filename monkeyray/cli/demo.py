@@ -17,7 +17,7 @@ from monkeyray.scoring.dry_run import Estimate
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary
-from monkeyray.storage.local import local_errors
+from monkeyray.storage.backends.local import local_errors
 from monkeyray.storage.location import Location
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.summary import Trained

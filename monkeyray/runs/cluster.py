@@ -21,7 +21,7 @@ from typing import Any
 from monkeyray.console import Say, follow_root, silence_stderr
 from monkeyray.environment import environment
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.runs.worker_count import capacity, usable_cores, wait_for_workers
+from monkeyray.runs.workers.worker_count import capacity, usable_cores, wait_for_workers
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from monkeyray.errors import ConflictError, LeaseError, MissingError, StorageError
 from monkeyray.storage.location import Location
-from monkeyray.storage.protocol import Blob
+from monkeyray.storage.backends.protocol import Blob
 from monkeyray.storage.store import Storage
 
 RENEW_SECONDS = 5.0

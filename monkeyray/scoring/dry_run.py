@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow.compute as pc
 
 from monkeyray.console import Result, Say, counted
-from monkeyray.runs.decode_process import Work
+from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import Listing
-from monkeyray.runs.pools import Pool
-from monkeyray.runs.worker import Job
-from monkeyray.runs.worker_count import WorkerCount
+from monkeyray.runs.workers.pools import Pool
+from monkeyray.runs.workers.worker import Job
+from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.scoring.summary import NOTHING_SCORED, nothing_scored
 from monkeyray.storage.location import Location
 

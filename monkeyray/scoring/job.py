@@ -12,7 +12,7 @@ from monkeyray.images.decode import Limits, decode
 from monkeyray.model.bundle import Bundle, int8_sha256
 from monkeyray.model.engines import choose_engine
 from monkeyray.options import flag
-from monkeyray.runs.decode_process import Work
+from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import clear, create_run
 from monkeyray.runs.plan import Listing, shard_sizes

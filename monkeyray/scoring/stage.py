@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from monkeyray.errors import InputError
-from monkeyray.runs.fetch import FETCH_THREADS
+from monkeyray.runs.workers.fetch import FETCH_THREADS
 from monkeyray.scoring.notebook import PLAN, load_model, uri_of
 from monkeyray.scoring.schema import EMBEDDING
 from monkeyray.storage.tables import rename_reserved

@@ -10,7 +10,7 @@ from typing import Any
 from monkeyray.console import Result, counted
 from monkeyray.images.boxes import PASSED
 from monkeyray.runs.run import Run
-from monkeyray.runs.worker import SPENT
+from monkeyray.runs.workers.worker import SPENT
 from monkeyray.scoring.schema import SCORED
 
 #: The exit code of a command that could score no image at all.

@@ -8,7 +8,7 @@ __all__ = ["Blob", "Entry", "Location", "Storage", "read_rows", "stream_table"]
 
 if TYPE_CHECKING:
     from monkeyray.storage.location import Location
-    from monkeyray.storage.protocol import Blob, Entry
+    from monkeyray.storage.backends.protocol import Blob, Entry
     from monkeyray.storage.store import Storage
     from monkeyray.storage.tables import read_rows, stream_table
 else:
@@ -16,7 +16,7 @@ else:
     __getattr__ = lazy_names(
         __name__,
         {
-            "protocol": "Blob Entry",
+            "backends.protocol": "Blob Entry",
             "location": "Location",
             "store": "Storage",
             "tables": "read_rows stream_table",

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from monkeyray.errors import ConflictError, ForbiddenError, MissingError, StorageError
-from monkeyray.storage.clouds import AZURE, GOOGLE, CloudAccess, open_cloud
-from monkeyray.storage.http import HttpStore
-from monkeyray.storage.local import LocalStore, local_errors
+from monkeyray.storage.backends.clouds import AZURE, GOOGLE, CloudAccess, open_cloud
+from monkeyray.storage.backends.http import HttpStore
+from monkeyray.storage.backends.local import LocalStore, local_errors
 from monkeyray.storage.location import Location
-from monkeyray.storage.others import ArrowStore
-from monkeyray.storage.protocol import ABSENT, Blob, Entry, Store
+from monkeyray.storage.backends.others import ArrowStore
+from monkeyray.storage.backends.protocol import ABSENT, Blob, Entry, Store
 from monkeyray.storage.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, with_retries
-from monkeyray.storage.s3 import S3Access, S3Store
+from monkeyray.storage.backends.s3 import S3Access, S3Store
 
 if TYPE_CHECKING:
     import pyarrow.fs

@@ -29,7 +29,7 @@ from monkeyray.statistics.thresholds import (
     decide,
 )
 from monkeyray.training.dataset import Dataset
-from monkeyray.training.distributed import below
+from monkeyray.training.fitting.distributed import below
 
 #: Where the estimate comes from: the fold heads, or the fine-tuned network on the first fold.
 OUT_OF_FOLD, VALIDATION = "out-of-fold", "validation"

@@ -16,12 +16,12 @@ from monkeyray.errors import InputError
 from monkeyray.model.engines import EngineChoice, choose_engine
 from monkeyray.model.network import Network
 from monkeyray.runs.cluster import connected
-from monkeyray.runs.pools import Pool, RayPool
-from monkeyray.runs.worker_count import WorkerCount, choose_workers
+from monkeyray.runs.workers.pools import Pool, RayPool
+from monkeyray.runs.workers.worker_count import WorkerCount, choose_workers
 from monkeyray.scoring.features import FeatureCache, Features, unusable
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.distributed import TRAINING, Outcome, Task, run_training
+from monkeyray.training.fitting.distributed import TRAINING, Outcome, Task, run_training
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.tracking.driver import Tracking
 

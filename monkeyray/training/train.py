@@ -13,7 +13,7 @@ from monkeyray.storage.location import Location
 from monkeyray.training.dataset import Dataset, choose_images, identify
 from monkeyray.training.job import open_job
 from monkeyray.training.listing import check_places, list_dataset, say_skipped
-from monkeyray.training.network import load_network, train_network
+from monkeyray.training.fitting.network import load_network, train_network
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.publish import publish, recorded
 from monkeyray.training.summary import Trained

@@ -19,15 +19,15 @@ import numpy as np
 from monkeyray.arrays import Array
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.runs.worker_count import wait_for_workers
+from monkeyray.runs.workers.worker_count import wait_for_workers
 from monkeyray.statistics.splits import Folds
 from monkeyray.training.dataset import Dataset
-from monkeyray.training.head import head_training
-from monkeyray.training.linear import L2
+from monkeyray.training.fitting.head import head_training
+from monkeyray.training.fitting.linear import L2
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
 from monkeyray.training.train import train_with
-from monkeyray.training.worker import Training, Worker
+from monkeyray.training.fitting.worker import Training, Worker
 
 #: Makes a training from the folds and the features (n, width).
 Maker = Callable[[Folds, Array], Training]

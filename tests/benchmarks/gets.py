@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from monkeyray.storage.location import Location
-from monkeyray.storage.s3 import S3Access, S3Store
+from monkeyray.storage.backends.s3 import S3Access, S3Store
 from tests.benchmarks.speed import served, told
 
 SIZE = 100_000

@@ -34,7 +34,7 @@ from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.metrics import cross_entropy, softmax
 from monkeyray.statistics.splits import fold_images
 from monkeyray.statistics.thresholds import ACCEPTED, choose_thresholds, decide
-from monkeyray.training.linear import L2, fit_linear
+from monkeyray.training.fitting.linear import L2, fit_linear
 
 TEST_SHARE = 0.3
 #: Every share is a multiple of this.

@@ -40,13 +40,13 @@ from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
 from monkeyray.model.engines import choose_engine
 from monkeyray.options import StoreConfig
-from monkeyray.runs.decode_process import Work
+from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run, open_run
 from monkeyray.runs.plan import collect, shard_sizes
-from monkeyray.runs.pools import open_pool
-from monkeyray.runs.worker import Job, every_second
-from monkeyray.runs.worker_count import WorkerCount
+from monkeyray.runs.workers.pools import open_pool
+from monkeyray.runs.workers.worker import Job, every_second
+from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.scoring.rows import BatchScorer, PostProcessor, ScoreOptions
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -106,7 +106,7 @@ def pss_of_tree(root: int) -> dict[str, float]:
         with contextlib.suppress(OSError):
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
             kind = "driver" if pid == root else "Ray"
-            for word in ("monkeyray.runs.decode_process", "MapWorker"):
+            for word in ("monkeyray.runs.workers.decode_process", "MapWorker"):
                 if word.encode() in line:
                     kind = word
             for entry in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 
-import monkeyray.scoring.evaluate
+import monkeyray.scoring.evaluation.evaluate
 import monkeyray.scoring.rescore
 import monkeyray.scoring.score
 import monkeyray.storage.store
@@ -34,7 +34,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for job in (monkeyray.training.job, monkeyray.scoring.rescore):
         monkeypatch.setattr(job, "connected", found)
-    for job in (monkeyray.scoring.score, monkeyray.scoring.evaluate):
+    for job in (monkeyray.scoring.score, monkeyray.scoring.evaluation.evaluate):
         monkeypatch.setattr(job, "open_pool", found)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)

@@ -12,7 +12,7 @@ from monkeyray.exports.bursts import bursts
 from monkeyray.exports.export import export
 from monkeyray.exports.options import BurstsConfig, ExportConfig
 from monkeyray.options import StoreConfig
-from monkeyray.scoring.labelled import from_predictions
+from monkeyray.scoring.evaluation.labelled import from_predictions
 from monkeyray.scoring.schema import SCHEMA_VERSION
 from monkeyray.storage.store import Storage
 from tests.support.camtrap import TIME, make_package, problems, read_csv

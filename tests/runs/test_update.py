@@ -24,7 +24,7 @@ from monkeyray.runs.plan import Listing, collect
 from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
-from monkeyray.runs.worker import Job, ShardWorker
+from monkeyray.runs.workers.worker import Job, ShardWorker
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.runs import IDENTITY, NAMES, STORAGE, listed, make_run, publish, rows

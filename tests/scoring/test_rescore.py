@@ -23,8 +23,8 @@ from monkeyray.images.decode import Limits, decode
 from monkeyray.model.bundle import Bundle, describe, load_bundle, save_bundle
 from monkeyray.model.network import Network
 from monkeyray.options import StoreConfig
-from monkeyray.runs.fetch import Batch, fetch
-from monkeyray.runs.pools import RayPool
+from monkeyray.runs.workers.fetch import Batch, fetch
+from monkeyray.runs.workers.pools import RayPool
 from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import RescoreConfig
 from monkeyray.scoring.rescore import rescore
@@ -309,7 +309,7 @@ def test_predictions_updated_meanwhile_are_refused(
         stored = json.loads((tmp_path / "in" / "_SUCCESS").read_text())
         (tmp_path / "in" / "_SUCCESS").write_text(json.dumps({**stored, "run_id": new}))
 
-    monkeypatch.setattr("monkeyray.runs.pools.RayPool.run", update)
+    monkeypatch.setattr("monkeyray.runs.workers.pools.RayPool.run", update)
     with pytest.raises(InputError, match="updated meanwhile"):
         run(tmp_path / "in", trained.uri, tmp_path / "out")
     assert not (tmp_path / "out" / "_SUCCESS").exists()

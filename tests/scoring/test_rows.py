@@ -14,7 +14,7 @@ from monkeyray.arrays import Array
 from monkeyray.errors import BundleError
 from monkeyray.images.decode import Limits
 from monkeyray.model.engines import EngineChoice
-from monkeyray.runs.fetch import Batch, Fetched
+from monkeyray.runs.workers.fetch import Batch, Fetched
 from monkeyray.scoring.rows import OVERFLOW, BatchScorer, PostProcessor, ScoreOptions
 from tests.support.bundles import WIDTH, make_bundle
 

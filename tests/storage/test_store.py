@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from monkeyray.errors import ConflictError, MissingError, NoFileError, StorageError
-from monkeyray.storage.local import LocalStore
+from monkeyray.storage.backends.local import LocalStore
 from monkeyray.storage.location import Location
-from monkeyray.storage.protocol import ABSENT
+from monkeyray.storage.backends.protocol import ABSENT
 from monkeyray.storage.store import Storage
 
 

@@ -14,10 +14,10 @@ from monkeyray.images.listing import list_images
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run, open_run
 from monkeyray.runs.plan import collect, shard_sizes
-from monkeyray.runs.pools import MachinePool
+from monkeyray.runs.workers.pools import MachinePool
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
-from monkeyray.runs.worker import Job
-from monkeyray.runs.worker_count import WorkerCount
+from monkeyray.runs.workers.worker import Job
+from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.shard_jobs import work

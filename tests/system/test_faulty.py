@@ -23,7 +23,7 @@ from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.options import StoreConfig
 from monkeyray.runs import lease as leases
-from monkeyray.runs.fetch import Fetched, Refusals, batches
+from monkeyray.runs.workers.fetch import Fetched, Refusals, batches
 from monkeyray.runs.run import read_parquet
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score

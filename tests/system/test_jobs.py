@@ -36,7 +36,7 @@ from monkeyray.model.bundle import load_bundle
 from monkeyray.model.head import build_head
 from monkeyray.options import StoreConfig
 from monkeyray.runs.lease import hold
-from monkeyray.runs.worker import SPENT
+from monkeyray.runs.workers.worker import SPENT
 from monkeyray.scoring.dry_run import Estimate
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
@@ -44,7 +44,7 @@ from monkeyray.scoring.summary import Summary
 from monkeyray.statistics.metrics import softmax
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.distributed import training_error
+from monkeyray.training.fitting.distributed import training_error
 from monkeyray.training.listing import list_dataset
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.summary import Trained

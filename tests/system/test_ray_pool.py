@@ -16,9 +16,9 @@ import ray.cloudpickle
 from monkeyray.console import Reporter
 from monkeyray.images.decode import Limits
 from monkeyray.runs.lease import hold
-from monkeyray.runs.pools import RayPool
-from monkeyray.runs.worker import SPENT, Job
-from monkeyray.runs.worker_count import WorkerCount
+from monkeyray.runs.workers.pools import RayPool
+from monkeyray.runs.workers.worker import SPENT, Job
+from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support import shard_jobs
@@ -47,7 +47,7 @@ def test_poison_and_a_kill_from_outside_in_one_run(
         # After the first file is there: an actor once, a child once.
         while not list((tmp_path / "out").glob("*.parquet")):
             time.sleep(0.1)
-        for word in (b"MapWorker", b"monkeyray.runs.decode_process"):
+        for word in (b"MapWorker", b"monkeyray.runs.workers.decode_process"):
             if killed:
                 time.sleep(2)  # in which another actor has taken its place
             while not (found := processes_below(word)):

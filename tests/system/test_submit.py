@@ -127,7 +127,7 @@ def test_a_node_that_is_lost_costs_no_row(
         deadline = time.monotonic() + 120
         while not (
             list(out.glob("*.parquet"))
-            and processes_below(b"monkeyray.runs.decode_process", node.pid)
+            and processes_below(b"monkeyray.runs.workers.decode_process", node.pid)
         ):
             assert job.poll() is None, job.communicate()[0]
             assert time.monotonic() < deadline, "no file, or no worker on the second node"

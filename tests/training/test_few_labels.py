@@ -11,10 +11,10 @@ import pytest
 from monkeyray.statistics.splits import Folds, fold_images
 from monkeyray.training.assess import OUT_OF_FOLD, assess, learning_curve
 from monkeyray.training.dataset import Dataset
-from monkeyray.training.distributed import below
-from monkeyray.training.head import head_training
+from monkeyray.training.fitting.distributed import below
+from monkeyray.training.fitting.head import head_training
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.worker import Worker
+from monkeyray.training.fitting.worker import Worker
 
 
 @pytest.mark.parametrize(

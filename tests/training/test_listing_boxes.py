@@ -20,15 +20,15 @@ from monkeyray.images.detections import parse_detections
 from monkeyray.model.backbones import load_weights
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.network import Network, TensorFlowEngine
-from monkeyray.runs.pools import MachinePool
-from monkeyray.runs.worker_count import WorkerCount
+from monkeyray.runs.workers.pools import MachinePool
+from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.scoring.features import FeatureCache, Features, find_cached
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.listing import NO_BOX, NOT_LISTED, best_animals, list_dataset
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.pixels import Decoder
+from monkeyray.training.fitting.pixels import Decoder
 from tests.support.megadetector import detection, results
 
 STORAGE = Storage()

@@ -19,7 +19,7 @@ from monkeyray.statistics.splits import Folds
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
 from monkeyray.training.tune import choices, run_trials, tune
-from monkeyray.training.worker import Training
+from monkeyray.training.fitting.worker import Training
 
 QUIET = StoreConfig(quiet=True)
 

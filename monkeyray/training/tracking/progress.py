@@ -17,7 +17,7 @@ from typing import Any
 from monkeyray.console import Reporter, in_words
 from monkeyray.errors import ObjectError
 from monkeyray.redact import masked
-from monkeyray.runs.telemetry import EpochMeter
+from monkeyray.runs.workers.telemetry import EpochMeter
 from monkeyray.storage.store import Storage
 from monkeyray.training.tracking.tracker import Epoch, Tracker
 

@@ -1,0 +1,1 @@
+"""Compare predictions with labels: load the labelled predictions, measure, report."""

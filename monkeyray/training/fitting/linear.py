@@ -1,0 +1,281 @@
+"""The linear head: multinomial logistic regression with an L2 penalty, to convergence.
+
+The loss is convex, so no seed decides the result. Every worker runs the same L-BFGS: it computes
+the loss and its gradient over its share of the images, and `all_reduce` adds these up. Nothing else
+is exchanged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from monkeyray.arrays import Array
+from monkeyray.model.backbones import Weights
+from monkeyray.statistics.splits import Folds
+from monkeyray.training.fitting.worker import State, Worker
+
+#: The penalty, and the largest gradient of the mean loss at which to stop. Both were chosen by
+#: measurement and suit any number of images (docs/pages/decisions.md).
+L2, TOLERANCE = 10.0, 1e-4
+
+#: Images that are converted to float64 at a time.
+_ROWS = 1024
+
+#: How many steps L-BFGS remembers, and the maximum that it takes; 50 to 150 are typical.
+_MEMORY, _STEPS = 20, 2000
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`values`: the variables of all heads after a step, float64, from which to resume. `loss`: the
+    sum of the penalised losses of all heads, nats. `measures`: sums (4,): the weighted loss and the
+    hits of the last head on its training images, then those of the held-out images, each by its
+    fold head. `due`: what the callback `due` answered."""
+
+    values: Array
+    loss: float
+    measures: Array
+    due: bool
+
+
+def fit_linear(
+    vectors: Array,
+    truth: Array,
+    weight: Array,
+    labels: int,
+    l2: float = L2,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    all_reduce: Callable[[Array], Array] = lambda values: values,
+    fold: Array | None = None,
+    start: Array | None = None,
+    steps: int = _STEPS,
+    due: Callable[[], bool] = lambda: False,
+    on_step: Callable[[Progress], None] = lambda progress: None,
+    tolerance: float = TOLERANCE,
+) -> list[Weights]:
+    """Fit linear heads. Each has weights named as in `head_logits`: a kernel, float32
+    (width, labels), and a bias, float32 (labels,).
+
+    `vectors`: features (n, width); `truth`: label indices (n,); `weight`: each image's weight in
+    each head's loss, float (n, heads), 0 for images that a head must not see. A head minimises the
+    weighted sum of the cross-entropies plus l2 / 2 times the sum of squares of its kernel, on
+    features scaled by one number to a mean variance of 1. The bias is not penalised, so every head
+    needs an image of every label.
+
+    All workers get the same arguments except `rank`, of `world`; `all_reduce` sums an array over
+    them. `fold`: the index of the head that each image is held out of, int (n,), negative for none.
+    `on_step` is called on all workers after each of at most `steps` steps; `due` is called on
+    worker 0, and all workers get its answer. To resume, pass the `values` of a Progress as `start`:
+    the result is the same within the tolerance.
+    """
+    from scipy.optimize import minimize
+
+    heads, width = weight.shape[1], vectors.shape[1]
+    mean, scale = _mean_and_scale(vectors)
+    own = slice(len(vectors) * rank // world, len(vectors) * (rank + 1) // world)
+    x, y, w = vectors[own], truth[own], weight[own]
+    own_fold = np.full(len(x), -1) if fold is None else fold[own]
+    biases, extra = heads * labels, 6
+    last: list[Array] = []
+
+    def sums(values: Array) -> Array:
+        """This worker's loss, measures, `due` and gradient, the latter without the penalty."""
+        both = values.reshape(width + 1, biases)
+        # Rather than each image's features, the kernel is scaled, and the bias takes the mean.
+        kernel = both[:-1] / scale
+        bias = both[-1] - mean @ kernel
+        loss, gradient, measures = 0.0, np.zeros_like(both), np.zeros(4)
+        for first in range(0, len(x), _ROWS):
+            rows = slice(first, first + _ROWS)
+            features = x[rows].astype(np.float64)
+            logits = (features @ kernel + bias).reshape(-1, heads, labels)
+            logits -= logits.max(axis=2, keepdims=True)
+            right = np.arange(len(features)), slice(None), y[rows]
+            losses, hits = -logits[right], logits.argmax(axis=2) == y[rows, None]
+            np.exp(logits, out=logits)
+            total = logits.sum(axis=2, keepdims=True)
+            losses += np.log(total[:, :, 0])
+            logits /= total
+            logits[right] -= 1.0
+            logits *= w[rows, :, None]
+            residuals = logits.reshape(-1, biases)
+            loss += float((w[rows] * losses).sum())
+            measures += _measure(losses, hits, w[rows], own_fold[rows])
+            gradient[:-1] += features.T @ residuals
+            gradient[-1] += residuals.sum(axis=0)
+        gradient[:-1] = (gradient[:-1] - np.outer(mean, gradient[-1])) / scale
+        return np.concatenate([[loss, *measures, float(rank == 0 and due())], gradient.ravel()])
+
+    def objective(values: Array) -> tuple[float, Array]:
+        found, kernel = all_reduce(sums(values)), values[:-biases]
+        last[:] = [found[1:extra]]
+        gradient = found[extra:].copy()
+        gradient[:-biases] += l2 * kernel
+        return float(found[0] + l2 / 2 * (kernel @ kernel)), gradient
+
+    def step(intermediate_result: Any) -> None:
+        loss, (*measures, due_now) = float(intermediate_result.fun), last[0]
+        on_step(Progress(intermediate_result.x.copy(), loss, np.array(measures), due_now > 0))
+
+    values = np.zeros((width + 1) * biases) if start is None else start
+    if steps:
+        values = minimize(
+            objective,
+            values,
+            jac=True,
+            method="L-BFGS-B",
+            callback=step,
+            options={
+                "maxcor": _MEMORY,
+                "maxiter": steps,
+                "maxfun": 2 * steps + 20,
+                "ftol": 0.0,
+                "gtol": tolerance * float(weight.sum(axis=0).min()),
+            },
+        ).x
+    both = values.reshape(width + 1, heads, labels)
+    return [_fold_scale(both[:-1, head], both[-1, head], mean, scale) for head in range(heads)]
+
+
+def _measure(losses: Array, hits: Array, weight: Array, own_fold: Array) -> Array:
+    """Progress.measures of some images. All arrays are (n, heads), except `own_fold`, (n,)."""
+    held = np.flatnonzero(own_fold >= 0)
+    its = held, own_fold[held]
+    return np.array(
+        [
+            weight[:, -1] @ losses[:, -1],
+            hits[weight[:, -1] > 0, -1].sum(),
+            weight[held].max(axis=1) @ losses[its] if len(held) else 0.0,
+            hits[its].sum(),
+        ]
+    )
+
+
+def _mean_and_scale(vectors: Array) -> tuple[Array, float]:
+    """The mean of each feature, float64 (width,), and the square root of their mean variance.
+
+    Scaling each feature by its own deviation would amplify the noise of nearly constant ones.
+    """
+    mean = vectors.mean(axis=0, dtype=np.float64)
+    scale = float(np.sqrt(vectors.var(axis=0, dtype=np.float64).mean()))
+    return mean, scale or 1.0
+
+
+def _fold_scale(kernel: Array, bias: Array, mean: Array, scale: float) -> Weights:
+    """Fold the centring and scaling of the features into the head's kernel and bias."""
+    kernel = kernel / scale
+    return {
+        "0000": kernel.astype(np.float32),
+        "0001": (bias - mean @ kernel).astype(np.float32),
+    }
+
+
+@dataclass(frozen=True)
+class LinearConfig:
+    """`epochs`: maximum number of L-BFGS steps, each at least one pass over all images. `l2`: see
+    `fit_linear`."""
+
+    epochs: int
+    l2: float
+    checkpoint_seconds: float
+
+
+@dataclass(frozen=True)
+class LinearTraining:
+    """A linear head for each fold, and a last one for all images. `vectors`: (n, width).
+
+    `subsets`: by fraction of the images, which are in the subset, bool (n,). Each has fold heads of
+    its own, which learn from that subset only.
+    """
+
+    config: LinearConfig
+    folds: Folds
+    vectors: Array
+    labels: int
+    heads: int
+    subsets: Mapping[float, Array] = field(default_factory=dict)
+
+    def __call__(self, worker: Worker) -> tuple[State, Weights]:
+        """See Training. Each step counts as an epoch. A resumed training gives the same heads as an
+        uninterrupted one, within the tolerance."""
+        from threadpoolctl import threadpool_limits
+
+        state = worker.resume or State(0, [], [], [], 0, float("inf"))
+        if worker.resume is not None and not state.done:
+            state = replace(state, resumed_from=[*state.resumed_from, state.epoch])
+        config, folds, learned = self.config, self.folds, self.folds.learned(self.heads)
+        weight = np.ones(len(folds.truth)) if folds.weight is None else folds.weight
+        held = folds.held_out(self.heads)
+        last = time.monotonic()
+
+        def on_step(progress: Progress) -> None:
+            nonlocal state, last
+            train_loss, train_hits, held_loss, held_hits = progress.measures.tolist()
+            figures = {
+                "epoch": state.epoch + 1,
+                "train_loss": train_loss / len(learned),
+                "train_accuracy": train_hits / len(learned),
+                "validation_loss": held_loss / weight[held].sum(),
+                "validation_accuracy": held_hits / len(held),
+            }
+            worker.on_epoch(figures)
+            state = replace(
+                state,
+                epoch=state.epoch + 1,
+                variables=[progress.values],
+                best_epoch=state.epoch + 1,
+                best_loss=figures["validation_loss"],
+                history=[*state.history, figures],
+            )
+            if progress.due:
+                worker.checkpoint(state)
+                last = time.monotonic()
+
+        with threadpool_limits(worker.threads, "blas"):
+            found = fit_linear(
+                self.vectors[learned],
+                folds.truth[learned],
+                weight[learned, None] * folds.seen(learned, self.heads),
+                self.labels,
+                config.l2,
+                rank=worker.rank,
+                world=worker.world,
+                all_reduce=worker.sum,
+                fold=np.where(folds.fold < self.heads, folds.fold, -1)[learned],
+                start=state.variables[0] if state.variables else None,
+                steps=0 if state.done else max(0, config.epochs - state.epoch),
+                due=lambda: time.monotonic() - last >= config.checkpoint_seconds,
+                on_step=on_step,
+            )
+            weights = _named("", found)
+            for share, subset in self.subsets.items():
+                some = learned[subset[learned]]
+                seen = folds.seen(some, folds.count)
+                found = fit_linear(
+                    self.vectors[some],
+                    folds.truth[some],
+                    weight[some, None] * seen,
+                    self.labels,
+                    config.l2,
+                    rank=worker.rank,
+                    world=worker.world,
+                    all_reduce=worker.sum,
+                )
+                weights |= _named(f"subset-{share}/", found)
+                weights[f"subset-{share}/images"] = seen.sum(axis=0).mean(keepdims=True)
+        return replace(state, done=True), weights
+
+
+def _named(prefix: str, heads: list[Weights]) -> dict[str, Array]:
+    return {
+        f"{prefix}{number}/{name}": array
+        for number, head in enumerate(heads)
+        for name, array in head.items()
+    }

@@ -1,0 +1,194 @@
+"""The linear head: it is the optimum, whatever the number of workers and wherever it starts."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monkeyray.arrays import Array
+from monkeyray.model.head import head_logits
+from monkeyray.statistics.metrics import softmax
+from monkeyray.statistics.splits import IN_NO_FOLD, TEST, Folds
+from monkeyray.training.fitting.distributed import below
+from monkeyray.training.fitting.linear import LinearConfig, LinearTraining, Progress, fit_linear
+from monkeyray.training.fitting.worker import State, Worker
+
+LABELS, WIDTH = 3, 7
+
+
+def problem(seed: int, images: int = 60) -> tuple[Array, Array, Array]:
+    """Features float32, truth, and the weights of three heads, two of which see only some."""
+    random = np.random.default_rng(seed)
+    truth = np.arange(images) % LABELS
+    vectors = random.normal(size=(images, WIDTH)) + np.eye(WIDTH)[truth]
+    weight = random.uniform(0.5, 2, (images, 3))
+    weight[: images // 3, 1] = weight[images // 3 : images // 2, 2] = 0
+    return (5 + 3 * vectors).astype(np.float32), truth, weight
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([0.1, 1.0, 10.0]))
+def test_each_head_is_the_optimum_of_its_images(seed: int, l2: float) -> None:
+    vectors, truth, weight = problem(seed)
+    tolerance = 1e-6
+    heads = fit_linear(vectors, truth, weight, LABELS, l2, tolerance=tolerance)
+    exact = vectors.astype(np.float64)
+    scale = np.sqrt(exact.var(axis=0).mean())
+    centred = (exact - exact.mean(axis=0)) / scale
+    for head, its in zip(heads, weight.T, strict=True):
+        residual = its[:, None] * (softmax(head_logits(head, vectors)) - np.eye(LABELS)[truth])
+        gradient = centred.T @ residual + l2 * scale * head["0000"]
+        # The weights are rounded to float32.
+        np.testing.assert_allclose(gradient, 0, atol=tolerance * its.sum() + 1e-4)
+        np.testing.assert_allclose(residual.sum(axis=0), 0, atol=tolerance * its.sum() + 1e-4)
+
+
+def test_it_is_the_regression_of_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    vectors, truth, weight = problem(1)
+    scale = np.sqrt(vectors.var(axis=0, dtype=np.float64).mean())
+    (head,) = fit_linear(vectors, truth, weight[:, :1], LABELS, 4.0, tolerance=1e-8)
+    other = LogisticRegression(C=1 / 4.0, tol=1e-8, max_iter=10_000)
+    other.fit(vectors / scale, truth, sample_weight=weight[:, 0])
+    np.testing.assert_allclose(
+        softmax(head_logits(head, vectors)), other.predict_proba(vectors / scale), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("world", [2, 3, 8])
+def test_any_number_of_workers_gives_the_same_heads(world: int) -> None:
+    vectors, truth, weight = problem(2, images=7 if world == 8 else 60)
+    barrier, parts = threading.Barrier(world), [np.zeros(0)] * world
+
+    def work(rank: int) -> Any:
+        def all_reduce(values: Array) -> Array:
+            parts[rank] = values
+            barrier.wait()
+            total = np.sum(parts, axis=0)
+            barrier.wait()
+            return np.asarray(total)
+
+        return fit_linear(
+            vectors, truth, weight, LABELS, rank=rank, world=world, all_reduce=all_reduce
+        )
+
+    alone = fit_linear(vectors, truth, weight, LABELS)
+    with ThreadPoolExecutor(world) as pool:
+        for heads in pool.map(work, range(world)):
+            for head, one in zip(heads, alone, strict=True):
+                for name, array in one.items():
+                    np.testing.assert_allclose(head[name], array, rtol=0, atol=1e-6)
+
+
+def test_it_resumes_from_any_step() -> None:
+    vectors, truth, weight = problem(3)
+    steps: list[Progress] = []
+    whole = fit_linear(vectors, truth, weight, LABELS, tolerance=1e-7, on_step=steps.append)
+    losses = [step.loss for step in steps]
+    assert losses == sorted(losses, reverse=True)
+    later: list[Progress] = []
+    resumed = fit_linear(
+        vectors, truth, weight, LABELS,
+        tolerance=1e-7, start=steps[len(steps) // 2].values, on_step=later.append,
+    )  # fmt: skip
+    assert len(later) < len(steps)
+    for head, other in zip(whole, resumed, strict=True):
+        for name, array in head.items():
+            np.testing.assert_allclose(other[name], array, rtol=0, atol=1e-5)
+
+
+@given(st.floats(0.01, 100), st.floats(-10, 10))
+@settings(max_examples=10, deadline=None)
+def test_the_units_of_features_do_not_matter(factor: float, offset: float) -> None:
+    vectors, truth, weight = problem(4)
+    vectors = vectors.astype(np.float64)
+    heads = fit_linear(vectors, truth, weight, LABELS, tolerance=1e-7)
+    others = fit_linear(factor * vectors + offset, truth, weight, LABELS, tolerance=1e-7)
+    for head, other in zip(heads, others, strict=True):
+        np.testing.assert_allclose(
+            softmax(head_logits(other, factor * vectors + offset)),
+            softmax(head_logits(head, vectors)),
+            atol=1e-4,
+        )
+
+
+def test_features_that_never_vary_leave_the_shares_of_the_labels() -> None:
+    truth = np.array([0, 0, 0, 1])
+    (head,) = fit_linear(np.ones((4, 2), np.float32), truth, np.ones((4, 1)), 2)
+    scores = softmax(head_logits(head, np.ones((1, 2))))
+    np.testing.assert_allclose(scores, [[0.75, 0.25]], atol=1e-4)
+
+
+def training(subsets: dict[float, Any] | None = None) -> LinearTraining:
+    """Of three folds, with images of a test and one that is in no fold."""
+    vectors, truth, _ = problem(2, 90)
+    fold = np.random.default_rng(0).permutation(np.arange(90) % 3)
+    fold[60:70], fold[5] = TEST, IN_NO_FOLD
+    config = LinearConfig(epochs=1000, l2=1.0, checkpoint_seconds=0)
+    return LinearTraining(config, Folds(truth, fold), vectors, LABELS, 4, subsets or {})
+
+
+def test_each_fold_is_measured_by_the_head_that_has_not_seen_it() -> None:
+    task = training()
+    epochs: list[dict[str, Any]] = []
+    state, weights = task(Worker(on_epoch=epochs.append))
+    assert state.done
+    assert state.epoch == state.best_epoch == len(epochs)
+    assert state.history == epochs
+    fold, truth = task.folds.fold, task.folds.truth
+    right = [
+        np.mean(
+            head_logits(below(weights, str(k)), task.vectors[fold == k]).argmax(1)
+            == truth[fold == k]
+        )
+        for k in range(3)
+    ]
+    assert epochs[-1]["validation_accuracy"] == pytest.approx(
+        np.average(right, weights=np.bincount(fold[fold >= 0]))
+    )
+    # Labels changed in a fold, or in the test, change only the heads that learn from them.
+    for place, moved in ((1, {"0", "2", "3"}), (IN_NO_FOLD, {"0", "1", "2", "3"}), (TEST, set())):
+        changed = np.where(fold == place, (truth + 1) % LABELS, truth)
+        _, others = replace(task, folds=replace(task.folds, truth=changed))(Worker())
+        found = {
+            str(k)
+            for k in range(4)
+            if not np.allclose(
+                below(weights, str(k))["0000"], below(others, str(k))["0000"], atol=1e-3
+            )
+        }
+        assert found == moved
+
+
+def test_a_training_resumes_and_ends_where_an_undisturbed_one_does() -> None:
+    states: list[State] = []
+    task = training()
+    whole, weights = task(Worker(checkpoint=states.append))
+    for state in (states[3], whole):
+        again, found = task(Worker(resume=state))
+        assert again.resumed_from == ([] if state.done else [state.epoch])
+        assert [each["epoch"] for each in again.history] == list(range(1, again.epoch + 1))
+        for name, array in weights.items():
+            np.testing.assert_allclose(found[name], array, atol=0 if state.done else 2e-3)
+
+
+def test_heads_on_subsets_learn_from_these_alone() -> None:
+    part = np.random.default_rng(1).random(90) < 0.7
+    task = training({0.7: part})
+    _, weights = task(Worker())
+    _, plain = training()(Worker())
+    assert {name for name in weights if not name.startswith("subset-")} == plain.keys()
+    for name, array in plain.items():
+        np.testing.assert_array_equal(weights[name], array)
+    assert len(below(weights, "subset-0.7/2")) == 2
+    seen = part & (task.folds.fold != TEST)
+    sizes = [int((seen & (task.folds.fold != k)).sum()) for k in range(3)]
+    assert weights["subset-0.7/images"] == pytest.approx(np.mean(sizes))
