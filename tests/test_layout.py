@@ -38,7 +38,9 @@ def test_nothing_that_is_read_can_run_code() -> None:
     assert importers("pickle") == {"runs.workers.supervisor", "runs.workers.pools"}
     for package in ("marshal", "shelve", "dill", "cloudpickle", "torch"):
         assert not importers(package)
-    assert importers("joblib") == {"runs.workers.worker_count"}  # for nothing but the number of cores
+    assert importers("joblib") == {
+        "runs.workers.worker_count"
+    }  # for nothing but the number of cores
     risky = {"eval", "exec", "load_model", "unsafe_load", "full_load", "model_from_json"}
     for path in PACKAGE.rglob("*.py"):
         ours = {

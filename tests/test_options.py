@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.exports.options import ExportConfig
-from monkeyray.options import to_toml, write_options_beside
+from monkeyray.options_file import to_toml, write_options_beside
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.storage.store import Storage
 from monkeyray.training.options import TrainConfig

@@ -31,7 +31,7 @@ from monkeyray.exports.burst_groups import (
 from monkeyray.exports.job import open_source
 from monkeyray.exports.options import BurstsConfig, parse_gap
 from monkeyray.exports.taxonomy import RollUp, read_taxa
-from monkeyray.options import write_options_beside
+from monkeyray.options_file import write_options_beside
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import listed_scores
 from monkeyray.storage.location import Location

@@ -10,7 +10,7 @@ from monkeyray.exports.camtrap_profile import FILES, read_project
 from monkeyray.exports.job import Export, Job, open_source
 from monkeyray.exports.options import ExportConfig
 from monkeyray.exports.taxonomy import read_taxa
-from monkeyray.options import write_options_beside
+from monkeyray.options_file import write_options_beside
 from monkeyray.storage.location import Location
 
 #: The module and the function of each format. The function writes `job.output`.

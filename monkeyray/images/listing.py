@@ -21,10 +21,10 @@ import pyarrow.compute as pc
 from monkeyray.console import Say
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES, count_true, read_manifest
-from monkeyray.storage.keys import OTHER_FORM, nfc, nfc_column
 from monkeyray.storage.backends.local import local_errors
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.protocol import Entry
+from monkeyray.storage.keys import OTHER_FORM, nfc, nfc_column
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import is_table
 

@@ -12,7 +12,7 @@ from monkeyray.exports.job import open_source
 from monkeyray.images.decode import Limits
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
-from monkeyray.options import write_options_beside
+from monkeyray.options_file import write_options_beside
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review_page import Place, page_name, render_page
 from monkeyray.pages.review_rows import NEXT, Shown, Wanted, read_review

@@ -8,9 +8,9 @@ __all__ = ["Job", "Predictions", "Run", "create_run", "open_pool", "open_predict
 
 if TYPE_CHECKING:
     from monkeyray.runs.place import create_run
-    from monkeyray.runs.workers.pools import open_pool
     from monkeyray.runs.reader import Predictions, open_predictions
     from monkeyray.runs.run import Run
+    from monkeyray.runs.workers.pools import open_pool
     from monkeyray.runs.workers.worker import Job
 else:
     # Hidden from type checkers, which would accept any name.

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from monkeyray.errors import ConflictError, LeaseError, MissingError, StorageError
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.protocol import Blob
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 RENEW_SECONDS = 5.0

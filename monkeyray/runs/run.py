@@ -50,9 +50,9 @@ from monkeyray.console import counted
 from monkeyray.errors import ConfigError, ConflictError, LeaseError, MissingError, RunError
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.plan import Plan, row_keys, same_rows
+from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.keys import json_bytes, sha256
 from monkeyray.storage.location import Location
-from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.store import Storage
 
 #: Statuses whose cause may be gone by now.

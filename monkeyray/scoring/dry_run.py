@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.compute as pc
 
 from monkeyray.console import Result, Say, counted
-from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import Listing
+from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.workers.pools import Pool
 from monkeyray.runs.workers.worker import Job
 from monkeyray.runs.workers.worker_count import WorkerCount

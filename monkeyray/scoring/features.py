@@ -20,12 +20,12 @@ from monkeyray.images.listing import with_versions
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engines import TENSORFLOW, EngineChoice
 from monkeyray.model.network import Network
-from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
-from monkeyray.runs.workers.pools import Pool, run_pending
 from monkeyray.runs.run import MAY_PASS, read_parquet
+from monkeyray.runs.workers.decode_process import Work
+from monkeyray.runs.workers.pools import Pool, run_pending
 from monkeyray.runs.workers.worker import Job
 from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.scoring.rows import Embedder

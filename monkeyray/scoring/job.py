@@ -12,12 +12,12 @@ from monkeyray.images.decode import Limits, decode
 from monkeyray.model.bundle import Bundle, int8_sha256
 from monkeyray.model.engines import choose_engine
 from monkeyray.options import flag
-from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import clear, create_run
 from monkeyray.runs.plan import Listing, shard_sizes
 from monkeyray.runs.run import Run
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
+from monkeyray.runs.workers.decode_process import Work
 from monkeyray.scoring.options import ScoreConfig, parse_top_k
 from monkeyray.scoring.rows import BatchScorer, ScoreOptions
 from monkeyray.scoring.schema import SCHEMA_VERSION

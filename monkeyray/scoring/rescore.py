@@ -13,13 +13,13 @@ from typing import Any
 from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits
 from monkeyray.model.bundle import Bundle, load_bundle
-from monkeyray.options import HIDDEN_NAME, write_options
+from monkeyray.options_file import HIDDEN_NAME, write_options
 from monkeyray.runs.cluster import check_places, connected
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import clear, create_run, open_run
-from monkeyray.runs.workers.pools import RayPool, run_pending
 from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
+from monkeyray.runs.workers.pools import RayPool, run_pending
 from monkeyray.runs.workers.worker import Job
 from monkeyray.scoring.options import RescoreConfig, parse_top_k
 from monkeyray.scoring.rows import PostProcessor, Rescorer, ScoreOptions

@@ -20,9 +20,9 @@ from monkeyray.model.bundle import Bundle
 from monkeyray.model.engines import TENSORFLOW, EngineChoice
 from monkeyray.model.head import head_logits
 from monkeyray.model.network import Network
-from monkeyray.runs.workers.fetch import IMAGE_FIELDS, Batch
 from monkeyray.runs.plan import same_rows
 from monkeyray.runs.reader import Predictions
+from monkeyray.runs.workers.fetch import IMAGE_FIELDS, Batch
 from monkeyray.scoring.schema import EMBEDDING, carried_columns, prediction_schema
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
 from monkeyray.statistics.metrics import softmax

@@ -6,7 +6,8 @@ import time
 
 from monkeyray.images.detections import read_detections
 from monkeyray.model.bundle import load_bundle
-from monkeyray.options import HIDDEN_NAME, takes_options, write_options
+from monkeyray.options import takes_options
+from monkeyray.options_file import HIDDEN_NAME, write_options
 from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import open_run

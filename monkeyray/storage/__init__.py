@@ -7,8 +7,8 @@ from monkeyray.lazy import lazy_names
 __all__ = ["Blob", "Entry", "Location", "Storage", "read_rows", "stream_table"]
 
 if TYPE_CHECKING:
-    from monkeyray.storage.location import Location
     from monkeyray.storage.backends.protocol import Blob, Entry
+    from monkeyray.storage.location import Location
     from monkeyray.storage.store import Storage
     from monkeyray.storage.tables import read_rows, stream_table
 else:

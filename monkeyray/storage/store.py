@@ -16,11 +16,11 @@ from monkeyray.errors import ConflictError, ForbiddenError, MissingError, Storag
 from monkeyray.storage.backends.clouds import AZURE, GOOGLE, CloudAccess, open_cloud
 from monkeyray.storage.backends.http import HttpStore
 from monkeyray.storage.backends.local import LocalStore, local_errors
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.others import ArrowStore
 from monkeyray.storage.backends.protocol import ABSENT, Blob, Entry, Store
-from monkeyray.storage.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, with_retries
 from monkeyray.storage.backends.s3 import S3Access, S3Store
+from monkeyray.storage.location import Location
+from monkeyray.storage.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, with_retries
 
 if TYPE_CHECKING:
     import pyarrow.fs

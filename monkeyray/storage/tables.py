@@ -21,8 +21,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from monkeyray.errors import InputError, MissingError, ObjectError
-from monkeyray.storage.keys import nfc
 from monkeyray.storage.backends.local import local_errors
+from monkeyray.storage.keys import nfc
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 

@@ -18,10 +18,10 @@ from monkeyray.runs.lease import Lease
 from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.storage.location import Location
 from monkeyray.training.dataset import Dataset
-from monkeyray.training.fitting.distributed import TRAINING
 from monkeyray.training.findings import display_names, find, to_json, with_pictures
-from monkeyray.training.job import Job
+from monkeyray.training.fitting.distributed import TRAINING
 from monkeyray.training.fitting.network import TrainedNetwork
+from monkeyray.training.job import Job
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.summary import Trained
 

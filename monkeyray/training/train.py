@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any
 
 from monkeyray.console import counted
-from monkeyray.options import takes_options, write_options
+from monkeyray.options import takes_options
+from monkeyray.options_file import write_options
 from monkeyray.runs.lease import hold
 from monkeyray.storage.location import Location
 from monkeyray.training.dataset import Dataset, choose_images, identify
+from monkeyray.training.fitting.network import load_network, train_network
 from monkeyray.training.job import open_job
 from monkeyray.training.listing import check_places, list_dataset, say_skipped
-from monkeyray.training.fitting.network import load_network, train_network
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.publish import publish, recorded
 from monkeyray.training.summary import Trained

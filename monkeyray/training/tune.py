@@ -24,10 +24,10 @@ from monkeyray.statistics.splits import Folds
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.fitting.head import head_training
 from monkeyray.training.fitting.linear import L2
+from monkeyray.training.fitting.worker import Training, Worker
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
 from monkeyray.training.train import train_with
-from monkeyray.training.fitting.worker import Training, Worker
 
 #: Makes a training from the folds and the features (n, width).
 Maker = Callable[[Folds, Array], Training]

@@ -15,8 +15,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.s3 import S3Access, S3Store
+from monkeyray.storage.location import Location
 from tests.benchmarks.speed import served, told
 
 SIZE = 100_000

@@ -40,10 +40,10 @@ from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
 from monkeyray.model.engines import choose_engine
 from monkeyray.options import StoreConfig
-from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run, open_run
 from monkeyray.runs.plan import collect, shard_sizes
+from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.workers.pools import open_pool
 from monkeyray.runs.workers.worker import Job, every_second
 from monkeyray.runs.workers.worker_count import WorkerCount

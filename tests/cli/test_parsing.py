@@ -14,7 +14,7 @@ from monkeyray.cli.commands import COMMANDS
 from monkeyray.cli.config_files import read_options
 from monkeyray.cli.parsing import completion, find_command, parse
 from monkeyray.errors import ConfigError
-from monkeyray.options import to_toml
+from monkeyray.options_file import to_toml
 from monkeyray.storage.store import Storage
 
 NEEDED: dict[str, list[str]] = {

@@ -17,12 +17,12 @@ from monkeyray.images.decode import Limits
 from monkeyray.images.detections import parse_detections
 from monkeyray.images.listing import list_images
 from monkeyray.runs.box_rows import count_unused, make_rows, match
+from monkeyray.runs.plan import Listing, collect
 from monkeyray.runs.workers.fetch import Refusals, batches
 from monkeyray.runs.workers.fetch import categories as categories_of
-from monkeyray.runs.plan import Listing, collect
+from monkeyray.storage.backends.protocol import Blob
 from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
-from monkeyray.storage.backends.protocol import Blob
 from monkeyray.storage.store import Storage
 from tests.support.megadetector import detection, results
 

@@ -23,9 +23,9 @@ from monkeyray.images.decode import Limits, decode
 from monkeyray.model.bundle import Bundle, describe, load_bundle, save_bundle
 from monkeyray.model.network import Network
 from monkeyray.options import StoreConfig
+from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.workers.fetch import Batch, fetch
 from monkeyray.runs.workers.pools import RayPool
-from monkeyray.runs.reader import open_predictions
 from monkeyray.scoring.options import RescoreConfig
 from monkeyray.scoring.rescore import rescore
 from monkeyray.scoring.rows import OVERFLOW, BatchScorer, PostProcessor, Rescorer, ScoreOptions

@@ -10,8 +10,8 @@ import pytest
 
 from monkeyray.errors import ConflictError, MissingError, NoFileError, StorageError
 from monkeyray.storage.backends.local import LocalStore
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.protocol import ABSENT
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 

@@ -14,8 +14,8 @@ from monkeyray.images.listing import list_images
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run, open_run
 from monkeyray.runs.plan import collect, shard_sizes
-from monkeyray.runs.workers.pools import MachinePool
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
+from monkeyray.runs.workers.pools import MachinePool
 from monkeyray.runs.workers.worker import Job
 from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.storage.location import Location

@@ -247,7 +247,9 @@ def _round(
         time.sleep(1)
     else:
         before = job.files()
-        workers = job.descendants(b"MapWorker") + job.descendants(b"monkeyray.runs.workers.decode_process")
+        workers = job.descendants(b"MapWorker") + job.descendants(
+            b"monkeyray.runs.workers.decode_process"
+        )
         if moment != "success":
             assert workers, "no worker to kill"
         for pid in dice.sample(workers, min(1, len(workers))):

@@ -18,8 +18,8 @@ from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.labels.listing import list_labelled
 from monkeyray.redact import has_secret, masked, masked_anywhere
 from monkeyray.storage.backends.local import local_errors
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.s3 import endpoint_of
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.summary import Trained
 from monkeyray.training.tracking.tracker import problem_of

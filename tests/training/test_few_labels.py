@@ -13,8 +13,8 @@ from monkeyray.training.assess import OUT_OF_FOLD, assess, learning_curve
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.fitting.distributed import below
 from monkeyray.training.fitting.head import head_training
-from monkeyray.training.options import TrainConfig
 from monkeyray.training.fitting.worker import Worker
+from monkeyray.training.options import TrainConfig
 
 
 @pytest.mark.parametrize(

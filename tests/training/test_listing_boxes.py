@@ -26,9 +26,9 @@ from monkeyray.scoring.features import FeatureCache, Features, find_cached
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
+from monkeyray.training.fitting.pixels import Decoder
 from monkeyray.training.listing import NO_BOX, NOT_LISTED, best_animals, list_dataset
 from monkeyray.training.options import TrainConfig
-from monkeyray.training.fitting.pixels import Decoder
 from tests.support.megadetector import detection, results
 
 STORAGE = Storage()

@@ -16,10 +16,10 @@ from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.options import StoreConfig
 from monkeyray.statistics.splits import Folds
+from monkeyray.training.fitting.worker import Training
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
 from monkeyray.training.tune import choices, run_trials, tune
-from monkeyray.training.fitting.worker import Training
 
 QUIET = StoreConfig(quiet=True)
 

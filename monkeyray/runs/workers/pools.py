@@ -25,8 +25,8 @@ from monkeyray.console import Reporter, Say
 from monkeyray.errors import ClusterError, MonkeyRayError, StorageError
 from monkeyray.options import StoreConfig
 from monkeyray.runs.cluster import connected, is_asked_for, quiet_data
-from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.lease import Lease
+from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.workers.supervisor import pack
 from monkeyray.runs.workers.telemetry import Meter
 from monkeyray.runs.workers.worker import SPENT, Job, Progress, ShardWorker, Tally, every_second

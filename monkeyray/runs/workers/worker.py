@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from monkeyray.console import Say
 from monkeyray.errors import MissingError
-from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.run import Run
+from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.workers.supervisor import Packed, SupervisedDecoder
 
 #: What workers spend their time on: waiting for images, decoding them, the network and its rows,

@@ -25,18 +25,24 @@ from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
 from monkeyray.model.engines import choose_engine
 from monkeyray.model.known_images import describe_known_images
 from monkeyray.model.network import Network
-from monkeyray.options import write_options
+from monkeyray.options_file import write_options
 from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import hold
 from monkeyray.runs.workers.pools import open_pool
-from monkeyray.scoring.features import FeatureCache, Features
-from monkeyray.scoring.evaluation.labelled import SOME, Sample, from_features, from_predictions, some
+from monkeyray.scoring.evaluation.labelled import (
+    SOME,
+    Sample,
+    from_features,
+    from_predictions,
+    some,
+)
 from monkeyray.scoring.evaluation.measure import (
     likely_label_errors,
     measure,
     measure_new,
     measure_unknown,
 )
+from monkeyray.scoring.features import FeatureCache, Features
 from monkeyray.scoring.options import EvaluateConfig
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage

@@ -21,8 +21,8 @@ from monkeyray.model.bundle import Bundle
 from monkeyray.model.head import head_logits
 from monkeyray.model.known_images import MOST_COMPARED, KnownImages
 from monkeyray.runs.reader import Predictions, open_predictions
-from monkeyray.scoring.features import Features
 from monkeyray.scoring.evaluation.measure import LabelledPredictions
+from monkeyray.scoring.features import Features
 from monkeyray.scoring.schema import SCHEMA_VERSION, SCORED, listed_labels, listed_scores
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails

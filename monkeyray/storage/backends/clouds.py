@@ -23,9 +23,9 @@ from monkeyray.errors import (
     StorageError,
 )
 from monkeyray.storage.backends.local import temporary_file
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.obstore_limits import is_expressible, owns_threads
 from monkeyray.storage.backends.protocol import Blob, Entry, check_key, check_size, written_before
+from monkeyray.storage.location import Location
 from monkeyray.storage.ranges import RangeFile
 from monkeyray.storage.retries import with_retries
 

@@ -15,8 +15,8 @@ from monkeyray.errors import (
     MissingError,
     StorageError,
 )
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.protocol import Blob, Entry, check_size
+from monkeyray.storage.location import Location
 from monkeyray.storage.retries import with_retries
 
 if TYPE_CHECKING:

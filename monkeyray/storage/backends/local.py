@@ -21,8 +21,8 @@ from monkeyray.errors import (
     StorageError,
 )
 from monkeyray.redact import masked_anywhere
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.protocol import ABSENT, Blob, Entry, check_size, time_version
+from monkeyray.storage.location import Location
 
 if TYPE_CHECKING:
     import pyarrow.fs

@@ -9,8 +9,8 @@ from typing import IO, TYPE_CHECKING, cast
 
 from monkeyray.errors import ConfigError, ConflictError, MissingError
 from monkeyray.storage.backends.local import local_errors, temporary_file
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.protocol import ABSENT, Blob, Entry, check_size, time_version
+from monkeyray.storage.location import Location
 
 if TYPE_CHECKING:
     import pyarrow.fs

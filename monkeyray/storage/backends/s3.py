@@ -21,12 +21,19 @@ from monkeyray.errors import (
 )
 from monkeyray.redact import masked
 from monkeyray.storage.backends.local import temporary_file
-from monkeyray.storage.location import Location
-from monkeyray.storage.backends.protocol import ABSENT, Blob, Entry, check_key, check_size, written_before
-from monkeyray.storage.ranges import RangeFile
-from monkeyray.storage.retries import with_retries
+from monkeyray.storage.backends.protocol import (
+    ABSENT,
+    Blob,
+    Entry,
+    check_key,
+    check_size,
+    written_before,
+)
 from monkeyray.storage.backends.s3_errors import EmptyObjectError, s3_errors
 from monkeyray.storage.backends.s3_get import PlainGet
+from monkeyray.storage.location import Location
+from monkeyray.storage.ranges import RangeFile
+from monkeyray.storage.retries import with_retries
 
 if TYPE_CHECKING:
     import pyarrow.fs

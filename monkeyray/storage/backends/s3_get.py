@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monkeyray.errors import MissingError
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.obstore_limits import is_expressible, owns_threads
 from monkeyray.storage.backends.protocol import Blob, check_size
+from monkeyray.storage.location import Location
 
 if TYPE_CHECKING:
     import boto3.session

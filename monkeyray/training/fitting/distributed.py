@@ -19,9 +19,9 @@ from monkeyray.runs.workers.worker_count import usable_cores, wait_for_workers
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
+from monkeyray.training.fitting.worker import State, Training, Worker
 from monkeyray.training.tracking.progress import ProgressFile, following
 from monkeyray.training.tracking.tracker import Stage
-from monkeyray.training.fitting.worker import State, Training, Worker
 
 #: The folder of a training in progress, below the model's place.
 TRAINING = ".training"

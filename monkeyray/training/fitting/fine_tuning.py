@@ -22,9 +22,9 @@ from monkeyray.model.network import Network, embed
 from monkeyray.training.assess import assess_validation
 from monkeyray.training.dataset import Dataset, identify
 from monkeyray.training.fitting.distributed import Outcome, Task, below
-from monkeyray.training.job import Job
 from monkeyray.training.fitting.loop import FitConfig, LoopTraining
 from monkeyray.training.fitting.pixels import pixel_source
+from monkeyray.training.job import Job
 
 
 def fine_tune(

@@ -16,11 +16,11 @@ from monkeyray.statistics.learning_curve import subset_ranks
 from monkeyray.statistics.splits import Folds
 from monkeyray.training.dataset import RARE_IMAGES, Dataset, identify
 from monkeyray.training.fitting.distributed import Outcome, Task
-from monkeyray.training.job import Job
 from monkeyray.training.fitting.linear import L2, LinearConfig, LinearTraining
 from monkeyray.training.fitting.loop import CachedSource, FitConfig, LoopTraining
-from monkeyray.training.options import TrainConfig, parse_head
 from monkeyray.training.fitting.worker import Training
+from monkeyray.training.job import Job
+from monkeyray.training.options import TrainConfig, parse_head
 
 #: The learning curve is skipped with fewer images of a label, since their subsets are nearly the
 #: same, and with more images in all, since it takes as long as the heads themselves.

@@ -28,9 +28,9 @@ from monkeyray.training.dataset import Dataset
 from monkeyray.training.fitting.distributed import below
 from monkeyray.training.fitting.fine_tuning import check_fine_tune, fine_tune
 from monkeyray.training.fitting.head import train_head
+from monkeyray.training.fitting.pixels import pixel_source
 from monkeyray.training.job import Job
 from monkeyray.training.options import TrainConfig, parse_head
-from monkeyray.training.fitting.pixels import pixel_source
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ from monkeyray.errors import ClusterError, StorageError
 from monkeyray.images.decode import Decoded, Limits
 from monkeyray.runs.cluster import is_asked_for
 from monkeyray.runs.lease import hold
-from monkeyray.runs.workers.pools import MachinePool
 from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
+from monkeyray.runs.workers.pools import MachinePool
 from monkeyray.runs.workers.worker import SPENT, Job, every_second
 from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.storage.location import Location

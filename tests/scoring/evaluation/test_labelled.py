@@ -17,7 +17,11 @@ from hypothesis import strategies as st
 from monkeyray.errors import InputError
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
-from monkeyray.scoring.evaluation.labelled import best_box_per_image, from_predictions, without_contradictions
+from monkeyray.scoring.evaluation.labelled import (
+    best_box_per_image,
+    from_predictions,
+    without_contradictions,
+)
 from monkeyray.scoring.schema import SCHEMA_VERSION, prediction_schema
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
 from monkeyray.storage.keys import OTHER_FORM

@@ -18,10 +18,10 @@ from monkeyray.errors import (
 )
 from monkeyray.images.decode import Limits
 from monkeyray.runs.workers.fetch import fetch
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.protocol import Blob
 from monkeyray.storage.backends.s3_errors import s3_errors
 from monkeyray.storage.backends.s3_get import PlainGet
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 PLACE = Location.parse("s3://photos/a.jpg")

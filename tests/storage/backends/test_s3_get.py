@@ -24,10 +24,10 @@ from obstore.store import MemoryStore
 
 from monkeyray.errors import FaultError, MissingError, TooLargeError
 from monkeyray.storage.backends import obstore_limits, s3_get
-from monkeyray.storage.location import Location
 from monkeyray.storage.backends.obstore_limits import is_expressible
 from monkeyray.storage.backends.s3 import S3Access, S3Store
 from monkeyray.storage.backends.s3_get import PlainGet
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 TEN = Location.parse("s3://photos/plain/ten")
