@@ -9,12 +9,14 @@ import pyarrow as pa
 from monkeyray.errors import InputError
 from monkeyray.images.listing import path_below
 from monkeyray.labels.manifest import SPLITS
+from monkeyray.labels.schema import IMAGE, with_context
 from monkeyray.storage.keys import nfc
 from monkeyray.storage.location import Location
 
 
 def label_by_folder(folder: Location, table: pa.Table, skipped: Counter[str]) -> pa.Table:
-    """The images in labels' folders, with the column `label` (string, in NFC).
+    """The images in labels' folders, with the columns `label` (string, in NFC) and those
+    of schema.CONTEXT.
 
     Single folders around the labels' folders, as in unpacked archives, are skipped. `skipped`
     counts images beside the labels' folders. Raises InputError if there are no sub-folders, one's
@@ -34,7 +36,8 @@ def label_by_folder(folder: Location, table: pa.Table, skipped: Counter[str]) ->
         )
     labels = [nfc(path[0]) for path in paths if len(path) >= 2]
     _check_names(root, sorted(set(labels)))
-    return table.filter(pa.array(labelled)).append_column("label", pa.array(labels, pa.string()))
+    table = table.filter(pa.array(labelled)).append_column("label", pa.array(labels, pa.string()))
+    return with_context(table, {"level": pa.repeat(pa.scalar(IMAGE), table.num_rows)})
 
 
 def _check_names(root: Location, labels: list[str]) -> None:

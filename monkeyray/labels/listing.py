@@ -22,11 +22,11 @@ from monkeyray.storage.tables import is_table
 def list_labelled(uri: str | Location, storage: Storage, skipped: Counter[str]) -> pa.Table:
     """All labelled images of a folder, prefix or manifest, each URI once.
 
-    Columns: those of `list_images` and `label`; from a manifest also its others, `split` (train,
-    validation or test) and `group` (blank ones null) among them. `skipped` counts what is not an
-    image, see `list_images`, or has no label. Raises InputError if there are no images, a URI has
-    two labels, or a label is empty or has control characters, and as labels.folders and
-    labels.manifest do.
+    Columns: those of `list_images`, `label`, and those of schema.CONTEXT; from a manifest also its
+    others, `split` (train, validation or test) and `group` (blank ones null) among them. `skipped`
+    counts what is not an image, see `list_images`, or has no label. Raises InputError if there are
+    no images, a URI has two labels, or a label is empty or has control characters, and as
+    labels.folders and labels.manifest do.
     """
     place = Location.parse(uri)
     chunks = list(list_images(place, storage, skipped))

@@ -8,6 +8,8 @@ import pyarrow.compute as pc
 from monkeyray.errors import InputError
 from monkeyray.images.listing import PLAN_SCHEMA
 from monkeyray.images.manifest import as_text
+from monkeyray.images.times import parse_time, wall_times
+from monkeyray.labels.schema import IMAGE, with_context
 from monkeyray.storage.keys import nfc_column
 from monkeyray.storage.location import Location
 from monkeyray.storage.spreadsheets import unguard
@@ -20,11 +22,20 @@ SPLITS = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 
+#: The columns of a manifest that CONTEXT's are made of, the best first.
+_CONTEXT = {
+    "location": ("location", "site"),
+    "deployment": ("deployment", "camera"),
+    "sequence": ("sequence",),
+    "time": ("time", "captured_at"),
+}
+
 
 def label_by_column(manifest: Location, table: pa.Table) -> pa.Table:
     """A manifest's images with the columns `label`, `split` and `group` (string), trimmed, in NFC.
 
     A blank `group` is null. In a CSV, the ' before a label that looks like a formula is removed.
+    The columns of schema.CONTEXT come from those of _CONTEXT; a `time` that is none is null.
     Raises InputError if there is no column `label`, or a split has another name than those of
     SPLITS.
     """
@@ -42,7 +53,26 @@ def label_by_column(manifest: Location, table: pa.Table) -> pa.Table:
         elif not is_parquet(manifest):
             text = unguard(text)
         table = table.set_column(table.column_names.index(name), name, text)
-    return table
+    return with_context(table, _context(manifest, table))
+
+
+def _context(manifest: Location, table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    known = {"level": pa.repeat(pa.scalar(IMAGE), table.num_rows)}
+    for name, spellings in _CONTEXT.items():
+        its = [
+            each for each in spellings
+            if each in table.column_names and not pa.types.is_nested(table[each].type)
+        ]  # fmt: skip
+        if not its:
+            continue
+        text = pc.utf8_trim_whitespace(as_text(str(manifest), table, its[0]))
+        text = nfc_column(pc.if_else(pc.equal(text, ""), None, text))
+        if name == "time":
+            parsed = [parse_time(each) if each else None for each in text.to_pylist()]
+            wall, there = wall_times(pa.chunked_array([pa.array(parsed, pa.string())]))
+            text = pa.array(wall, pa.timestamp("us"), mask=~there)
+        known[name] = text
+    return known
 
 
 def _splits(manifest: Location, column: pa.ChunkedArray) -> pa.Array:

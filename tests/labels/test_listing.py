@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from monkeyray.errors import InputError
 from monkeyray.images.listing import list_images
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
+from monkeyray.labels.schema import CONTEXT
 from monkeyray.storage.store import Storage
 from tests.support.files import touch
 
@@ -84,6 +86,26 @@ def test_manifests(tmp_path: Path, kind: str) -> None:
         str(tmp_path.parent / "d.jpg"),
     ]
     assert table["camera"].to_pylist() == ["1", "2", "3", "4"]
+
+
+def test_a_manifest_says_where_and_when_images_were_taken(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        "uri,label,site,camera,sequence,time\n"
+        "a,x, S1 ,C1,e1,2024-05-01 10:00:00\nb,x,,C2,NA,2024:05:02 11:00:00+02:00\nc,y,S2,,,noon\n"
+    )
+    table = list_labelled(str(tmp_path / "list.csv"), STORAGE, Counter())
+    assert table.schema.field("time").type == pa.timestamp("us")
+    assert table.select(CONTEXT.names).to_pydict() == {
+        "location": ["S1", None, "S2"],
+        "deployment": ["C1", "C2", None],
+        "sequence": ["e1", None, None],
+        "time": [datetime(2024, 5, 1, 10), datetime(2024, 5, 2, 11), None],
+        "level": ["image"] * 3,
+        "by": [None] * 3,
+    }
+    touch(tmp_path, "in/x/a.jpg")
+    folder = list_labelled(str(tmp_path / "in"), STORAGE, Counter()).select(CONTEXT.names)
+    assert folder.to_pylist() == [dict.fromkeys(CONTEXT.names) | {"level": "image"}]
 
 
 def test_labels_are_in_one_unicode_form(tmp_path: Path) -> None:
