@@ -209,7 +209,7 @@ def test_other_ends(
     assert ("Traceback" in line.get("traceback", "")) == (code == 1)
 
 
-def test_what_other_libraries_say(capfd: pytest.CaptureFixture[str]) -> None:
+def test_messages_of_other_libraries(capfd: pytest.CaptureFixture[str]) -> None:
     library = logging.getLogger("a.library")
     library.propagate = False
     library.addHandler(logging.StreamHandler())
@@ -240,7 +240,7 @@ EVIL = "a\x1b[2J\u202egpj\x9c.jpg"
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(max_size=20))
-def test_what_is_shown(text: str) -> None:
+def test_shown_progress(text: str) -> None:
     shown = escape_control(text)
     assert all(unicodedata.category(letter) != "Cs" for letter in shown)
     assert {letter for letter in shown if unicodedata.category(letter) == "Cc"} <= {"\t", "\n"}
@@ -274,7 +274,7 @@ def test_an_error_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_terminal_that_lacks_characters(tmp_path: Path) -> None:
+def test_terminal_without_unicode(tmp_path: Path) -> None:
     predict(tmp_path / "æ", [scored("/x/ø.jpg", ("å", 0.75))], images="/x")
     done = subprocess.run(
         [sys.executable, "-m", "monkeyray", "export", "--predictions", str(tmp_path / "æ"),

@@ -33,7 +33,7 @@ def importers(package: str) -> set[str]:
     return found
 
 
-def test_nothing_that_is_read_can_run_code() -> None:
+def test_no_input_can_run_code() -> None:
     # Between processes of one job alone.
     assert importers("pickle") == {"runs.workers.supervisor", "runs.workers.pools"}
     for package in ("marshal", "shelve", "dill", "cloudpickle", "torch"):

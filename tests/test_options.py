@@ -18,7 +18,7 @@ from monkeyray.training.options import TrainConfig
 STORAGE = Storage()
 
 
-def test_what_is_written_deletes_nothing_and_has_no_secret() -> None:
+def test_written_options_delete_nothing_and_hold_no_secret() -> None:
     written = to_toml(
         ScoreConfig(
             images="/i", model="m", predictions="p", overwrite=True, dry_run=True,
@@ -52,7 +52,7 @@ def test_any_text_survives(text: str) -> None:
         assert tomllib.loads(to_toml(config))["include"] == [text]
 
 
-def test_where_it_is_written_beside(tmp_path: Path) -> None:
+def test_place_of_the_file_beside(tmp_path: Path) -> None:
     config = ExportConfig(predictions="p", format="csv", output="o")
     write_options_beside(str(tmp_path / "package"), config, STORAGE)
     assert [path.name for path in tmp_path.iterdir()] == ["package.config.toml"]

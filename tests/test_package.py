@@ -44,7 +44,7 @@ def test_options_or_keywords() -> None:
     assert len(asked) == 3
 
 
-def test_what_the_package_offers() -> None:
+def test_public_names() -> None:
     assert {name: getattr(monkeyray, name) for name in monkeyray.__all__}
     assert set(monkeyray.__all__) <= set(dir(monkeyray))
     assert monkeyray.TrainConfig is TrainConfig

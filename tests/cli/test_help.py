@@ -31,7 +31,7 @@ def test_every_option_has_a_text_and_a_heading(command: str) -> None:
     assert names[-1] == "debug"
 
 
-def test_what_an_option_is() -> None:
+def test_describing_an_option() -> None:
     train = {each.name: each for each in options_of(TrainConfig)}
     assert train["images"].required
     assert (train["images"].flag, train["images"].value) == ("--images", "PLACE")
@@ -61,7 +61,7 @@ def test_the_reference_has_every_option_on_a_line() -> None:
 
 @pytest.mark.parametrize("columns", ["80", "200"])
 @pytest.mark.parametrize("command", COMMANDS)
-def test_it_fits_a_screen(command: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_fits_a_screen(command: str, columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     lines = help_of(command).splitlines()
     assert len(lines) <= 50

@@ -242,7 +242,7 @@ def test_debug_shows_where(places: dict[str, Path], capfd: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("command", ["train", "score"])
-def test_a_store_that_cannot_be_used(
+def test_unusable_stores(
     command: str,
     s3: Storage,
     places: dict[str, Path],

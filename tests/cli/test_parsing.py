@@ -35,7 +35,7 @@ def config(command: str, *arguments: str) -> Any:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_that_is_written_does_the_same_again(command: str, tmp_path: Path) -> None:
+def test_written_options_file_repeats_the_command(command: str, tmp_path: Path) -> None:
     some = ["--s3-endpoint", "http://127.0.0.1:9", "a.b=http://127.0.0.1:8"]
     some += ["--anonymous", "s3://a.b", "--profile", "a.b=me"]
     some += ["--store-patience-seconds", "7", "--quiet"]

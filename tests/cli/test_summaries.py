@@ -60,7 +60,7 @@ def call(command: str, *arguments: str) -> int:
         ({"undetected": 36}, 3),
     ],
 )
-def test_a_run_that_scored_nothing_has_its_own_exit_code(
+def test_exit_code_if_nothing_was_scored(
     statuses: dict[str, int],
     code: int,
     tmp_path: Path,
@@ -121,7 +121,7 @@ def test_an_export_and_bursts(place: Path, capfd: pytest.CaptureFixture[str]) ->
     assert (place / "bursts.parquet.config.toml").exists()
 
 
-def test_where_it_goes_is_checked_first(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_summary_place_is_checked_first(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given = ["--predictions", str(place / "predictions"), "--format", "csv"]
     given += ["--output", str(place / "out.csv")]
     (place / "file").touch()
@@ -137,7 +137,7 @@ def test_where_it_goes_is_checked_first(place: Path, capfd: pytest.CaptureFixtur
     assert not (place / "out.csv").exists()
 
 
-def test_it_goes_to_a_store(place: Path, s3: Storage) -> None:
+def test_summary_is_written_to_a_store(place: Path, s3: Storage) -> None:
     given = ["--predictions", str(place / "predictions"), "--format", "csv"]
     given += ["--output", "s3://photos/e/out.csv", "--summary-json", "s3://photos/e/s.json"]
     assert call("export", *given, "--s3-endpoint", str(s3.s3_endpoint)) == 0

@@ -130,7 +130,7 @@ def test_bursts_of_boxes_are_refused(place: Path) -> None:
         bursts(config)
 
 
-def test_of_an_images_boxes_the_surest_is_measured(place: Path) -> None:
+def test_best_box_of_an_image_is_measured(place: Path) -> None:
     (place / "labels.csv").write_text(
         f"uri,label\n{HERD},deer\n{LONE},fox\n/x/A/1/blank.jpg,empty\n/x/B/1/bad.jpg,fox\n"
         "/x/none.jpg,fox\n"

@@ -80,12 +80,12 @@ def test_means_do_not_depend_on_order_and_lots(bursts: list[int], lots: list[int
         np.testing.assert_allclose(mean, scores[number == one].mean(axis=0))
 
 
-def test_nothing_comes_of_nothing() -> None:
+def test_empty_input_gives_no_bursts() -> None:
     numbers, means = BurstMeans(np.array([1])).add(np.empty(0, np.int64), np.empty((0, 3)))
     assert len(numbers) == len(means) == 0
 
 
-def test_only_open_bursts_are_held() -> None:
+def test_memory_holds_only_open_bursts() -> None:
     pool = BurstMeans(np.array([2, 1, 2]))
     pool.add(np.array([2, 0, 1]), np.eye(3))
     assert len(pool) == 2

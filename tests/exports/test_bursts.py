@@ -152,14 +152,14 @@ def test_deployments_divide_bursts_and_set_the_clock_right(place: Path) -> None:
     assert rows[4]["burst_start"] == datetime(2021, 5, 31, 6, 59, 55)
 
 
-def test_one_deployment_needs_no_pattern(place: Path) -> None:
+def test_single_deployment_needs_no_pattern(place: Path) -> None:
     (place / "deployments.csv").write_text("deployment_id\nd1\n")
     _, rows = run(place, site_pattern=None, deployments=str(place / "deployments.csv"))
     assert rows[0]["burst_images"] == 5
     assert rows[6]["burst_id"] == rows[0]["burst_id"]
 
 
-def test_what_no_label_is_sure_of_is_rolled_up(place: Path) -> None:
+def test_uncertain_labels_are_rolled_up(place: Path) -> None:
     (place / "taxa.csv").write_text(
         "label,scientific_name\nlion,Panthera leo\nleopard,Panthera pardus\n"
     )
@@ -263,7 +263,7 @@ def test_rows_that_are_not_those_of_the_plan(place: Path) -> None:
     assert not (place / "bursts.parquet").exists()
 
 
-def test_nothing_is_written_over(place: Path) -> None:
+def test_existing_output_is_kept(place: Path) -> None:
     (place / "bursts.parquet").write_text("mine")
     with pytest.raises(StorageError, match="already exists"):
         run(place, overwrite=False)

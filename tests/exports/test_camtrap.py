@@ -185,7 +185,7 @@ def test_taxa_of_the_project_file_and_of_a_table(tmp_path: Path) -> None:
     assert described["taxonomic"] == [heron, known]
 
 
-def test_nothing_that_can_be_dated_is_no_package(tmp_path: Path) -> None:
+def test_package_without_times_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no image fits into.*1 no time in their EXIF"):
         make_package(tmp_path, [scored("/x/A/1/1.jpg", ("fox", 0.75))])
     assert not list((tmp_path / "package").iterdir())
@@ -257,7 +257,7 @@ def test_deployments_have_what_the_standard_requires(tmp_path: Path, column: str
         make_package(tmp_path, rows, table=f"{head}\n{','.join(cells)}\n")
 
 
-def test_what_no_label_is_sure_of_is_rolled_up(tmp_path: Path) -> None:
+def test_uncertain_labels_are_rolled_up(tmp_path: Path) -> None:
     pair = (("lion", 0.5), ("leopard", 0.375), ("empty", 0.125))
     rows = [
         scored("/x/A/1/a.JPG", *pair, decision="below_threshold", captured_at=TIME),
@@ -316,7 +316,7 @@ def written(folder: Path, columns: dict[str, str]) -> list[str]:
     return [row[letters[name.lower().replace("_", "").replace(" ", "")]] for name in columns]
 
 
-def test_what_is_meant_is_written_as_the_standard_has_it(
+def test_spellings_are_normalised_to_the_standard(
     tmp_path: Path,
 ) -> None:
     given = {name: text for name, (text, _) in WRITTEN.items()}
@@ -340,7 +340,7 @@ def test_what_is_meant_is_written_as_the_standard_has_it(
         ("featureType", "road", "one of roadPaved, "),
     ],
 )
-def test_what_it_does_not_take_is_refused(tmp_path: Path, name: str, text: str, what: str) -> None:
+def test_invalid_project_files_are_refused(tmp_path: Path, name: str, text: str, what: str) -> None:
     with pytest.raises(
         InputError, match=f"d1 has the {name} '{text}', but Camtrap DP requires {what}"
     ):

@@ -91,7 +91,7 @@ def test_the_tables_zone_goes_before_the_exifs(two: Deployments) -> None:
     assert not two.date("A/1/x.jpg", "2021-07-01T08:25:38+02:00").contradicted
 
 
-def test_one_deployment_needs_no_pattern(tmp_path: Path) -> None:
+def test_single_deployment_needs_no_pattern(tmp_path: Path) -> None:
     one = table(tmp_path, "site,lat,lon,start,end,tz\nA,1,2,2021-01-01,2021-12-31,UTC\n", None)
     dated = one.date("anything.jpg", "2021-07-01T08:25:38")
     assert dated.deployment is not None
@@ -188,7 +188,7 @@ def test_the_deployment_counts_before_the_pattern(tmp_path: Path) -> None:
     assert later.clock_offset == timedelta(0)
 
 
-def test_what_a_pattern_finds() -> None:
+def test_pattern_matches() -> None:
     camera = origin("7/x.jpg", None, SitePattern("{camera}/*"), None)
     assert (camera.site, camera.camera) == ("7", ("camera", "7"))
     nowhere = origin("x.jpg", None, SitePattern("{camera}/*"), None)

@@ -100,7 +100,7 @@ def test_a_csv_rolled_up(tmp_path: Path) -> None:
     ]
 
 
-def test_what_the_tables_lack_is_reported(place: Path) -> None:
+def test_missing_table_entries_are_reported(place: Path) -> None:
     (place / "deployments.csv").write_text("deployment_id,site,camera\nd1,a,1\n")
     (place / "taxa.csv").write_text("label,scientific_name\nN0,Vulpes vulpes\n")
     tables = {
@@ -148,7 +148,7 @@ def test_a_finished_run_with_a_file_gone_is_refused(place: Path) -> None:
         run(place, format="csv", output=str(place / "all.csv"))
 
 
-def test_a_file_that_is_broken_leaves_no_export(place: Path) -> None:
+def test_broken_predictions_leave_no_export(place: Path) -> None:
     part = next((place / "predictions").glob("part-00001*"))
     part.write_bytes(part.read_bytes()[:-20])
     with pytest.raises(InputError, match=r"part-00001.*cannot be read"):
@@ -165,7 +165,7 @@ def test_places_without_predictions(tmp_path: Path) -> None:
         run(tmp_path, format="csv", output=str(tmp_path / "all.csv"))
 
 
-def test_nothing_is_written_over(place: Path) -> None:
+def test_existing_output_is_kept(place: Path) -> None:
     output = place / "all.csv"
     output.write_text("mine")
     options = {"format": "csv", "output": str(output)}
@@ -223,7 +223,7 @@ def test_out_of_s3_and_into_it(s3: Storage) -> None:
     assert s3.read(uri).data.count(b"/x/A/1/") == 3
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_text("old")
     storage = Storage()

@@ -94,7 +94,7 @@ def test_paths_are_relative_to_what_is_asked_for(tmp_path: Path) -> None:
     assert not (tmp_path / "below" / "results.json").exists()
 
 
-def test_of_a_bucket(tmp_path: Path) -> None:
+def test_whole_bucket(tmp_path: Path) -> None:
     rows = [scored("s3://bucket/a/b/1.jpg", ("fox", 1.0))]
     results, _ = run(tmp_path, rows, images="s3://bucket/a")
     assert results["images"][0]["file"] == "b/1.jpg"

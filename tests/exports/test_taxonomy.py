@@ -141,7 +141,7 @@ def test_labels_of_one_species_count_together_and_wider_taxa_are_told() -> None:
     arrays(np.float64, (3, len(LABELS)), elements=st.floats(0, 1)),
     st.floats(0.01, 1.0),
 )
-def test_what_it_says_is_true_and_nothing_lower_is_sure(scores: np.ndarray, least: float) -> None:
+def test_rolled_up_taxon_is_the_lowest_sure_one(scores: np.ndarray, least: float) -> None:
     scores = scores / np.maximum(scores.sum(axis=1, keepdims=True), 1.0)
     roll_up = RollUp(TAXA, LABELS, least)
     which, sums = roll_up(scores)
@@ -161,7 +161,7 @@ def test_what_it_says_is_true_and_nothing_lower_is_sure(scores: np.ndarray, leas
             assert score >= row[LABELS.index(found.label)] - 1e-9
 
 
-def test_all_of_a_softmax_in_float32_is_sure_at_1() -> None:
+def test_full_float32_softmax_reaches_threshold_1() -> None:
     scores = np.full((1, 7), 1 / 7, np.float32)
     roll_up = RollUp(TAXA, LABELS[:7], 1.0)
     which, sums = roll_up(scores)

@@ -75,7 +75,7 @@ def test_damage_in_the_middle_is_detected(break_: Callable[[bytes], bytes], size
     np.testing.assert_array_equal(found.pixels[0], square)
 
 
-def test_what_libjpeg_warns_of_without_damage_is_ok() -> None:
+def test_harmless_libjpeg_warnings_are_ignored() -> None:
     data = encode(photograph())
     for harmless in (
         data[:-2] + b"\0\0" + data[-2:],

@@ -25,7 +25,7 @@ def test_crops_lie_within_and_about_the_middle(width: int, height: int, squarene
     assert (right - left) / (bottom - top) == pytest.approx(wanted, rel=1e-6)
 
 
-def test_whole_middle_and_square() -> None:
+def test_whole_centre_and_square_views() -> None:
     boxes = [VIEWS[crop].box(900, 400) for crop in ("whole", "middle", "square")]
     expected = [(0, 0, 900, 400), (150, 0, 750, 400), (250, 0, 650, 400)]
     for box, its in zip(boxes, expected, strict=True):

@@ -17,7 +17,7 @@ CONTENTS = ["a", "b", "c", "a", "d", None, "a", "e", None]
 PICTURES = np.array([0, 1, 0, 0, 0, 5, 0, 1, 8])
 
 
-def test_each_picture_is_named_with_one_file_of_each_label_first() -> None:
+def test_contradictions_list_one_file_per_label_first() -> None:
     found = find_contradictions(URIS, LABELS, CONTENTS, PICTURES)
     assert json.loads(json.dumps(found.found)) == [
         {
@@ -58,6 +58,6 @@ def test_each_picture_is_named_with_one_file_of_each_label_first() -> None:
         ("all", ["fox/3", "owl/2"]),
     ],
 )
-def test_what_is_left_out(drop: str, left: list[str]) -> None:
+def test_left_out_images(drop: str, left: list[str]) -> None:
     dropped = find_contradictions(URIS, LABELS, CONTENTS, PICTURES).dropped(drop)
     assert [uri for uri, out in zip(URIS, dropped, strict=True) if not out] == left

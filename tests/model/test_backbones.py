@@ -234,7 +234,7 @@ def test_the_callers_environment_is_restored(
     assert os.environ.get("KERAS_BACKEND") == before
 
 
-def test_no_network_means_give_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_failure_asks_for_a_path(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_network(*_: object, **__: object) -> None:
         raise OSError("no route to host")
 
@@ -311,7 +311,7 @@ def test_layers_are_counted_from_the_end(name: str) -> None:
 
 
 @every
-def test_only_what_is_named_is_trained(name: str) -> None:
+def test_only_named_layers_are_trained(name: str) -> None:
     keras = import_keras()
     import tensorflow as tf
 
@@ -350,7 +350,7 @@ def test_anything_else_says_what_to_write(spec: str) -> None:
 
 
 @given(st.text(max_size=8))
-def test_no_text_is_more_than_a_config_error(spec: str) -> None:
+def test_any_text_gives_at_most_a_config_error(spec: str) -> None:
     try:
         parsed = parse_fine_tune(spec)
     except ConfigError:

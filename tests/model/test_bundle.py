@@ -64,7 +64,7 @@ def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
     assert not [*place.glob("int8-*")]
 
 
-def test_it_comes_back_as_it_was(place: Path) -> None:
+def test_round_trip(place: Path) -> None:
     saved, loaded = make_bundle(), load(place)
     assert loaded.model_id == saved.model_id
     assert loaded.labels == ["n0", "n5"]
@@ -82,7 +82,7 @@ def test_it_comes_back_as_it_was(place: Path) -> None:
         assert listed == {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
-def test_what_does_not_decide_a_score_does_not_change_the_id() -> None:
+def test_id_depends_only_on_what_decides_scores() -> None:
     assert make_bundle(created_at="today").model_id == make_bundle(created_at="tomorrow").model_id
     assert make_bundle(head=0.25).model_id != make_bundle().model_id
 
@@ -409,7 +409,7 @@ def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
     assert load_known_images(uri, STORAGE, load_bundle(uri, STORAGE)) is None
 
 
-def test_what_is_no_number_is_not_published(tmp_path: Path) -> None:
+def test_nan_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         save_bundle(str(tmp_path / "m"), STORAGE, make_bundle(loss=float("nan")), "", "{}")
     assert not (tmp_path / "m").exists()

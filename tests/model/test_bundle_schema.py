@@ -112,7 +112,7 @@ def test_links_and_pipes_are_waited_for_by_nobody(place: Path, tmp_path: Path, n
         assert "hunter2" not in str(found.value)
 
 
-def test_what_is_written_does_not_follow_links(place: Path, tmp_path: Path) -> None:
+def test_writing_does_not_follow_links(place: Path, tmp_path: Path) -> None:
     precious = tmp_path / "precious.txt"
     precious.write_text("mine")
     for path in [*place.iterdir()]:

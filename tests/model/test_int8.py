@@ -114,7 +114,9 @@ def test_an_invalid_graph_is_refused(
         OpenVinoEngine(network, "int8")
 
 
-def test_it_is_part_of_what_a_run_and_a_cache_are(quantised: Trained, network: Network) -> None:
+def test_precision_is_part_of_the_identity_of_runs_and_caches(
+    quantised: Trained, network: Network
+) -> None:
     def identity(precision: str) -> dict[str, Any]:
         config = ScoreConfig(images="i", model="m", predictions="p", precision=precision)
         bundle = load_bundle(quantised.uri, Storage(), int8=precision == "int8")

@@ -170,7 +170,7 @@ def test_the_right_arrays_in_the_wrong_layers_are_refused(tmp_path: Path) -> Non
         read("mobilenet", path)
 
 
-def test_what_is_no_file_of_weights_says_what_to_give(tmp_path: Path) -> None:
+def test_other_files_than_weights_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.h5").write_bytes(b"<html>404</html>")
     with h5py.File(tmp_path / "table.h5", "w") as file:
         file["table"] = np.zeros(3)
@@ -223,7 +223,7 @@ def virtual(file: Any, key: str, secret: Path) -> None:
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("plant", [outside_link, outside_tree, soft_link, outside_bytes, virtual])
 @pytest.mark.parametrize("kind", ["weights.h5", "notop.h5"])
-def test_nothing_outside_the_file_is_opened(
+def test_external_links_are_not_opened(
     plant: Callable[[Any, str, Path], None], kind: str, tmp_path: Path
 ) -> None:
     # Whoever opens a pipe that nobody writes to waits until the test is stopped.

@@ -54,7 +54,7 @@ def draw(images: int) -> tuple[list[str], Any]:
     return contents, pictures
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_hashes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monkeyray.model.known_images, "MOST_THUMBNAILS", 11)
     monkeypatch.setattr(monkeyray.model.known_images, "MOST_COMPARED", 100)
     contents, pictures = draw(101)

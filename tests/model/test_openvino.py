@@ -91,7 +91,7 @@ def test_both_engines_agree(pixels: Array, tmp_path: Path) -> None:
         assert_equal(single, [array[1:2] for array in expected])
 
 
-def test_where_keras_runs_on_tensorflow_already_its_graph_is_converted(
+def test_graph_is_converted_if_keras_already_uses_tensorflow(
     pixels: Array,
 ) -> None:
     network = network_of("mobilenet")
@@ -190,7 +190,7 @@ def test_few_are_kept_and_the_last_used_among_them(folder: Path) -> None:
     assert cached_graph("1", make("again"))[0] == b"again"
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(
+def test_unwritable_cache_folder_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")

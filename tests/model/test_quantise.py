@@ -53,7 +53,7 @@ def test_without_test_images_nothing_is_compared() -> None:
     }  # fmt: skip
 
 
-def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: None) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: None) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "openvino" or None)
     with pytest.raises(ConfigError, match=r"pip install 'monkeyray\[int8\]'"):
         check_installed()

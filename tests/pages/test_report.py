@@ -381,7 +381,7 @@ def test_folds_and_views() -> None:
     assert not [table for table in Page(render_report(model)).tables if table[0][0] == "Views"]
 
 
-def test_what_more_labels_would_bring() -> None:
+def test_learning_curve_is_summarised() -> None:
     page = Page(report("full"))
     assert "accuracy would rise by about 1.4 percentage points" in page.text
     assert page.table("Heads trained on")[1] == ["120 images", "85.0%", "80.0-95.0%"]

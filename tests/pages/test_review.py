@@ -161,7 +161,7 @@ def test_images_that_are_gone_have_no_picture(place: Path) -> None:
     assert (place / "review.html").read_text().count("no picture") == 3
 
 
-def test_nothing_is_written_over(place: Path) -> None:
+def test_existing_output_is_kept(place: Path) -> None:
     (place / "review.html").write_text("mine")
     with pytest.raises(StorageError, match="already exists"):
         run(place)

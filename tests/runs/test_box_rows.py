@@ -50,7 +50,7 @@ IMAGES = (
 )  # fmt: skip
 
 
-def test_one_row_a_box_and_one_for_an_image_without() -> None:
+def test_one_row_per_box_and_one_per_image_without_boxes() -> None:
     images = listing("car.jpg", "two.jpg", "new.jpg", "blank.jpg", "broken.jpg", site=list("abcde"))
     matched = match(parsed(*IMAGES), images, "/p")
     rows = make_rows(matched, images, 0.2)
@@ -120,7 +120,7 @@ def test_names_that_are_not_utf8_are_found(folder: str) -> None:
     assert count_unused(matched, 0.2)[OTHER_FORM] == 0
 
 
-def test_no_password_of_the_detectors_names_is_repeated() -> None:
+def test_passwords_in_detector_names_are_not_repeated() -> None:
     images = listing("A/a.jpg")
     there = "https://me:hunter2@host/A/"
     matched = match(parsed({"file": f"{there}a.jpg", "detections": []}), images, "/p")

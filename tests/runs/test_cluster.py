@@ -32,7 +32,7 @@ def test_a_dead_address_fails_in_seconds(address: str) -> None:
     assert time.monotonic() - start < 15
 
 
-def test_a_ray_that_moved_its_internals_is_still_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_ray_internals_do_not_prevent_joining(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("ray._raylet", "ray._private.services"):
         monkeypatch.setitem(sys.modules, module, None)
     cluster._check_answers("auto")  # which cannot be resolved now
@@ -43,7 +43,7 @@ def test_a_ray_that_moved_its_internals_is_still_joined(monkeypatch: pytest.Monk
     assert not cluster._read_authentication()
 
 
-def test_a_ray_that_moved_its_token_starts_without_one_and_says_so(
+def test_changed_ray_token_is_reported_and_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     modes = []
@@ -73,7 +73,7 @@ def test_a_cluster_that_needs_a_token_is_explained(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("leaves", [True, False])
-def test_a_cluster_that_goes_away_ends_the_job_in_a_line(leaves: bool) -> None:
+def test_lost_cluster_ends_the_job_with_one_line(leaves: bool) -> None:
     code = f"""
 import signal, time, ray
 from types import SimpleNamespace

@@ -47,7 +47,7 @@ def test_rows_that_are_not_the_plans_are_refused(tmp_path: Path, lease: Lease) -
     assert len(run.pending()) == 25
 
 
-def test_a_shard_that_is_made_twice_is_one_file(tmp_path: Path, lease: Lease) -> None:
+def test_shard_made_twice_is_one_file(tmp_path: Path, lease: Lease) -> None:
     run = make_run(tmp_path, lease)
     publish(run, 0)
     before = Path(run.file_uri(0)).read_bytes()
@@ -55,7 +55,7 @@ def test_a_shard_that_is_made_twice_is_one_file(tmp_path: Path, lease: Lease) ->
     assert Path(run.file_uri(0)).read_bytes() == before
 
 
-def test_a_file_that_was_changed_is_found_at_the_end(tmp_path: Path, lease: Lease) -> None:
+def test_changed_file_is_found_at_the_end(tmp_path: Path, lease: Lease) -> None:
     run = make_run(tmp_path, lease)
     for shard in range(25):
         publish(run, shard)
@@ -149,7 +149,7 @@ def test_a_stray_file_is_deleted(tmp_path: Path) -> None:
     assert not any(Path(uri).exists() for uri in strays)
 
 
-def test_a_worker_that_does_not_see_the_place_says_so(tmp_path: Path) -> None:
+def test_worker_without_access_to_the_output_says_so(tmp_path: Path) -> None:
     with hold(Location.of(str(tmp_path)), STORAGE, print) as lease:
         run = make_run(tmp_path, lease)
         run.check_shared()
@@ -161,7 +161,7 @@ def test_a_worker_that_does_not_see_the_place_says_so(tmp_path: Path) -> None:
     assert not Path(elsewhere.place.path).exists()
 
 
-def test_a_driver_that_wakes_after_a_take_over_does_no_harm(tmp_path: Path) -> None:
+def test_paused_driver_does_no_harm_after_a_takeover(tmp_path: Path) -> None:
     with hold(Location.of(str(tmp_path)), STORAGE, print) as old_lease:
         pass
     # Both saw an empty place; the other one was quicker, and the sleeper goes on where it was.

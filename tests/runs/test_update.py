@@ -160,7 +160,7 @@ def test_rows_of_earlier_files_cost_one_request_a_file(tmp_path: Path, lease: Le
     assert len(vars(run.storage)["asked"]) == 5
 
 
-def test_of_two_updates_one_goes_on(tmp_path: Path, lease: Lease) -> None:
+def test_only_one_of_two_updates_continues(tmp_path: Path, lease: Lease) -> None:
     run = make_run(tmp_path, lease)
     work(run, "timeout")
     plan = run.plan.read(0)
@@ -318,7 +318,7 @@ class Meddled(Storage):
         return super().write(*arguments)
 
 
-def test_a_redo_that_did_not_see_the_end_of_the_one_before(tmp_path: Path, lease: Lease) -> None:
+def test_redo_started_before_the_previous_one_ended(tmp_path: Path, lease: Lease) -> None:
     """Files appear and are superseded while the next redo is planned: it finds the newest ones."""
     first = make_run(tmp_path, lease, 10)
     work(first, "timeout")
@@ -361,7 +361,7 @@ class OvertakenRun(Run):
 
 
 @pytest.mark.parametrize("status", ["ok", "timeout"])
-def test_a_file_that_a_redo_has_counted_stays(tmp_path: Path, lease: Lease, status: str) -> None:
+def test_file_counted_by_a_redo_is_kept(tmp_path: Path, lease: Lease, status: str) -> None:
     run = make_run(tmp_path, lease, 10)
     for shard in range(4):
         publish(run, shard, "timeout" if shard == 0 else "ok")
@@ -385,7 +385,7 @@ def test_a_file_that_a_redo_has_counted_stays(tmp_path: Path, lease: Lease, stat
     assert globbed(tmp_path) == Counter(NAMES[:10])
 
 
-def test_a_file_that_a_redo_has_not_seen_goes(tmp_path: Path, lease: Lease) -> None:
+def test_file_unknown_to_a_redo_is_removed(tmp_path: Path, lease: Lease) -> None:
     run = make_run(tmp_path, lease, 10)
     for shard in range(4):
         publish(run, shard, "timeout" if shard == 0 else "ok")

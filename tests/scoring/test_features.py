@@ -41,7 +41,7 @@ def cached(*rows: tuple[str, int, str, str]) -> pa.Table:
     return pa.table(dict(zip(names, map(list, zip(*rows, strict=True)), strict=True)))
 
 
-def test_only_what_is_the_same_is_found() -> None:
+def test_cache_finds_only_identical_images() -> None:
     cache = cached(
         ("a", 1, "v1", "ok"), ("b", 1, "v1", "ok"), ("c", 1, "v1", "ok"),
         ("d", 1, "v1", "missing"), ("e", 1, "v1", "unreadable"), ("f", 1, "v1", "timeout"),
@@ -55,7 +55,7 @@ def test_only_what_is_the_same_is_found() -> None:
     assert find_cached(listed, None).null_count == 7
 
 
-def test_a_weight_that_differs_makes_another_cache() -> None:
+def test_cache_depends_on_every_weight() -> None:
     one = {"a": np.zeros((2, 2), np.float32)}
     other = {"a": np.zeros((2, 2), np.float32)}
     other["a"][1, 1] = 1e-7

@@ -147,7 +147,7 @@ def test_a_model_is_loaded_as_asked(
         ({"views": 2}, "--views 2: this model was made for 1"),
     ],
 )
-def test_what_cannot_be_loaded(trained: Trained, options: dict[str, Any], words: str) -> None:
+def test_unloadable_models(trained: Trained, options: dict[str, Any], words: str) -> None:
     with pytest.raises((BundleError, ConfigError), match=words):
         load_model(trained.uri, **options)
 

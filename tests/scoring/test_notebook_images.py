@@ -36,7 +36,7 @@ def test_columns_of_any_kind(column: Callable[..., Any]) -> None:
     assert list(one_by_one(column(given))) == given
 
 
-def test_one_is_not_taken_apart() -> None:
+def test_single_image_is_not_iterated() -> None:
     image = Image.new("RGB", (3, 2))
     array = np.zeros((2, 3, 3), np.uint8)
     for one in ("a.jpg", Path("a.jpg"), b"bytes", bytearray(b"bytes"), image, array):
@@ -59,7 +59,7 @@ def test_one_is_not_taken_apart() -> None:
         ([np.zeros((2, 3, 4), np.uint8)], r"shape \(2, 3, 4\): .*PIL\.Image\.fromarray"),
     ],
 )
-def test_what_is_not_an_image_is_refused(images: Any, words: str) -> None:
+def test_non_images_are_refused(images: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         list(one_by_one(images))
 

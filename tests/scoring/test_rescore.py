@@ -179,7 +179,7 @@ def test_another_head_gives_what_scoring_with_it_gives(
     assert pc.max(differences).as_py() > 0.1
 
 
-def test_it_goes_on_where_it_was(
+def test_rescoring_resumes(
     trained: Trained, embedded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
@@ -252,7 +252,7 @@ def change(**values: Any) -> Callable[[Path], None]:
         (lambda place: (place / "_run.json").write_text("{"), "damaged.*score the images again"),
     ],
 )
-def test_what_cannot_be_rescored(
+def test_invalid_rescorings(
     harm: Callable[[Path], None],
     words: str,
     trained: Trained,
@@ -271,7 +271,7 @@ def test_what_cannot_be_rescored(
     assert not list(tmp_path.glob("out/*.parquet"))
 
 
-def test_a_file_that_is_gone_or_changed_is_refused(
+def test_missing_or_changed_file_is_refused(
     trained: Trained, embedded: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(embedded, tmp_path / "in")

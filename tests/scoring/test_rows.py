@@ -69,6 +69,6 @@ def test_an_image_that_overflows_is_a_row(monkeypatch: pytest.MonkeyPatch) -> No
     assert not late(columns, np.arange(99), np.zeros((99, WIDTH)), zeros * np.nan).any()
 
 
-def test_a_network_that_overflows_on_all_is_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overflow_on_every_image_blames_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BundleError, match="no finite numbers for any of the first 64 images"):
         rows([np.nan, np.inf] * 32, monkeypatch)

@@ -42,7 +42,7 @@ def test_temperature_worked_out_by_hand() -> None:
     assert fit_temperature(logits, truth) == pytest.approx(1 / np.log(1.5), rel=1e-4)
 
 
-def test_where_every_image_is_right_the_score_is_that_of_the_rule_of_succession() -> None:
+def test_all_correct_gives_the_rule_of_succession() -> None:
     logits, truth = np.tile([[2.0, 0.0]], (99, 1)), np.zeros(99, int)
     score = softmax(logits / fit_temperature(logits, truth))[0, 0]
     assert score == pytest.approx(99 / 100, abs=1e-4)
@@ -56,7 +56,7 @@ def test_temperature_where_none_can_be_fitted() -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 1000), st.floats(0.1, 10))
-def test_no_temperature_nearby_is_better(seed: int, factor: float) -> None:
+def test_temperature_is_a_local_optimum(seed: int, factor: float) -> None:
     logits, truth = _drawn(60, seed)
     best = fit_temperature(logits * factor, truth)
     assert LEAST <= best <= MOST

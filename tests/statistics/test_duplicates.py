@@ -51,7 +51,7 @@ def test_close_hashes_are_those_of_brute_force(rows: list[tuple[int, int, int]],
         lambda image: image.crop((0, 14, 626, 480)).resize((500, 400)),
     ],
 )
-def test_a_copy_that_was_changed_is_the_same_picture(change: object) -> None:
+def test_altered_copies_are_grouped(change: object) -> None:
     assert callable(change)
     pictures = seen(jpeg(noise(0), 95), jpeg(change(noise(0)), 60), jpeg(noise(1)))
     assert group_images(["a", "b", "c"], pictures).tolist() == [0, 0, 2]

@@ -18,7 +18,7 @@ from monkeyray.statistics.fingerprints import (
 from tests.support.pictures import jpeg, noise, seen
 
 
-def test_a_turn_that_exif_asks_for_is_none() -> None:
+def test_exif_rotation_does_not_change_fingerprints() -> None:
     sink = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -31,7 +31,7 @@ def test_list_by_hand() -> None:
     ]
 
 
-def test_what_is_much_for_a_label_counts() -> None:
+def test_scores_are_compared_within_their_label() -> None:
     # Label 1 was given to one image that has 0.3 for it: so little is sure for 1, and image 0 has
     # more. For 0 it takes 0.75, which image 2 does not have, though 0 is its likelier label.
     probabilities = np.array([[0.6, 0.4], [0.9, 0.1], [0.7, 0.3]])
@@ -60,7 +60,7 @@ def test_swapped_labels_come_first(seed: int) -> None:
     assert len(found) < images // 8
 
 
-def test_nothing_has_no_errors() -> None:
+def test_empty_input_has_no_label_errors() -> None:
     assert label_errors(np.zeros((0, 3)), np.zeros(0, int)) == []
     assert label_errors(np.eye(3), np.arange(3)) == []
 

@@ -64,7 +64,7 @@ def test_top_k_accuracy() -> None:
     }
 
 
-def test_nothing_has_no_figures() -> None:
+def test_empty_input_has_no_metrics() -> None:
     empty = classification_metrics(np.zeros((0, 2)), np.zeros(0, int), ["a", "b"])
     assert (empty["images"], empty["accuracy"], empty["loss"]) == (0, None, None)
     assert empty["macro_precision"] is empty["accuracy_interval"] is None

@@ -42,7 +42,7 @@ def test_scale(model: OutlierModel) -> None:
     assert 0.02 < np.mean(fresh > 1) < 0.1
 
 
-def test_each_number_of_views_has_its_scale(model: OutlierModel) -> None:
+def test_scale_depends_on_the_number_of_views(model: OutlierModel) -> None:
     fresh = _images(4000, list(range(8)), 2)[0]
     assert 0.02 < np.mean(model.score(_blurred(fresh), 1) > 1) < 0.1
     # On the scale of two views, one would make outliers of what is none.
@@ -61,7 +61,7 @@ def test_unknown_labels_score_higher(model: OutlierModel) -> None:
     assert np.mean(model.score(noise, 2) > 1) > 0.95
 
 
-def test_each_of_the_two_distances_counts(model: OutlierModel) -> None:
+def test_both_distances_count(model: OutlierModel) -> None:
     between = (model.bank[0] + model.bank[1:9]).astype(np.float32)  # a mixture of two images
     assert np.all(np.isfinite(model.score(between, 2)))
     assert np.all(model.weights[2][:2] > 0)
@@ -152,7 +152,7 @@ def test_few_images_still_make_a_model(images: int, labels: int, held: int, seed
     assert np.all(np.isfinite(scores))
 
 
-def test_nothing_to_learn_from() -> None:
+def test_too_few_images_give_no_model() -> None:
     features, truth = _images(10, [0, 1], 0)
     with pytest.raises(ValueError, match="10 images, 0 of them in folds"):
         fit_outliers({1: features}, truth, np.full(10, -1))

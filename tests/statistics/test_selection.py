@@ -18,7 +18,7 @@ points = st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9)), min_size=1,
 
 @settings(deadline=None)
 @given(points, st.integers(0, 5), st.lists(st.tuples(st.integers(-9, 9), st.integers(-9, 9))))
-def test_each_choice_is_the_farthest(
+def test_each_pick_is_the_farthest_point(
     candidates: np.ndarray, count: int, given_centres: list[tuple[int, int]]
 ) -> None:
     centres = np.array(given_centres, np.float32).reshape(-1, 2)
@@ -36,7 +36,7 @@ def test_each_choice_is_the_farthest(
 
 @settings(deadline=None)
 @given(points, st.integers(1, 4))
-def test_no_other_choice_covers_twice_as_well(candidates: np.ndarray, count: int) -> None:
+def test_cover_is_within_a_factor_of_two_of_the_optimum(candidates: np.ndarray, count: int) -> None:
     def radius(chosen: tuple[int, ...]) -> float:
         return float(np.sqrt(squared_distances(candidates, candidates[list(chosen)]).max()))
 

@@ -133,7 +133,7 @@ def test_a_threshold_accepts_its_own_score_after_a_journey_through_json() -> Non
     assert set(decide(scores, np.zeros(70, int), again)) == {"accepted"}
 
 
-def test_what_is_refused() -> None:
+def test_invalid_arguments_are_refused() -> None:
     nothing = np.zeros(0)
     for target in (0.0, 1.0, 1.5, float("nan")):
         with pytest.raises(ValueError, match="target precision"):
@@ -149,7 +149,7 @@ def test_what_is_refused() -> None:
     ),
     st.sampled_from([0.5, 0.7, 0.9]),
 )
-def test_what_is_accepted_is_what_the_evidence_says(
+def test_acceptance_agrees_with_the_evidence(
     rows: list[tuple[int, int, bool]], target: float
 ) -> None:
     scores = np.array([score / 20 for score, _, _ in rows])

@@ -90,7 +90,7 @@ def test_missing_and_damaged_tables_are_refused(tmp_path: Path) -> None:
         ("t.csv.gz", gzip.compress("uri,label\nÉ.jpg,Éland\n".encode())),
     ],
 )
-def test_forms_of_csv_that_are_read(tmp_path: Path, name: str, data: bytes) -> None:
+def test_csv_dialects(tmp_path: Path, name: str, data: bytes) -> None:
     right = {"uri": "É.jpg", "label": "Éland"}
     assert is_table(name)
     assert read(tmp_path / name, data) == [right]

@@ -190,7 +190,7 @@ def test_python_of_the_nodes_is_supported(config: dict[str, Any]) -> None:
     assert int(bounds.group(1)) <= int(found.group(1)) < int(bounds.group(2))
 
 
-def test_nothing_that_setup_needs_is_left_out_of_the_sync(config: dict[str, Any]) -> None:
+def test_files_that_setup_needs_are_synced(config: dict[str, Any]) -> None:
     needed = ["pyproject.toml", "requirements.lock", "README.md", "LICENSE", "NOTICE"]
     for folder in ("monkeyray", "jobs"):
         needed += [

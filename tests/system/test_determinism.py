@@ -125,7 +125,7 @@ def test_a_worker_killed_in_fine_tuning_changes_nothing(
         assert kept.read_bytes() == (tmp_path / "disturbed" / name).read_bytes()
 
 
-def test_a_server_that_is_down_changes_and_loses_nothing(
+def test_tracking_server_outage_changes_nothing(
     trained: Trained, few: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     done = train(

@@ -181,7 +181,7 @@ def test_credentials_that_end_in_mid_run_become_no_rows(
     assert_same(rows(s3, "ended"), undisturbed)
 
 
-def test_one_forbidden_and_one_missing_image_are_a_row_each(
+def test_forbidden_and_missing_images_are_error_rows(
     s3: Storage, proxy: FaultyProxy, trained: Trained, undisturbed: dict[str, Any]
 ) -> None:
     uris = sorted(undisturbed)
@@ -197,7 +197,7 @@ def test_one_forbidden_and_one_missing_image_are_a_row_each(
     assert_same(found, {uri: undisturbed[uri] for uri in found})
 
 
-def test_a_store_that_is_gone_for_a_while_changes_no_row(
+def test_temporary_outage_changes_no_row(
     s3: Storage,
     proxy: FaultyProxy,
     trained: Trained,
@@ -220,7 +220,7 @@ def test_a_store_that_is_gone_for_a_while_changes_no_row(
     assert_same(rows(s3, "gone"), undisturbed)
 
 
-def test_a_store_that_is_gone_for_good_stops_the_job_which_goes_on_later(
+def test_permanent_outage_stops_the_job_and_it_resumes_later(
     s3: Storage,
     proxy: FaultyProxy,
     trained: Trained,
@@ -307,7 +307,7 @@ def test_a_read_is_whole_or_an_error(kind: Kind, s3: Storage, proxy: FaultyProxy
     assert proxy.url in str(error.value)
 
 
-def test_all_operations_pass_through_faults(s3: Storage, proxy: FaultyProxy) -> None:
+def test_all_operations_survive_faults(s3: Storage, proxy: FaultyProxy) -> None:
     folder = f"{UNIT}/all"
     storage = through(proxy)
     proxy.disturb(0.4)
@@ -405,7 +405,7 @@ def test_a_job_refuses_a_store_that_ignores_conditions(
     assert not [*s3.list(place("ignored"))]
 
 
-def test_nothing_is_replaced_where_there_is_nothing(s3: Storage, proxy: FaultyProxy) -> None:
+def test_replacing_a_missing_file_fails(s3: Storage, proxy: FaultyProxy) -> None:
     with pytest.raises(ConflictError):
         through(proxy).replace(f"{UNIT}/none", b"x", "0" * 32)
     # What AWS answers to that.
@@ -415,7 +415,7 @@ def test_nothing_is_replaced_where_there_is_nothing(s3: Storage, proxy: FaultyPr
     assert not s3.exists(f"{UNIT}/none")
 
 
-def test_a_store_that_is_gone_for_good_is_an_error_in_time(proxy: FaultyProxy) -> None:
+def test_permanent_outage_is_an_error_within_the_patience(proxy: FaultyProxy) -> None:
     storage = through(proxy, patience_seconds=3)
     proxy.pause()
     start = time.monotonic()
@@ -434,7 +434,7 @@ def test_a_store_that_is_gone_for_good_is_an_error_in_time(proxy: FaultyProxy) -
         ("SomethingNew", 400, "SomethingNew"),
     ],
 )
-def test_what_will_not_pass_is_not_tried_again(
+def test_permanent_errors_are_not_retried(
     code: str, status: int, words: str, proxy: FaultyProxy
 ) -> None:
     proxy.answer_all(code, status)
@@ -535,7 +535,7 @@ def test_as_many_refusals_as_the_limit_end_the_job() -> None:
 
 
 @pytest.mark.parametrize("between", [GOOD, Fetched(None, None, "too_large", "large")])
-def test_only_refusals_in_sequence_count(between: Fetched, canary: Path) -> None:
+def test_only_consecutive_refusals_count(between: Fetched, canary: Path) -> None:
     refusals = Refusals(Storage(), 20)
     for _ in range(5):
         for _ in range(19):
@@ -555,7 +555,7 @@ def test_an_image_that_could_be_read_is_asked_for_as_a_sequence_grows(canary: Pa
         refusals.see("/x", REFUSED)
 
 
-def test_what_was_refused_is_proven_once_and_at_the_end(canary: Path) -> None:
+def test_refusals_are_proven_once_and_at_the_end(canary: Path) -> None:
     refusals = Refusals(Storage(), 1000)
     refusals.see("/x", REFUSED)
     refusals.see(str(canary), GOOD)

@@ -246,9 +246,7 @@ def test_any_damage_is_an_image_or_a_decode_error(data: bytes) -> None:
 
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(SMALL), st.data())
-def test_what_is_cut_off_is_never_taken_for_something_else(
-    data: bytes, draws: st.DataObject
-) -> None:
+def test_truncated_files_are_not_misidentified(data: bytes, draws: st.DataObject) -> None:
     cut = data[: draws.draw(st.integers(16, len(data) - 1))]
     assert status_of(cut, 32)[0] in {"ok", "truncated", "unreadable"}
 
@@ -309,7 +307,7 @@ def test_half_of_the_rows_is_enough(photo: bytes) -> None:
             check_upper_part(decode(rowed[:end], SIZE), whole, (rows - 1) / 30)
 
 
-def test_a_photograph_that_breaks_off_keeps_its_upper_part(photo: bytes) -> None:
+def test_truncated_photograph_keeps_its_upper_part(photo: bytes) -> None:
     whole = decode(photo, SIZE).pixels[0]
     shares = []
     for percent in range(2, 100, 4):

@@ -239,9 +239,7 @@ def test_a_killed_driver_goes_on(
     assert not {path.name for path in model.iterdir()} & {".training", "_lease.json"}
 
 
-def test_a_training_that_diverges_is_not_tried_again(
-    trained: Trained, few: Path, tmp_path: Path
-) -> None:
+def test_diverging_training_is_not_retried(trained: Trained, few: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         images=str(few),
         model=str(tmp_path / "m"),
@@ -258,7 +256,7 @@ def test_a_training_that_diverges_is_not_tried_again(
     assert not list((tmp_path / "m").rglob("*.json"))
 
 
-def test_a_training_that_keeps_failing_is_one_line() -> None:
+def test_repeated_training_failure_is_one_line() -> None:
     from ray.train import WorkerGroupError
 
     bug = WorkerGroupError("Traceback\n  …\n", {1: ValueError("shapes differ\nand more")})

@@ -414,7 +414,7 @@ def test_two_starters_in_one_place(
     assert "_SUCCESS" in jobs[0].names()
 
 
-def test_a_sleeper_that_was_taken_over_does_no_harm(
+def test_paused_driver_whose_run_was_taken_over_does_no_harm(
     model: str,
     many: Path,
     tmp_path: Path,

@@ -195,7 +195,7 @@ def test_labels_by_keyboard_are_a_manifest(show: Callable[..., Page], tmp_path: 
     assert all(Path(uri).is_file() for uri in found)
 
 
-def test_what_is_next_comes_first_and_can_be_trained_on(
+def test_next_section_comes_first_and_its_labels_train(
     show: Callable[..., Page], tmp_path: Path
 ) -> None:
     page = show("next", 390)

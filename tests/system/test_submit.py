@@ -98,7 +98,7 @@ def test_both_jobs_are_submitted(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
-def test_a_node_that_is_lost_costs_no_row(
+def test_lost_node_costs_no_row(
     bare: Path, head: dict[str, str], few: Path, trained: Trained, tmp_path: Path
 ) -> None:
     photographs = sorted(path for path in few.rglob("*") if path.is_file())

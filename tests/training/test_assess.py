@@ -133,7 +133,7 @@ def test_the_test_split_influences_no_choice(vectors: Any) -> None:
         np.testing.assert_array_equal(array, found[1].outliers.to_arrays()[key])
 
 
-def test_each_image_is_predicted_by_the_head_that_has_not_seen_it(vectors: Any) -> None:
+def test_each_image_is_predicted_by_the_head_trained_without_it(vectors: Any) -> None:
     data = dataset()
     # The head of the second fold gets everything wrong.
     bad = {key: np.roll(array, 1, axis=-1) for key, array in head(2.0).items()}

@@ -44,7 +44,7 @@ def findings(few: Path, trained: object, tmp_path_factory: pytest.TempPathFactor
     return found | {"page": page, "root": str(folder)}
 
 
-def test_what_is_doubted_is_listed_by_doubt(findings: Findings) -> None:
+def test_label_errors_are_listed_most_doubtful_first(findings: Findings) -> None:
     found = findings["findings"]
     qualities = [row["quality"] for row in found["label_errors"]]
     assert qualities == sorted(qualities)

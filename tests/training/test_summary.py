@@ -45,7 +45,7 @@ def test_figures_name_their_head() -> None:
     assert "3 test images also among the training images" in summary(leaks=3)
 
 
-def test_what_more_labels_would_bring() -> None:
+def test_learning_curve_is_summarised() -> None:
     assert "accuracy would rise by about 1.4 percentage points" in summary()
 
 

@@ -46,7 +46,7 @@ def options(trained: Trained, few: Path, tmp_path: Path) -> dict[str, Any]:
     low=st.floats(1e-9, 1.0),
     factor=st.floats(1.0, 1e6),
 )
-def test_what_is_tried_follows_from_the_options(
+def test_trials_follow_from_the_options(
     seed: int, trials: int, heads: list[str], low: float, factor: float
 ) -> None:
     options = {"seed": seed, "heads": tuple(heads), "learning_rate_range": (low, low * factor)}
@@ -97,7 +97,7 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["head", "learning_rate", "l2", "head_seed"])
-def test_what_is_searched_for_is_no_option(name: str) -> None:
+def test_searched_parameters_are_not_options(name: str) -> None:
     with pytest.raises(TypeError, match=name):
         config(**{name: None})
 
@@ -123,9 +123,7 @@ def test_a_search_of_nothing_but_crashes_says_so() -> None:
     assert "none of the 2 trials finished, the first failed with OSError: disk" in str(error)
 
 
-def test_a_trial_that_fails_has_no_figures(
-    ray_session: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_trial_has_no_metrics(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(folds: Folds, vectors: Any) -> Training:
         raise OSError("some\nout of memory")
 

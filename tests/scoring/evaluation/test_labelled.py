@@ -146,7 +146,7 @@ def test_relative_uris_are_relative_to_the_table(predictions: Predictions, tmp_p
         ({}, "/photos/1.jpg,a\n/photos/1.jpg,b\n", "two labels"),
     ],
 )
-def test_what_cannot_be_joined(
+def test_unjoinable_labels(
     changed: dict[str, Any],
     labels: str,
     words: str,

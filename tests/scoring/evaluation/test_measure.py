@@ -51,7 +51,7 @@ def answers(
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(0, 1000), st.integers(1, 80))
-def test_all_scores_give_what_their_logits_give(seed: int, images: int) -> None:
+def test_all_scores_agree_with_their_logits(seed: int, images: int) -> None:
     each, logits = answers(seed, images)
     found, expected = measure(each, None), classification_metrics(logits, each.truth(), LABELS)
     assert found["loss"] == pytest.approx(cross_entropy(logits, each.truth()), abs=1e-5)

@@ -132,7 +132,7 @@ def put_raw(root: Location, name: str, request: pytest.FixtureRequest) -> None:
         ContainerClient(url, "photos", secret).upload_blob(key, b"odd")
 
 
-def test_a_key_that_cannot_be_read_is_a_row_and_hides_nothing(
+def test_unreadable_key_is_an_error_row_and_hides_no_other(
     root: Location, storage: Storage, request: pytest.FixtureRequest
 ) -> None:
     for name in ("a.jpg", "b.jpg", "c.jpg", "d.jpg"):
@@ -200,7 +200,7 @@ def test_responses_are_distinguished(
     assert type(read.value) is type(listed.value) is kind
 
 
-def test_no_credentials_are_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def azure(*_: object) -> None:
         raise ClientAuthenticationError("a page\nof text")
 

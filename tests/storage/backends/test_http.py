@@ -167,7 +167,7 @@ def test_servers_that_are_not_there(web: Server) -> None:
         assert fetch(STORAGE, uri, None, Limits()).status == "missing"
 
 
-def test_a_fault_that_passes_is_tried_again(web: Server) -> None:
+def test_transient_faults_are_retried(web: Server) -> None:
     web.failing = 2
     assert Storage().read(f"{web.url}/a.jpg").data == b"0123456789"
     assert len(web.asked) == 3
@@ -185,7 +185,7 @@ def test_credentials_stay_with_their_host(
     assert second[1:] == ("/a.jpg", None)
 
 
-def test_one_host_gets_few_connections(web: Server) -> None:
+def test_connections_per_host_are_limited(web: Server) -> None:
     storage = Storage()
     with ThreadPoolExecutor(32) as pool:
         read = list(pool.map(lambda _: storage.read(f"{web.url}/slow").data, range(64)))
@@ -209,7 +209,7 @@ def test_manifests_of_and_on_web_servers(web: Server, tmp_path: Path) -> None:
     assert single["size_bytes"].to_pylist() == [10]
 
 
-def test_what_web_servers_cannot_do_is_refused(web: Server) -> None:
+def test_writing_to_http_is_refused(web: Server) -> None:
     with pytest.raises(ConfigError, match=r"cannot be listed.* give a manifest"):
         list(STORAGE.list(f"{web.url}/photos"))
     with pytest.raises(StorageError, match="web server, which is read only"):

@@ -48,7 +48,7 @@ PLACE = Location.parse("s3://photos/a.jpg")
         ("Unheard", 400, StorageError, "answers Unheard.*look the code up"),
     ],
 )
-def test_each_code_says_what_to_do(
+def test_each_error_code_says_what_to_do(
     code: str, status: int, kind: type[StorageError], words: str
 ) -> None:
     response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}

@@ -77,9 +77,7 @@ def test_amazons_own_urls_are_those_of_boto3(bucket: str, region: str, url: str)
 
 
 @pytest.mark.parametrize("bucket", ["photos", "eu.west.photos"])
-def test_a_region_that_boto3_was_redirected_to_is_used(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_redirected_region_is_used(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
     start = S3RegionRedirectorv2.__init__
 
@@ -210,7 +208,7 @@ def test_without_credentials_boto3_is_asked(s3: Storage, monkeypatch: pytest.Mon
     assert not _plain(s3.s3_endpoint).serves(TEN)
 
 
-def test_a_bucket_that_obstore_cannot_read_is_mostly_left_to_boto3(
+def test_bucket_that_obstore_cannot_read_is_left_to_boto3(
     s3: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3.write(TEN, b"0123456789")
@@ -234,9 +232,7 @@ def test_a_bucket_that_obstore_cannot_read_is_mostly_left_to_boto3(
     assert not store._plain._failures
 
 
-def test_a_role_that_cannot_be_renewed_is_a_fault(
-    s3: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_role_renewal_is_a_fault(s3: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     store = S3Store(S3Access(s3.s3_endpoint), patience_seconds=1)
 
     def busy(credentials: Any) -> None:

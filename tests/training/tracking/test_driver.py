@@ -73,7 +73,7 @@ def test_every_epoch_is_written_once(clock: list[float]) -> None:
     assert place.there == other.there == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_place_that_stays_away_is_asked_less_and_less(clock: list[float]) -> None:
+def test_unreachable_server_is_retried_less_and_less_often(clock: list[float]) -> None:
     place = Flaky(away=True)
     log = EpochLog("head", [place])
     for epoch in range(1, 3601):
@@ -116,7 +116,7 @@ def test_a_resumed_training_goes_on(clock: list[float]) -> None:
     assert late.there == [0, 1, 2, 3, 4, 5, 6, 7]
 
 
-def test_nothing_to_write_to() -> None:
+def test_no_trackers() -> None:
     log = Stage().open()
     log.add(figures(1))
     assert log.flush() == []

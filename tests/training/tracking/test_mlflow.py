@@ -60,7 +60,7 @@ def test_a_run_goes_on_until_it_is_finished(tmp_path: Path) -> None:
         ("file:///my%20runs", "/my runs"),
     ],
 )
-def test_what_an_option_means(option: str, uri: str) -> None:
+def test_option_values(option: str, uri: str) -> None:
     assert tracking_uri(option) == uri
     assert local_place(option) == (uri if uri.startswith("/") else None)
 
