@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 from unicodedata import normalize
@@ -53,7 +53,13 @@ class _Known:
     drive: str | None = None
 
 
-def read_manifest(place: Location, storage: Storage, notes: Counter[str]) -> Iterator[pa.Table]:
+def read_manifest(
+    place: Location,
+    storage: Storage,
+    notes: Counter[str],
+    folder: Location | None = None,
+    names: Mapping[str, str] | None = None,
+) -> Iterator[pa.Table]:
     """The rows of a manifest with full URIs, some thousand at a time.
 
     The columns are `uri`, and `size_bytes` and `version` without values; then the manifest's other
@@ -61,8 +67,9 @@ def read_manifest(place: Location, storage: Storage, notes: Counter[str]) -> Ite
     without a scheme or a leading slash are relative to the manifest's folder; backslashes in them
     are Windows' slashes, and local paths are found in either Unicode form. Paths with a drive are
     those of images below the manifest's folder, where one rule finds them: the same first folders
-    are left out of each. A column `captured_at` has times. `notes` counts BACKSLASHES, DRIVES,
-    BLANKS and OTHER_FORM.
+    are left out of each. A column `captured_at` has times. `folder`: what stands for the manifest's
+    folder; `names`: columns that stand for others, such as uri, if the manifest has them. `notes`
+    counts BACKSLASHES, DRIVES, BLANKS and OTHER_FORM.
     Raises InputError if it does not exist, cannot be read, has no column `uri`, has a URI that no
     store can hold or that contains credentials, or has one of a scheme that cannot be opened.
     """
@@ -70,11 +77,24 @@ def read_manifest(place: Location, storage: Storage, notes: Counter[str]) -> Ite
         raise InputError(f"the path of manifest {place} is not UTF-8: rename it")
     known = _Known({"s3"})
     for table in stream_table(place, storage, "manifest"):
-        yield _absolute(str(place), table, storage, known, notes)
+        table = _renamed(table, names or {})
+        yield _absolute(str(place), folder or place.parent, table, storage, known, notes)
+
+
+def _renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
+    """With the columns that stand for others under their names, and without those."""
+    found = {its: name for name, its in names.items() if its in table.column_names and its != name}
+    table = table.drop_columns([name for name in found.values() if name in table.column_names])
+    return table.rename_columns([found.get(name, name) for name in table.column_names])
 
 
 def _absolute(
-    manifest: str, table: pa.Table, storage: Storage, known: _Known, notes: Counter[str]
+    manifest: str,
+    folder: Location,
+    table: pa.Table,
+    storage: Storage,
+    known: _Known,
+    notes: Counter[str],
 ) -> pa.Table:
     """A manifest's rows with full URIs and the columns of a plan first."""
     twice = [name for name, count in Counter(table.column_names).items() if count > 1]
@@ -92,7 +112,7 @@ def _absolute(
         raise InputError(
             f"manifest {manifest} has {counted(bad, 'row')} with no uri: fill or drop them"
         )
-    full = _full_uris(manifest, uris, storage, known, notes)
+    full = _full_uris(manifest, str(folder), uris, storage, known, notes)
     columns: dict[str, Any] = {"uri": _as_on_disk(full, notes)}
     for name, kind in (("size_bytes", pa.int64()), ("version", pa.string())):
         columns[name] = pa.nulls(table.num_rows, kind)
@@ -134,18 +154,18 @@ def count_true(mask: Any) -> int:
 
 def _full_uris(
     manifest: str,
+    folder: str,
     written: pa.ChunkedArray,
     storage: Storage,
     known: _Known,
     notes: Counter[str],
 ) -> pa.ChunkedArray:
-    written = _without_drive(manifest, written, storage, known, notes)
+    written = _without_drive(folder, written, storage, known, notes)
     full = pc.match_substring_regex(written, _FULL)
     windows = pc.and_not(pc.match_substring(written, "\\"), full)
     notes[BACKSLASHES] += count_true(windows)
-    folder = pa.scalar(manifest.rpartition("/")[0])
     slashed = pc.if_else(windows, pc.replace_substring(written, "\\", "/"), written)
-    uris = pc.if_else(full, written, pc.binary_join_element_wise(folder, slashed, "/"))
+    uris = pc.if_else(full, written, pc.binary_join_element_wise(pa.scalar(folder), slashed, "/"))
     local = pc.match_substring_regex(uris, _LOCAL)
     _check_uris(manifest, written, pc.and_not(full, local))
     _try_schemes(manifest, uris.filter(pc.invert(local)), storage, known.schemes)
@@ -162,7 +182,7 @@ def _full_uris(
 
 
 def _without_drive(
-    manifest: str, written: pa.ChunkedArray, storage: Storage, known: _Known, notes: Counter[str]
+    folder: str, written: pa.ChunkedArray, storage: Storage, known: _Known, notes: Counter[str]
 ) -> pa.ChunkedArray:
     """Paths with a Windows drive or share as relative ones, if they are below `known.drive`."""
     drive = pc.match_substring_regex(written, _DRIVE)
@@ -171,7 +191,7 @@ def _without_drive(
     slashed = pc.replace_substring(written, "\\", "/")
     if known.drive is None:
         paths = slashed.filter(drive)[:_SAMPLE].to_pylist()
-        known.drive = _find_drive(manifest.rpartition("/")[0], paths, storage)
+        known.drive = _find_drive(folder, paths, storage)
     if known.drive is None:
         return written
     below = pc.and_(drive, pc.starts_with(slashed, known.drive))
@@ -188,6 +208,13 @@ def _find_drive(folder: str, paths: list[str], storage: Storage) -> str | None:
             if storage.exists(f"{folder}/{relative}"):
                 return path.removesuffix(relative)
     return None
+
+
+def check_remote(manifest: str, uris: pa.ChunkedArray, storage: Storage) -> None:
+    """Raise InputError for URIs with a scheme that no store can hold, that contain credentials, or
+    that cannot be opened."""
+    _check_uris(manifest, uris, pc.is_valid(uris))
+    _try_schemes(manifest, uris, storage, {"s3"})
 
 
 def _check_uris(manifest: str, uris: pa.ChunkedArray, remote: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,30 +11,65 @@ import pyarrow.compute as pc
 from monkeyray.console import counted, has_control
 from monkeyray.errors import InputError
 from monkeyray.images.listing import PLAN_SCHEMA, list_images
-from monkeyray.images.manifest import count_true
+from monkeyray.images.manifest import count_true, read_manifest
 from monkeyray.labels.folders import label_by_folder
+from monkeyray.labels.formats import recognise
 from monkeyray.labels.manifest import label_by_column
+from monkeyray.labels.options import DEFAULTS, LabelOptions
+from monkeyray.labels.paths import find_images, slashed
+from monkeyray.labels.policies import one_label_per_image
+from monkeyray.labels.schema import CONTEXT, NOTE
+from monkeyray.labels.source import Format, Source, open_source
 from monkeyray.storage.keys import first_of_each, string_keys
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import is_table
 
+#: Gives the URIs (string) of images that labels may be of.
+Known = Callable[[], pa.Array]
 
-def list_labelled(uri: str | Location, storage: Storage, skipped: Counter[str]) -> pa.Table:
-    """All labelled images of a folder, prefix or manifest, each URI once.
+
+def list_labelled(
+    uri: str | Location,
+    storage: Storage,
+    skipped: Counter[str],
+    options: LabelOptions = DEFAULTS,
+    known: Known | None = None,
+) -> pa.Table:
+    """All labelled images of a folder, prefix, manifest or one of the formats.FORMATS, each URI
+    once.
 
     Columns: those of `list_images`, `label`, and those of schema.CONTEXT; from a manifest also its
-    others, `split` (train, validation or test) and `group` (blank ones null) among them. `skipped`
-    counts what is not an image, see `list_images`, or has no label. Raises InputError if there are
-    no images, a URI has two labels, or a label is empty or has control characters, and as
-    labels.folders and labels.manifest do.
+    others, `split` (train, validation or test) and `group` (blank ones null) among them; from a
+    format also `group`. `skipped` counts what is not an image, see `list_images`, or has no label,
+    and what `options` leave out, under keys that begin with schema.NOTE. `known`: the images
+    that a format may name, instead of those that are there; then the labels must be in tables.
+    Raises InputError if there are no images, a URI of a manifest has two labels, or a label is
+    empty or has control characters, and as the other modules of this package do.
     """
     place = Location.parse(uri)
-    chunks = list(list_images(place, storage, skipped))
+    source = open_source(place, storage)
+    kind = None if source is None else recognise(source, options.uri_column)
+    if source is not None and kind is not None:
+        return _from_format(source, kind, options, skipped, known)
+    from_table = is_table(str(place))
+    if known is not None and not from_table:
+        raise InputError(
+            f"--labels {place} is not a table: give a .csv or .parquet file with the columns uri "
+            "and label, or one of the formats of labels"
+        )
+    root = None if options.images_root is None else Location.parse(options.images_root)
+    if from_table:
+        columns = {
+            "uri": options.uri_column, "label": options.label_column, "group": options.group_column
+        }  # fmt: skip
+        names = {name: column for name, column in columns.items() if column is not None}
+        chunks = list(read_manifest(place, storage, skipped, root, names))
+    else:
+        chunks = list(list_images(place, storage, skipped))
     table = pa.concat_tables(chunks) if chunks else PLAN_SCHEMA.empty_table()
     if table.num_rows == 0:
         raise InputError(f"no images in {place}: give a folder whose sub-folders are the labels")
-    from_table = is_table(str(place))
     if from_table:
         table = label_by_column(place, table)
     else:
@@ -50,16 +86,47 @@ def list_labelled(uri: str | Location, storage: Storage, skipped: Counter[str]) 
             f"the label {min(strange)!r} in {place} has control characters: "
             + ("correct it" if from_table else "rename the folder")
         )
-    return _drop_duplicates(place, table)
+    return _drop_duplicates(place, table, options, skipped)
 
 
-def _drop_duplicates(place: Location, table: pa.Table) -> pa.Table:
+def _from_format(
+    source: Source,
+    kind: Format,
+    options: LabelOptions,
+    notes: Counter[str],
+    known: Known | None,
+) -> pa.Table:
+    """One row for each image of a format: read, by the policies, and found."""
+    table = kind.read(source, options, notes)
+    if not table.num_rows:
+        raise InputError(f"{source.place} was read as {kind.called}, and has no labels")
+    table = table.set_column(0, "path", slashed(table["path"], notes))
+    table = one_label_per_image(table, options, notes, source.place)
+    root = None if options.images_root is None else Location.parse(options.images_root)
+    images = find_images(
+        table["path"].combine_chunks(), source.place, source.folder, root, source.storage, notes,
+        None if known is None else known(),
+    )  # fmt: skip
+    # Without a place, the camera's period at one stands for it.
+    place = pc.coalesce(table["location"], table["deployment"])
+    table = table.set_column(table.column_names.index("location"), "location", place)
+    for name in ("label", "group", *CONTEXT.names):
+        images = images.append_column(name, table[name])
+    return images.filter(pc.is_valid(images["uri"]))
+
+
+def _drop_duplicates(
+    place: Location, table: pa.Table, options: LabelOptions, notes: Counter[str]
+) -> pa.Table:
     pairs = table.group_by(["uri", "label"]).aggregate([])
     labels = pairs.group_by("uri").aggregate([("label", "count")])
     clash = labels.filter(pc.greater(labels["label_count"], 1))
-    if clash.num_rows:
+    if clash.num_rows and options.several_labels != "drop":
         raise InputError(
             f"manifest {place} gives {clash['uri'][0].as_py()} two labels"
-            f" ({clash.num_rows} such images): keep one"
+            f" ({clash.num_rows} such images): keep one, or give --several-labels drop"
         )
+    if clash.num_rows:
+        notes[NOTE + "images with several labels, left out"] += clash.num_rows
+        table = table.filter(pc.invert(pc.is_in(table["uri"], clash["uri"].combine_chunks())))
     return table.filter(pa.array(first_of_each(string_keys(table["uri"]))))

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar
 
 from monkeyray.errors import ConfigError
 from monkeyray.images.views import COUNTS
+from monkeyray.labels.options import LABEL_FIELDS, LabelOptions
 from monkeyray.options import (
     SELDOM,
     Count,
@@ -52,7 +53,7 @@ class BoxConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledConfig(JobConfig):
+class LabelledConfig(LabelOptions):
     """The options about labelled images."""
 
     drop_contradictions: Annotated[str, OneOf(("none", "identical", "all"))] = "none"
@@ -233,16 +234,18 @@ class EvaluateConfig(LabelledConfig, PredictConfig):
 
     GROUPS: ClassVar = {
         "Places": ("output", "images", "model", "predictions", "labels", "features"),
-        "Labels": ("drop_contradictions",),
+        "Labels": LABEL_FIELDS,
         "Machines": ("views", "workers", "gpu", "engine"),
+        SELDOM: ("drop_contradictions",),
     }
 
     output: Place
     """Folder or prefix for metrics.json; an older one is replaced."""
 
     images: Place | None = None
-    """Labelled images for --model: a folder or prefix whose sub-folders are the labels, or a CSV or
-    Parquet manifest with the columns uri and label."""
+    """Labelled images for --model, in the same forms as in `train`: a folder or prefix whose
+    sub-folders are the labels, a manifest with the columns uri and label, or a format of the
+    field."""
 
     model: Place | None = None
     """The model bundle to evaluate. Optional with --predictions, to report labels that the model
@@ -252,7 +255,7 @@ class EvaluateConfig(LabelledConfig, PredictConfig):
     """Finished predictions to compare with --labels. No image is opened."""
 
     labels: Place | None = None
-    """CSV or Parquet table with the columns uri and label, for --predictions."""
+    """Table with the columns uri and label, or a format of the field, for --predictions."""
 
     features: Place | None = None
     """Where to keep the backbone's features, so that a second call opens no image. Default:

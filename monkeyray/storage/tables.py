@@ -10,9 +10,10 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
+import functools
 import io
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import date, datetime
 from typing import IO, Any, NamedTuple
 
@@ -28,6 +29,9 @@ from monkeyray.storage.store import Storage
 
 #: How R, pandas, SQL and spreadsheets write a missing value as text.
 MISSING_TEXTS = ("NA", "N/A", "#N/A", "NaN", "nan", "null", "NULL", "<NA>")
+
+#: Opens a file to read at any position.
+Opener = Callable[[], IO[bytes]]
 
 _HEAD_BYTES = 1 << 20
 _BATCH_ROWS = 8_192
@@ -70,18 +74,32 @@ def is_parquet(place: Location) -> bool:
     return place.path.lower().endswith(_PARQUET)
 
 
-def stream_table(place: Location, storage: Storage, called: str) -> Iterator[pa.Table]:
+def stream_table(
+    place: Location,
+    storage: Storage,
+    called: str,
+    opener: Opener | None = None,
+    wanted: Collection[str] | None = None,
+    fallback: str | None = None,
+) -> Iterator[pa.Table]:
     """A table's rows, some thousand at a time. The columns of a CSV are all text (string).
 
-    `called`: the option or noun that errors name. Raises InputError if it cannot be read.
+    `called`: the option or noun that errors name; `opener`: opens the table, if it is a member of
+    the file at `place`; `wanted`: the columns to read, those of other names are left out;
+    `fallback`: the encoding of a CSV that is not UTF-8. Raises InputError if it cannot be read.
     """
+    opener = opener or functools.partial(storage.open, place)
     with _table_errors(place, called):
         if is_parquet(place):
             yield from _stream_parquet(place, storage)
             return
-        with _opened(place, storage) as file:
-            form = _form_of(file.read(_HEAD_BYTES))
-        with _opened(place, storage) as file:
+        with _opened(opener) as file:
+            form = _form_of(file.read(_HEAD_BYTES), fallback)
+        if fallback and form.encoding == "utf-8":
+            with _opened(opener) as file:
+                form = form._replace(encoding="utf-8" if _is_utf8(file) else fallback)
+        header = form.header
+        with _opened(opener) as file:
             reader = pyarrow.csv.open_csv(
                 file,
                 read_options=pyarrow.csv.ReadOptions(
@@ -92,7 +110,10 @@ def stream_table(place: Location, storage: Storage, called: str) -> Iterator[pa.
                 ),
                 # Types guessed from the first rows may fail at the millionth.
                 convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(form.header, pa.string())
+                    column_types=dict.fromkeys(header, pa.string()),
+                    include_columns=None
+                    if wanted is None
+                    else [name for name in header if name in wanted],
                 ),
             )
             for batch in reader:
@@ -117,7 +138,7 @@ def read_rows(uri: str | Location, storage: Storage, option: str) -> list[dict[s
                 columns = [map(_text, column.to_pylist()) for column in table.columns]
                 lines += [list(line) for line in zip(*columns, strict=True)]
         else:
-            with _opened(place, storage) as file:
+            with _opened(functools.partial(storage.open, place)) as file:
                 data = file.read()
             form = _form_of(data[:_HEAD_BYTES])
             text = io.StringIO(data.decode(form.encoding).removeprefix("\ufeff"), newline="")
@@ -204,9 +225,9 @@ def _parquet_files(place: Location, storage: Storage) -> list[str]:
 
 
 @contextlib.contextmanager
-def _opened(place: Location, storage: Storage) -> Iterator[IO[bytes]]:
+def _opened(opener: Opener) -> Iterator[IO[bytes]]:
     """A file as it was before its compression."""
-    with storage.open(place) as file:
+    with opener() as file:
         zipped = file.read(2) == _GZIP
         file.seek(0)
         yield pa.CompressedInputStream(file, "gzip") if zipped else file
@@ -221,8 +242,19 @@ class _Form(NamedTuple):
     header: list[str]
 
 
-def _form_of(head: bytes) -> _Form:
-    """The form of a CSV, from its first bytes. Raises ValueError for another format."""
+def _is_utf8(file: IO[bytes]) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        while piece := file.read(_HEAD_BYTES):
+            decoder.decode(piece)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _form_of(head: bytes, fallback: str | None = None) -> _Form:
+    """The form of a CSV, from its first bytes. Raises ValueError for another format, and for a
+    header that is not UTF-8 without a `fallback`."""
     for start, what in _FORMATS.items():
         if head.startswith(start):
             raise ValueError(f"it is {what}")
@@ -238,7 +270,9 @@ def _form_of(head: bytes) -> _Form:
     delimiter = said[1] if said else _delimiter(text)
     header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
     if any("\N{REPLACEMENT CHARACTER}" in name for name in header):
-        raise ValueError(_NOT_UTF8)
+        if fallback is None:
+            raise ValueError(_NOT_UTF8)
+        return _form_of(head.decode(fallback).encode())._replace(encoding=fallback)
     return _Form(encoding, delimiter, int(said is not None), header)
 
 

@@ -21,6 +21,7 @@ from monkeyray.images.detections import Detections, parse_detections, read_detec
 from monkeyray.images.listing import say_notes
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
+from monkeyray.labels.policies import say_labels
 from monkeyray.runs.box_rows import make_rows, match
 from monkeyray.runs.cluster import check_relative
 from monkeyray.runs.plan import collect
@@ -45,7 +46,15 @@ def check_places(config: TrainConfig, storage: Storage) -> None:
     that cannot be written."""
     places = {
         name: getattr(config, name)
-        for name in ("images", "model", "test", "features", "label_names", "detections")
+        for name in (
+            "images",
+            "model",
+            "test",
+            "features",
+            "label_names",
+            "detections",
+            "images_root",
+        )
     }
     if config.weights not in ("imagenet", "none"):
         places["weights"] = config.weights
@@ -61,6 +70,7 @@ def check_places(config: TrainConfig, storage: Storage) -> None:
 def say_skipped(skipped: Counter[str], say: Say) -> None:
     """Report which files are left out, and why."""
     say_notes(skipped, say)
+    say_labels(skipped, say)
     for why in (NO_BOX, NOT_LISTED):
         if skipped[why]:
             say(f"left out, {why}: {counted(skipped[why], 'image')}")
@@ -79,14 +89,14 @@ def list_dataset(
     listed: set[str] = set()
 
     def read(place: str, split: str | None) -> pa.Table:
-        found = _tagged(list_labelled(place, storage, skipped), split)
+        found = _tagged(list_labelled(place, storage, skipped, config), split)
         if boxes is None:
             return found
         listed.update(nfc_column(found["uri"]).to_pylist())
         return best_animals(found, place, boxes, config.detection_threshold, skipped)
 
     def read_later(place: str, table: pa.Table) -> pa.Table:
-        found = _tagged(list_labelled(place, storage, skipped), None)
+        found = _tagged(list_labelled(place, storage, skipped, config), None)
         if boxes is None:
             return found
         uris = nfc_column(found["uri"]).to_pylist()

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar
 
 from monkeyray.errors import ConfigError
 from monkeyray.images.views import COUNTS, CROPS
+from monkeyray.labels.options import LABEL_FIELDS
 from monkeyray.options import (
     SELDOM,
     Count,
@@ -37,21 +38,22 @@ class TrainConfig(LabelledConfig, BoxConfig):
             "images", "model", "test", "corrections", "detections", "label_names", "limit",
         ),
         "Network": ("backbone", "crop", "views", "head"),
-        "Training": ("epochs", "learning_rate", "class_weights", "seed", "augment"),
-        "Fine-tuning": ("fine_tune", "fine_tune_rate", "fine_tune_epochs"),
-        "Thresholds": ("target_precision",),
+        "Training": ("epochs", "learning_rate", "class_weights", "target_precision", "seed"),
+        "Fine-tuning": ("fine_tune", "augment"),
         "Machines": ("workers", "embed_workers", "gpu", "int8"),
         "Tracking": ("tensorboard", "mlflow"),
         SELDOM: (
             "features", "detection_threshold", "box_padding", "weights", "l2", "batch_size",
-            "patience", "folds", "head_seed", "engine",
+            "patience", "folds", "head_seed", "engine", "fine_tune_rate", "fine_tune_epochs",
+            *LABEL_FIELDS,
             "drop_contradictions", "checkpoint_seconds", "mlflow_experiment",
         ),
     }  # fmt: skip
 
     images: Place
-    """Folder or prefix whose sub-folders are the labels, or a CSV or Parquet manifest with the
-    columns uri and label, and optionally split (train, validation or test) and group."""
+    """Folder or prefix whose sub-folders are the labels; a CSV or Parquet manifest with the columns
+    uri and label, and optionally split (train, validation or test) and group; or labels as COCO
+    Camera Traps, LILA's CSV, Camtrap DP, Wildlife Insights and Timelapse have them."""
 
     model: Place
     """Folder or prefix for the model bundle. An existing bundle there is replaced."""

@@ -21,6 +21,7 @@ from monkeyray.errors import InputError
 from monkeyray.images.listing import say_notes
 from monkeyray.labels.contradictions import describe_contradictions
 from monkeyray.labels.listing import list_labelled
+from monkeyray.labels.policies import say_labels
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
 from monkeyray.model.engines import choose_engine
 from monkeyray.model.known_images import describe_known_images
@@ -127,9 +128,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
             notes: Counter[str] = Counter()
             sample = from_predictions(
                 storage, bundle, config.predictions, config.labels, known,
-                config.drop_contradictions, notes,
+                config.drop_contradictions, notes, config,
             )  # fmt: skip
             say_notes(notes, reporter.say)
+            say_labels(notes, reporter.say)
+            sample.data["skipped_files"] = {why: number for why, number in notes.items() if number}
         content = _content(config, sample)
         lease.check()
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -183,8 +186,9 @@ def _from_images(
     assert config.model is not None
     views = bundle.choose_views(config.views)
     skipped: Counter[str] = Counter()
-    images = list_labelled(config.images, storage, skipped)
+    images = list_labelled(config.images, storage, skipped, config)
     say_notes(skipped, reporter.say)
+    say_labels(skipped, reporter.say)
     features = _embed(config, storage, reporter, bundle, images)
     known = load_known_images(config.model, storage, bundle)
     sample = from_features(

@@ -17,6 +17,7 @@ from monkeyray.console import counted
 from monkeyray.errors import InputError
 from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
 from monkeyray.labels.listing import list_labelled
+from monkeyray.labels.options import DEFAULTS, LabelOptions
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.head import head_logits
 from monkeyray.model.known_images import MOST_COMPARED, KnownImages
@@ -31,7 +32,6 @@ from monkeyray.statistics.outliers import OutlierModel
 from monkeyray.statistics.thresholds import decide
 from monkeyray.storage.keys import OTHER_FORM, first_of_each, index_in_either_form, string_keys
 from monkeyray.storage.store import Storage
-from monkeyray.storage.tables import is_table
 
 #: Names in a list of examples.
 SOME = 8
@@ -123,13 +123,15 @@ def from_predictions(
     known: KnownImages | None = None,
     drop: str = "none",
     notes: Counter[str] | None = None,
+    options: LabelOptions = DEFAULTS,
 ) -> Sample:
-    """Finished predictions for the images of a table with the columns uri and label.
+    """Finished predictions for the images of a table with the columns uri and label, or of a format
+    of labels.
 
     Joined on the URI, which is resolved as in a manifest. If boxes were scored, the most confident
     scored one stands for its image. Without the `bundle` that made the predictions, the labels it
     knows are those in the rows. `known`: the bundle's training images; only identical files are
-    recognised. `drop`: as in --drop-contradictions. `notes` counts those of `list_images`, and
+    recognised. `drop`: as in --drop-contradictions. `notes` counts those of `list_labelled`, and
     OTHER_FORM. Raises InputError for predictions of another bundle, no image in common, or labels
     that may be unknown to the model or merely never predicted.
     """
@@ -145,13 +147,13 @@ def from_predictions(
             f"the predictions in {run.place} were made by the model {was['model_id'][:12]}, and "
             f"--model is {bundle.model_id[:12]}: give the one that made them, or leave it out"
         )
-    if not is_table(labels):
-        raise InputError(
-            f"--labels {labels} is not a table: give a .csv or .parquet file with the columns uri "
-            "and label"
-        )
     notes = Counter() if notes is None else notes
-    table = list_labelled(labels, storage, notes)
+
+    def all_uris() -> pa.Array:
+        tables = [each.select(["uri"]) for each in read.tables(["uri"])]
+        return pa.concat_tables(tables)["uri"].combine_chunks()
+
+    table = list_labelled(labels, storage, notes, options, all_uris)
     found: set[str] = set()
     matched = pa.concat_tables([_SCHEMA.empty_table(), *_matched(read, table, found, notes)])
     if not matched.num_rows:
