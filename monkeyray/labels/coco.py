@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.arrays import Flags
 from monkeyray.errors import InputError
 from monkeyray.labels.options import LabelOptions
 from monkeyray.labels.schema import (
@@ -25,6 +26,10 @@ from monkeyray.labels.schema import (
 )
 from monkeyray.labels.source import Format, Source
 
+#: LILA's checker refuses the last two, but they occur.
+_SEQUENCES = ("seq_id", "sequence_id", "sequence")
+#: Sequences of several images, all with one label each, from which they may be what was labelled.
+_SUSPECT = 20
 #: How far rounding may put a box outside of its image, in pixels.
 _ROUNDING = 2.0
 
@@ -45,6 +50,9 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
     of_sequence = [bool(each.get("sequence_level_annotation")) for each in annotations]
     level = np.where(of_sequence, SEQUENCE, IMAGE).astype(object)
     level[np.asarray(boxes.is_valid())] = BOX
+    sequence = _strings(images, *_SEQUENCES).take(where)
+    if not any("sequence_level_annotation" in each for each in annotations):
+        level[_one_label_each(sequence, label, notes)] = None
     its = pa.table(
         {
             name: _strings(images, *fields).take(where)
@@ -52,8 +60,6 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
                 "path": (options.uri_column or "file_name",),
                 "group": (options.group_column or "",),
                 "location": ("location",),
-                # LILA's checker refuses the last two, but they occur.
-                "sequence": ("seq_id", "sequence_id", "sequence"),
                 "time": ("datetime", "date_captured"),
                 "corrupt": ("corrupt",),
             }.items()
@@ -65,8 +71,9 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
         box=boxes,
         level=pa.array(level, pa.string()),
         by=HUMAN,
+        sequence=sequence,
         time=times(texts(its, "time")),
-        **{name: texts(its, name) for name in ("path", "group", "location", "sequence")},
+        **{name: texts(its, name) for name in ("path", "group", "location")},
     )
     annotated = np.zeros(len(images), bool)
     annotated[where.drop_null().to_numpy()] = True
@@ -78,6 +85,21 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
         table, pc.is_null(table["path"]), notes, "of images that the file does not list, left out"
     )
     return table.drop_columns("corrupt")
+
+
+def _one_label_each(sequence: pa.Array, label: pa.Array, notes: Counter[str]) -> Flags:
+    """Which labels (bool) may be of sequences, although the file does not say so, because no
+    sequence has two; `notes` counts the sequences."""
+    there = pc.is_valid(sequence)
+    pairs = pa.table({"sequence": sequence, "label": label}).filter(there)
+    each = pairs.group_by("sequence").aggregate([("label", "count"), ("label", "count_distinct")])
+    several = int((each["label_count"].to_numpy() > 1).sum())
+    if several < _SUSPECT or pc.max(each["label_count_distinct"]).as_py() > 1:
+        return np.zeros(len(sequence), bool)
+    notes[
+        NOTE + "sequences without differing labels, which may be of the sequence, not of each image"
+    ] += several
+    return np.asarray(there)
 
 
 def _check(source: Source, name: str, rows: Any, needs: Iterable[str]) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -77,6 +78,26 @@ def labels_table(rows: int, **known: Any) -> pa.Table:
     return pa.table(columns, schema=LABELS)
 
 
+def with_labels(table: pa.Table, columns: Sequence[Any]) -> pa.Table:
+    """The rows of LABELS once for each of their labels, in order, and those without any once.
+
+    `columns`: of labels (string), null where a row has none.
+    """
+    numbers = [np.flatnonzero(np.asarray(pc.is_valid(each))) for each in columns]
+    some = np.zeros(table.num_rows, bool)
+    some[np.concatenate(numbers)] = True
+    numbers.append(np.flatnonzero(~some))
+    labels = [pc.drop_null(each) for each in columns]
+    labels.append(pa.nulls(len(numbers[-1]), pa.string()))
+    whole = pa.concat_arrays(
+        [each.combine_chunks() if isinstance(each, pa.ChunkedArray) else each for each in labels]
+    )
+    rows = np.concatenate(numbers)
+    order = np.argsort(rows, kind="stable")
+    at = table.column_names.index("label")
+    return table.take(pa.array(rows[order])).set_column(at, "label", whole.take(pa.array(order)))
+
+
 def texts(table: pa.Table, name: str | None) -> Any:
     """A column as trimmed text (string) in NFC, null where it is blank or one of MISSING_TEXTS; all
     null if the table has no such column."""
@@ -105,7 +126,7 @@ def times(column: Any, *forms: str) -> Any:
     `forms`: those of strptime to try after the usual ones.
     """
     cut = pc.replace_substring_regex(column, r"^(\d{4}\S{6})[T ]\s*", r"\1 ")
-    cut = pc.replace_substring_regex(cut, r"(\d:\d\d:\d\d)\D.*$", r"\1")
+    cut = pc.replace_substring_regex(cut, r"( \d?\d:\d\d:\d\d)\D.*$", r"\1")
     parsed = [
         pc.strptime(cut, format=form, unit="us", error_is_null=True) for form in (*_ISO, *forms)
     ]

@@ -9,7 +9,16 @@ import pyarrow.compute as pc
 
 from monkeyray.errors import InputError
 from monkeyray.labels.options import LabelOptions
-from monkeyray.labels.schema import HUMAN, IMAGE, is_true, labels_table, leave_out, texts, times
+from monkeyray.labels.schema import (
+    HUMAN,
+    IMAGE,
+    is_true,
+    labels_table,
+    leave_out,
+    texts,
+    times,
+    with_labels,
+)
 from monkeyray.labels.source import Format, Source
 from monkeyray.storage.spreadsheets import unguard
 from monkeyray.storage.tables import key
@@ -69,18 +78,8 @@ def _labels(
         if flag in named and named[flag] != label:
             ticked = is_true(texts(table, named[flag]))
             labels.append(pc.if_else(ticked, pa.scalar(kind), pa.scalar(None, pa.string())))
-    something = [pc.is_valid(each) for each in labels]
-    none = pc.invert(something[0])
-    for each in something[1:]:
-        none = pc.and_not(none, each)
-    # A row without any is kept once, to be counted.
-    masks = [pc.or_(something[0], none), *something[1:]]
     rows = labels_table(table.num_rows, level=IMAGE, by=HUMAN, **known)
-    at = rows.column_names.index("label")
-    return pa.concat_tables(
-        rows.set_column(at, "label", each).filter(mask)
-        for each, mask in zip(labels, masks, strict=True)
-    )
+    return with_labels(rows, labels)
 
 
 def _label_column(source: Source, named: dict[str, str], options: LabelOptions) -> str:

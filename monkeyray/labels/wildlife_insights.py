@@ -21,6 +21,7 @@ from monkeyray.labels.schema import (
     labels_table,
     texts,
     times,
+    with_labels,
 )
 from monkeyray.labels.source import DEPLOYMENTS, Format, Source
 
@@ -113,7 +114,6 @@ def _identified(
     table = labels_table(
         rows.num_rows,
         **known,
-        label=label,
         species=species,
         genus=genus,
         family=family,
@@ -121,10 +121,8 @@ def _identified(
         by=pc.if_else(machine, MACHINE, HUMAN),
     )
     blank = is_true(texts(rows, "is_blank"))
-    blanks = table.filter(blank)
-    at = table.column_names.index("label")
-    blanks = blanks.set_column(at, "label", pa.repeat(pa.scalar("blank"), blanks.num_rows))
-    return pa.concat_tables([table.filter(pc.or_(pc.is_valid(label), pc.invert(blank))), blanks])
+    blank = pc.if_else(blank, pa.scalar("blank"), pa.scalar(None, pa.string()))
+    return with_labels(table, [label, blank])
 
 
 _MARKS = ("projectid", "deploymentid", "isblank", "identifiedby", "witaxonid", "uncertainty")
