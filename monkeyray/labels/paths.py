@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from monkeyray.console import counted
 from monkeyray.errors import InputError
 from monkeyray.images.listing import PLAN_SCHEMA, list_images
 from monkeyray.images.manifest import BACKSLASHES, check_remote, count_true
@@ -53,8 +55,8 @@ def find_images(
     """
     given = root or folder
     full = pc.match_substring_regex(names, _URI)
-    check_remote(str(place), names.filter(full), storage)
     if root is None and known is None:
+        check_remote(str(place), names.filter(full), storage)
         full = pc.or_(full, _exist(names))
     else:
         full = pc.and_(full, False)
@@ -125,8 +127,8 @@ def _nothing_there(
 ) -> str:
     first = names[0].as_py()
     message = (
-        f"none of the {len(names)} images that {place} names is in {given}, which has {listed} "
-        f"images; the names are such as {masked(first)}: "
+        f"none of the {counted(len(names), 'image')} that {place} names is in {given}, which has "
+        f"{counted(listed, 'image')}; the names are such as {masked(first)}: "
     )
     tail = first.split("/")
     for start in range(len(tail)):
@@ -134,7 +136,8 @@ def _nothing_there(
             path = "/".join(tail[start:])
             if path and storage.exists(above / path):
                 return f"{message}give --images-root {above}"
-    folder = tail[0] if len(tail) > 1 and tail[0] else "the image"
+    whole = re.match(_WHOLE, first) is not None
+    folder = "the image" if len(tail) == 1 else tail[-2 if whole else 0]
     return f"{message}give --images-root the folder that has {folder} in it"
 
 

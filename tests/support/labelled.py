@@ -36,5 +36,5 @@ def read(place: Path | str, **options: Any) -> pa.Table:
 
 def labels_of(table: pa.Table, root: Path | str = "") -> dict[str, str]:
     """The label of each image, by its path below a folder."""
-    paths = [uri.removeprefix(f"{root}/") for uri in table["uri"].to_pylist()]
+    paths = [uri.removeprefix(f"{root}/" if root else "") for uri in table["uri"].to_pylist()]
     return dict(zip(paths, table["label"].to_pylist(), strict=True))
