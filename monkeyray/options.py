@@ -171,8 +171,8 @@ class StoreConfig(Checked):
 
     ray_address: str | None = None
     """Ray cluster to use: its address, auto for the one that `ray start` started here, or local for
-    a new one on this machine. Default: RAY_ADDRESS; otherwise no Ray for scoring on CPUs, and a new
-    local one for the rest."""
+    a new one on this machine. Default: RAY_ADDRESS; otherwise no cluster, and a new local one for
+    GPUs and for several workers of a training."""
 
     quiet: bool = False
     """Print only the result and errors."""

@@ -1,4 +1,4 @@
-"""Real photographs, a real S3 server and one Ray for the whole session."""
+"""Real photographs, a real S3 server, and a Ray for the modules that want one."""
 
 from __future__ import annotations
 
@@ -57,9 +57,9 @@ def few(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
-    """One local Ray for all tests that run jobs in this process."""
+    """One local Ray for a module; jobs of its tests then use it. Without it they use none."""
     from monkeyray.runs.cluster import connected
 
     with connected(None):
@@ -67,7 +67,7 @@ def ray_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def trained(few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Trained:
+def trained(few: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A model of the three species, trained once for all tests that need one, with its backbone in
     int8 where that can be made."""
     import monkeyray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from monkeyray.cli.demo_images import DemoImages, draw_demo_images
 from monkeyray.cli.options import DemoConfig
 from monkeyray.console import Result
 from monkeyray.errors import ConfigError
-from monkeyray.runs.cluster import connected
+from monkeyray.runs.cluster import connected, is_asked_for
 from monkeyray.scoring.dry_run import Estimate
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
@@ -64,7 +65,10 @@ def demo(config: DemoConfig) -> Demo:
     images = draw_demo_images(folder / "images", config.seed)
     predictions = folder / "predictions"
     model = str(folder / "model")
-    with connected(config.store.ray_address, config.store.debug, reporter.say):
+    address = config.store.ray_address
+    # One connection for both, if a cluster is asked for.
+    cluster = connected(address, config.store.debug, reporter.say)
+    with cluster if is_asked_for(address) else contextlib.nullcontext():
         trained = train(
             TrainConfig(
                 images=str(images.labelled), model=model, seed=config.seed, store=config.store

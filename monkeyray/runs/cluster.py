@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,9 @@ def _signal_handler_kept() -> Iterator[None]:
         if threading.current_thread() is threading.main_thread() and handler is not None:
             signal.signal(signal.SIGTERM, handler)
 
+
+#: How often a task whose process died starts again.
+_RETRIES = 2
 
 #: How long a cluster's head may be unreachable: less than the minute after which Ray ends this
 #: process.
@@ -384,3 +387,28 @@ def run_in_fresh_process(say: Say, function: Callable[..., Any], *arguments: Any
             f"Ray aborted a step of the job ({type(error).__name__}: "
             f"{str(error).splitlines()[0][:200]}): run the same command again"
         ) from error
+
+
+def map_in_tasks(
+    say: Say, function: Callable[[Any, Any], Any], items: Sequence[Any], shared: Any
+) -> Generator[tuple[int, Any]]:
+    """Call `function(item, shared)` for each item, in a task of the cluster with one core each.
+    `say` is called while there is no room for one yet.
+
+    Yields each item's index and its result, or the exception that it raised, as they end.
+    """
+    import ray
+
+    wait_for_workers(1, 0.0, say)
+    given = ray.put(shared)
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(function)
+    numbers = {task.remote(item, given): number for number, item in enumerate(items)}
+    waiting = list(numbers)
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        for each in done:
+            try:
+                yield numbers[each], ray.get(each)
+            except ray.exceptions.RayError as error:
+                cause = getattr(error, "cause", None)
+                yield numbers[each], cause if isinstance(cause, Exception) else error

@@ -14,12 +14,12 @@ from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits
 from monkeyray.model.bundle import Bundle, load_bundle
 from monkeyray.options_file import HIDDEN_NAME, write_options
-from monkeyray.runs.cluster import check_places, connected
+from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import clear, create_run, open_run
 from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
-from monkeyray.runs.workers.pools import RayPool, run_pending
+from monkeyray.runs.workers.pools import open_pool, run_pending
 from monkeyray.runs.workers.worker import Job
 from monkeyray.scoring.options import RescoreConfig, parse_top_k
 from monkeyray.scoring.rows import PostProcessor, Rescorer, ScoreOptions
@@ -57,8 +57,7 @@ def rescore(config: RescoreConfig) -> Summary:
         write_options(place, config, storage, HIDDEN_NAME)
         scored = 0
         if run.pending():
-            with connected(config.store.ray_address, config.store.debug, reporter.say):
-                pool = RayPool()
+            with open_pool(config.store, False, reporter.say) as pool:
                 workers = pool.count("workers", config.workers, False)
                 job = Job("rescoring", run, rescorer)
                 scored, _ = run_pending(job, lease, pool, workers, reporter)

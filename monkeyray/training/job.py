@@ -15,28 +15,36 @@ from monkeyray.console import Reporter, counted
 from monkeyray.errors import InputError
 from monkeyray.model.engines import EngineChoice, choose_engine
 from monkeyray.model.network import Network
-from monkeyray.runs.cluster import connected
-from monkeyray.runs.workers.pools import Pool, RayPool
+from monkeyray.runs.cluster import connected, is_asked_for
+from monkeyray.runs.workers.pools import MachinePool, Pool, RayPool
 from monkeyray.runs.workers.worker_count import WorkerCount, choose_workers
 from monkeyray.scoring.features import FeatureCache, Features, unusable
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from monkeyray.training.fitting.distributed import TRAINING, Outcome, Task, run_training
+from monkeyray.training.fitting.distributed import (
+    TRAINING,
+    MachineTrainer,
+    Outcome,
+    RayTrainer,
+    Task,
+    Trainer,
+    run_training,
+)
 from monkeyray.training.options import TrainConfig
 from monkeyray.training.tracking.driver import Tracking
 
 
 @dataclass(frozen=True)
 class Job:
-    """`place`: the model's; `workers`: how many train; `embedders`: those of the pool that run
-    the frozen backbone; `seconds`: time taken by stage."""
+    """`place`: the model's; `trainer`: where heads and backbones are trained; `embedders`: those of
+    the pool that run the frozen backbone; `seconds`: time taken by stage."""
 
     config: TrainConfig
     storage: Storage
     reporter: Reporter
     tracking: Tracking
     place: Location
-    workers: int
+    trainer: Trainer
     pool: Pool
     embedders: WorkerCount
     seconds: dict[str, float]
@@ -82,20 +90,45 @@ class Job:
 
     def run(self, task: Task, identity: dict[str, Any]) -> Outcome:
         """Train, or continue from the checkpoint of the same identity."""
-        return run_training(
-            task, identity, self.place, self.storage, self.workers, self.config.gpu, self.reporter
-        )
+        return run_training(task, identity, self.place, self.storage, self.trainer, self.reporter)
+
+
+@contextlib.contextmanager
+def start_process(config: TrainConfig) -> Iterator[MachineTrainer | None]:
+    """Training on this machine, whose first process starts now, while images are listed and read;
+    None for Ray: if a cluster is asked for, several workers, or GPUs."""
+    if config.gpu or config.workers > 1 or is_asked_for(config.store.ray_address):
+        yield None
+        return
+    # What takes longest to import for the head.
+    needed = ["ray.train", "monkeyray.training.fitting.head"]
+    if config.head != "linear":
+        needed.append("monkeyray.model.backbones:import_keras")
+    with contextlib.closing(MachineTrainer(config.store.debug, needed)) as trainer:
+        yield trainer
 
 
 @contextlib.contextmanager
 def open_job(
-    config: TrainConfig, storage: Storage, reporter: Reporter, tracking: Tracking
+    config: TrainConfig,
+    storage: Storage,
+    reporter: Reporter,
+    tracking: Tracking,
+    machine: MachineTrainer | None,
 ) -> Iterator[Job]:
-    """A job on Ray, disconnected at the end."""
+    """A job on this machine, or on Ray, disconnected at the end."""
     start = time.monotonic()
-    with connected(config.store.ray_address, config.store.debug, reporter.say):
-        seconds, pool = {"ray": time.monotonic() - start}, RayPool()
-        workers = choose_workers("workers", config.workers, config.gpu)
+    trainer: Trainer
+    pool: Pool
+    with contextlib.ExitStack() as ending:
+        if machine is not None:
+            trainer, pool = machine, MachinePool(config.store.debug)
+        else:
+            store = config.store
+            ending.enter_context(connected(store.ray_address, store.debug, reporter.say))
+            workers = choose_workers("workers", config.workers, config.gpu)
+            trainer, pool = RayTrainer(workers, config.gpu, reporter.say), RayPool()
+        seconds = {"start": time.monotonic() - start}
         embedders = pool.count("embed-workers", config.embed_workers, config.gpu)
         place = Location.parse(config.model)
-        yield Job(config, storage, reporter, tracking, place, workers, pool, embedders, seconds)
+        yield Job(config, storage, reporter, tracking, place, trainer, pool, embedders, seconds)

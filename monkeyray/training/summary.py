@@ -62,7 +62,7 @@ class Trained(Result):
 
     def __str__(self) -> str:
         data, metrics = self.model["data"], self.model["metrics"]
-        rest = self.seconds["ray"] + self.seconds["training"] - self.seconds["head"]
+        rest = self.seconds["start"] + self.seconds["training"] - self.seconds["head"]
         lines = [
             *describe_contradictions(self.contradictions, data["unusable"]),
             f"{data['used']} of {counted(data['images'], 'image')} used, {self.opened} opened;"
@@ -75,7 +75,7 @@ class Trained(Result):
             *_search(metrics["search"]),
             f"trained {counted(metrics['epochs_run'], 'epoch')}, kept epoch {metrics['best_epoch']}"
             f" ({self.seconds['head']:.1f} s; features {self.seconds['features']:.1f} s,"
-            f" Ray {rest:.1f} s)",
+            f" the rest {rest:.1f} s)",
             *_fine_tuning(metrics["fine_tuning"]),
             *_int8(metrics["int8"]),
             *_calibration(metrics),

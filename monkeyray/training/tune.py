@@ -6,6 +6,7 @@ as `train` does; a given test split is used only there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import time
@@ -19,21 +20,19 @@ import numpy as np
 from monkeyray.arrays import Array
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
-from monkeyray.runs.workers.worker_count import wait_for_workers
 from monkeyray.statistics.splits import Folds
 from monkeyray.training.dataset import Dataset
+from monkeyray.training.fitting.distributed import Trainer
 from monkeyray.training.fitting.head import head_training
 from monkeyray.training.fitting.linear import L2
 from monkeyray.training.fitting.worker import Training, Worker
+from monkeyray.training.job import Job
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
 from monkeyray.training.train import train_with
 
 #: Makes a training from the folds and the features (n, width).
 Maker = Callable[[Folds, Array], Training]
-
-#: How often a trial whose process died starts again.
-_RETRIES = 2
 
 #: A failed trial.
 _NOTHING = {
@@ -93,7 +92,7 @@ def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
     return float(f"{math.exp(random.uniform(math.log(low), math.log(high))):.3g}")
 
 
-def _search(config: TuneConfig, data: Dataset) -> tuple[TrainConfig, dict[str, Any]]:
+def _search(config: TuneConfig, job: Job, data: Dataset) -> tuple[TrainConfig, dict[str, Any]]:
     """The settings of the trial with the lowest out-of-fold loss, and all trials in JSON types."""
     start = time.monotonic()
     tried = choices(config)
@@ -102,7 +101,8 @@ def _search(config: TuneConfig, data: Dataset) -> tuple[TrainConfig, dict[str, A
         [functools.partial(head_training, each, labels=len(data.labels)) for each in trainings],
         data.folds,
         data.vectors.mean(axis=1),
-        config.store.reporter(),
+        job.trainer,
+        job.reporter,
     )
     trials = [
         {"trial": number, **asdict(choice), **figures}
@@ -124,29 +124,23 @@ def _search(config: TuneConfig, data: Dataset) -> tuple[TrainConfig, dict[str, A
 
 
 def run_trials(
-    makers: Sequence[Maker], folds: Folds, vectors: Array, reporter: Reporter
+    makers: Sequence[Maker], folds: Folds, vectors: Array, trainer: Trainer, reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """Run each training on features of shape (n, width), a Ray task with one core each.
+    """Run each training on features of shape (n, width), on one core each.
 
     Returns how each ended, in their order and in JSON's types: `ended` (finished, diverged or
     failed), `epochs`, `best_epoch` with its `validation_loss` and `validation_accuracy`, `seconds`
     and `error`.
     """
-    import ray
-
-    wait_for_workers(1, False, reporter.say)
-    data = ray.put((folds, vectors))
-    trial = ray.remote(num_cpus=1, max_retries=_RETRIES)(_trial)
     found: list[dict[str, Any]] = [_NOTHING for _ in makers]
     ended: Counter[str] = Counter()
-    with reporter.bar("searching", "trials") as advance:
-        tasks = {trial.remote(maker, data): i for i, maker in enumerate(makers)}
-        waiting = list(tasks)
-        while waiting:
-            done, waiting = ray.wait(waiting)
-            for task in done:
-                found[tasks[task]] = figures = _result(task)
-                ended["ok" if figures["ended"] == "finished" else figures["ended"]] += 1
+    with (
+        reporter.bar("searching", "trials") as advance,
+        contextlib.closing(trainer.map(_trial, makers, (folds, vectors))) as results,
+    ):
+        for number, result in results:
+            found[number] = figures = _failed(result) if isinstance(result, Exception) else result
+            ended["ok" if figures["ended"] == "finished" else figures["ended"]] += 1
             advance(len(makers), dict(ended))
     return found
 
@@ -170,17 +164,10 @@ def _trial(maker: Maker, data: tuple[Folds, Array]) -> dict[str, Any]:
     return _NOTHING | found | {"seconds": time.monotonic() - start}
 
 
-def _result(task: Any) -> dict[str, Any]:
-    """What a task returned, or its error as figures."""
-    import ray
-
-    try:
-        figures: dict[str, Any] = ray.get(task)
-        return figures
-    except ray.exceptions.RayError as error:
-        cause = getattr(error, "cause", None) or error
-        lines = str(cause).strip().splitlines() or [""]
-        return _NOTHING | {"error": f"{type(cause).__name__}: {lines[-1][:200]}"}
+def _failed(error: Exception) -> dict[str, Any]:
+    """The figures of a trial that raised an error, or whose process died."""
+    lines = str(error).strip().splitlines() or [""]
+    return _NOTHING | {"error": f"{type(error).__name__}: {lines[-1][:200]}"}
 
 
 def _all_failed(config: TuneConfig, trials: list[dict[str, Any]]) -> MonkeyRayError:

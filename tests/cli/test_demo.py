@@ -20,7 +20,6 @@ from monkeyray.training.options import TrainConfig
 
 def test_the_demo_trains_and_scores(
     tmp_path: Path,
-    ray_session: None,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -9,8 +9,6 @@ import pytest
 
 from monkeyray.errors import ConfigError
 from monkeyray.model.quantise import check_installed, compare
-from monkeyray.runs.cluster import run_in_fresh_process
-from monkeyray.training.options import parse_head
 from monkeyray.training.summary import Trained
 
 
@@ -53,10 +51,7 @@ def test_without_test_images_nothing_is_compared() -> None:
     }  # fmt: skip
 
 
-def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch, ray_session: None) -> None:
+def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name == "openvino" or None)
     with pytest.raises(ConfigError, match=r"pip install 'monkeyray\[int8\]'"):
         check_installed()
-    # What a step says that another process makes comes as it was said there.
-    with pytest.raises(ConfigError, match=r"^unknown head 'wide': write linear"):
-        run_in_fresh_process(lambda *_, **__: None, parse_head, "wide")

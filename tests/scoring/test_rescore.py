@@ -25,7 +25,7 @@ from monkeyray.model.network import Network
 from monkeyray.options import StoreConfig
 from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.workers.fetch import Batch, fetch
-from monkeyray.runs.workers.pools import RayPool
+from monkeyray.runs.workers.pools import MachinePool
 from monkeyray.scoring.options import RescoreConfig
 from monkeyray.scoring.rescore import rescore
 from monkeyray.scoring.rows import OVERFLOW, BatchScorer, PostProcessor, Rescorer, ScoreOptions
@@ -184,15 +184,17 @@ def test_rescoring_resumes(
 ) -> None:
     out = tmp_path / "out"
 
-    def half(pool: RayPool, job: Any, shards: list[int], *rest: Any, **options: Any) -> NoReturn:
+    def half(
+        pool: MachinePool, job: Any, shards: list[int], *rest: Any, **options: Any
+    ) -> NoReturn:
         whole(pool, job, shards[:9], *rest, **options)
         raise KeyboardInterrupt
 
-    whole = RayPool.run
-    monkeypatch.setattr(RayPool, "run", half)
+    whole = MachinePool.run
+    monkeypatch.setattr(MachinePool, "run", half)
     with pytest.raises(KeyboardInterrupt):
         run(embedded, trained.uri, out)
-    monkeypatch.setattr(RayPool, "run", whole)
+    monkeypatch.setattr(MachinePool, "run", whole)
     assert not (out / "_SUCCESS").exists()
     kept = {path.name: path.read_bytes() for path in out.glob("*.parquet")}
     assert len(kept) == 9
@@ -202,8 +204,8 @@ def test_rescoring_resumes(
     for name, data in kept.items():
         assert (out / name).read_bytes() == data
     assert_predicted_alike(shards(out), shards(embedded))
-    # Nothing is left to do, and Ray is not needed to see that.
-    monkeypatch.setattr(RayPool, "run", None)
+    # Nothing is left to do, and workers are not needed to see that.
+    monkeypatch.setattr(MachinePool, "run", None)
     assert run(embedded, trained.uri, out).scored == 0
 
 
@@ -260,10 +262,10 @@ def test_invalid_rescorings(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def connected(*arguments: Any) -> None:
-        raise AssertionError("a mistake was not found before Ray")
+    def opened(*arguments: Any) -> None:
+        raise AssertionError("a mistake was not found before the workers")
 
-    monkeypatch.setattr(monkeyray.scoring.rescore, "connected", connected)
+    monkeypatch.setattr(monkeyray.scoring.rescore, "open_pool", opened)
     shutil.copytree(embedded, tmp_path / "in")
     harm(tmp_path / "in")
     with pytest.raises(InputError, match=words):
@@ -309,7 +311,7 @@ def test_predictions_updated_meanwhile_are_refused(
         stored = json.loads((tmp_path / "in" / "_SUCCESS").read_text())
         (tmp_path / "in" / "_SUCCESS").write_text(json.dumps({**stored, "run_id": new}))
 
-    monkeypatch.setattr("monkeyray.runs.workers.pools.RayPool.run", update)
+    monkeypatch.setattr("monkeyray.runs.workers.pools.MachinePool.run", update)
     with pytest.raises(InputError, match="updated meanwhile"):
         run(tmp_path / "in", trained.uri, tmp_path / "out")
     assert not (tmp_path / "out" / "_SUCCESS").exists()

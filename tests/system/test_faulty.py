@@ -50,9 +50,7 @@ def card(s3: Storage, few: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def trained(
-    s3: Storage, card: str, tmp_path_factory: pytest.TempPathFactory, ray_session: None
-) -> Trained:
+def trained(s3: Storage, card: str, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """A model of which every third request for images was disturbed."""
     assert s3.s3_endpoint
     model = tmp_path_factory.mktemp("model") / "first"

@@ -113,7 +113,7 @@ def another_head(
 
 @pytest.fixture(scope="module")
 def other_heads(
-    trained: Trained, few: Path, tmp_path_factory: pytest.TempPathFactory
+    trained: Trained, few: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
 ) -> dict[int, Trained]:
     """Models with another head on the features of the first model, by the number of workers; that
     of two is also what a killed training is compared with."""
@@ -295,9 +295,7 @@ def test_errors_in_the_listing_are_reported_at_once(
         list_dataset(TrainConfig(**filled), Storage())
 
 
-def test_a_label_without_a_readable_image_is_named(
-    few: Path, tmp_path: Path, ray_session: None
-) -> None:
+def test_a_label_without_a_readable_image_is_named(few: Path, tmp_path: Path) -> None:
     shutil.copytree(few, tmp_path / "images")
     for i in range(3):
         (tmp_path / "images" / "b").mkdir(exist_ok=True)
@@ -308,9 +306,7 @@ def test_a_label_without_a_readable_image_is_named(
         train(config)
 
 
-def test_another_network_with_weights_from_a_file(
-    few: Path, tmp_path: Path, ray_session: None
-) -> None:
+def test_another_network_with_weights_from_a_file(few: Path, tmp_path: Path) -> None:
     network = build_backbone("inception_v3", seed=3)
     network.save_weights(tmp_path / "inception.weights.h5")
     trained = train(

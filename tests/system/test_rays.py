@@ -79,7 +79,7 @@ def test_commands_beside_another_ray_and_after_its_death(
     log = tmp_path / "head.log"
     with head_node(sys.executable, user, log, free_port(), NO_DASHBOARD) as kill:
         beside = [
-            start(*train, str(tmp_path / "beside")),
+            start(*train, str(tmp_path / "beside"), "--ray-address", "local"),
             *(start(*score, "--predictions", str(tmp_path / name)) for name in ("a", "b")),
         ]
         while not (tmp_path / "beside" / ".training").exists():
@@ -95,7 +95,9 @@ def test_commands_beside_another_ray_and_after_its_death(
     again = ["--model", trained.uri, "--output"]
     all_end_well(start(*train, after[0]), start(*score, "--predictions", after[1]))
     all_end_well(
-        start("rescore", "--predictions", str(embedded), *again, after[2]),
+        start(
+            "rescore", "--predictions", str(embedded), *again, after[2], "--ray-address", "local"
+        ),
         start("evaluate", *images, *again, after[3]),
     )
     all_end_well(start("tune", *images, *features, "--trials", "2", "--model", after[4]))

@@ -16,6 +16,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from monkeyray.model.bundle import load_bundle
+from monkeyray.storage.store import Storage
 from monkeyray.training.summary import Trained
 from tests.support.processes import processes_below
 from tests.support.rays import head_node, short_folder
@@ -84,6 +86,8 @@ def test_both_jobs_are_submitted(
     code, printed = end(job)
     assert code == 0, printed
     assert "out-of-fold accuracy" in printed
+    # On this machine without a cluster, to the last bit.
+    assert load_bundle(model, Storage()).model["model_id"] == trained.model["model_id"]
     code, printed = end(refused)
     assert code != 0
     assert "--model relative is a relative path" in printed

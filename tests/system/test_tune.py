@@ -1,4 +1,4 @@
-"""The search from end to end: the best trial out of fold becomes the bundle."""
+"""The search from end to end, on Ray: the best trial out of fold becomes the bundle."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from monkeyray.training.tune import Choice, tune
 
 def test_the_best_out_of_fold_is_published(
     trained: Trained,
+    ray_session: None,
     few: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],

@@ -16,7 +16,7 @@ def summary(int8: dict[str, object] | None = None, **data: object) -> str:
         model["metrics"]["int8"] |= int8
     model["metrics"] |= {"search": None, "fine_tuning": None, "thresholds": None}
     model["data"] |= data
-    seconds = {"ray": 1.0, "training": 1.0, "head": 1.0, "features": 1.0}
+    seconds = {"start": 1.0, "training": 1.0, "head": 1.0, "features": 1.0}
     return repr(Trained("m", model, 0, seconds))
 
 

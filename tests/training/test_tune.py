@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.options import StoreConfig
 from monkeyray.statistics.splits import Folds
+from monkeyray.training.fitting.distributed import MachineTrainer
 from monkeyray.training.fitting.worker import Training
 from monkeyray.training.options import TrainConfig, TuneConfig
 from monkeyray.training.summary import Trained
@@ -123,12 +126,22 @@ def test_a_search_of_nothing_but_crashes_says_so() -> None:
     assert "none of the 2 trials finished, the first failed with OSError: disk" in str(error)
 
 
-def test_failed_trial_has_no_metrics(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(folds: Folds, vectors: Any) -> Training:
-        raise OSError("some\nout of memory")
+def broken(folds: Folds, vectors: Any) -> Training:
+    raise OSError("some\nout of memory")
 
+
+def deadly(folds: Folds, vectors: Any) -> Training:
+    os._exit(3)
+
+
+def test_failed_trial_has_no_metrics() -> None:
     folds = Folds(np.zeros(1, int), np.zeros(1, int))
-    (found,) = run_trials([broken], folds, np.zeros((1, 4), np.float32), Reporter(True))
-    assert (found["ended"], found["error"]) == ("failed", "OSError: out of memory")
-    assert found["epochs"] == 0
-    assert found["validation_loss"] is found["validation_accuracy"] is None
+    vectors = np.zeros((1, 4), np.float32)
+    with contextlib.closing(MachineTrainer(debug=False)) as trainer:
+        found = run_trials([broken, deadly], folds, vectors, trainer, Reporter(True))
+    assert [each["ended"] for each in found] == ["failed", "failed"]
+    errors = ["OSError: out of memory", "ClusterError: its process died 3 times, last with exit"]
+    for each, error in zip(found, errors, strict=True):
+        assert each["error"].startswith(error)
+        assert each["epochs"] == 0
+        assert each["validation_loss"] is each["validation_accuracy"] is None

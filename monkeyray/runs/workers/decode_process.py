@@ -113,7 +113,7 @@ class OpenImage:
 
 def main(descriptor: int, memory: int, parent: int) -> None:
     """Serve one worker until it closes the pipe or is gone."""
-    _die_with(parent)
+    die_with(parent)
     # If memory runs out, the kernel should kill this process, not its worker.
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -222,7 +222,7 @@ class _Server:
         self._pipe.send(("outcome", outcome))
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Kill this process when the thread that started it ends, even if native code hangs."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1

@@ -26,6 +26,7 @@ from monkeyray.errors import ClusterError, MonkeyRayError, StorageError
 from monkeyray.options import StoreConfig
 from monkeyray.runs.cluster import connected, is_asked_for, quiet_data
 from monkeyray.runs.lease import Lease
+from monkeyray.runs.processes import map_in_processes
 from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.workers.supervisor import pack
 from monkeyray.runs.workers.telemetry import Meter
@@ -134,8 +135,9 @@ class MachinePool:
         progress: Progress,
         images: int | None = None,
     ) -> Counter[str]:
-        """Make the given shards, of images; see Pool."""
-        assert isinstance(job.work, Work)  # rows without images are many, and made on Ray
+        """Make the given shards; see Pool."""
+        if not isinstance(job.work, Work):
+            return self._map(job, shards, workers, say, progress)
         spent, tally, packed = Counter[str](), Tally(), pack(job.work)
         todo: queue.SimpleQueue[int] = queue.SimpleQueue()
         done: queue.SimpleQueue[Counter[str] | BaseException] = queue.SimpleQueue()
@@ -181,6 +183,32 @@ class MachinePool:
                 if thread.ident is not None:
                     thread.join(max(0.0, end - time.monotonic()))
         return spent
+
+    def _map(
+        self, job: Job, shards: list[int], workers: WorkerCount, say: Say, progress: Progress
+    ) -> Counter[str]:
+        """Make shards without images, whose rows take the interpreter's time."""
+        spent, tally = Counter[str](), Tally()
+        made = map_in_processes(_make, shards, job, workers.workers, self._debug)
+        with contextlib.closing(made), every_second(lambda: progress(tally.all()[0]), say):
+            for _, result in made:
+                if isinstance(result, BaseException):
+                    raise result
+                spent.update(result[0])
+                tally.add(result[1], 0)
+        progress(tally.all()[0])
+        return spent
+
+
+def _make(shard: int, job: Job) -> tuple[Counter[str], dict[str, int]]:
+    """Make a shard of a job without images, with one thread; returns its ShardWorker's
+    nanoseconds, and its rows by status."""
+    from threadpoolctl import threadpool_limits
+
+    tally = Tally()
+    with threadpool_limits(1, "blas"):
+        spent = ShardWorker(job, None, tally.add).make(shard)
+    return spent, tally.all()[0]
 
 
 class RayPool:

@@ -15,7 +15,6 @@ from monkeyray.model.backbones import Weights, load_weights
 from monkeyray.model.engines import EngineChoice
 from monkeyray.model.network import Network
 from monkeyray.model.quantise import IMAGES, Quantised, check_installed, compare, quantise
-from monkeyray.runs.cluster import run_in_fresh_process
 from monkeyray.storage.store import Storage
 from monkeyray.training.assess import (
     OUT_OF_FOLD,
@@ -102,7 +101,7 @@ def _quantise(
     some = np.random.default_rng(job.config.seed).permutation(learned)[:count]
     job.reporter.say(f"quantising {network.backbone} to int8 on {len(some)} training images")
     source = pixel_source(job.config, job.storage, network, data).reader(np.sort(some))
-    made: Quantised = run_in_fresh_process(job.reporter.say, quantise, network, source)
+    made: Quantised = job.trainer.call(quantise, network, source)
     network = replace(network, int8=made.arrays)
     assert network.head_weights is not None
     tested = data.test.any()

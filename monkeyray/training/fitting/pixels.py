@@ -1,10 +1,13 @@
-"""Images for fine-tuning, streamed through Ray Data into each worker and decoded on the fly."""
+"""Images for fine-tuning, decoded on the fly: streamed through Ray Data into each worker, or by
+threads where no cluster is."""
 
 from __future__ import annotations
 
 import functools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,9 +96,7 @@ class PixelSource:
 
     def __call__(self, index: Array, epoch: int | None) -> Iterator[Array]:
         """Each step's pixels, uint8 (b, views, size, size, 3)."""
-        import ray.data
-
-        from monkeyray.runs.cluster import quiet_data
+        import ray
 
         if not len(index):
             return
@@ -104,15 +105,8 @@ class PixelSource:
         if epoch is not None and self.augment_seed is not None:
             augmented = (self.augment_seed, epoch)
         decoder = Decoder(self.storage, self.size, self.views, augmented, self.padding)
-        with quiet_data(preserve_order=True):
-            pixels = ray.data.from_arrow(steps).map_batches(
-                decoder, batch_size=None, batch_format="pyarrow", num_cpus=0.25
-            )
-            batches = pixels.iter_batches(
-                batch_size=index.shape[1], prefetch_batches=_STEPS_AHEAD, batch_format="numpy"
-            )
-            for batch in batches:
-                yield batch["pixels"]
+        stream = _stream if ray.is_initialized() else _read_ahead
+        yield from stream(decoder, steps)
 
     def reader(self, images: Array) -> Callable[[], Array]:
         """A function that reads the pixels of a few images, uint8 (n, views, size, size, 3)."""
@@ -124,6 +118,35 @@ class PixelSource:
         if self.boxes is not None:
             rows["bbox"] = pa.array(list(self.boxes[step]), pa.list_(pa.float32(), 4))
         return pa.table(rows)
+
+
+def _stream(decoder: Decoder, steps: Sequence[pa.Table]) -> Iterator[Array]:
+    """Each step's pixels, decoded by Ray Data's tasks."""
+    import ray.data
+
+    from monkeyray.runs.cluster import quiet_data
+
+    with quiet_data(preserve_order=True):
+        pixels = ray.data.from_arrow(steps).map_batches(
+            decoder, batch_size=None, batch_format="pyarrow", num_cpus=0.25
+        )
+        batches = pixels.iter_batches(
+            batch_size=steps[0].num_rows, prefetch_batches=_STEPS_AHEAD, batch_format="numpy"
+        )
+        for batch in batches:
+            yield batch["pixels"]
+
+
+def _read_ahead(decoder: Decoder, steps: Sequence[pa.Table]) -> Iterator[Array]:
+    """Each step's pixels, decoded by threads of this process."""
+    with ThreadPoolExecutor(_STEPS_AHEAD) as threads:
+        ahead: deque[Future[dict[str, Any]]] = deque()
+        for step in steps:
+            ahead.append(threads.submit(decoder, step))
+            if len(ahead) > _STEPS_AHEAD:
+                yield ahead.popleft().result()["pixels"]
+        for decoded in ahead:
+            yield decoded.result()["pixels"]
 
 
 def pixel_source(

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -16,6 +15,9 @@ from monkeyray.model.backbones import Weights, import_keras
 
 #: The fields that are lists of arrays.
 _ARRAYS = ("variables", "optimizer", "best")
+
+#: The name of the other fields, as JSON, in a checkpoint.
+_VALUES = "values"
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,9 @@ class State:
     resumed_from: list[int] = field(default_factory=list)
     diverged: bool = False
 
-    def save(self, folder: Path) -> None:
-        """Write the state into a folder."""
-        from safetensors.numpy import save_file
+    def to_bytes(self) -> bytes:
+        """The content of a checkpoint."""
+        from safetensors.numpy import save
 
         arrays = {
             # Not ascontiguousarray, which makes Adam's count of steps an array of one.
@@ -48,20 +50,19 @@ class State:
             for name in _ARRAYS
             for index, array in enumerate(getattr(self, name))
         }
-        save_file(arrays, folder / "state.safetensors")
         values = {
             each.name: getattr(self, each.name) for each in fields(self) if each.name not in _ARRAYS
         }
-        (folder / "state.json").write_text(json.dumps(values))
+        arrays[_VALUES] = np.frombuffer(json.dumps(values).encode(), np.uint8)
+        return bytes(save(arrays))
 
     @classmethod
-    def load(cls, folder: Path) -> State:
-        """Read a state that `save` wrote."""
-        from safetensors.numpy import load_file
+    def from_bytes(cls, data: bytes) -> State:
+        """Read what `to_bytes` gave."""
+        from safetensors.numpy import load
 
-        arrays = load_file(folder / "state.safetensors")
-
-        values: dict[str, Any] = json.loads((folder / "state.json").read_text())
+        arrays = load(data)
+        values: dict[str, Any] = json.loads(arrays.pop(_VALUES).tobytes())
         for name in _ARRAYS:
             values[name] = [arrays[key] for key in sorted(arrays) if key.startswith(f"{name}/")]
         return cls(**values)

@@ -1,7 +1,7 @@
 """Progress of a training: a line every 30 seconds, and metrics.
 
-Ray Train's workers return nothing to the driver before they end, so the first of them leaves its
-last epoch in a small file below the model's place, which the driver reads.
+Workers return nothing to the driver before they end, so the first of them leaves its last epoch in
+a small file below the model's place, which the driver reads.
 """
 
 from __future__ import annotations
@@ -51,18 +51,19 @@ class ProgressFile(Tracker):
 
 @contextlib.contextmanager
 def following(
-    file: ProgressFile, what: str, run: str, epochs: int, reporter: Reporter
+    file: ProgressFile, what: str, run: str, epochs: int, reporter: Reporter, metrics: bool
 ) -> Iterator[None]:
     """Report on a training while something else waits for its end.
 
-    `what`: training or fine-tuning; `run`: the model's URI; `epochs`: how many there are at most.
+    `what`: training or fine-tuning; `run`: the model's URI; `epochs`: how many there are at most;
+    `metrics`: whether there is a Ray to export them.
     """
     stop = threading.Event()
 
     def follow() -> None:
         # Ray may end at any moment, and a failed report is no reason to fail the training.
         with contextlib.suppress(Exception):
-            _report(file, what, run, epochs, reporter, stop)
+            _report(file, what, run, epochs, reporter, metrics, stop)
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -79,18 +80,20 @@ def _report(
     run: str,
     epochs: int,
     reporter: Reporter,
+    metrics: bool,
     stop: threading.Event,
 ) -> None:
     start = told = time.monotonic()
     if stop.wait(_SHORT_SECONDS):
         return
-    meter = EpochMeter(what, run)
+    meter = EpochMeter(what, run) if metrics else None
     seen: tuple[Epoch, Epoch] | None = None
     while not stop.wait(_LOOK_SECONDS):
         figures = file.read()
         now = time.monotonic()
         if figures is not None:
-            meter.epoch(figures)
+            if meter is not None:
+                meter.epoch(figures)
             # Workers that were restarted repeat some epochs.
             if seen is None or figures["epoch"] < seen[1][1]["epoch"]:
                 seen = ((now, figures), (now, figures))

@@ -1,4 +1,4 @@
-"""The actors: a fault under a real Ray; tests/system/test_ray_pool.py has poison and kills."""
+"""Actors and tasks: faults under a real Ray; tests/system/test_ray_pool.py has poison and kills."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import pytest
 import ray.cloudpickle
 
 from monkeyray.console import Reporter
-from monkeyray.errors import StorageError
+from monkeyray.errors import ConfigError, StorageError
 from monkeyray.images.decode import Limits
+from monkeyray.runs.cluster import map_in_tasks, run_in_fresh_process
 from monkeyray.runs.lease import hold
 from monkeyray.runs.workers.pools import RayPool
 from monkeyray.runs.workers.worker import Job
 from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
+from monkeyray.training.options import parse_head
 from tests.support import shard_jobs
 from tests.support.shard_jobs import plan_of, prepare, work
 
@@ -43,3 +45,12 @@ def test_a_fault_stops_the_job_with_its_own_error(
         with pytest.raises(StorageError, match=r"^\d+ consecutive images are missing, the last is"):
             RayPool().run(job, list(run.pending()), WorkerCount(1), say, lambda rows: None)
     assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_what_a_task_raises_is_raised_or_given_here(ray_session: None) -> None:
+    say = Reporter(True).say
+    with pytest.raises(ConfigError, match=r"^unknown head 'wide': write linear"):
+        run_in_fresh_process(say, parse_head, "wide")
+    found = dict(map_in_tasks(say, lambda item, shared: divmod(item, shared), [7, "x", 9], 2))
+    assert (found[0], found[2]) == ((3, 1), (4, 1))
+    assert isinstance(found[1], TypeError)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,10 +70,8 @@ def test_a_resumed_training_ends_where_an_undisturbed_one_does(
     states: list[State],
     folds: Folds,
     vectors: Any,
-    tmp_path: Path,
 ) -> None:
-    states[kill_after - 1].save(tmp_path)
-    loaded = State.load(tmp_path)
+    loaded = State.from_bytes(states[kill_after - 1].to_bytes())
     assert loaded.epoch == kill_after
     resumed = run(folds, vectors, resume=loaded)
     whole = states[-1]
@@ -91,13 +88,10 @@ def test_the_same_seed_gives_the_same_weights(
     assert not np.array_equal(states[-1].best[0], other.best[0])
 
 
-def test_a_state_comes_back_as_it_was(
-    states: list[State], folds: Folds, vectors: Any, tmp_path: Path
-) -> None:
+def test_a_state_comes_back_as_it_was(states: list[State], folds: Folds, vectors: Any) -> None:
     state = replace(states[-2], resumed_from=[2, 5])
     assert any(array.ndim == 0 for array in state.optimizer)  # Adam's count of steps
-    state.save(tmp_path)
-    loaded = State.load(tmp_path)
+    loaded = State.from_bytes(state.to_bytes())
     for name in ("variables", "optimizer", "best"):
         for before, after in zip(getattr(state, name), getattr(loaded, name), strict=True):
             assert before.dtype == after.dtype

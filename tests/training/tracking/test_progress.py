@@ -60,7 +60,7 @@ def test_progress_of_a_training_is_printed(monkeypatch: pytest.MonkeyPatch, tmp_
             assert time.monotonic() < deadline, lines
             time.sleep(0.02)
 
-    with following(file, "training", "/model", 9, reporter):
+    with following(file, "training", "/model", 9, reporter, metrics=True):
         wait_for(0)
         log = EpochLog("head", [file])
         for number in range(1, 6):
