@@ -36,7 +36,8 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
     label = options.label_column if options.label_column in source.fields else "scientific_name"
     wanted = {
         uri, label, "dataset_name", "sequence_id", "location_id", "original_label", "common_name",
-        "datetime", "annotation_level", "family", "genus", "species", options.group_column or "",
+        "datetime", "annotation_level", options.group_column or "",
+        *(("family", "genus", "species") if options.label_level else ()),
     }  # fmt: skip
     parts = []
     for table in source.tables(source.main, wanted):
@@ -54,16 +55,13 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
                 chosen, texts(table, "common_name"), texts(table, "original_label")
             )
         dataset = texts(table, "dataset_name")
-        genus = texts(table, "genus")
         parts.append(
             labels_table(
                 table.num_rows,
                 path=path,
                 label=chosen,
                 group=texts(table, options.group_column),
-                species=binomial(genus, texts(table, "species")),
-                genus=genus,
-                family=texts(table, "family"),
+                **(_taxa(table) if options.label_level else {}),
                 location=_named(dataset, texts(table, "location_id")),
                 sequence=_named(dataset, texts(table, "sequence_id")),
                 time=times(texts(table, "datetime"), "%m-%d-%Y %H:%M:%S"),
@@ -72,6 +70,11 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
             )
         )
     return pa.concat_tables(parts)
+
+
+def _taxa(table: pa.Table) -> dict[str, pa.Array]:
+    genus, family = texts(table, "genus"), texts(table, "family")
+    return {"species": binomial(genus, texts(table, "species")), "genus": genus, "family": family}
 
 
 def _named(dataset: pa.Array, names: pa.Array) -> pa.Array:

@@ -97,11 +97,8 @@ def _from_format(
     known: Known | None,
 ) -> pa.Table:
     """One row for each image of a format: read, by the policies, and found."""
-    table = kind.read(source, options, notes)
-    if not table.num_rows:
-        raise InputError(f"{source.place} was read as {kind.called}, and has no labels")
-    table = table.set_column(0, "path", slashed(table["path"], notes))
-    table = one_label_per_image(table, options, notes, source.place)
+    # Nested, so that no table is kept longer than it is needed.
+    table = one_label_per_image(_read(source, kind, options, notes), options, notes, source.place)
     root = None if options.images_root is None else Location.parse(options.images_root)
     images = find_images(
         table["path"].combine_chunks(), source.place, source.folder, root, source.storage, notes,
@@ -113,6 +110,13 @@ def _from_format(
     for name in ("label", "group", *CONTEXT.names):
         images = images.append_column(name, table[name])
     return images.filter(pc.is_valid(images["uri"]))
+
+
+def _read(source: Source, kind: Format, options: LabelOptions, notes: Counter[str]) -> pa.Table:
+    table = kind.read(source, options, notes)
+    if not table.num_rows:
+        raise InputError(f"{source.place} was read as {kind.called}, and has no labels")
+    return table.set_column(0, "path", slashed(table["path"], notes))
 
 
 def _drop_duplicates(

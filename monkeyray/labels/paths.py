@@ -32,8 +32,10 @@ def slashed(names: pa.ChunkedArray, notes: Counter[str]) -> pa.ChunkedArray:
     """Names of images with slashes; `notes` counts BACKSLASHES."""
     windows = pc.and_not(pc.match_substring(names, "\\"), pc.match_substring_regex(names, _URI))
     notes[BACKSLASHES] += count_true(windows)
-    names = pc.if_else(windows, pc.replace_substring(names, "\\", "/"), names)
-    return pc.replace_substring_regex(names, r"^(\./)+", "")
+    if pc.any(windows).as_py():
+        names = pc.if_else(windows, pc.replace_substring(names, "\\", "/"), names)
+    dotted = pc.any(pc.starts_with(names, "./")).as_py()
+    return pc.replace_substring_regex(names, r"^(\./)+", "") if dotted else names
 
 
 def find_images(

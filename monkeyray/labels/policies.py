@@ -13,6 +13,7 @@ from monkeyray.console import Say, has_control
 from monkeyray.errors import InputError
 from monkeyray.labels.options import LabelOptions
 from monkeyray.labels.schema import MACHINE, NOTE, SEQUENCE, leave_out
+from monkeyray.storage.keys import number_keys, string_keys
 from monkeyray.storage.location import Location
 
 #: What formats call images without animals, of people and of vehicles, in lower case.
@@ -89,7 +90,7 @@ def _of_sequences(table: pa.Table, options: LabelOptions, notes: Counter[str]) -
     of_sequence = np.asarray(pc.fill_null(pc.equal(table["level"], SEQUENCE), False))
     if not of_sequence.any():
         return table
-    image = image_numbers(table)
+    image = number_keys(string_keys(table["path"]))
     own = np.zeros(image.max() + 1, bool)
     own[image[~of_sequence]] = True
     spare = of_sequence & own[image]
@@ -127,7 +128,7 @@ def _without_several(
     table: pa.Table, options: LabelOptions, notes: Counter[str], place: Location
 ) -> pa.Table:
     """One row for each image, those with several labels left out or refused."""
-    image = image_numbers(table)
+    image = number_keys(string_keys(table["path"]))
     encoded = table["label"].combine_chunks().dictionary_encode()
     code = encoded.indices.to_numpy()
     lowest, highest = _extremes(image, code)
@@ -151,12 +152,6 @@ def _without_several(
                 notes[NOTE + what] += int(mask.sum())
     first_row = np.unique(image, return_index=True)[1]
     return table.take(pa.array(np.sort(first_row[~several])))
-
-
-def image_numbers(table: pa.Table) -> Ints:
-    """The number of each row's image, int64 (n,)."""
-    numbers: Ints = np.asarray(table["path"].combine_chunks().dictionary_encode().indices, np.int64)
-    return numbers
 
 
 def _extremes(image: Ints, code: Array) -> tuple[Array, Array]:

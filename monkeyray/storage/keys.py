@@ -114,6 +114,15 @@ def first_of_each(keys: Hashes) -> Flags:
     return first
 
 
+def number_keys(keys: Hashes) -> Ints:
+    """Numbers from 0, equal for rows with equal keys: int64 (n,)."""
+    order = np.lexsort((keys[:, 1], keys[:, 0]))
+    new = (keys[order][1:] != keys[order][:-1]).any(axis=1)
+    numbers = np.zeros(len(keys), np.int64)
+    numbers[order[1:]] = np.cumsum(new)
+    return numbers
+
+
 def find(keys: Hashes, among: Hashes) -> Ints:
     """The row of each key in `among`, whose keys are distinct; -1 if it is not there."""
     order = np.lexsort((among[:, 1], among[:, 0]))
