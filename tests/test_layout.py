@@ -85,7 +85,7 @@ def test_no_test_module_imports_another() -> None:
         [],
         ["--help"],
         ["completion", "bash"],
-        *([name, "--help"] for name in ("train", "tune", "score", "export", "bursts", "review")),
+        *([name, "--help"] for name in ("train", "tune", "score", "export", "events", "review")),
     ],
 )
 def test_starting_up_loads_nothing_heavy(arguments: list[str]) -> None:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monkeyray.exports.bursts import bursts
-from monkeyray.exports.options import BurstsConfig
+from monkeyray.exports.events import events
+from monkeyray.exports.options import EventsConfig
 from monkeyray.images.listing import VIDEOS
 from monkeyray.runs.run import to_parquet
 from tests.support.predicted import predict, scored
@@ -73,19 +73,24 @@ def test_videos_are_listed(tmp_path: Path) -> None:
     assert found == [(f"/x/{name}", *row.values()) for name in sorted(videos)]
 
 
-def test_documented_join_with_bursts(tmp_path: Path) -> None:
-    rows = [scored(f"/photos/A/C1/{name}.jpg", ("fox", 0.75), ("hare", 0.25)) for name in "abc"]
+def test_documented_join_with_events(tmp_path: Path) -> None:
+    rows = [
+        scored(f"/photos/A/C1/{name}.jpg", ("fox", 0.75), ("hare", 0.25),
+               captured_at="2021-05-31T08:00:00")
+        for name in "abc"
+    ]  # fmt: skip
     predict(tmp_path / "out", rows, images="/photos")
-    written = tmp_path / "bursts.parquet"
-    bursts(
-        BurstsConfig(
+    written = tmp_path / "events"
+    events(
+        EventsConfig(
             predictions=str(tmp_path / "out"), output=str(written), site_pattern="{site}/{camera}/*"
         )
     )
-    names = {"out/*.parquet": f"{tmp_path}/out/*.parquet", "bursts.parquet": str(written)}
-    (query,) = queries("bursts.md", names)
+    tables = ("rows", "events")
+    names = {f"events/{name}.parquet": f"{written}/{name}.parquet" for name in tables}
+    (query,) = queries("events.md", {"out/*.parquet": f"{tmp_path}/out/*.parquet", **names})
     joined = duckdb.sql(query)
-    assert {"label", "burst_id", "burst_label"} <= set(joined.columns)
+    assert {"label", "event_id", "pooled_label", "count"} <= set(joined.columns)
     assert joined.shape[0] == 3
 
 

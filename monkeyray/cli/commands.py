@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monkeyray.cli.options import DemoConfig
-from monkeyray.exports.options import BurstsConfig, ExportConfig
+from monkeyray.exports.options import EventsConfig, ExportConfig
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.scoring.options import EvaluateConfig, RescoreConfig, ScoreConfig
 from monkeyray.training.options import TrainConfig, TuneConfig
@@ -18,7 +18,7 @@ COMMANDS: dict[str, type[Any]] = {
     "rescore": RescoreConfig,
     "evaluate": EvaluateConfig,
     "export": ExportConfig,
-    "bursts": BurstsConfig,
+    "events": EventsConfig,
     "review": ReviewConfig,
     "demo": DemoConfig,
 }
@@ -31,7 +31,7 @@ MODULES = {
     "rescore": "monkeyray.scoring.rescore",
     "evaluate": "monkeyray.scoring.evaluation.evaluate",
     "export": "monkeyray.exports.export",
-    "bursts": "monkeyray.exports.bursts",
+    "events": "monkeyray.exports.events",
     "review": "monkeyray.pages.review",
     "demo": "monkeyray.cli.demo",
 }

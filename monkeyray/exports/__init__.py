@@ -4,18 +4,18 @@ from typing import TYPE_CHECKING
 
 from monkeyray.lazy import lazy_names
 
-__all__ = ["BurstsConfig", "Deployments", "ExportConfig", "Taxa", "read_deployments", "read_taxa"]
+__all__ = ["Deployments", "EventsConfig", "ExportConfig", "Taxa", "read_deployments", "read_taxa"]
 
 if TYPE_CHECKING:
     from monkeyray.exports.deployments import Deployments, read_deployments
-    from monkeyray.exports.options import BurstsConfig, ExportConfig
+    from monkeyray.exports.options import EventsConfig, ExportConfig
     from monkeyray.exports.taxonomy import Taxa, read_taxa
 else:
     # Hidden from type checkers, which would accept any name.
     __getattr__ = lazy_names(
         __name__,
         {
-            "options": "BurstsConfig ExportConfig",
+            "options": "EventsConfig ExportConfig",
             "deployments": "Deployments read_deployments",
             "taxonomy": "Taxa read_taxa",
         },

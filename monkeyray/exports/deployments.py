@@ -1,6 +1,6 @@
 """Deployments: where and when cameras took images, from a table and the images' paths.
 
-    deployment_id, site, camera, latitude, longitude, start, end, time_zone, clock_offset
+    deployment_id, site, camera, latitude, longitude, start, end, time_zone, clock_offset, failures
 
 An image belongs to the deployment that its path names (`SitePattern`) and that was active when it
 was taken. Columns may also have the names of Camtrap DP, and all other columns of Camtrap DP's
@@ -99,9 +99,13 @@ _NAMES = {
     "end": ("deploymentend", "end"),
     "time_zone": ("timezone", "tz"),
     "clock_offset": ("clockoffset",),
+    "failures": ("failures", "failure"),
 }
 #: Camtrap DP's missing values, which cannot be names of deployments.
 NOTHING = ("NA", "NaN", "nan")
+
+#: What separates periods in the column failures.
+_BETWEEN = re.compile(r"\s*[;|]\s*")
 
 _EXIF_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)([+\-]\d\d:\d\d)?")
 
@@ -112,7 +116,8 @@ class Deployment:
 
     `latitude`, `longitude`: WGS84 degrees. `zone`: of the camera's clock. `clock_offset`: what to
     add to the camera's time to correct it. `start`, `end`: instants, inclusive. `columns`: its
-    whole row, by column in the form of `tables.key`.
+    whole row, by column in the form of `tables.key`. `failures`: periods in which the camera was
+    down, inclusive.
     """
 
     id: str
@@ -125,6 +130,7 @@ class Deployment:
     zone: tzinfo | None
     clock_offset: timedelta
     columns: dict[str, str]
+    failures: tuple[tuple[datetime, datetime], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -293,7 +299,21 @@ def _deployment(line: dict[str, str]) -> Deployment:
         zone=zone,
         clock_offset=parse_clock_offset(offset) if offset else timedelta(0),
         columns=line,
+        failures=tuple(_failure(text, zone) for text in _BETWEEN.split(values["failures"]) if text),
     )
+
+
+def _failure(text: str, zone: tzinfo | None) -> tuple[datetime, datetime]:
+    first, slash, last = text.partition("/")
+    if not slash:
+        raise InputError(
+            f"the failure {text!r} is not a period: write its first and last day or time with a "
+            "slash, such as 2021-05-03/2021-05-09, and a semicolon between periods"
+        )
+    start, end = parse_bound(first, zone, end=False), parse_bound(last, zone, end=True)
+    if end < start:
+        raise InputError(f"the failure {text!r} ends before it starts")
+    return start, end
 
 
 def _degrees(text: str, name: str, limit: int) -> float | None:
@@ -316,10 +336,12 @@ _NO_OFFSET = timedelta(0)
 
 @dataclass(frozen=True)
 class Origin:
-    """An image's deployment, or else the site and camera in its path, or neither."""
+    """An image's deployment, or else the site and camera in its path, or neither. `time`: when it
+    was taken, an instant within its deployment, if that is known."""
 
     deployment: Deployment | None = None
     found: dict[str, str] | None = None
+    time: datetime | None = None
 
     @property
     def clock_offset(self) -> timedelta:
@@ -355,7 +377,7 @@ def origin(
     An image without a single matching deployment belongs to the camera that the pattern finds.
     """
     if deployments is not None:
-        deployment = deployments.date(path, captured_at).deployment
-        if deployment is not None:
-            return Origin(deployment)
+        dated = deployments.date(path, captured_at)
+        if dated.deployment is not None:
+            return Origin(dated.deployment, time=dated.time)
     return Origin(found=pattern.match(path) if pattern is not None else None)

@@ -1,4 +1,4 @@
-"""What export, bursts and review have in common: their inputs, and checks of their output."""
+"""What export, events and review have in common: their inputs, and checks of their output."""
 
 from __future__ import annotations
 

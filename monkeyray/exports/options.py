@@ -1,4 +1,4 @@
-"""The options of exports and bursts, and those that they share with reviews."""
+"""The options of exports and events, and those that they share with reviews."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class PredictionsConfig(JobConfig):
 
     deployments: Place | None = None
     """Table (CSV or Parquet) of where and when cameras were deployed: deployment_id, site, camera,
-    latitude, longitude, start, end, time_zone (Africa/Nairobi or +03:00) and clock_offset (seconds
-    or h:mm:ss to add to the camera's time to correct it). Without --site-pattern, a single
-    deployment."""
+    latitude, longitude, start, end, time_zone (Africa/Nairobi or +03:00), clock_offset (seconds or
+    h:mm:ss to add to the camera's time to correct it) and failures (periods in which the camera was
+    down). Without --site-pattern, a single deployment."""
 
     times: Place | None = None
     """Table (CSV or Parquet) of times that override those in the predictions: uri and captured_at,
@@ -133,20 +133,28 @@ class ExportConfig(TaxaConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BurstsConfig(TaxaConfig):
-    """Find bursts in predictions, and write the pooled scores of their images."""
+class EventsConfig(TaxaConfig):
+    """Find events (visits to a camera) in predictions, and write their labels, counts and rates."""
 
     GROUPS: ClassVar = {
-        "Places": ("predictions", "output", "partial", "overwrite"),
-        "Bursts": ("site_pattern", "relative_to", "deployments", "times", "burst_gap"),
+        "Places": ("predictions", "output", "format", "partial", "overwrite"),
+        "Events": ("site_pattern", "relative_to", "deployments", "times", "gap", "burst_gap"),
         "Labels and taxa": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
     }
 
     output: Place
-    """The Parquet file to write: one row per image, to join on uri."""
+    """Folder or prefix for the tables: events, one row per event and label; rows, the event of each
+    row of the predictions; sites, events and rates by site and label."""
+
+    format: Literal["parquet", "csv"] = "parquet"
+    """The format of the tables."""
+
+    gap: str = "30min"
+    """The longest time between two consecutive images of an event: a number with ms, s, min or
+    h."""
 
     burst_gap: str = "5s"
-    """The longest time between two consecutive images of a burst: a number with ms, s, min or h."""
+    """The longest time between two consecutive images of a burst, whose scores are pooled."""
 
     rollup_threshold: Annotated[float, Range(0, 1, above=True)] | None = None
     """With --taxonomy: the score at which a label or taxon is accepted, above 0, up to 1. Default:
@@ -154,27 +162,24 @@ class BurstsConfig(TaxaConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(
-            not self.output.lower().endswith((".csv", ".tsv", ".json")),
-            "output", self.output, "a file that ends in .parquet",
-        )  # fmt: skip
         if self.site_pattern is None and self.deployments is None:
             raise ConfigError(
-                "bursts needs to know each image's camera: give --site-pattern, such as "
+                "events needs to know each image's camera: give --site-pattern, such as "
                 "{site}/{camera}/* for the paths below the images' folder"
             )
-        parse_gap(self.burst_gap)
+        parse_gap("gap", self.gap)
+        parse_gap("burst-gap", self.burst_gap)
 
 
-def parse_gap(text: str) -> int:
-    """The microseconds of a `--burst-gap`.
+def parse_gap(option: str, text: str) -> int:
+    """The microseconds of a --gap or --burst-gap.
 
-    >>> parse_gap("5s"), parse_gap("1.5 min")
+    >>> parse_gap("gap", "5s"), parse_gap("gap", "1.5 min")
     (5000000, 90000000)
     """
     match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?(ms|s|min|h)", text)
     if match is None:
         raise ConfigError(
-            f"--burst-gap is {text!r}: it must be a number with ms, s, min or h, such as 5s"
+            f"--{option} is {text!r}: it must be a number with ms, s, min or h, such as 5s"
         )
     return round(float(match[1]) * {"ms": 1e3, "s": 1e6, "min": 6e7, "h": 3.6e9}[match[2]])

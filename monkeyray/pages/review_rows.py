@@ -6,12 +6,10 @@ queries then count and sample. Its memory is limited and does not grow with the 
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 from typing import Any, Literal
 
 import duckdb
@@ -21,8 +19,8 @@ import pyarrow as pa
 from monkeyray.arrays import Array
 from monkeyray.console import Advance
 from monkeyray.exports.job import Source
+from monkeyray.exports.row_table import located_tables, open_database
 from monkeyray.images.boxes import PASSED
-from monkeyray.images.times import wall_times
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import SCORED, listed_labels
 from monkeyray.statistics.selection import k_center, squared_distances, unit
@@ -40,10 +38,6 @@ LISTED = 5
 _COLUMNS = [
     "uri", "status", "error", "label", "decision", "ood_score", "top_k", "captured_at", "sha256",
 ]  # fmt: skip
-_MICROSECOND = timedelta(microseconds=1)
-
-_SETTINGS = {"memory_limit": "64MB", "threads": 1, "autoinstall_known_extensions": False}
-
 #: DuckDB's limit on what its aggregate `min` lists.
 _MOST = 999_999
 
@@ -134,47 +128,27 @@ def read_review(
     `bar` makes a progress bar from its title. Raises InputError for predictions that cannot be
     read.
     """
-    with tempfile.TemporaryDirectory(prefix="monkeyray-") as folder:
-        settings = {**_SETTINGS, "temp_directory": str(Path(folder) / "spill")}
-        with duckdb.connect(str(Path(folder) / "review.duckdb"), config=settings) as db:
-            with bar("reading predictions") as advance:
-                known = _load(db, source, advance)
-            figures = _figures(db, known)
-            numbers = _sections(db, source.predictions, wanted, bar)
-            return figures, _shown(db, source, numbers)
+    with open_database("64MB") as db:
+        with bar("reading predictions") as advance:
+            known = _load(db, source, advance)
+        figures = _figures(db, known)
+        numbers = _sections(db, source.predictions, wanted, bar)
+        return figures, _shown(db, source, numbers)
 
 
 def _load(db: duckdb.DuckDBPyConnection, source: Source, advance: Advance) -> set[str]:
     """Fill the table; returns all labels that rows list."""
-    has_boxes = bool(source.predictions.box_columns)
-    boxes = [("detection_conf", pa.float32()), ("detection_bbox", pa.list_(pa.float32(), 4))]
-    columns = [*_COLUMNS, *(name for name, _ in boxes if has_boxes)]
     db.execute(_TABLE)
     known: set[str] = set()
-    first = 0
     db.begin()
-    for table in source.predictions.tables(columns, advance):
-        rows = table.num_rows
+    for table, _ in located_tables(source, _COLUMNS, advance):
         known |= listed_labels(table["top_k"])
-        origins = source.origins(table)
-        times, timed = wall_times(table["captured_at"])
-        if source.deployments is not None:
-            times = times + [each.clock_offset // _MICROSECOND for each in origins]
-        made = {
-            "number": pa.array(np.arange(first, first + rows)),
-            "taken": pa.array(times, pa.timestamp("us"), mask=~timed),
-            "site": pa.array([each.site for each in origins], pa.string()),
-            **{name: pa.nulls(rows, kind) for name, kind in boxes if not has_boxes},
-        }
-        for name, column in made.items():
-            table = table.append_column(name, column)
         # Not a registered view, which would keep the rows in memory until the commit.
         db.from_arrow(table).project(_INSERT).insert_into("predictions")
-        first += rows
     db.commit()
-    if has_boxes:
+    if boxes := source.predictions.box_columns:
         db.execute(_BEST_BOXES)
-    db.execute(_VIEW.format(table="best" if has_boxes else "predictions"))
+    db.execute(_VIEW.format(table="best" if boxes else "predictions"))
     return known
 
 

@@ -1,4 +1,4 @@
-"""The one reader of predictions: for exports, bursts, review, evaluation and rescoring.
+"""The one reader of predictions: for exports, events, review, evaluation and rescoring.
 
 `open_predictions` finds the run in a place and its files; `Predictions.tables` streams rows in the
 order in which the images were listed. Anything wrong with the predictions (a missing or unfinished
@@ -136,12 +136,12 @@ def open_predictions(
         if not run.is_finished():
             raise InputError(
                 f"the predictions in {place} are not finished ({there}, no _SUCCESS): run the "
-                "command that writes them again; export, bursts and review also take --partial"
+                "command that writes them again; export, events and review also take --partial"
             )
         if not predictions.is_complete:
             raise InputError(
                 f"{place} has {there}, others were deleted: run the command that wrote them again; "
-                "export, bursts and review also take --partial"
+                "export, events and review also take --partial"
             )
     if not files:
         raise InputError(f"{place} has no rows yet: run the scoring command again")

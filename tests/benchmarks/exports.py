@@ -1,4 +1,4 @@
-"""Time and peak memory of exports, bursts and reviews, each in a process of its own.
+"""Time and peak memory of exports, events and reviews, each in a process of its own.
 
     python -m tests.benchmarks.exports --rows 1000000
 
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.exports.bursts import bursts
+from monkeyray.exports.events import events
 from monkeyray.exports.export import export
-from monkeyray.exports.options import BurstsConfig, ExportConfig
+from monkeyray.exports.options import EventsConfig, ExportConfig
 from monkeyray.options import StoreConfig
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review import review
@@ -113,11 +113,10 @@ def measure(folder: Path, kind: str) -> None:
         "output": str(folder / kind),
         "store": StoreConfig(quiet=True),
     }
-    if kind == "bursts":
-        # The times are spread evenly, so that with the usual gap there would be hardly any.
-        pattern = camtrap["site_pattern"]
-        found = bursts(BurstsConfig(**common, site_pattern=pattern, burst_gap="1h"))
-        rows, what = found.images, f"bursts ({found.bursts} of two or more)"
+    if kind == "events":
+        more: dict[str, Any] = {x: camtrap[x] for x in ("deployments", "site_pattern")}
+        found = events(EventsConfig(**common, **more))
+        rows, what = found.rows, f"events ({found.events})"
     elif kind == "review":
         # There are no images, so that no time goes into their pictures.
         pattern = camtrap["site_pattern"]
@@ -143,7 +142,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder), options.rows)
-        for kind in ("csv", "megadetector", "camtrap-dp", "bursts", "review"):
+        for kind in ("csv", "megadetector", "camtrap-dp", "events", "review"):
             subprocess.run([sys.executable, __file__, "--measure", folder, kind], check=True)
 
 

@@ -24,7 +24,7 @@ NEEDED: dict[str, list[str]] = {
     "rescore": ["--predictions", "a", "--model", "b", "--output", "c"],
     "evaluate": ["--images", "a", "--model", "b", "--output", "c"],
     "export": ["--predictions", "a", "--format", "csv", "--output", "b"],
-    "bursts": ["--predictions", "a", "--output", "b", "--site-pattern", "{camera}/*"],
+    "events": ["--predictions", "a", "--output", "b", "--site-pattern", "{camera}/*"],
     "review": ["--predictions", "a", "--output", "b"],
     "demo": [],
 }
@@ -54,7 +54,7 @@ def test_written_options_file_repeats_the_command(command: str, tmp_path: Path) 
         ],
         "tune": ["--heads", "7", "linear", "--l2-range", "0", "0", "--tensorboard", "model"],
         "score": ["--include", 'a "b"\\*', "ü☃\x7f\x1f*", "--top-k", "all", "--threshold", "1e-9"],
-        "bursts": ["--blank"],
+        "events": ["--blank"],
         "review": ["--select", "diverse", "--labelled", "c", "d.csv"],
     }
     first = config(command, *NEEDED[command], *more.get(command, []), *some)

@@ -82,7 +82,7 @@ def test_exit_code_if_nothing_was_scored(
         assert told.exists()
 
 
-def test_an_export_and_bursts(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_export_and_events(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given = ["--predictions", str(place / "predictions")]
     summary = ["--summary-json", str(place / "s" / "summary.json")]
     table = place / "all.csv"
@@ -112,13 +112,13 @@ def test_an_export_and_bursts(place: Path, capfd: pytest.CaptureFixture[str]) ->
     assert call("export", *config, *summary) == 2
     assert not (place / "s" / "summary.json").exists()
 
-    bursts = place / "bursts.parquet"
+    events = place / "events"
     assert call(
-        "bursts", *given, "--output", str(bursts), "--site-pattern", "{camera}/*", *summary
+        "events", *given, "--output", str(events), "--site-pattern", "{camera}/*", *summary
     ) == 0  # fmt: skip
     result = json.loads((place / "s" / "summary.json").read_text())["result"]
-    assert (result["images"], result["bursts"], result["together"]) == (2, 0, 0)
-    assert (place / "bursts.parquet.config.toml").exists()
+    assert (result["rows"], result["events"], result["apart"]["not scored"]) == (2, 1, 1)
+    assert (place / "events.config.toml").exists()
 
 
 def test_summary_place_is_checked_first(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

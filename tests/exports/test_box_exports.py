@@ -1,4 +1,4 @@
-"""Predictions of boxes: exports, evaluation, and the refusal of bursts."""
+"""Predictions of boxes: exports and evaluation."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from monkeyray.errors import InputError
-from monkeyray.exports.bursts import bursts
 from monkeyray.exports.export import export
-from monkeyray.exports.options import BurstsConfig, ExportConfig
+from monkeyray.exports.options import ExportConfig
 from monkeyray.options import StoreConfig
 from monkeyray.scoring.evaluation.labelled import from_predictions
 from monkeyray.scoring.schema import SCHEMA_VERSION
@@ -119,15 +117,6 @@ def test_the_csv_has_columns_for_boxes(place: Path) -> None:
     columns = [name for name in rows[0] if name.startswith("detection")]
     assert [rows[1][name] for name in columns] == ["1", "person", "0.5", "0.5", "0", "0.5", "1"]
     assert [rows[3][name] for name in columns] == ["", "blank", "", "", "", "", ""]
-
-
-def test_bursts_of_boxes_are_refused(place: Path) -> None:
-    config = BurstsConfig(
-        predictions=str(place / "predictions"), output=str(place / "b.parquet"),
-        site_pattern="{site}/*", store=QUIET,
-    )  # fmt: skip
-    with pytest.raises(InputError, match="without --detections"):
-        bursts(config)
 
 
 def test_best_box_of_an_image_is_measured(place: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -22,19 +21,8 @@ from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.camtrap import PROJECT, SCHEMAS, TABLE, TIME, make_package, problems, read_csv
 from tests.support.predicted import MODEL_ID, scored
-from tests.support.required import skip_or_fail
 
 RESEARCH = PROJECT["project"]
-
-
-@pytest.fixture(scope="session")
-def standard() -> Path:
-    """The folder with the standard's schemas and its example; see skip_or_fail."""
-    root = os.environ.get("MONKEYRAY_PHOTOS")
-    folder = Path(root or ".") / "camtrap-dp"
-    if not root or not (folder / "camtrap-dp-profile.json").is_file():
-        skip_or_fail("set MONKEYRAY_PHOTOS to a folder that holds camtrap-dp with its schemas")
-    return folder
 
 
 def test_the_schemas_are_the_standards(standard: Path) -> None:
