@@ -1,4 +1,4 @@
-"""Folds that never share a group of images, and a test split apart from them."""
+"""Folds that never share a group of images or a location, and a test split apart from them."""
 
 from __future__ import annotations
 
@@ -13,17 +13,25 @@ from monkeyray.errors import InputError
 #: In place of a fold: an image that all heads learn from, and a test image, which none learns from.
 IN_NO_FOLD, TEST = -1, -2
 
+#: Locations that a label needs to be tested at one that a head has not seen.
+LEAST_LOCATIONS = 3
+
+#: The share of each location's groups that a head which learns from the location does not see.
+HELD_BACK = 0.2
+
 
 @dataclass(frozen=True)
 class Folds:
     """`truth`: the label indices of all images, int (n,). `fold`: the fold of each, int (n,), or
     IN_NO_FOLD or TEST. `weight`: the weight of each image in the losses, float (n,),
-    None for equal weights.
+    None for equal weights. `second`: a second fold whose head does not learn from the image, int
+    (n,), or IN_NO_FOLD; None without any, see fold_locations.
     """
 
     truth: Array
     fold: Array
     weight: Array | None = None
+    second: Array | None = None
 
     @property
     def count(self) -> int:
@@ -31,17 +39,29 @@ class Folds:
         return max(0, int(self.fold.max()) + 1)
 
     def held_out(self, heads: int) -> Array:
-        """Indices of the images that one of the first `heads` heads does not learn from."""
+        """Indices of the images that one of the first `heads` heads is measured on: it learns
+        neither from them nor, if folds are of locations, from others of their locations."""
         return np.flatnonzero((self.fold >= 0) & (self.fold < heads))
+
+    def held_back(self, heads: int) -> Array:
+        """Indices of the images of which one of the first `heads` heads, their `second`, has seen
+        the location, but not them."""
+        if self.second is None:
+            return np.empty(0, np.int64)
+        return np.flatnonzero((self.fold >= 0) & (self.second >= 0) & (self.second < heads))
 
     def learned(self, heads: int) -> Array:
         """Indices of the images that any of the first `heads` heads learns from."""
-        alone = (self.fold == 0) & (heads == 1)
-        return np.flatnonzero((self.fold != TEST) & ~alone)
+        alone = self.seen(np.arange(len(self.fold)), 1)[:, 0] == 0
+        return np.flatnonzero((self.fold != TEST) & ~(alone & (heads == 1)))
 
     def seen(self, images: Array, heads: int) -> Array:
         """1 where a head learns from an image, else 0, float (*images.shape, heads)."""
-        return np.asarray(self.fold[images][..., None] != np.arange(heads), float)
+        numbers = np.arange(heads)
+        seen = self.fold[images][..., None] != numbers
+        if self.second is not None:
+            seen &= self.second[images][..., None] != numbers
+        return np.asarray(seen, float)
 
 
 def fold_images(
@@ -86,12 +106,88 @@ def fold_images(
     used, renumbered = np.unique(sides[sides >= 0], return_inverse=True)
     if not len(used):
         raise InputError(
-            "no label has two different pictures (near-duplicates, and the images of a group, "
-            "count once): add photographs, or make the groups smaller"
+            "no label has two different pictures (near-duplicates, and the images of a group or "
+            "location, count once): add photographs, or make the groups smaller"
         )
     sides[sides >= 0] = renumbered
     fold[kept] = sides[its_group]
     return fold
+
+
+def fold_locations(
+    labels: Sequence[str],
+    groups: Ints,
+    places: Ints,
+    test: Flags,
+    folds: int,
+    seed: int,
+    first: Flags | None = None,
+) -> tuple[Ints, Ints]:
+    """Assign whole locations to folds, so that a head is measured at locations it has not seen, and
+    keep some groups of each location from a second head, which learns from the rest of it.
+
+    `places`: the location of each image, int (n,), negative where unknown; no group may be at two.
+    The other arguments are those of `fold_images`. Returns the fold of each image and its second
+    fold, both int (n,), as in Folds:
+
+    - Images of labels at fewer than LEAST_LOCATIONS locations, and those of unknown locations, are
+      IN_NO_FOLD. If their location is in a fold, that is their second one, so that its head has
+      not seen the location.
+    - About HELD_BACK of the groups of each location in a fold, of those with three groups or more,
+      have one of the other folds as their second.
+
+    Raises InputError if no label is at LEAST_LOCATIONS locations, and as `fold_images` does.
+    """
+    names, truth = np.unique(np.asarray(labels, dtype=object).astype(str), return_inverse=True)
+    kept = ~test & (places >= 0)
+    pairs = np.unique(np.stack([truth[kept], places[kept]]), axis=1)
+    tested = kept & (np.bincount(pairs[0], minlength=len(names)) >= LEAST_LOCATIONS)[truth]
+    if not tested.any():
+        raise InputError(
+            f"no label is at {LEAST_LOCATIONS} different locations (those that share duplicates or "
+            f"groups count once; {len(np.unique(places[kept]))} are known): add images of other "
+            "locations, or give --group-by sequence"
+        )
+    rows = np.flatnonzero(tested)
+    its_fold = fold_images(
+        truth[rows].astype(str).tolist(),
+        places[rows],
+        np.zeros(len(rows), bool),
+        folds,
+        seed,
+        None if first is None else first[rows],
+    )
+    of_place = np.full(int(places.max()) + 1, IN_NO_FOLD)
+    of_place[places[rows]] = its_fold
+    whole = np.where(kept, of_place[places], IN_NO_FOLD)
+    fold = np.where(test, TEST, np.where(tested, whole, IN_NO_FOLD))
+    second = np.where(tested, IN_NO_FOLD, whole)
+    rows = np.flatnonzero(fold >= 0)
+    second[rows] = _hold_back(truth[rows], groups[rows], places[rows], fold[rows], seed)
+    return fold, second
+
+
+def _hold_back(truth: Ints, groups: Ints, places: Ints, fold: Ints, seed: int) -> Ints:
+    """The second fold of images in folds: of about HELD_BACK of each location's groups, in turn one
+    of the other folds, else IN_NO_FOLD."""
+    _, one, group = np.unique(groups, return_index=True, return_inverse=True)
+    drawn = np.random.default_rng(seed).permutation(len(one))
+    order = np.lexsort((drawn, places[one]))
+    _, starts, sizes = np.unique(places[one][order], return_index=True, return_counts=True)
+    rank = np.arange(len(one)) - np.repeat(starts, sizes)
+    chosen = order[(rank + 0.5) / np.repeat(sizes, sizes) < HELD_BACK]
+    count = int(fold.max()) + 1
+    of_group = np.full(len(one), IN_NO_FOLD)
+    turn = np.arange(len(chosen)) % (count - 1)
+    of_group[chosen] = (fold[one[chosen]] + 1 + turn) % count
+    second = of_group[group]
+    # A head must know every label that it is measured on.
+    learns = np.zeros((int(truth.max()) + 1, count), int)
+    for number in range(count):
+        np.add.at(learns[:, number], truth, (fold != number) & (second != number))
+    lacking = (second >= 0) & (learns[truth, second] == 0)
+    of_group[group[lacking]] = IN_NO_FOLD
+    return of_group[group]
 
 
 def _deal(

@@ -19,7 +19,12 @@ from monkeyray.model.network import Network
 from monkeyray.scoring.features import Features
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
-from monkeyray.statistics.splits import TEST, Folds, fold_images
+from monkeyray.statistics.splits import (
+    TEST,
+    Folds,
+    fold_images,
+    fold_locations,
+)
 from monkeyray.storage.keys import fingerprint
 from monkeyray.training.options import TrainConfig
 
@@ -37,8 +42,10 @@ class Dataset:
     float32 (n, views, width). `labels`: sorted; `folds.truth` indexes them. `pictures`: equal
     numbers for files of one picture; `groups`: for images that must stay together. `test`: whether
     an image is in the given test split; `leaked`: whether its group also has images outside that
-    split; both bool (n,). `contradictions`: see Contradictions.found; they may name images that
-    are left out. `data`: counts for the bundle.
+    split; both bool (n,). `locations`: the location or deployment of each, str or None (n,), if
+    folds are made of them, otherwise None; `sequences`: equal numbers for images of one sequence.
+    `contradictions`: see Contradictions.found; they may name images that are left out. `data`:
+    counts for the bundle.
     """
 
     images: pa.Table
@@ -51,6 +58,8 @@ class Dataset:
     groups: Array
     test: Array
     leaked: Array
+    locations: Array | None
+    sequences: Array
     contradictions: list[dict[str, Any]]
     data: dict[str, Any]
 
@@ -58,7 +67,7 @@ class Dataset:
 def check_folds(config: TrainConfig, images: pa.Table) -> None:
     """Raise InputError, before any image is opened, if folds are impossible whatever the images
     show."""
-    groups = group_images(images["uri"].to_pylist(), None, images["group"].to_pylist())
+    groups = _join(images["uri"].to_pylist(), images["group"].to_pylist(), _sequences(images))
     try:
         _fold(config, images, groups)
     except InputError as error:
@@ -67,12 +76,77 @@ def check_folds(config: TrainConfig, images: pa.Table) -> None:
         raise InputError(f"{error} (with --limit {config.limit})") from error
 
 
-def _fold(config: TrainConfig, images: pa.Table, groups: Array) -> Array:
+@dataclass(frozen=True)
+class _Split:
+    """`fold` and `second`: as in Folds. `locations`: as in Dataset. `note`: why folds are not made
+    of the locations, although some are known."""
+
+    fold: Array
+    second: Array | None = None
+    locations: Array | None = None
+    note: str | None = None
+
+
+def _fold(config: TrainConfig, images: pa.Table, groups: Array) -> _Split:
     given = _objects(images["given"])
     # Only fine-tuning makes choices on validation images; otherwise they are like all others.
     first = given == "validation" if config.fine_tune is not None else None
-    labels = images["label"].to_pylist()
-    return fold_images(labels, groups, given == "test", config.folds, config.seed, first)
+    labels, test, note = images["label"].to_pylist(), given == "test", None
+    level = config.group_by or "location"
+    locations = _locations(images, level)
+    if locations is None and config.group_by in ("location", "deployment"):
+        raise InputError(
+            f"--group-by {level}, but no image has a {level}: give a table with that column, or "
+            "leave it out"
+        )
+    if locations is not None and config.group_by is None:
+        unknown = sum(location is None for location in locations[~test].tolist())
+        if 2 * unknown > (~test).sum():
+            note = f"{unknown} of the {(~test).sum()} training images have no location"
+        elif first is not None and first.any():
+            note = "the given validation images are a fold of their own"
+    if locations is not None and note is None:
+        blocks = _join(groups, locations.tolist())
+        known = np.isin(blocks, blocks[[each is not None for each in locations]])
+        places = np.where(known, blocks, -1)
+        try:
+            fold, second = fold_locations(
+                labels, groups, places, test, config.folds, config.seed, first
+            )
+            return _Split(fold, second, locations)
+        except InputError as error:
+            if config.group_by is not None:
+                raise
+            note = str(error)
+    return _Split(fold_images(labels, groups, test, config.folds, config.seed, first), note=note)
+
+
+def _locations(images: pa.Table, level: str) -> Array | None:
+    """The location or deployment of each image, str or None (n,); None without any, and for the
+    level sequence."""
+    if level == "sequence" or images[level].null_count == images.num_rows:
+        return None
+    # Cameras may have the same names at all locations.
+    above = ("location",) if level == "deployment" else ()
+    return np.array(_qualified(images, (*above, level)), dtype=object)
+
+
+def _sequences(images: pa.Table) -> list[str | None]:
+    return _qualified(images, ("location", "deployment", "sequence"))
+
+
+def _qualified(images: pa.Table, names: Sequence[str]) -> list[str | None]:
+    """The values of the last column, after those of the others that are known; None without."""
+    rows = zip(*(images[name].to_pylist() for name in names), strict=True)
+    return [None if row[-1] is None else "/".join(filter(None, row)) for row in rows]
+
+
+def _join(keys: Sequence[Any], *others: Sequence[str | None]) -> Array:
+    """Group numbers of images that have a key in common with those of their group."""
+    groups = np.asarray(group_images([str(key) for key in keys], None))
+    for each in others:
+        groups = group_images([str(number) for number in groups], None, each)
+    return groups
 
 
 def choose_images(
@@ -99,18 +173,21 @@ def choose_images(
     usable = _usable(config, images, statuses)
     kept, rows = images.filter(pa.array(usable)), rows.filter(pa.array(~dropped))
     contents, pictures = rows["sha256"].to_pylist(), pictures[~dropped]
-    # A given group stays together, whatever its pictures show.
-    groups = group_images([str(number) for number in pictures], None, kept["group"].to_pylist())
+    # A given group or sequence stays together, whatever its pictures show.
+    sequences = _sequences(kept)
+    groups = _join(pictures, kept["group"].to_pylist(), sequences)
     its_labels = kept["label"].to_pylist()
-    fold = _fold(config, kept, groups)
-    test = fold == TEST
+    split = _fold(config, kept, groups)
+    test = split.fold == TEST
     labels = sorted(set(its_labels))
     truth = np.searchsorted(labels, its_labels)
     names = np.where(test, "test", "train").tolist()
     counts = Counter(zip(its_labels, names, strict=True))
     leaked = test & np.isin(groups, groups[~test])
-    folds = Folds(truth, fold, weigh(truth, np.flatnonzero(~test), config.class_weights))
+    weight = weigh(truth, np.flatnonzero(~test), config.class_weights)
+    folds = Folds(truth, split.fold, weight, split.second)
     boxes = [kept["detection_bbox"].to_pylist()] if has_boxes(kept.column_names) else []
+    second = [] if split.second is None else [split.second.tolist()]
     sizes = Counter(pictures.tolist())
     data = {
         "images": images.num_rows,
@@ -122,13 +199,15 @@ def choose_images(
         "folds": folds.count,
         "by_label": {label: {split: counts[label, split] for split in _SPLITS} for label in labels},
         "rare_labels": _rare(labels, folds, groups),
+        "locations": _describe(config, labels, folds, split.locations),
+        "not_by_location": split.note,
         "duplicate_groups": sum(size > 1 for size in sizes.values()),
         "duplicate_images": sum(size - 1 for size in sizes.values()),
         "contradictions": len(found.found),
         "leaks": int(leaked.sum()),
         "boxes": {"padding": config.box_padding} if config.detections else None,
         "fingerprint": fingerprint(
-            sorted(zip(contents, its_labels, fold.tolist(), *boxes, strict=True))
+            sorted(zip(contents, its_labels, split.fold.tolist(), *second, *boxes, strict=True))
         ),
     }
     return Dataset(
@@ -140,6 +219,8 @@ def choose_images(
         folds=folds,
         test=test,
         leaked=leaked,
+        locations=split.locations,
+        sequences=_join(range(kept.num_rows), sequences),
         contradictions=found.found,
         pictures=pictures,
         groups=groups,
@@ -179,6 +260,29 @@ def _rare(labels: Sequence[str], folds: Folds, groups: Array) -> list[dict[str, 
         if row["train"] < RARE_IMAGES or row["groups"] < folds.count or row["test"] == 0:
             rows.append(row)
     return sorted(rows, key=lambda row: row["groups"] > 1)
+
+
+def _describe(
+    config: TrainConfig, labels: Sequence[str], folds: Folds, locations: Array | None
+) -> dict[str, Any] | None:
+    """The locations of the training images in JSON types, None if folds are not made of them: what
+    they are (`level`), their `count`, images of `unknown` ones, and the labels that are `untested`,
+    each with its number of `locations`."""
+    if locations is None:
+        return None
+    learned, untested = folds.fold != TEST, []
+    for number, label in enumerate(labels):
+        its = folds.truth == number
+        if not (folds.fold[its] >= 0).any():
+            found = len(set(locations[its & learned].tolist()) - {None})
+            untested.append({"label": label, "locations": found})
+    named = locations[learned].tolist()
+    return {
+        "level": config.group_by or "location",
+        "count": len(set(named) - {None}),
+        "unknown": named.count(None),
+        "untested": untested,
+    }
 
 
 def _unusable(statuses: Array) -> Counter[str]:

@@ -168,7 +168,8 @@ def _tagged(table: pa.Table, split: str | None) -> pa.Table:
         columns["given"] = pa.array([split] * table.num_rows, pa.string())
     else:
         columns["given"] = table["split"] if "split" in table.column_names else empty
-    columns["group"] = table["group"] if "group" in table.column_names else empty
+    for name in ("group", "location", "deployment", "sequence"):
+        columns[name] = table[name] if name in table.column_names else empty
     return pa.table(columns)
 
 

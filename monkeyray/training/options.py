@@ -38,7 +38,9 @@ class TrainConfig(LabelledConfig, BoxConfig):
             "images", "model", "test", "corrections", "detections", "label_names", "limit",
         ),
         "Network": ("backbone", "crop", "views", "head"),
-        "Training": ("epochs", "learning_rate", "class_weights", "target_precision", "seed"),
+        "Training": (
+            "epochs", "learning_rate", "group_by", "class_weights", "target_precision", "seed",
+        ),
         "Fine-tuning": ("fine_tune", "augment"),
         "Machines": ("workers", "embed_workers", "gpu", "int8"),
         "Tracking": ("tensorboard", "mlflow"),
@@ -128,6 +130,11 @@ class TrainConfig(LabelledConfig, BoxConfig):
     """Number of folds. For each fold, a head is trained on the others and predicts that fold. These
     predictions give the figures, the temperature, the thresholds and the likely label errors. The
     model's own head is trained on all images."""
+
+    group_by: Annotated[str, OneOf(("location", "deployment", "sequence"))] | None = None
+    """What a fold leaves out whole: locations or deployments, so that the figures are those of
+    cameras that the head has not seen, or only sequences and copies. Default: location if at least
+    half of the images have one. Copies, groups and sequences are always kept together."""
 
     fine_tune: str | None = None
     """After the head, also train the last layers of the backbone: a number of layers with weights,
