@@ -1,13 +1,15 @@
 """Recognises images that a model was trained on, since an evaluation on them would be optimistic.
 
 It keeps the start of the SHA-256 of every image, and thumbnails of at most 20,000 of them to
-recognise the same picture in another file.
+recognise the same picture in another file; and hashes of the names of their locations, since an
+evaluation at these is optimistic too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,23 +36,35 @@ NEW, IDENTICAL, NEAR = "", "identical", "near"
 @dataclass(frozen=True)
 class KnownImages:
     """`hashes`: of all distinct images, uint8 (n, 16); `thumbnails`: of at most 20,000 of them,
-    uint8 (m, 32, 32)."""
+    uint8 (m, 32, 32); `locations`: of the names of their locations, uint8 (k, 16)."""
 
     hashes: Array
     thumbnails: Array
+    locations: Array = field(default_factory=lambda: np.empty((0, HASH_BYTES), np.uint8))
 
     def to_arrays(self) -> dict[str, Array]:
         """The arrays by name, for a safetensors file."""
-        return {"sha256": self.hashes, "thumbnails": self.thumbnails}
+        some = {"locations": self.locations} if len(self.locations) else {}
+        return {"sha256": self.hashes, "thumbnails": self.thumbnails, **some}
 
     @classmethod
     def from_arrays(cls, arrays: Weights) -> KnownImages:
         """The inverse of `to_arrays`. Raises BundleError for other arrays."""
         found = {name: (array.dtype.name, array.shape[1:]) for name, array in arrays.items()}
-        wanted = {"sha256": ("uint8", (HASH_BYTES,)), "thumbnails": ("uint8", (SIDE, SIDE))}
-        if found != wanted:
+        hashes = ("uint8", (HASH_BYTES,))
+        wanted = {"sha256": hashes, "thumbnails": ("uint8", (SIDE, SIDE))}
+        if found not in (wanted, wanted | {"locations": hashes}):
             raise BundleError(f"the list of known images is damaged: it has {found}")
-        return cls(arrays["sha256"], arrays["thumbnails"])
+        some = (arrays["locations"],) if "locations" in arrays else ()
+        return cls(arrays["sha256"], arrays["thumbnails"], *some)
+
+    def at(self, locations: Sequence[str | None]) -> Array | None:
+        """Whether there are known images of each location, bool (n,); None if no location is
+        known."""
+        if not len(self.locations):
+            return None
+        known = {row.tobytes() for row in self.locations}
+        return np.array([name is not None and _name(name) in known for name in locations], bool)
 
     def find(self, contents: Sequence[str], pictures: Array | None) -> Array:
         """Which images are known, str (n,): NEW, IDENTICAL (the same bytes) or NEAR (the same
@@ -83,16 +97,25 @@ class KnownImages:
         return images + len(self.thumbnails) <= MOST_COMPARED
 
 
-def remember(contents: Sequence[str], pictures: Array) -> KnownImages:
-    """The known images, from their SHA-256 and thumbnails, uint8 (n, 32, 32): an even selection if
-    there are too many.
+def remember(
+    contents: Sequence[str], pictures: Array, locations: Iterable[str] = ()
+) -> KnownImages:
+    """The known images, from their SHA-256 and thumbnails, uint8 (n, 32, 32), an even selection if
+    there are too many; and the names of their locations.
     """
     distinct = {content: row for row, content in reversed([*enumerate(contents)])}
-    hashes = np.frombuffer(b"".join(map(_start, sorted(distinct))), np.uint8)
     first = np.array(sorted(distinct.values()), np.int64)
     count = min(len(first), MOST_THUMBNAILS)
     drawn = first[np.linspace(0, len(first) - 1, count).round().astype(np.int64)]
-    return KnownImages(hashes.reshape(-1, HASH_BYTES), np.ascontiguousarray(pictures[drawn]))
+    return KnownImages(
+        _rows(map(_start, sorted(distinct))),
+        np.ascontiguousarray(pictures[drawn]),
+        _rows(sorted(map(_name, set(locations)))),
+    )
+
+
+def _rows(hashes: Iterable[bytes]) -> Array:
+    return np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES)
 
 
 def describe_known_images(
@@ -114,6 +137,10 @@ def describe_known_images(
         "compared": compared,
         "uris": [{"uri": str(uris[i]), "how": str(found[i])} for i in rows.tolist()],
     }
+
+
+def _name(location: str) -> bytes:
+    return hashlib.sha256(location.encode()).digest()[:HASH_BYTES]
 
 
 def _start(content: str) -> bytes:

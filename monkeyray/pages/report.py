@@ -10,7 +10,7 @@ from monkeyray.pages.charts import coverage, curves, reliability
 from monkeyray.pages.template import ENVIRONMENT
 
 #: How many entries of a finding are shown; metrics.json has all.
-_LABEL_ERRORS, _GROUPS, _OF_A_GROUP, _RARE, _WARNED = 100, 50, 10, 20, 3
+_LABEL_ERRORS, _GROUPS, _OF_A_GROUP, _RARE, _WARNED, _LOCATIONS = 100, 50, 10, 20, 3, 50
 
 #: How many of a search's trials are shown, best first.
 _TRIALS = 10
@@ -31,8 +31,8 @@ def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None =
     """The HTML page for the content of a bundle's model.json and the findings in its images.
 
     `findings` may have the lists `contradictions`, `label_errors`, `leaks`, `duplicates`,
-    `mistakes` and `uncertain`. A section without figures or findings (absent or None) is left out;
-    for an empty list it says "None".
+    `mistakes`, `uncertain` and `locations`. A section without figures or findings (absent or None)
+    is left out; for an empty list it says "None".
     """
     metrics = model["metrics"]
     labels = sorted(model["labels"], key=lambda label: int(label["index"]))
@@ -51,7 +51,7 @@ def render_report(model: Mapping[str, Any], findings: Mapping[str, Any] | None =
         search=_search(metrics.get("search")),
         most={
             "label_errors": _LABEL_ERRORS, "groups": _GROUPS, "of_a_group": _OF_A_GROUP,
-            "rare": _RARE, "warned": _WARNED,
+            "rare": _RARE, "warned": _WARNED, "locations": _LOCATIONS,
         },
     )  # fmt: skip
 

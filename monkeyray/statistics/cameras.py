@@ -83,5 +83,21 @@ def camera_metrics(hits: Flags, locations: Array, seen: Flags) -> dict[str, Any]
     return found
 
 
+def describe_side(side: str, found: dict[str, Any]) -> str:
+    """A line of text for one of the two sides of camera_metrics."""
+    if not found["images"]:
+        return f"at {side} cameras: no image"
+    interval = found["accuracy_interval"]
+    bounds = (
+        f"no interval from fewer than {LEAST_CLUSTERS} cameras"
+        if interval is None
+        else "{:.4f} to {:.4f} with 95% confidence, counting cameras".format(*interval)
+    )
+    return (
+        f"at {side} cameras: accuracy {found['accuracy']:.4f} ({bounds}) on {found['images']} "
+        f"images of {found['locations']} cameras"
+    )
+
+
 def _share(part: int, whole: int) -> float | None:
     return float(part / whole) if whole else None

@@ -6,11 +6,11 @@ Northcutt, Jiang, Chuang: "Confident Learning: Estimating Uncertainty in Dataset
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from monkeyray.arrays import Array
+from monkeyray.arrays import Array, Ints
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class LabelError:
     """An image, by its index, that probably shows `suggested` rather than `given` (label indices).
 
     `quality` as in `label_quality`. `sure`: the image is off the diagonal of the confident joint,
-    i.e. confidently shows `suggested`; otherwise that label is merely likelier.
+    i.e. confidently shows `suggested`; otherwise that label is merely likelier. `images`: how many
+    of its sequence have the label; the image is the one that most likely shows `suggested`.
     """
 
     index: int
@@ -26,6 +27,7 @@ class LabelError:
     suggested: int
     quality: float
     sure: bool
+    images: int = 1
 
 
 def label_quality(probabilities: Array, truth: Array) -> Array:
@@ -36,12 +38,18 @@ def label_quality(probabilities: Array, truth: Array) -> Array:
     return np.asarray(probabilities, np.float64)[np.arange(len(truth)), truth]
 
 
-def label_errors(probabilities: Array, truth: Array) -> list[LabelError]:
+def label_errors(
+    probabilities: Array, truth: Array, sequences: Ints | None = None
+) -> list[LabelError]:
     """Images whose label is likely wrong, lowest quality first; ties in the order of the images.
 
     They are off the diagonal of the confident joint, or another label is likelier than the given
-    one. Arguments as in `label_quality`.
+    one. Arguments as in `label_quality`; `sequences`: equal numbers for images of a sequence,
+    int (n,). Those of them that have one label are judged together, by their mean probabilities: an
+    animal that is in a sequence need not be in each of its images.
     """
+    if sequences is not None:
+        return _by_sequence(np.asarray(probabilities, np.float64), truth, sequences)
     shown = _confident(probabilities, truth)
     quality = label_quality(probabilities, truth)
     sure = (shown >= 0) & (shown != truth)
@@ -52,6 +60,22 @@ def label_errors(probabilities: Array, truth: Array) -> list[LabelError]:
         LabelError(int(i), int(truth[i]), int(suggested[i]), float(quality[i]), bool(sure[i]))
         for i in suspects[np.argsort(quality[suspects], kind="stable")]
     ]
+
+
+def _by_sequence(probabilities: Array, truth: Array, sequences: Ints) -> list[LabelError]:
+    keys = np.stack([sequences, truth])
+    _, first, unit, sizes = np.unique(
+        keys, axis=1, return_index=True, return_inverse=True, return_counts=True
+    )
+    mean = np.zeros((len(sizes), probabilities.shape[1]))
+    np.add.at(mean, unit, probabilities / sizes[unit, None])
+    members = np.split(np.argsort(unit, kind="stable"), np.cumsum(sizes)[:-1])
+    found = []
+    for each in label_errors(mean, truth[first]):
+        its = members[each.index]
+        best = int(its[probabilities[its, each.suggested].argmax()])
+        found.append(replace(each, index=best, images=len(its)))
+    return found
 
 
 def _confident(probabilities: Array, truth: Array) -> Array:

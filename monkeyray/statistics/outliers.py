@@ -102,14 +102,20 @@ class OutlierModel:
 
 
 def fit_outliers(
-    features: Mapping[int, Array], truth: Array, fold: Array, *, seed: int = 0
+    features: Mapping[int, Array],
+    truth: Array,
+    fold: Array,
+    second: Array | None = None,
+    *,
+    seed: int = 0,
 ) -> OutlierModel:
     """Fit the distances on all images, and their scale out of fold: each image is measured by a
     model of the other folds.
 
     `features`: by the number of views averaged over, (n, width); `truth`: int label indices (n,);
-    `fold`: the fold of each image from 0, int (n,), negative for none. `seed` draws the images
-    kept, equally many of each label. Raises ValueError for fewer than two images, or none in a
+    `fold`: the fold of each image from 0, int (n,), negative for none; `second`: another one whose
+    images are measured by a model without it, None for none. `seed` draws the images kept, equally
+    many of each label. Raises ValueError for fewer than two images, or none in a
     fold.
     """
     most, measured = features[max(features)], int((fold >= 0).sum())
@@ -123,7 +129,8 @@ def fit_outliers(
         if sum(each.shape[1] for each in distances[max(features)]) >= ENOUGH_MEASURED:
             break
         held = fold == number
-        model = _fit(most[~held], truth[~held], seed)
+        learned = ~held if second is None else ~held & (second != number)
+        model = _fit(most[learned], truth[learned], seed)
         for views, each in features.items():
             distances[views].append(np.stack(_distances(model, each[held])))
     scales = {views: _scale(np.concatenate(each, axis=1)) for views, each in distances.items()}

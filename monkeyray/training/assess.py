@@ -1,7 +1,8 @@
 """Measures a trained model: out of fold, and on the test split if one is given.
 
 A fold head is a head that was trained without one of the folds. All choices (temperature,
-thresholds, outlier scale) are made on predictions by heads that have not seen the image.
+thresholds, outlier scale) are made on predictions by heads that have not seen the image, nor, if
+folds are of locations, others of its location.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from monkeyray.images.views import COUNTS
 from monkeyray.model.backbones import Weights
 from monkeyray.model.head import head_logits
 from monkeyray.statistics.calibration import calibrate, fit_temperature
+from monkeyray.statistics.cameras import camera_metrics
 from monkeyray.statistics.label_errors import LabelError, label_errors
 from monkeyray.statistics.learning_curve import expected_accuracy
 from monkeyray.statistics.metrics import accuracy_and_loss, classification_metrics, softmax, wilson
@@ -39,13 +41,15 @@ OUT_OF_FOLD, VALIDATION = "out-of-fold", "validation"
 class Assessment:
     """`calibration`: by number of views, as in a bundle. `metrics`: as in model.json.
     `probabilities`: calibrated, of all images (n, labels), each by a head that was not trained on
-    it, if possible; `unseen`: whether that was possible, bool (n,)."""
+    it, if possible; `unseen`: whether that was possible, bool (n,). `by_location`: that of
+    camera_metrics, whose rows name locations; None if folds are not of locations."""
 
     calibration: dict[str, Any]
     metrics: dict[str, Any]
     outliers: OutlierModel
     probabilities: Array
     unseen: Array
+    by_location: list[dict[str, Any]] | None = None
 
 
 def assess(
@@ -79,12 +83,16 @@ def assess(
         {count: each[learned] for count, each in features.items()},
         truth[learned],
         np.where(np.isin(fold, list(fold_heads)), fold, -1)[learned],
+        None if data.folds.second is None else data.folds.second[learned],
     )
     # The images that the report shows.
     shown = test if len(test) else held
     # In float32 like scoring, so that a score at a threshold is decided in the same way.
     scores = probabilities[shown].max(axis=1).astype(np.float32)
     predicted = scaled[shown].argmax(axis=1)
+    hits = scaled.argmax(axis=1) == truth
+    cameras = _cameras(data, features[most], hits, fold_heads)
+    by_location = [each.pop("by_location") for each in cameras.values() if each is not None]
     metrics = {
         "figures": _sentence(data, source, len(held)),
         "estimate": {
@@ -93,8 +101,9 @@ def assess(
             "folds": [
                 _accuracy(scaled, truth, np.flatnonzero(fold == number)) for number in fold_heads
             ],
+            "cameras": cameras["estimate"],
         },
-        "test": _test(data, scaled) if len(test) else None,
+        "test": _test(data, scaled) | {"cameras": cameras["test"]} if len(test) else None,
         "calibration": {"source": source, **calibrate(logits[most][held], truth[held])},
         "test_calibration": calibrate(logits[most][test], truth[test], temperature)
         if len(test) else None,
@@ -114,7 +123,45 @@ def assess(
         },
     }  # fmt: skip
     unseen = data.test | np.isin(fold, list(fold_heads))
-    return Assessment(calibration, metrics, outliers, probabilities, unseen)
+    # The report shows the test split if there is one.
+    rows = by_location[-1] if by_location else None
+    return Assessment(calibration, metrics, outliers, probabilities, unseen, rows)
+
+
+def _cameras(
+    data: Dataset, features: Array, hits: Array, fold_heads: Mapping[int, Weights]
+) -> dict[str, dict[str, Any] | None]:
+    """The camera_metrics of the `estimate` and of the `test`, None without them.
+
+    `hits`: which images are predicted correctly by heads that have not seen their location, bool
+    (n,). In the estimate, images that are held back from a second head count on both sides;
+    `same_images` is the accuracy of the first heads on these alone.
+    """
+    folds, locations, test = data.folds, data.locations, np.flatnonzero(data.test)
+    if locations is None or folds.second is None:
+        return {"estimate": None, "test": None}
+    held, back = (each(len(fold_heads)) for each in (folds.held_out, folds.held_back))
+    logits = np.empty((len(hits), len(data.labels)))
+    for number, head in fold_heads.items():
+        its = back[folds.second[back] == number]
+        logits[its] = head_logits(head, features[its])
+    right = logits[back].argmax(axis=1) == folds.truth[back]
+    both = np.intersect1d(back, held)
+    known = set(locations[~data.test].tolist())
+    return {
+        "estimate": camera_metrics(
+            np.concatenate([hits[held], right]),
+            locations[np.concatenate([held, back])],
+            np.repeat([False, True], [len(held), len(back)]),
+        )
+        | {"same_images": float(hits[both].mean()) if len(both) else None},
+        "test": camera_metrics(
+            hits[test],
+            locations[test],
+            np.array([each in known for each in locations[test].tolist()], bool),
+        )
+        if len(test) else None,
+    }  # fmt: skip
 
 
 def _unseen_logits(
@@ -134,8 +181,8 @@ def _sentence(data: Dataset, source: str, held: int) -> str:
     if source == OUT_OF_FOLD:
         text = (
             f"The out-of-fold figures are those of {data.folds.count} heads, each measured on the "
-            f"fold that it was trained without, {held:,} images in all; the published head was "
-            f"trained on all {learned:,} images"
+            f"{'fold' if data.locations is None else 'cameras'} that it was trained without, "
+            f"{held:,} images in all; the published head was trained on all {learned:,} images"
         )
     else:
         text = (
@@ -187,7 +234,8 @@ def learning_curve(
         }
         for share in shares
     }
-    heads[learned - len(held) / len(fold_heads)] = dict(fold_heads)
+    seen = data.folds.seen(np.flatnonzero(~data.test), len(fold_heads))
+    heads[float(seen.sum(axis=0).mean())] = dict(fold_heads)
     points = []
     for images, each in heads.items():
         logits = _unseen_logits(each[0], each, features, fold)
@@ -211,12 +259,13 @@ def learning_curve(
     }
 
 
-def suspicious_labels(assessment: Assessment, truth: Array) -> list[LabelError]:
-    """Likely label errors among the unseen images, most likely first, with the `index` of the image
-    in the dataset.
+def suspicious_labels(data: Dataset, assessment: Assessment) -> list[LabelError]:
+    """Likely label errors among the unseen images, most likely first, one for the images of a
+    sequence with one label, with the `index` of the image in the dataset.
     """
     rows = np.flatnonzero(assessment.unseen)
-    found = label_errors(assessment.probabilities[rows], truth[rows])
+    sequences = 2 * data.sequences[rows] + data.test[rows]
+    found = label_errors(assessment.probabilities[rows], data.folds.truth[rows], sequences)
     return [replace(each, index=int(rows[each.index])) for each in found]
 
 

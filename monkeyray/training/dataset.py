@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
+from monkeyray.labels.cameras import locations_of, sequences_of
 from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.network import Network
@@ -67,7 +68,7 @@ class Dataset:
 def check_folds(config: TrainConfig, images: pa.Table) -> None:
     """Raise InputError, before any image is opened, if folds are impossible whatever the images
     show."""
-    groups = _join(images["uri"].to_pylist(), images["group"].to_pylist(), _sequences(images))
+    groups = _join(images["uri"].to_pylist(), images["group"].to_pylist(), sequences_of(images))
     try:
         _fold(config, images, groups)
     except InputError as error:
@@ -93,7 +94,9 @@ def _fold(config: TrainConfig, images: pa.Table, groups: Array) -> _Split:
     first = given == "validation" if config.fine_tune is not None else None
     labels, test, note = images["label"].to_pylist(), given == "test", None
     level = config.group_by or "location"
-    locations = _locations(images, level)
+    locations = None
+    if level != "sequence" and images[level].null_count < images.num_rows:
+        locations = np.array(locations_of(images, level), dtype=object)
     if locations is None and config.group_by in ("location", "deployment"):
         raise InputError(
             f"--group-by {level}, but no image has a {level}: give a table with that column, or "
@@ -121,27 +124,7 @@ def _fold(config: TrainConfig, images: pa.Table, groups: Array) -> _Split:
     return _Split(fold_images(labels, groups, test, config.folds, config.seed, first), note=note)
 
 
-def _locations(images: pa.Table, level: str) -> Array | None:
-    """The location or deployment of each image, str or None (n,); None without any, and for the
-    level sequence."""
-    if level == "sequence" or images[level].null_count == images.num_rows:
-        return None
-    # Cameras may have the same names at all locations.
-    above = ("location",) if level == "deployment" else ()
-    return np.array(_qualified(images, (*above, level)), dtype=object)
-
-
-def _sequences(images: pa.Table) -> list[str | None]:
-    return _qualified(images, ("location", "deployment", "sequence"))
-
-
-def _qualified(images: pa.Table, names: Sequence[str]) -> list[str | None]:
-    """The values of the last column, after those of the others that are known; None without."""
-    rows = zip(*(images[name].to_pylist() for name in names), strict=True)
-    return [None if row[-1] is None else "/".join(filter(None, row)) for row in rows]
-
-
-def _join(keys: Sequence[Any], *others: Sequence[str | None]) -> Array:
+def _join(keys: Iterable[Any], *others: Sequence[str | None]) -> Array:
     """Group numbers of images that have a key in common with those of their group."""
     groups = np.asarray(group_images([str(key) for key in keys], None))
     for each in others:
@@ -174,7 +157,7 @@ def choose_images(
     kept, rows = images.filter(pa.array(usable)), rows.filter(pa.array(~dropped))
     contents, pictures = rows["sha256"].to_pylist(), pictures[~dropped]
     # A given group or sequence stays together, whatever its pictures show.
-    sequences = _sequences(kept)
+    sequences = sequences_of(kept)
     groups = _join(pictures, kept["group"].to_pylist(), sequences)
     its_labels = kept["label"].to_pylist()
     split = _fold(config, kept, groups)

@@ -23,7 +23,10 @@ _SHOWN = 48
 
 
 def find(data: Dataset, found: Assessment, given: Mapping[str, str]) -> dict[str, Any]:
-    """The findings in JSON's types. `given`: distinct names to show, by the images' URIs."""
+    """The findings in JSON's types. `given`: distinct names to show, by the images' URIs.
+
+    `label_errors` has a row for each sequence, of whose images with one label one is named.
+    """
     names = [given[uri] for uri in data.uris.tolist()]
     truth, unseen = data.folds.truth, np.flatnonzero(found.unseen)
     contents = data.table["sha256"].to_pylist()
@@ -48,13 +51,15 @@ def find(data: Dataset, found: Assessment, given: Mapping[str, str]) -> dict[str
         "label_errors": [
             {
                 "uri": names[each.index],
+                "images": each.images,
                 "split": "test" if data.test[each.index] else "train",
                 "given": data.labels[each.given],
                 "suggested": data.labels[each.suggested],
                 "quality": each.quality,
             }
-            for each in suspicious_labels(found, truth)
+            for each in suspicious_labels(data, found)
         ],
+        "locations": found.by_location,
         "mistakes": [answer(i) for i in unseen[worst_mistakes(truth[unseen], probabilities)]],
         "uncertain": [answer(i) for i in unseen[least_certain(probabilities)]],
     }

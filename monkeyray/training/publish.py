@@ -68,7 +68,12 @@ def publish(
     assert network.head_weights is not None
     bundle = Bundle(model, network.backbone_weights, network.head_weights, outliers, network.int8)
     rows = data.table.filter(pa.array(~data.test))
-    known = remember(rows["sha256"].to_pylist(), grey_thumbnails(rows["thumbnail"]))
+    locations = [] if data.locations is None else data.locations[~data.test].tolist()
+    known = remember(
+        rows["sha256"].to_pylist(),
+        grey_thumbnails(rows["thumbnail"]),
+        (location for location in locations if location is not None),
+    )
     lease.check()
     save_bundle(job.place, job.storage, bundle, page, figures, known)
     # Those of trainings with other options too: under the lease no other is at work here.

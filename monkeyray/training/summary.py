@@ -10,6 +10,7 @@ from typing import Any
 from monkeyray.console import Result, counted
 from monkeyray.labels.contradictions import describe_contradictions
 from monkeyray.options import flag
+from monkeyray.statistics.cameras import describe_side
 
 
 @dataclass(frozen=True, repr=False)
@@ -34,14 +35,16 @@ class Trained(Result):
         """For --summary-json: the URIs of the `model` and its `report`, the `model_id`, the number
         of `labels`; the number of `images`, `used`, `opened` and, by status, `unusable` ones;
         `epochs_run` and `best_epoch`; `images` and `accuracy` of `test` (None without a given test
-        split) and of the `estimate`, with its `source`; `leaks`, test images that are also among
-        the training images; `contradictions`, pictures under several labels; `seconds` by stage.
-        metrics.json has all figures."""
+        split) and of the `estimate`, with its `source`; `cameras`, the accuracy out of fold at
+        `unseen` and `seen` cameras (None if folds are not of locations); `leaks`, test images that
+        are also among the training images; `contradictions`, pictures under several labels;
+        `seconds` by stage. metrics.json has all figures."""
         data, metrics = self.model["data"], self.model["metrics"]
         test, estimate = (
             found and {key: found[key] for key in ("images", "accuracy")}
             for found in (metrics["test"], metrics["estimate"])
         )
+        cameras = metrics["estimate"]["cameras"]
         return {
             "model": self.uri,
             "model_id": self.model["model_id"],
@@ -55,6 +58,7 @@ class Trained(Result):
             "best_epoch": metrics["best_epoch"],
             "test": test,
             "estimate": {"source": metrics["estimate"]["source"], **estimate},
+            "cameras": cameras and {side: cameras[side]["accuracy"] for side in ("unseen", "seen")},
             "leaks": data["leaks"],
             "contradictions": len(self.contradictions),
             "seconds": self.seconds,
@@ -72,6 +76,7 @@ class Trained(Result):
                 for status, count in data["unusable"].items()
             ),
             *_rare(data["rare_labels"], data["folds"]),
+            *_untested(data["locations"], data["not_by_location"]),
             *_search(metrics["search"]),
             f"trained {counted(metrics['epochs_run'], 'epoch')}, kept epoch {metrics['best_epoch']}"
             f" ({self.seconds['head']:.1f} s; features {self.seconds['features']:.1f} s,"
@@ -81,7 +86,9 @@ class Trained(Result):
             *_calibration(metrics),
             *_thresholds(metrics["thresholds"]),
             _accuracy(metrics["estimate"]["source"], metrics["estimate"]),
+            *_cameras(metrics["estimate"]["cameras"]),
             *([_accuracy("test", metrics["test"])] if metrics["test"] else []),
+            *_cameras((metrics["test"] or {}).get("cameras")),
             *_more_labels(metrics["learning_curve"]),
             metrics["figures"],
         ]
@@ -106,6 +113,28 @@ def _accuracy(source: str, found: dict[str, Any]) -> str:
         f"{source} accuracy {found['accuracy']:.4f} ({low:.4f} to {high:.4f} with 95% confidence) "
         f"on {counted(found['images'], 'image')}"
     )
+
+
+def _cameras(found: dict[str, Any] | None) -> Iterator[str]:
+    if found is not None:
+        yield from (f"  {describe_side(side, found[side])}" for side in ("unseen", "seen"))
+
+
+def _untested(found: dict[str, Any] | None, note: str | None) -> Iterator[str]:
+    if note is not None:
+        yield f"folds are not made of locations: {note}"
+    if found is None:
+        return
+    labels = [f"{row['label']} ({row['locations']})" for row in found["untested"]]
+    if labels:
+        more = f" and {len(labels) - 5} more" if len(labels) > 5 else ""
+        yield (
+            f"not tested at an unseen camera, at fewer than 3 {found['level']}s: "
+            f"{', '.join(labels[:5])}{more}"
+        )
+    if found["unknown"]:
+        unknown = counted(found["unknown"], "image")
+        yield f"not tested either, of no known {found['level']}: {unknown}"
 
 
 def _rare(labels: list[dict[str, Any]], folds: int) -> Iterator[str]:

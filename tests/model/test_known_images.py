@@ -76,12 +76,22 @@ def test_kept_hashes_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         {"sha256": np.zeros((2, 15), np.uint8)},
         {"sha256": np.zeros((2, 16), np.int8)},
         {"thumbnails": np.zeros((2, 32), np.uint8)},
+        {"locations": np.zeros((2, 32), np.uint8)},
         {"more": np.zeros(1)},
     ],
 )
 def test_damaged_arrays(change: dict[str, Any]) -> None:
     with pytest.raises(BundleError, match="list of known images is damaged"):
         KnownImages.from_arrays(remember(*draw(3)).to_arrays() | change)
+
+
+def test_locations_are_known_by_name() -> None:
+    seen = KnownImages.from_arrays(remember(*draw(3), ["site 2", "site 1", "site 2"]).to_arrays())
+    found = seen.at(["site 1", None, "site 3", "site 2"])
+    assert found is not None
+    assert found.tolist() == [True, False, False, True]
+    assert b"site" not in seen.locations.tobytes()
+    assert KnownImages.from_arrays(remember(*draw(3)).to_arrays()).at(["site 1"]) is None
 
 
 def test_they_are_described() -> None:

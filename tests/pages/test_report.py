@@ -101,6 +101,37 @@ def test_headline_and_facts() -> None:
     assert "feed" * 16 in text
 
 
+def test_seen_and_unseen_cameras_are_side_by_side() -> None:
+    page = Page(report("full"))
+    cameras = full_model()["metrics"]["estimate"]["cameras"]
+    head, unseen, seen, test, _ = page.table("Cameras")
+    assert head[1:] == ["Locations", "Images", "Accuracy", "95% interval", "Counting images"]
+    assert [unseen[0], seen[0], test[0]] == [
+        "unseen, out-of-fold", "seen, out-of-fold", "unseen, test"
+    ]  # fmt: skip
+    assert unseen[1:4] == ["12", "300", f"{100 * cameras['unseen']['accuracy']:.1f}%"]
+    low, high = cameras["unseen"]["accuracy_interval"]
+    assert unseen[4] == f"{100 * low:.1f}-{100 * high:.1f}%"
+    # Four test locations are too few.
+    assert test[1:3] == ["4", "81"]
+    assert test[4] == "-"
+    assert "right on 87.1% of them" in page.text
+    assert "At fewer than three locations: n2 (2). All heads learn" in page.text
+    assert "7 training images of unknown locations are not tested" in page.text
+    rows = page.table("Most errors first")
+    assert len(rows) == 1 + 50
+    assert "7 more locations are in metrics.json" in page.text
+    model = full_model()
+    model["metrics"]["test"] = None
+    text = Page(render_report(model)).text
+    assert f"95% interval {100 * low:.1f}-{100 * high:.1f}%" in text
+    assert "of cameras that the heads have not seen" in text
+    assert "The interval counts cameras" in text
+    model["metrics"]["estimate"]["cameras"]["unseen"]["accuracy_interval"] = None
+    assert "no interval from fewer than five cameras" in Page(render_report(model)).text
+    assert "Cameras seen" not in Page(report("plain")).text
+
+
 def test_accuracy_is_not_rounded_up_to_all() -> None:
     model = plain_model()
     model["metrics"]["test"]["accuracy"] = 0.99999
@@ -201,6 +232,7 @@ def test_without_a_test_split_the_folds_are_shown() -> None:
     model = full_model()
     metrics = model["metrics"]
     metrics |= {"test": None, "test_calibration": None, "outliers": {"test_above_1": None}}
+    metrics["estimate"]["cameras"] = None
     page = Page(render_report(model))
     low, high = (f"{100 * each:.1f}" for each in metrics["estimate"]["accuracy_interval"])
     accuracy = f"{100 * metrics['estimate']['accuracy']:.1f}%"
@@ -350,13 +382,13 @@ def test_what_is_absent_or_none_is_left_out() -> None:
         "fine_tuning", "outliers", "search", "int8",
     )  # fmt: skip
     some["metrics"] |= dict.fromkeys(keys)
-    some["data"] |= {"rare_labels": None, "class_weights": None}
+    some["data"] |= {"rare_labels": None, "class_weights": None, "locations": None}
     html = render_report(plain)
     assert render_report(some) == html
     assert render_report(plain, {}) == html
     assert render_report(plain, dict.fromkeys(full_findings())) == html
     full = Page(report("full"))
-    assert len(full.all("section")) == len(Page(html).all("section")) + 16
+    assert len(full.all("section")) == len(Page(html).all("section")) + 17
 
 
 def test_intervals_are_under_their_figures() -> None:

@@ -95,3 +95,17 @@ def test_sure_errors_are_off_the_confident_joints_diagonal(
     # whatever the model takes for something else is on the list
     doubted = weights.max(axis=1) > weights[np.arange(len(rows)), truth]
     assert set(np.flatnonzero(doubted)) <= {error.index for error in found}
+
+
+def test_the_images_of_a_sequence_are_judged_together() -> None:
+    """In one sequence of a an image looks like b; another sequence is of b altogether."""
+    shown = np.array([0, 1, 0, 0, 1, 1, 1, 0, 1])
+    truth = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1])
+    probabilities = np.where(np.eye(2)[shown] > 0, 0.9, 0.1)
+    probabilities[5] = 0.02, 0.98
+    sequences = np.array([0, 0, 0, 0, 4, 4, 4, 7, 8])
+    found = label_errors(probabilities, truth, sequences)
+    assert [(each.index, each.images) for each in found] == [(5, 3), (7, 1)]
+    assert {each.index for each in label_errors(probabilities, truth)} == {1, 4, 5, 6, 7}
+    alone = label_errors(probabilities, truth, np.arange(9))
+    assert alone == label_errors(probabilities, truth)

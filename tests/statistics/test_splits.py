@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from monkeyray.arrays import Array
 from monkeyray.errors import InputError
-from monkeyray.statistics.splits import IN_NO_FOLD, TEST, fold_images
+from monkeyray.statistics.splits import (
+    HELD_BACK,
+    IN_NO_FOLD,
+    LEAST_LOCATIONS,
+    TEST,
+    Folds,
+    fold_images,
+    fold_locations,
+)
 
 
 def none(images: int) -> Array:
@@ -126,3 +134,87 @@ def test_too_few_pictures_are_refused() -> None:
         fold_images(["a"] * 8 + ["b"], np.array([0] * 8 + [1]), none(9), 2, 0)
     with pytest.raises(InputError, match="label 'b' has no image to train on"):
         fold_images(["a", "a", "b"], np.arange(3), np.array([False, False, True]), 2, 0)
+
+
+@given(
+    images=st.lists(
+        st.tuples(st.sampled_from("abcd"), st.integers(-1, 9), st.integers(0, 4), st.booleans()),
+        min_size=1,
+        max_size=150,
+    ),
+    folds=st.integers(2, 6),
+    seed=st.integers(0, 3),
+)
+def test_locations_of_a_fold_are_seen_by_all_other_heads_and_by_no_other_image(
+    images: list[tuple[str, int, int, bool]], folds: int, seed: int
+) -> None:
+    labels = [label for label, *_ in images]
+    places, number, test = (np.array([image[i] for image in images]) for i in (1, 2, 3))
+    # Groups lie within a location.
+    groups = places * 5 + number + 5
+    arguments = (labels, groups, places, test, folds, seed)
+    wide = {
+        label
+        for label in set(labels)
+        if len({p for x, p, _, out in images if x == label and p >= 0 and not out})
+        >= LEAST_LOCATIONS
+    }
+    if not wide:
+        with pytest.raises(InputError, match="no label is at 3 different locations"):
+            fold_locations(*arguments)
+        return
+    fold, second = fold_locations(*arguments)
+    truth = np.unique(labels, return_inverse=True)[1]
+    found = Folds(truth, fold, None, second)
+    heads = found.count + 1
+    learns = found.seen(np.arange(len(images)), heads) * (fold != TEST)[:, None]
+    np.testing.assert_array_equal(fold == TEST, test)
+    assert not (fold == second)[fold >= 0].any()
+    assert learns[~test, -1].all()
+    held, back = found.held_out(heads), found.held_back(heads)
+    for image in held:
+        # A label at few locations is measured nowhere, and one that is is known to the head.
+        assert labels[image] in wide
+        head = fold[image]
+        assert learns[truth == truth[image], head].any()
+        assert not learns[places == places[image], head].any()
+    for place in np.unique(places[held]):
+        assert len(set(fold[held[places[held] == place]])) == 1
+    for image in back:
+        head = second[image]
+        assert learns[truth == truth[image], head].any()
+        assert learns[places == places[image], head].any()
+        assert not learns[groups == groups[image], head].any()
+    for group in np.unique(groups[held]):
+        assert len({(fold[i], second[i]) for i in held if groups[i] == group}) == 1
+    assert not (fold[places < 0] >= 0).any()
+    for again, before in zip(fold_locations(*arguments), (fold, second), strict=True):
+        np.testing.assert_array_equal(again, before)
+
+
+def test_a_share_of_each_location_is_held_back_from_all_heads_in_turn() -> None:
+    places = np.repeat(np.arange(12), 100)
+    labels = [*"ab"] * 600
+    fold, second = fold_locations(labels, np.arange(1200), places, none(1200), 4, 0)
+    assert np.bincount(fold).tolist() == [300] * 4
+    for place in range(12):
+        assert (second[places == place] >= 0).sum() == HELD_BACK * 100
+    shares = np.bincount(second[second >= 0])
+    assert shares.sum() == 240
+    assert shares == pytest.approx(60, abs=5)
+    # As many heads learn from as many images as without locations, but for these.
+    learned = Folds(np.zeros(1200, int), fold, None, second).seen(np.arange(1200), 5).sum(axis=0)
+    assert learned.tolist() == [*(900 - shares), 1200]
+
+
+def test_labels_at_few_locations_do_not_give_their_location_away() -> None:
+    places = np.repeat(np.arange(6), 10)
+    labels = np.array(["a", "b"] * 30, dtype=object)
+    labels[places == 3] = "rare"
+    labels[places == 4] = ["a", "rare"] * 5
+    fold, second = fold_locations(labels.tolist(), np.arange(60), places, none(60), 3, 0)
+    rare = labels == "rare"
+    assert set(fold[rare]) == {IN_NO_FOLD}
+    # One that has nothing else is learned by all heads, the other not by that of its location.
+    assert set(second[places == 3]) == {IN_NO_FOLD}
+    assert set(second[(places == 4) & rare]) == set(fold[(places == 4) & ~rare])

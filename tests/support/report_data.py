@@ -14,6 +14,7 @@ from PIL import Image
 
 from monkeyray.pages.report import render_report
 from monkeyray.statistics.calibration import calibrate
+from monkeyray.statistics.cameras import camera_metrics
 from monkeyray.statistics.metrics import classification_metrics, softmax
 from monkeyray.statistics.thresholds import choose_thresholds, coverage_curve
 from monkeyray.training.assess import measure_thresholds
@@ -110,7 +111,8 @@ def _figures() -> dict[str, Any]:
         held_scores.max(axis=1), held_scores.argmax(axis=1), held_truth, LABELS, 0.9
     )
     return {
-        "test": classification_metrics(scaled, truth, LABELS) | {"without_leaks": None},
+        "test": classification_metrics(scaled, truth, LABELS)
+        | {"without_leaks": None, "cameras": _cameras(161, 4)},
         "calibration": {"source": "out-of-fold", **found},
         "test_calibration": calibrate(logits, truth, found["temperature"]),
         "thresholds": measure_thresholds(chosen.to_json(), scores, predicted, truth),
@@ -127,6 +129,7 @@ def _figures() -> dict[str, Any]:
             "source": "out-of-fold",
             **classification_metrics(held / found["temperature"], held_truth, LABELS),
             "folds": [0.91, 0.88, 0.93, 0.9, 0.92],
+            "cameras": _cameras(600, 12) | {"same_images": 0.871},
         },
         "fine_tuning": {
             "layers": "2-blocks",
@@ -160,6 +163,13 @@ def _figures() -> dict[str, Any]:
         },
         "search": _search(),
     }
+
+
+def _cameras(images: int, sites: int) -> dict[str, Any]:
+    """Of images of which every other is at a site that was seen."""
+    rng = np.random.default_rng(images)
+    names = np.array([f"Site {number}" for number in rng.integers(0, sites, images)], dtype=object)
+    return camera_metrics(rng.random(images) < 0.9, names, np.arange(images) % 2 > 0)
 
 
 def _search() -> dict[str, Any]:
@@ -202,7 +212,12 @@ def full_model() -> dict[str, Any]:
             {"label": "n2", "train": 700, "groups": 650, "test": 0},
         ],
         "class_weights": "balanced",
-    }
+        "locations": {
+            "level": "location", "count": 12, "unknown": 7,
+            "untested": [{"label": "n2", "locations": 2}],
+        },
+        "not_by_location": None,
+    }  # fmt: skip
     return model
 
 
@@ -242,6 +257,7 @@ def full_findings() -> dict[str, Any]:
             }
             for i in range(103)
         ],
+        "locations": _cameras(700, 57)["by_location"],
         "contradictions": [
             {
                 "how": "identical" if i < 20 else "near",
@@ -283,6 +299,13 @@ def hostile_model(text: str = HOSTILE) -> dict[str, Any]:
         "skipped_files": {text: 1},
         "rare_labels": [{"label": text, "train": 1, "groups": 1, "test": 0}],
         "class_weights": {text: 1.5},
+        "locations": {
+            "level": text,
+            "count": 1,
+            "unknown": 1,
+            "untested": [{"label": text, "locations": 1}],
+        },
+        "not_by_location": text,
     }
     metrics["fine_tuning"]["layers"] = text
     metrics["search"]["trials"][11] |= {"head": text, "ended": text}
@@ -294,11 +317,15 @@ def hostile_model(text: str = HOSTILE) -> dict[str, Any]:
     return model
 
 
+_NOTHING = {"images": 0, "accuracy": None}
+
+
 def hostile_findings(text: str = HOSTILE) -> dict[str, Any]:
     """Findings with `text` in the place of everything, thumbnails from elsewhere included."""
     pair = {"truth": text, "label": text, "score": 0.5}
     elsewhere = ["https://example.org/a.jpg", "javascript:alert(1)", "data:image/svg+xml,<svg/>"]
     return {
+        "locations": [{"location": text} | dict.fromkeys(("seen", "unseen"), _NOTHING)],
         "mistakes": [{"uri": text, "thumbnail": None, **pair}],
         "uncertain": [{"uri": text, "thumbnail": each, **pair} for each in elsewhere],
         "label_errors": [
@@ -351,7 +378,7 @@ def empty_model() -> dict[str, Any]:
         "outliers": {"test_above_1": None},
         "search": None,
     }
-    model["data"] |= {"rare_labels": [], "class_weights": None}
+    model["data"] |= {"rare_labels": [], "class_weights": None, "locations": None}
     return model
 
 

@@ -44,7 +44,7 @@ def dataset(test: bool = True) -> Dataset:
         vectors=np.empty((IMAGES, 1, 1)), labels=LABELS,
         folds=Folds(np.arange(IMAGES) % 3, np.where(is_test, TEST, place % 3)),
         pictures=np.arange(IMAGES), groups=np.arange(IMAGES), test=is_test, leaked=leaked,
-        contradictions=[], data={},
+        locations=None, sequences=np.arange(IMAGES), contradictions=[], data={},
     )  # fmt: skip
 
 
@@ -143,7 +143,7 @@ def test_each_image_is_predicted_by_the_head_trained_without_it(vectors: Any) ->
     assert min(estimate["folds"][0], estimate["folds"][2]) > 0.9
     assert estimate["folds"][1] < 0.1
     assert found.metrics["test"]["accuracy"] > 0.9
-    errors = suspicious_labels(found, data.folds.truth)
+    errors = suspicious_labels(data, found)
     in_bad_fold = set(np.flatnonzero(data.folds.fold == 1).tolist())
     assert len(errors) > 150
     assert {each.index for each in errors[:150]} <= in_bad_fold
@@ -178,3 +178,57 @@ def test_a_fine_tuned_network_is_measured_on_its_validation_images(vectors: Any)
     np.testing.assert_array_equal(found.unseen, its)
     others = (~its).sum()
     assert f"it was trained on the other {others} images" in found.metrics["figures"]
+
+
+def test_seen_and_unseen_cameras_are_measured_by_heads_that_have_or_have_not_seen_them(
+    vectors: Any,
+) -> None:
+    """The head of the third fold gets everything wrong."""
+    data = dataset()
+    fold = data.folds.fold
+    # Six locations, two to a fold; every fifth image is held back from the next fold's head.
+    site = np.array([f"{max(f, 0)}-{i // 450}" for i, f in enumerate(fold)], dtype=object)
+    site[data.test] = np.where(np.arange(data.test.sum()) % 3, "0-0", "new")
+    second = np.where((fold >= 0) & (np.arange(IMAGES) % 5 == 0), (fold + 1) % 3, -1)
+    data = replace(data, locations=site, folds=replace(data.folds, second=second))
+    bad = {key: np.roll(array, 1, axis=-1) for key, array in head(2.0).items()}
+    found = assess(
+        data, vectors, head(2.0), {0: head(2.0), 1: head(2.0), 2: bad}, OUT_OF_FOLD, None
+    )
+    metrics = json.loads(json.dumps(found.metrics))
+    cameras = metrics["estimate"]["cameras"]
+    assert cameras["unseen"]["accuracy"] == pytest.approx(metrics["estimate"]["accuracy"])
+    assert cameras["unseen"]["images"] == metrics["estimate"]["images"] == 630
+    assert (cameras["unseen"]["locations"], cameras["seen"]["locations"]) == (6, 6)
+    assert cameras["seen"]["images"] == (second >= 0).sum() == len(data.folds.held_back(3))
+    logits = head_logits(head(2.0), vectors.mean(axis=1)).argmax(axis=1) == data.folds.truth
+    wrong = head_logits(bad, vectors.mean(axis=1)).argmax(axis=1) == data.folds.truth
+    right = np.where(second == 2, wrong, logits)[second >= 0]
+    assert cameras["seen"]["accuracy"] == pytest.approx(right.mean())
+    its = np.where(fold == 2, wrong, logits)[second >= 0]
+    assert cameras["same_images"] == pytest.approx(its.mean())
+    low, high = cameras["unseen"]["accuracy_interval"]
+    assert high - low > 3 * np.diff(cameras["unseen"]["naive_interval"])[0]
+    test = metrics["test"]["cameras"]
+    assert (test["seen"]["images"], test["unseen"]["images"]) == (180, 90)
+    assert test["unseen"]["accuracy_interval"] is None
+    # The report's table is of the test split, and names are not in the bundle.
+    assert found.by_location is not None
+    assert {row["location"] for row in found.by_location} == {"0-0", "new"}
+    assert "by_location" not in json.dumps(metrics)
+    assert "each measured on the cameras that it was trained without" in metrics["figures"]
+
+
+def test_label_errors_are_of_sequences(vectors: Any) -> None:
+    data = dataset(test=False)
+    wrong = data.folds.truth.copy()
+    wrong[[0, 3, 6]] = 1
+    data = replace(
+        data,
+        folds=replace(data.folds, truth=wrong),
+        sequences=np.where(np.isin(np.arange(IMAGES), [0, 3, 6]), 0, data.sequences),
+    )
+    found = suspicious_labels(data, assessed(data, vectors, 2.0))
+    (row,) = (each for each in found if each.index in {0, 3, 6})
+    assert (row.images, row.given, row.suggested) == (3, 1, 0)
+    assert {each.images for each in found} == {1, 3}

@@ -199,3 +199,105 @@ def test_contradictions_that_are_all_there_is_of_a_label(tmp_path: Path) -> None
     words = r"none of the 2 images of the given test split can be used \(2 contradictory\)"
     with pytest.raises(InputError, match=words):
         choose(config, copies={"test-a0.jpg": "test-b0.jpg"})
+
+
+# -- locations ----------------------------------------------------------------------------------
+
+
+def at_sites(
+    path: Path, sites: int = 6, columns: str = "uri,label,split,location,deployment,sequence"
+) -> str:
+    """Sequences of two images of each of two labels at each site, c at two sites only; the last
+    image of each label is a test image."""
+    rows = [
+        (f"{label}-{site}-{i}.jpg", label, split, f"site {site}", "cam", str(i // 2))
+        for site in range(sites)
+        for label in ("a", "b", *("c" if site < 2 else ""))
+        for split, number in (("train", 12), ("test", 1))
+        for i in range(20 * (split == "test"), 20 * (split == "test") + number)
+    ]
+    width = columns.count(",") + 1
+    return write_manifest(path, [row[:width] for row in rows], columns)
+
+
+def test_folds_are_of_locations_where_they_are_known(tmp_path: Path) -> None:
+    images = at_sites(tmp_path / "list.csv")
+    found = choose(config_of(tmp_path, images, folds=3))
+    assert found.locations is not None
+    assert found.data["locations"] == {
+        "level": "location", "count": 6, "unknown": 0, "untested": [{"label": "c", "locations": 2}]
+    }  # fmt: skip
+    assert found.data["not_by_location"] is None
+    for site in range(6):
+        its = (found.locations == f"site {site}") & ~found.test
+        assert len(set(found.folds.fold[its & (found.folds.fold >= 0)])) == 1
+    c = found.folds.truth == 2
+    assert set(found.folds.fold[c & ~found.test]) == {IN_NO_FOLD}
+    back = found.folds.held_back(3)
+    assert len(back) == 4 * 6  # one sequence of each site
+    assert len(set(found.groups[back])) == 6
+    # Sequences have the same numbers at all sites; those of a test image are others.
+    assert len(set(found.sequences)) == 6 * 7
+    assert not found.leaked.any()
+
+
+@pytest.mark.parametrize(
+    ("level", "columns", "note"),
+    [
+        ("sequence", "uri,label,split,location,deployment,sequence", None),
+        (None, "uri,label,split,location", "no label is at 3 different locations"),
+        (None, "uri,label,split", None),
+    ],
+)
+def test_folds_are_of_pictures_and_sequences_otherwise(
+    tmp_path: Path, level: str | None, columns: str, note: str | None
+) -> None:
+    images = at_sites(tmp_path / "list.csv", 2 if note else 6, columns)
+    found = choose(config_of(tmp_path, images, group_by=level))
+    assert found.locations is found.folds.second is found.data["locations"] is None
+    assert (found.data["not_by_location"] or "").startswith(note or "")
+    assert bool(found.data["not_by_location"]) == bool(note)
+    assert (found.folds.fold[~found.test] >= 0).all()
+
+
+def test_locations_that_share_a_picture_are_in_one_fold(tmp_path: Path) -> None:
+    images = at_sites(tmp_path / "list.csv")
+    config = config_of(tmp_path, images, group_by="deployment")
+    found = choose(config, copies={"a-0-0.jpg": "a-3-4.jpg"})
+    assert found.locations is not None
+    # Cameras have the same names at all sites.
+    assert set(found.locations) == {f"site {site}/cam" for site in range(6)}
+    both = np.isin(found.locations, ["site 0/cam", "site 3/cam"]) & (found.folds.fold >= 0)
+    assert len(set(found.folds.fold[both])) == 1
+
+
+@pytest.mark.parametrize(
+    ("level", "columns", "words"),
+    [
+        ("location", "uri,label,split", "--group-by location, but no image has a location"),
+        ("deployment", "uri,label,split,location", "--group-by deployment, but no image has a dep"),
+        ("location", "uri,label,split,location", "no label is at 3 different locations"),
+    ],
+)
+def test_locations_that_were_asked_for_and_do_not_suffice(
+    tmp_path: Path, level: str, columns: str, words: str
+) -> None:
+    images = at_sites(tmp_path / "list.csv", 2, columns)
+    with pytest.raises(InputError, match=words):
+        choose(config_of(tmp_path, images, group_by=level))
+
+
+def test_images_of_unknown_locations_are_learned_and_not_tested(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    at_sites(path)
+    images = write_manifest(
+        path, [(f"new{i}.jpg", "a", "train", "", "", "") for i in range(9)], path.read_text()
+    )
+    found = choose(config_of(tmp_path, images))
+    assert found.data["locations"]["unknown"] == 9
+    new = np.array(["new" in uri for uri in found.uris])
+    assert set(found.folds.fold[new]) == {IN_NO_FOLD}
+    more = [(f"more{i}.jpg", "a", "train", "", "", "") for i in range(200)]
+    images = write_manifest(path, more, path.read_text())
+    note = choose(config_of(tmp_path, images)).data["not_by_location"]
+    assert note == "209 of the 377 training images have no location"

@@ -37,7 +37,8 @@ def test_few_images_can_be_measured(counts: list[int], folds: int, measured: int
     data = Dataset(
         images=pa.table({}), uris=each.astype(str), table=pa.table({}), vectors=vectors,
         labels=labels, folds=Folds(truth, fold),
-        pictures=each, groups=each, test=none, leaked=none, contradictions=[], data={},
+        pictures=each, groups=each, test=none, leaked=none, locations=None, sequences=each,
+        contradictions=[], data={},
     )  # fmt: skip
     assert data.folds.count == folds
     config = TrainConfig(images="i", model="m")

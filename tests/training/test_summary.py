@@ -45,6 +45,21 @@ def test_figures_name_their_head() -> None:
     assert "3 test images also among the training images" in summary(leaks=3)
 
 
+def test_cameras_seen_and_unseen_are_told_apart() -> None:
+    text = summary()
+    assert re.search(
+        r"\n  at unseen cameras: accuracy 0\.\d+ \(0\.\d+ to 0\.\d+ with 95% confidence, counting "
+        r"cameras\) on 300 images of 12 cameras\n  at seen cameras: accuracy 0\.",
+        text,
+    )
+    assert "no interval from fewer than 5 cameras" in text  # of the test split
+    assert "not tested at an unseen camera, at fewer than 3 locations: n2 (2)\n" in text
+    assert "not tested either, of no known location: 7 images" in text
+    assert "folds are not made of locations" not in text
+    text = summary(locations=None, not_by_location="there is one")
+    assert "folds are not made of locations: there is one\n" in text
+
+
 def test_learning_curve_is_summarised() -> None:
     assert "accuracy would rise by about 1.4 percentage points" in summary()
 

@@ -45,6 +45,7 @@ from monkeyray.scoring.evaluation.measure import (
 )
 from monkeyray.scoring.features import FeatureCache, Features
 from monkeyray.scoring.options import EvaluateConfig
+from monkeyray.statistics.cameras import describe_side
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -61,11 +62,12 @@ class Evaluation(Result):
     def to_json(self) -> dict[str, Any]:
         """For --summary-json: `metrics`, the file with all metrics; `model_id`; images `labelled`
         and `scored`; those left out for an `unknown_label`; those `seen` in training, null if not
-        known; `accuracy` with its `accuracy_interval`, `macro_f1` and `ece`; `coverage` and
+        known; `accuracy` with its `accuracy_interval`, and that at `unseen` and `seen` `cameras`
+        (null if not known); `macro_f1` and `ece`; `coverage` and
         `precision` of the thresholds, null without any; the number of likely `label_errors`, and of
         `contradictions`, pictures under several labels."""
         metrics, unknown = self.content["metrics"], self.content["unknown_labels"]
-        thresholds = metrics["thresholds"] or {}
+        thresholds, cameras = metrics["thresholds"] or {}, metrics["cameras"]
         return {
             "metrics": f"{self.uri}/{METRICS}",
             "model_id": self.content["model_id"],
@@ -75,6 +77,7 @@ class Evaluation(Result):
             "seen": self.content["seen"]["images"],
             "accuracy": metrics["accuracy"],
             "accuracy_interval": metrics["accuracy_interval"],
+            "cameras": cameras and {side: cameras[side]["accuracy"] for side in ("unseen", "seen")},
             "macro_f1": metrics["macro_f1"],
             "ece": metrics["calibration"]["ece"],
             "coverage": thresholds.get("coverage"),
@@ -91,13 +94,17 @@ class Evaluation(Result):
             ),
             *_data_lines(self.content["data"], self.content["unknown_labels"]),
             *_metric_lines(metrics),
+            *_camera_lines(metrics["cameras"]),
             *_seen_lines(self.content["seen"], self.content["metrics_without_seen"]),
         ]
         suspects = self.content["findings"]["label_errors"]
         if suspects:
             lines.append(f"labels that may be wrong, least plausible first: {len(suspects)}")
         for each in suspects[:SOME]:
-            lines.append(f"  {each['uri']}: labelled {each['given']}, probably {each['suggested']}")
+            also = f" ({each['images']} images of a sequence)" if each["images"] > 1 else ""
+            lines.append(
+                f"  {each['uri']}: labelled {each['given']}, probably {each['suggested']}{also}"
+            )
         return "\n".join([*lines, f"all metrics in {self.uri}/{METRICS}"])
 
 
@@ -282,6 +289,24 @@ def _metric_lines(metrics: dict[str, Any]) -> list[str]:
         )
     above = _percent(metrics["outliers"]["above_1"])
     return [*lines, f"outlier score above 1: {above}; 5% is normal for images like the training's"]
+
+
+def _camera_lines(found: dict[str, Any] | None) -> list[str]:
+    if found is None:
+        return []
+    lines = [describe_side(side, found[side]) for side in ("unseen", "seen")]
+    rows = found["by_location"]
+    width = max(len("camera"), *(len(row["location"]) for row in rows[:SOME]), 0)
+    lines.append(f"{'camera':<{width}} {'':>6} {'images':>7} {'accuracy':>9}, most errors first")
+    for row in rows[:SOME]:
+        side = "unseen" if row["unseen"]["images"] else "seen"
+        its = row[side]
+        lines.append(
+            f"{row['location']:<{width}} {side:>6} {its['images']:>7} {its['accuracy']:>9.4f}"
+        )
+    if len(rows) > SOME:
+        lines.append(f"and {len(rows) - SOME} more in {METRICS}")
+    return lines
 
 
 def _seen_lines(seen: dict[str, Any], rest: dict[str, Any] | None) -> list[str]:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from monkeyray.arrays import Array, Flags
 from monkeyray.console import counted
 from monkeyray.errors import InputError
+from monkeyray.labels.cameras import locations_of, sequences_of
 from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.options import DEFAULTS, LabelOptions
@@ -47,6 +48,8 @@ _SCHEMA = pa.schema(
         ("sha256", pa.string()),
         ("detection_conf", pa.float32()),
         ("given", pa.string()),
+        ("location", pa.string()),
+        ("sequence", pa.string()),
     ]
 )
 
@@ -77,7 +80,7 @@ def from_features(
 ) -> Sample:  # fmt: skip
     """The predictions of a bundle for labelled images, from their features.
 
-    `images`: a table with the columns uri and label, in the order of `features`; `known`: the
+    `images`: as from list_labelled, in the order of `features`; `known`: the
     bundle's training images, None if unknown; `root` as in Sample; `drop`: as in
     --drop-contradictions.
     """
@@ -110,6 +113,7 @@ def from_features(
         decisions=decisions,
         outliers=OutlierModel.from_arrays(bundle.outliers).score(vectors, len(views)),
         seen=seen,
+        **_cameras(_with_places(images, bundle).filter(pa.array(scored)), known),
     )
     data = _count(statuses) | {"opened": images.num_rows - features.found}
     return Sample(predictions, target, bundle.model_id, views, root, data, compared, contradictions)
@@ -154,6 +158,7 @@ def from_predictions(
         return pa.concat_tables(tables)["uri"].combine_chunks()
 
     table = list_labelled(labels, storage, notes, options, all_uris)
+    table = _with_places(table, bundle)
     found: set[str] = set()
     matched = pa.concat_tables([_SCHEMA.empty_table(), *_matched(read, table, found, notes)])
     if not matched.num_rows:
@@ -178,6 +183,7 @@ def from_predictions(
         decisions=None if rows["decision"].null_count else _objects(rows["decision"]),
         outliers=rows["ood_score"].to_numpy(),
         seen=None if known is None else known.find(rows["sha256"].to_pylist(), None),
+        **_cameras(rows, known),
     )
     views, target = tuple(was["views"]), None
     if bundle is not None and was["threshold"] is None:
@@ -214,6 +220,29 @@ def some(names: list[str]) -> str:
     return ", ".join(names[:SOME]) + rest
 
 
+def _with_places(table: pa.Table, bundle: Bundle | None) -> pa.Table:
+    """Labelled images with their `location` as the training of the bundle named it, and their
+    `sequence`."""
+    trained = None if bundle is None else bundle.model.get("data", {}).get("locations")
+    level = "location" if trained is None else trained["level"]
+    names = {"location": locations_of(table, level), "sequence": sequences_of(table)}
+    for name, values in names.items():
+        column = pa.array(values, pa.string())
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+def _cameras(rows: pa.Table, known: KnownImages | None) -> dict[str, Any]:
+    """Of LabelledPredictions: what the columns of `_with_places` say."""
+    locations, sequences = _objects(rows["location"]), rows["sequence"].to_pylist()
+    at_seen = None if known is None else known.at(locations.tolist())
+    return {
+        "sequences": group_images([str(row) for row in range(len(sequences))], None, sequences),
+        "locations": locations if at_seen is not None else None,
+        "at_seen": at_seen,
+    }
+
+
 def _matched(
     read: Predictions, table: pa.Table, found: set[str], notes: Counter[str]
 ) -> Iterator[pa.Table]:
@@ -221,17 +250,20 @@ def _matched(
 
     Adds to `found` the labels of all rows.
     """
-    uris, given = table["uri"].combine_chunks(), table["label"].combine_chunks()
+    table = table.combine_chunks()
+    uris = table["uri"].combine_chunks()
+    joined = {"given": "label", "location": "location", "sequence": "sequence"}
     boxes = bool(read.box_columns)
-    names = [name for name in _SCHEMA.names if name != "given"]
+    names = [name for name in _SCHEMA.names if name not in joined]
     for rows in read.tables(names if boxes else names[:-1]):
         found |= listed_labels(rows["top_k"])
         where, in_other_form = index_in_either_form(rows["uri"], uris)
         notes[OTHER_FORM] += in_other_form
         if not boxes:
             rows = rows.append_column("detection_conf", pa.nulls(rows.num_rows, pa.float32()))
-        with_given = rows.append_column("given", given.take(where))
-        yield with_given.filter(pc.is_valid(where)).cast(_SCHEMA)
+        for name, its in joined.items():
+            rows = rows.append_column(name, table[its].take(where))
+        yield rows.filter(pc.is_valid(where)).cast(_SCHEMA)
 
 
 def _check_labels(uri: str, matched: pa.Table, found: set[str]) -> None:

@@ -20,6 +20,7 @@ from monkeyray.statistics.calibration import (
     expected_calibration_error,
     reliability,
 )
+from monkeyray.statistics.cameras import camera_metrics
 from monkeyray.statistics.label_errors import label_errors
 from monkeyray.statistics.metrics import classification_metrics, wilson
 from monkeyray.statistics.thresholds import ACCEPTED, coverage_curve
@@ -33,7 +34,9 @@ class LabelledPredictions:
     the model. `probabilities`: float32 (n, labels), the `listed` largest of each image, otherwise
     0. `decisions`: str (n,) as in thresholds.decide, None without thresholds. `outliers`: float32
     (n,) as in OutlierModel.score. `seen`: str (n,) as in KnownImages.find, None if the training
-    images are unknown.
+    images are unknown. `sequences`: equal numbers for images of one sequence, int (n,).
+    `locations`: str or None (n,), and `at_seen`: bool (n,) as in KnownImages.at; None if either is
+    unknown.
     """
 
     labels: list[str]
@@ -44,6 +47,9 @@ class LabelledPredictions:
     decisions: Array | None
     outliers: Array
     seen: Array | None = None
+    sequences: Array | None = None
+    locations: Array | None = None
+    at_seen: Array | None = None
 
     def only(self, rows: Array) -> LabelledPredictions:
         """A selection of the images, by a bool mask or by index."""
@@ -55,7 +61,10 @@ class LabelledPredictions:
             self.listed,
             None if self.decisions is None else self.decisions[rows],
             self.outliers[rows],
-            None if self.seen is None else self.seen[rows],
+            *(
+                None if each is None else each[rows]
+                for each in (self.seen, self.sequences, self.locations, self.at_seen)
+            ),
         )
 
     def known(self) -> Array:
@@ -73,8 +82,8 @@ def measure(predictions: LabelledPredictions, target: float | None) -> dict[str,
 
     Those of classification_metrics; `calibration`; `thresholds` (None without decisions), whose
     `target` is the precision that they promised, if known; `coverage` as in coverage_curve; and
-    `outliers`. If rows do not list all labels, `loss` is None, and `top_k_accuracy` ends at the
-    number listed.
+    `outliers`; `cameras`, see camera_metrics (None without locations). If rows do not list all
+    labels, `loss` is None, and `top_k_accuracy` ends at the number listed.
     """
     truth, probabilities = predictions.truth(), predictions.probabilities
     scores = probabilities.max(axis=1, initial=0)
@@ -99,7 +108,9 @@ def measure(predictions: LabelledPredictions, target: float | None) -> dict[str,
         "thresholds": _thresholds(predictions.decisions, correct, target),
         "coverage": coverage_curve(scores, correct) if len(truth) else [],
         "outliers": {"above_1": _share(predictions.outliers > 1)},
-    }
+        "cameras": camera_metrics(correct, predictions.locations, predictions.at_seen)
+        if predictions.locations is not None and predictions.at_seen is not None else None,
+    }  # fmt: skip
 
 
 def measure_unknown(predictions: LabelledPredictions) -> dict[str, Any] | None:
@@ -131,18 +142,21 @@ def measure_new(predictions: LabelledPredictions, target: float | None) -> dict[
 
 
 def likely_label_errors(predictions: LabelledPredictions) -> list[dict[str, Any]]:
-    """Images with known labels whose label is likely wrong, least plausible first, in JSON
-    types."""
+    """Images with known labels whose label is likely wrong, least plausible first, one for each
+    sequence, in JSON types."""
     if not len(predictions.given):
         return []
     return [
         {
             "uri": str(predictions.uris[each.index]),
+            "images": each.images,
             "given": predictions.labels[each.given],
             "suggested": predictions.labels[each.suggested],
             "quality": each.quality,
         }
-        for each in label_errors(predictions.probabilities, predictions.truth())
+        for each in label_errors(
+            predictions.probabilities, predictions.truth(), predictions.sequences
+        )
     ]
 
 

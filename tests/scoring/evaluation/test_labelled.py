@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
+from monkeyray.model.known_images import remember
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.scoring.evaluation.labelled import (
@@ -75,7 +76,7 @@ def table_of(rows: list[Any], schema: pa.Schema, threshold: float | None) -> pa.
             if threshold is not None:
                 accepted = best[0]["score"] >= threshold
                 row["decision"] = "accepted" if accepted else "below_threshold"
-            row |= {"ood_score": 0.5, "predicted_at": datetime.now(UTC)}
+            row |= {"ood_score": 0.5, "predicted_at": datetime.now(UTC), "sha256": "0" * 64}
         filled.append(row)
     return pa.Table.from_pylist(filled, schema)
 
@@ -102,6 +103,24 @@ def test_they_are_joined_on_the_uri(predictions: Predictions, tmp_path: Path) ->
     assert predicted.decisions is None
     assert predicted.outliers.tolist() == [0.5] * 3
     assert (found.root, found.views, predicted.listed) == ("/photos", ("middle",), 2)
+
+
+def test_locations_and_sequences_are_joined_too(predictions: Predictions, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text(
+        "uri,label,location,deployment,sequence\n/photos/2.jpg,b,north,1,7\n/photos/1.jpg,a,,1,7\n"
+        "/photos/5.jpg,a,north,1,7\n"
+    )
+    known = remember([], np.zeros((0, 32, 32), np.uint8), ["north"])
+    labels, place = str(tmp_path / "labels.csv"), str(predictions())
+    found = from_predictions(STORAGE, None, place, labels, known).predictions
+    assert found.locations is not None
+    assert found.at_seen is not None
+    assert found.sequences is not None
+    assert found.locations.tolist() == [None, "north", "north"]
+    assert found.at_seen.tolist() == [False, True, True]
+    assert found.sequences.tolist() == [0, 1, 1]
+    alone = from_predictions(STORAGE, None, place, labels).predictions
+    assert alone.locations is alone.at_seen is None
 
 
 def test_uris_are_joined_in_either_unicode_form(predictions: Predictions, tmp_path: Path) -> None:

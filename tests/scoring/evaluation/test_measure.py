@@ -154,8 +154,19 @@ def test_the_summary_names_what_a_person_wants_first() -> None:
         "metrics_without_seen": measure_new(known, 0.9),
         "findings": {"contradictions": [], "label_errors": likely_label_errors(known)},
     }
+    assert "cameras" not in str(Evaluation("out", content))
+    sites = np.array([f"site {i}" for i in range(12)], dtype=object)[
+        np.arange(len(known.uris)) % 12
+    ]
+    known = replace(known, locations=sites, at_seen=np.arange(len(known.uris)) % 12 < 3)
+    content["metrics"] = metrics = measure(known, 0.9)
     text = str(Evaluation("out", content))
-    metrics = content["metrics"]
+    assert f"unseen cameras: accuracy {metrics['cameras']['unseen']['accuracy']:.4f} (" in text
+    assert "seen cameras" in text
+    assert "(no interval from fewer than 5 cameras)" in text
+    first = metrics["cameras"]["by_location"][0]
+    assert f"most errors first\n{first['location']:<7} " in text
+    assert "and 4 more in metrics.json" in text
     assert "63 labelled images, 60 scored\n          3 empty\n" in text
     assert "7 images opened, features of 56 from the cache" in text
     assert "left out, with labels that the model does not know: x (2), y (1)" in text
