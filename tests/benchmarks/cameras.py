@@ -27,9 +27,12 @@ import monkeyray
 from monkeyray.arrays import Array
 from monkeyray.model.head import head_logits
 from monkeyray.runs.cluster import connected
+from monkeyray.scoring.evaluation.evaluate import evaluate
+from monkeyray.scoring.options import EvaluateConfig
 from monkeyray.statistics.cameras import camera_metrics, describe_side
 from monkeyray.statistics.duplicates import group_images
-from monkeyray.statistics.fingerprints import grey_thumbnails
+from monkeyray.statistics.fingerprints import SIDE as THUMBNAIL
+from monkeyray.statistics.fingerprints import grey_thumbnail
 from monkeyray.statistics.splits import Folds, fold_images, fold_locations
 from monkeyray.training.fitting.distributed import below
 from monkeyray.training.fitting.head import head_training
@@ -60,7 +63,7 @@ class Site:
         room = SIDE - side
         x, y = ((self._place + random.normal(0, 0.08, 2)).clip(0, 1) * room).astype(int)
         pixels = self._ground.copy()
-        pixels[y : y + side, x : x + side] = photo.convert("RGB").resize((side, side))
+        pixels[y : y + side, x : x + side] = np.asarray(photo.convert("RGB").resize((side, side)))
         pixels *= self._cast * self._vignette * random.uniform(0.85, 1.15)
         if self._infrared:
             pixels[:] = pixels.mean(axis=2, keepdims=True)
@@ -70,10 +73,21 @@ class Site:
         return sink.getvalue()
 
 
+def different(paths: list[Path]) -> list[Path]:
+    """One photograph of each picture, so that no two sites have one in common."""
+    thumbnails = []
+    for path in paths:
+        with Image.open(path) as photo:
+            thumbnails.append(np.frombuffer(grey_thumbnail(photo.convert("RGB")), np.uint8))
+    pictures = np.stack(thumbnails).reshape(-1, THUMBNAIL, THUMBNAIL)
+    first = np.unique(group_images([str(path) for path in paths], pictures))
+    return [paths[row] for row in first]
+
+
 def draw_sites(photos: Path, folder: Path, sites: int, frames: int, seed: int) -> list[list[str]]:
     """Write all frames, and return their rows: uri, label, location and sequence."""
     random = np.random.default_rng(seed)
-    paths = sorted(photos.glob("n*/*"))
+    paths = different(sorted(photos.glob("n*/*")))
     labels = sorted({path.parent.name for path in paths})
     # Each site has a few species, and each species more or less its share of all sites.
     mixes = random.dirichlet(np.full(len(labels), 0.25), sites)
@@ -144,10 +158,8 @@ def repeat(model: Path, rows: list[list[str]], new_sites: int, splits: int) -> N
     vectors = vectors.reshape(len(rows), width)
     _, labels, locations, stems = (np.array(column) for column in zip(*rows, strict=True))
     names, sites = np.unique(locations, return_inverse=True)
-    # Copies of a picture stay at one site: the sequences of the others are dropped.
-    pictures = group_images(table["sha256"].to_pylist(), grey_thumbnails(table["thumbnail"]))
     sequences = np.unique(stems, return_inverse=True)[1]
-    print(f"{len(rows)} images, {len(set(pictures.tolist()))} pictures, {len(names)} sites")
+    print(f"\n{len(rows)} images in {sequences.max() + 1} sequences at {len(names)} sites")
     found = []
     for split in range(splits):
         drawn = np.random.default_rng(split).permutation(len(names))[:new_sites]
@@ -200,10 +212,12 @@ def main() -> None:
         features = str(model / "features")
         trained = monkeyray.train(images=old, model=str(model), features=features, store=quiet)
         print(trained)
-        found = monkeyray.evaluate(
-            images=rest, model=str(model), output=str(folder / "out"), features=features,
-            store=quiet,
-        )  # fmt: skip
+        out = str(folder / "out")
+        found = evaluate(
+            EvaluateConfig(
+                images=rest, model=str(model), output=out, features=features, store=quiet
+            )
+        )
         print("\nAt the new sites:")
         print(describe_side("unseen", found.content["metrics"]["cameras"]["unseen"]))
         print(json.dumps(found.to_json()["cameras"]))
