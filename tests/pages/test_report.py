@@ -115,7 +115,7 @@ def test_seen_and_unseen_cameras_are_side_by_side() -> None:
     # Four test locations are too few.
     assert test[1:3] == ["4", "81"]
     assert test[4] == "-"
-    assert "right on 87.1% of them" in page.text
+    assert "predicted as at unseen ones too, 87.1% of them correctly" in page.text
     assert "At fewer than three locations: n2 (2). All heads learn" in page.text
     assert "7 training images of unknown locations are not tested" in page.text
     rows = page.table("Most errors first")
