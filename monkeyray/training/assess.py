@@ -135,7 +135,8 @@ def _cameras(
 
     `hits`: which images are predicted correctly by heads that have not seen their location, bool
     (n,). In the estimate, images that are held back from a second head count on both sides;
-    `same_images` is the accuracy of the first heads on these alone.
+    `same_images` is the accuracy of the first heads on these alone. A test split of unknown
+    locations has none either.
     """
     folds, locations, test = data.folds, data.locations, np.flatnonzero(data.test)
     if locations is None or folds.second is None:
@@ -160,7 +161,7 @@ def _cameras(
             locations[test],
             np.array([each in known for each in locations[test].tolist()], bool),
         )
-        if len(test) else None,
+        if any(each is not None for each in locations[test]) else None,
     }  # fmt: skip
 
 

@@ -109,10 +109,9 @@ class Trained(Result):
 
 def _accuracy(source: str, found: dict[str, Any]) -> str:
     low, high = found["accuracy_interval"]
-    return (
-        f"{source} accuracy {found['accuracy']:.4f} ({low:.4f} to {high:.4f} with 95% confidence) "
-        f"on {counted(found['images'], 'image')}"
-    )
+    bounds = f" ({low:.4f} to {high:.4f} with 95% confidence)" if found["cameras"] is None else ""
+    images = counted(found["images"], "image")
+    return f"{source} accuracy {found['accuracy']:.4f}{bounds} on {images}"
 
 
 def _cameras(found: dict[str, Any] | None) -> Iterator[str]:

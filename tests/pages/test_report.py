@@ -403,8 +403,8 @@ def test_intervals_are_under_their_figures() -> None:
 
 def test_folds_and_views() -> None:
     page = Page(render_report(full_model()))
-    estimate = full_model()["metrics"]["estimate"]
-    low, high = (f"{100 * each:.1f}" for each in estimate["accuracy_interval"])
+    unseen = full_model()["metrics"]["estimate"]["cameras"]["unseen"]
+    low, high = (f"{100 * each:.1f}" for each in unseen["accuracy_interval"])
     assert f"predicted correctly out of fold (95% interval {low}-{high}%)" in page.text
     assert page.table("Fold")[1] == ["accuracy", "91.0%", "88.0%", "93.0%", "90.0%", "92.0%"]
     assert page.table("Views")[1:] == [["1", "95.0%", "95.0%"], ["2", "95.0%", "96.0%"]]

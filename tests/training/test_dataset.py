@@ -301,3 +301,18 @@ def test_images_of_unknown_locations_are_learned_and_not_tested(tmp_path: Path) 
     images = write_manifest(path, more, path.read_text())
     note = choose(config_of(tmp_path, images)).data["not_by_location"]
     assert note == "209 of the 377 training images have no location"
+
+
+def test_given_validation_images_come_before_locations(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    at_sites(path)
+    more = [(f"v{i}.jpg", "a", "validation", f"site {i % 2}", "", "") for i in range(9)]
+    images = write_manifest(path, more, path.read_text())
+    found = choose(config_of(tmp_path, images, fine_tune="1-block"))
+    assert found.data["not_by_location"] == "the given validation images are a fold of their own"
+    first = {Path(uri).name[0] for uri in found.uris[found.folds.fold == 0]}
+    assert first == {"v"}
+    # If locations are asked for, theirs are the first fold.
+    found = choose(config_of(tmp_path, images, fine_tune="1-block", group_by="location"))
+    assert found.locations is not None
+    assert set(found.locations[found.folds.fold == 0]) == {"site 0", "site 1"}
