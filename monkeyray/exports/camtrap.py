@@ -3,7 +3,8 @@
     place/datapackage.json    the project, and what the tables cover; written last
     place/deployments.csv     the whole table of deployments
     place/media.csv           the images whose time is known
-    place/observations.csv    one per image or box, at media level, by a machine
+    place/observations.csv    one per image or box, at media level, by a machine; and on request one
+                              per label of an event, with a count, at event level
     place/left-out.csv        the other images, each with a reason (not part of the standard)
 
 See https://camtrap-dp.tdwg.org and the schemas in the folder `schemas`.
@@ -13,33 +14,35 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import IO, Any
 from urllib.parse import quote
 
+import duckdb
 import pyarrow as pa
 import pyarrow.csv
 
-from monkeyray import __version__
 from monkeyray.console import counted
 from monkeyray.errors import InputError
+from monkeyray.exports.camtrap_package import describe_package
 from monkeyray.exports.camtrap_profile import deployments_csv, table_fields
-from monkeyray.exports.deployments import REASONS, Deployment
+from monkeyray.exports.deployments import REASONS, Deployment, Origin
+from monkeyray.exports.event_rows import ROWS, find_events
 from monkeyray.exports.job import Export, Job
-from monkeyray.exports.taxonomy import RANKS, Group, Taxon, roll_up_rows, taxon_of
+from monkeyray.exports.options import parse_gap
+from monkeyray.exports.row_table import open_database
+from monkeyray.exports.taxonomy import Group, RollUp, Taxon, roll_up_rows, taxon_of
 from monkeyray.exports.times import stamp
 from monkeyray.images.boxes import ELIMINATED, OBSERVED, PASSED, tidy_box
-from monkeyray.statistics.thresholds import BELOW
+from monkeyray.statistics.thresholds import ACCEPTED, BELOW
 from monkeyray.storage.location import Location
 
-VERSION = "1.0.2"
-
-_TYPES = {"boolean": pa.bool_(), "number": pa.float64()}
+_TYPES = {"boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
 MEDIA, OBSERVATIONS = (
     pa.schema(
         [(each["name"], _TYPES.get(each["type"], pa.string())) for each in table_fields(name)]
@@ -49,7 +52,6 @@ MEDIA, OBSERVATIONS = (
 #: Left, top, width and height.
 _BBOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
 
-_SCHEMAS = f"https://raw.githubusercontent.com/tdwg/camtrap-dp/{VERSION}"
 _COLUMNS = [
     "uri", "status", "error", "label", "score", "decision", "captured_at", "model_id",
     "predicted_at",
@@ -80,13 +82,15 @@ _MEDIATYPES = {
 @dataclass
 class Counts:
     """Media by observationType, images left out by reason, images whose EXIF and deployment have
-    different UTC offsets, and labels of animals without a scientific name."""
+    different UTC offsets, labels of animals without a scientific name, and observations of
+    events."""
 
     kinds: Counter[str] = field(default_factory=Counter)
     left_out: Counter[str] = field(default_factory=Counter)
     contradicted: int = 0
     unnamed: set[str] = field(default_factory=set)
     names: dict[str, Taxon] = field(default_factory=dict)
+    of_events: int = 0
 
 
 def export_camtrap(job: Job) -> Export:
@@ -108,13 +112,23 @@ def export_camtrap(job: Job) -> Export:
             )
         }
         rows = _Rows(job, *tables.values())
+        db = stack.enter_context(open_database("128MB"))
+        gaps = (parse_gap("gap", job.config.gap), parse_gap("burst-gap", job.config.burst_gap))
+        threshold = job.config.rollup_threshold
+        events = find_events(
+            db, job.source, job.taxa, *gaps, job.advance,
+            rollup_threshold=threshold, keep=rows.keeps,
+        )  # fmt: skip
+        ids = _event_ids(db)
         columns = [*_COLUMNS, *job.predictions.box_columns]
         for table in job.predictions.tables([*columns, "top_k"], job.advance):
-            rolled = roll_up_rows(table, job.taxa, job.config.rollup_threshold)
+            rolled = roll_up_rows(table, job.taxa, threshold)
             for row, found in zip(table.select(columns).to_pylist(), rolled, strict=True):
-                rows.add(row, found)
+                rows.add(row, found, next(ids))
             for each in tables.values():
                 each.flush()
+        if job.config.observation_level == "event":
+            rows.add_events(db, events.roll_up)
         counts = rows.counts
         left_out = Counter({WHY[reason]: count for reason, count in counts.left_out.items()})
         if not counts.kinds:
@@ -125,7 +139,7 @@ def export_camtrap(job: Job) -> Export:
         # An older package must not describe these tables.
         storage.delete(output / "datapackage.json")
     storage.write(output / "deployments.csv", places)
-    package = _package(job, counts)
+    package = describe_package(job, counts.names)
     text = json.dumps(package, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write(output / "datapackage.json", (text + "\n").encode())
     return Export(str(output), counts.kinds, left_out, tuple(_notes(output, counts)))
@@ -139,12 +153,31 @@ def _notes(output: Location, counts: Counts) -> Iterator[str]:
             f"{counted(counts.contradicted, 'image')} with another UTC offset in EXIF than in the "
             "deployment's time zone, which was used"
         )
+    if counts.of_events:
+        yield f"{counted(counts.of_events, 'observation')} of events"
     if counts.unnamed:
         some = ", ".join(sorted(counts.unnamed)[:5])
         yield (
             f"{counted(len(counts.unnamed), 'label')} of animals without a scientific name "
             f"({some}): add it to --taxonomy"
         )
+
+
+def _event_ids(db: duckdb.DuckDBPyConnection) -> Iterator[str | None]:
+    """The event of each row of the predictions, in order."""
+    reading = db.cursor()
+    found = reading.sql("""SELECT event_id FROM rows LEFT JOIN units USING (number)
+        LEFT JOIN events USING (event) ORDER BY number""")
+    for batch in found.to_arrow_reader(ROWS):
+        yield from batch["event_id"].to_pylist()
+
+
+_EVENTS = """
+SELECT event_id AS "eventID", deployment AS "deploymentID", start_instant AS "eventStart",
+    end_instant AS "eventEnd", label, score, count, scored,
+    CASE accepted WHEN TRUE THEN $accepted WHEN FALSE THEN $below END AS decision, rollup
+FROM events JOIN observations USING (event) ORDER BY event, score DESC, label
+"""
 
 
 class _Table:
@@ -157,6 +190,10 @@ class _Table:
 
     def add(self, **row: Any) -> None:
         self._rows.append(row)
+
+    def flush_when_full(self) -> None:
+        if len(self._rows) >= ROWS:
+            self.flush()
 
     def flush(self) -> None:
         self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
@@ -181,12 +218,20 @@ class _Rows:
             Location.parse(given) if given else default_paths(job.predictions.root, job.output)
         )
         self._media, self._observations, self._left_out = media, observations, left_out
+        #: The model of the last row that was scored, and when.
+        self._made: dict[str, Any] = {}
         self._uri: str | None = None
         self._number = 0
 
-    def add(self, row: dict[str, Any], rolled: tuple[Group, float] | None) -> None:
-        """Add a row and its roll-up, unless it is an eliminated box. The rows of an image's boxes
-        follow each other."""
+    def keeps(self, uri: str, origin: Origin) -> bool:
+        """Whether an image is in the package."""
+        return origin.time is not None and file_path(uri, self._paths) is not None
+
+    def add(
+        self, row: dict[str, Any], rolled: tuple[Group, float] | None, event_id: str | None
+    ) -> None:
+        """Add a row with its roll-up and event, unless it is an eliminated box. The rows of an
+        image's boxes follow each other."""
         if row["status"] == ELIMINATED:
             return
         uri: str = row["uri"]
@@ -231,11 +276,47 @@ class _Rows:
             observationID=f"{media_id}-{self._number}",
             deploymentID=dated.deployment.id,
             mediaID=media_id,
+            eventID=event_id,
             eventStart=time,
             eventEnd=time,
             observationLevel="media",
             **observed,
         )
+
+    def add_events(self, db: duckdb.DuckDBPyConnection, roll_up: RollUp | None) -> None:
+        """Add an observation for each label of each event; labels that are rolled up to one taxon,
+        or are unknown, are one observation."""
+        names = {"accepted": ACCEPTED, "below": BELOW}
+        rows = db.sql(_EVENTS, params=names).to_arrow_reader(ROWS)
+        lines = (line for batch in rows for line in batch.to_pylist())
+        for event_id, its in itertools.groupby(lines, lambda line: line["eventID"]):
+            found: dict[tuple[Any, ...], dict[str, Any]] = {}
+            for line in its:
+                rolled = None
+                if roll_up is not None and line["scored"]:
+                    taxon, score = line["rollup"]["taxon"], line["rollup"]["score"]
+                    if line["decision"] == ACCEPTED:
+                        taxon, score = roll_up.own[line["label"]], line["score"]
+                    rolled = None if taxon is None else (roll_up.groups[taxon], score)
+                observed = (
+                    self._classify({**line, **self._made}, rolled)
+                    if line["scored"]
+                    else _detected(line["label"], line["score"])
+                )
+                kind, name = observed["observationType"], observed.get("scientificName")
+                same = (kind, name or (line["label"] if kind == "animal" else None))
+                kept = found.setdefault(same, {**line, **observed})
+                kept["count"] = max(kept["count"], line["count"])
+            for number, observation in enumerate(found.values(), 1):
+                self.counts.of_events += 1
+                if observation["observationType"] == "blank":
+                    observation["count"] = None
+                self._observations.add(
+                    **{name: observation.get(name) for name in OBSERVATIONS.names}
+                    | {"observationID": f"{event_id}-{number}", "observationLevel": "event"}
+                )
+            self._observations.flush_when_full()
+        self._observations.flush()
 
     def _leave_out(self, row: dict[str, Any], deployment: Deployment | None, reason: str) -> None:
         self.counts.left_out[reason] += 1
@@ -256,16 +337,11 @@ class _Rows:
             return self._classify(row, rolled)
         if row["status"] not in PASSED:
             return None
-        conf = row["detection_conf"]
-        return {
-            "observationType": OBSERVED[row["status"]],
-            "classificationMethod": "machine",
-            "classifiedBy": "the detector whose boxes MonkeyRay was given",
-            "classificationProbability": None if conf is None else min(round(conf, 6), 1.0),
-        }
+        return _detected(OBSERVED[row["status"]], row["detection_conf"])
 
     def _classify(self, row: dict[str, Any], rolled: tuple[Group, float] | None) -> dict[str, Any]:
         label, decision, score = row["label"], row["decision"], row["score"]
+        self._made = {name: row[name] for name in ("model_id", "predicted_at")}
         # Below the threshold, the standard's type is unknown.
         taxon, sure = self._taxa.of(label), decision != BELOW
         if self._rolls_up:
@@ -293,70 +369,13 @@ class _Rows:
         }
 
 
-def _package(job: Job, counts: Counts) -> dict[str, Any]:
-    assert job.source.deployments is not None
-    assert job.project is not None
-    deployments = job.source.deployments.rows
-    given = dict(job.project.package)
-    known = {
-        taxon.get("scientificName"): taxon
-        for taxon in given.pop("taxonomic", [])
-        if isinstance(taxon, dict)
-    }
-    sources = [*given.pop("sources", []), {"title": "MonkeyRay", "version": __version__}]
-    resources = [
-        {
-            "name": name,
-            "path": f"{name}.csv",
-            "profile": "tabular-data-resource",
-            "format": "csv",
-            "mediatype": "text/csv",
-            "encoding": "utf-8",
-            "schema": f"{_SCHEMAS}/{name}-table-schema.json",
-        }
-        for name in ("deployments", "media", "observations")
-    ]
+def _detected(kind: str, conf: float | None) -> dict[str, Any]:
     return {
-        "resources": resources,
-        "profile": f"{_SCHEMAS}/camtrap-dp-profile.json",
-        "created": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "sources": sources,
-        # Values in the project file take precedence.
-        "spatial": _spatial(deployments),
-        "temporal": _temporal(deployments),
-        # Otherwise GBIF takes observations of events alone, and there are none.
-        "gbifIngestion": {"observationLevel": "media"},
-        **given,
-        "taxonomic": [
-            known.get(name) or {"scientificName": name, **_taxon_properties(taxon)}
-            for name, taxon in sorted(counts.names.items())
-        ],
+        "observationType": kind,
+        "classificationMethod": "machine",
+        "classifiedBy": "the detector whose boxes MonkeyRay was given",
+        "classificationProbability": None if conf is None else min(round(conf, 6), 1.0),
     }
-
-
-def _taxon_properties(taxon: Taxon) -> dict[str, Any]:
-    """A taxon's properties, without a rank that the standard lacks, such as a tribe."""
-    rest = dict(taxon.rest)
-    rank = str(rest.pop("taxonRank", "")).lower()
-    return rest | ({"taxonRank": rank} if rank in (*RANKS, "species", "subspecies") else {})
-
-
-def _spatial(rows: list[Deployment]) -> dict[str, Any]:
-    """GeoJSON: the rectangle around the deployments, or the point of all of them."""
-    longitudes = [row.longitude for row in rows if row.longitude is not None]
-    latitudes = [row.latitude for row in rows if row.latitude is not None]
-    west, east, south, north = min(longitudes), max(longitudes), min(latitudes), max(latitudes)
-    if (west, south) == (east, north):
-        return {"type": "Point", "coordinates": [west, south]}
-    ring = [[west, south], [east, south], [east, north], [west, north], [west, south]]
-    return {"type": "Polygon", "coordinates": [ring]}
-
-
-def _temporal(rows: list[Deployment]) -> dict[str, str]:
-    """The first and the last day, in each deployment's local time."""
-    starts = [row.start.date() for row in rows if row.start is not None]
-    ends = [row.end.date() for row in rows if row.end is not None]
-    return {"start": min(starts).isoformat(), "end": max(ends).isoformat()}
 
 
 def default_paths(root: Location | None, package: Location) -> Location | None:

@@ -84,7 +84,7 @@ def read_project(uri: str, storage: Storage) -> Project:
 def _problem(content: Any) -> str | None:
     """The most relevant violation of the profile, None if there is none.
 
-    Sets project.observationLevel, since only observations of single media are written.
+    Sets project.observationLevel, which the export decides.
     """
     from jsonschema import Draft4Validator, FormatChecker
     from jsonschema.exceptions import best_match

@@ -8,14 +8,13 @@ box is pooled by itself. An event has an observation for each label of its burst
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.arrays import Array
 from monkeyray.console import Advance
 from monkeyray.exports.deployments import Origin
 from monkeyray.exports.job import Source
@@ -43,7 +42,7 @@ _INSERT = f"""
     number, uri, status, detection, label, coalesce(label, CASE status {_SEEN} END), decision,
     top_k, detection_conf, taken, instant, camera, site, deployment
 """
-_USABLE = "observed IS NOT NULL AND camera IS NOT NULL AND taken IS NOT NULL"
+_USABLE = "camera IS NOT NULL AND taken IS NOT NULL"
 #: `event` and `burst` are numbers in the order of cameras and times.
 _GROUPED = f"""
 CREATE TABLE grouped AS
@@ -69,29 +68,31 @@ SELECT number, event, dense_rank() OVER (ORDER BY burst, own NULLS FIRST) AS uni
 FROM (SELECT *, if(label IS NULL OR burst IN (FROM herds), observed, NULL) AS own FROM grouped)
 """
 _POOLED = """
-CREATE TABLE pooled (unit BIGINT, label VARCHAR, score DOUBLE, rollup_rank VARCHAR,
-    rollup_taxon VARCHAR, rollup_score DOUBLE)
+CREATE TABLE pooled (unit BIGINT, label VARCHAR, score DOUBLE, taxon INTEGER, taxon_score DOUBLE)
 """
-#: Each row with the label of its unit; what a detector saw has its confidence.
+#: Each row with the label of its unit; what a detector saw has its confidence. `taxon`: an index in
+#: the groups of the roll-up.
 _NAMED = """
 CREATE TABLE named AS
-SELECT number, event, coalesce(pooled.label, observed) AS label,
-    coalesce(pooled.score, conf)::DOUBLE AS score, rows.label = pooled.label AS agrees,
-    rollup_rank, rollup_taxon, rollup_score
+SELECT number, event, if(rows.label IS NULL, observed, pooled.label) AS label,
+    if(rows.label IS NULL, conf, pooled.score)::DOUBLE AS score,
+    rows.label = pooled.label AS agrees, taxon, taxon_score
 FROM units JOIN rows USING (number) LEFT JOIN pooled USING (unit)
 """
-#: `accepted`: whether a row with this label was; null without thresholds.
+#: `accepted`: whether a row with this label was; null without thresholds. `scored`: by the model,
+#: not only by a detector.
 _OBSERVATIONS = """
 CREATE TABLE observations AS
 WITH frames AS (
     SELECT event, named.label, uri, count(*) AS boxes, sum(score) AS total, min(number) AS first,
         bool_or(agrees AND decision = 'accepted') FILTER (decision IS NOT NULL) AS accepted,
-        arg_max({rank: rollup_rank, taxon: rollup_taxon, score: rollup_score},
-            {score: score, number: -number}) AS rollup, max(score) AS best
-    FROM named JOIN rows USING (number) GROUP BY ALL),
+        bool_or(agrees IS NOT NULL) AS scored,
+        arg_max({taxon: taxon, score: taxon_score}, {score: score, number: -number}) AS rollup,
+        max(score) AS best
+    FROM named JOIN rows USING (number) WHERE named.label IS NOT NULL GROUP BY ALL),
 found AS (
     SELECT event, label, kind, scientific_name, max(boxes) AS count, count(*) AS images,
-        sum(total) / sum(boxes) AS score, bool_or(accepted) AS accepted,
+        sum(total) / sum(boxes) AS score, bool_or(accepted) AS accepted, bool_or(scored) AS scored,
         arg_max(rollup, {score: best, number: -first}) AS rollup
     FROM frames JOIN labels USING (label) GROUP BY ALL)
 SELECT * FROM found
@@ -113,17 +114,18 @@ FROM (
 """
 
 #: Why rows are in no event; the first that applies.
-_NOT_SCORED, _NO_CAMERA = "not scored", "no camera in their path"
+_NO_CAMERA = "no camera in their path"
 _NO_TIME = "no time in their EXIF: give a table of --times"
 
 
 @dataclass(frozen=True)
 class Found:
     """What `find_events` found. `residual`: the average probability of labels that rows do not
-    list. `apart`: rows in no event, by reason."""
+    list. `apart`: rows in no event, by reason. `roll_up`: whose groups `taxon` counts."""
 
     residual: float
     apart: dict[str, int]
+    roll_up: RollUp | None
 
 
 def find_events(
@@ -165,18 +167,18 @@ def find_events(
     _register_labels(db, labels, taxa)
     db.execute(_GROUPED, {"gap": gap, "burst_gap": min(gap, burst_gap)})
     db.execute(_UNITS)
-    residual = _pool(db, taxa, labels, rollup_threshold)
+    roll_up = None if rollup_threshold is None else RollUp(taxa, labels, rollup_threshold)
+    residual = _pool(db, labels, roll_up)
     for statement in (_NAMED, _OBSERVATIONS, _EVENTS):
         db.execute(statement)
     counts = dict(
         db.execute(f"""
-            SELECT CASE WHEN observed IS NULL THEN '{_NOT_SCORED}' WHEN camera IS NULL
-                THEN '{_NO_CAMERA}' ELSE '{_NO_TIME}' END AS why, count(*)
+            SELECT if(camera IS NULL, '{_NO_CAMERA}', '{_NO_TIME}') AS why, count(*)
             FROM rows WHERE NOT ({_USABLE}) AND status <> '{ELIMINATED}' GROUP BY why
         """).fetchall()
     )
-    whys = (_NOT_SCORED, _NO_CAMERA, _NO_TIME)
-    return Found(residual, {why: counts.get(why, 0) for why in whys})
+    apart = {why: counts.get(why, 0) for why in (_NO_CAMERA, _NO_TIME)}
+    return Found(residual, apart, roll_up)
 
 
 def _register_labels(db: duckdb.DuckDBPyConnection, labels: list[str], taxa: Taxa) -> None:
@@ -192,16 +194,9 @@ def _register_labels(db: duckdb.DuckDBPyConnection, labels: list[str], taxa: Tax
     db.register("labels", pa.table(table))
 
 
-def _pool(
-    db: duckdb.DuckDBPyConnection, taxa: Taxa, labels: list[str], rollup_threshold: float | None
-) -> float:
+def _pool(db: duckdb.DuckDBPyConnection, labels: list[str], roll_up: RollUp | None) -> float:
     """Fill the table of pooled units. Returns the average residual of the scored rows."""
     db.execute(_POOLED)
-    roll_up = None if rollup_threshold is None else RollUp(taxa, labels, rollup_threshold)
-    ranks, taxa_names = [], []
-    if roll_up is not None:
-        ranks = [group.rank for group in roll_up.groups]
-        taxa_names = [group.name for group in roll_up.groups]
     # Of its own connection, since rows are inserted meanwhile.
     reading = db.cursor()
     rows = reading.sql("""
@@ -210,21 +205,17 @@ def _pool(
     residual = 0.0
     for units, means, rest in pooled_means(rows.to_arrow_reader(ROWS), labels):
         residual += rest
-        best = means.argmax(axis=1) if len(units) else np.empty(0, np.int64)
+        if not len(units):
+            continue
+        best = means.argmax(axis=1)
         which, sums = roll_up(means) if roll_up else (np.full(len(units), -1), np.zeros(len(units)))
         table = {
             "unit": units,
-            "label": _named(labels, best),
+            "label": pa.array(labels, pa.string()).take(pa.array(best)),
             "score": means[np.arange(len(best)), best],
-            "rollup_rank": _named(ranks, which),
-            "rollup_taxon": _named(taxa_names, which),
-            "rollup_score": pa.array(sums, mask=which < 0),
+            "taxon": pa.array(which, pa.int32(), mask=which < 0),
+            "taxon_score": pa.array(sums, mask=which < 0),
         }
         db.from_arrow(pa.table(table)).insert_into("pooled")
     scored: tuple[int] = db.execute("SELECT count(label) FROM grouped").fetchone() or (0,)
     return residual / max(scored[0], 1)
-
-
-def _named(names: Iterable[str], which: Array) -> pa.Array:
-    index = pa.array(which, pa.int32(), mask=which < 0)
-    return pa.array(names, pa.string()).take(index)

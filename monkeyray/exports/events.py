@@ -36,8 +36,9 @@ _EVENTS = """
 SELECT event_id, site, deployment AS deployment_id, "start", "end", label, kind AS observation_type,
     scientific_name, score::FLOAT AS score, accepted,
     if(kind = 'blank', NULL, count)::INTEGER AS count, observations.images::INTEGER AS images,
-    rollup.rank AS rollup_rank, rollup.taxon AS rollup_taxon, rollup.score::FLOAT AS rollup_score
-FROM events JOIN observations USING (event) ORDER BY event, label
+    rank AS rollup_rank, name AS rollup_taxon, rollup.score::FLOAT AS rollup_score
+FROM events JOIN observations USING (event) LEFT JOIN taxa ON rollup.taxon = taxa.number
+ORDER BY event, label
 """
 _ROWS = """
 SELECT uri, detection, event_id, named.label AS pooled_label, named.score::FLOAT AS pooled_score
@@ -126,11 +127,17 @@ def events(config: EventsConfig) -> Events:
         effort = {"site": [*days], "trap_days": [*days.values()]}
         schema = pa.schema([("site", pa.string()), ("trap_days", pa.float64())])
         db.register("effort", pa.table(effort, schema=schema))
+        groups = found.roll_up.groups if found.roll_up else []
+        taxa_table = {
+            "number": range(len(groups)),
+            "rank": pa.array([group.rank for group in groups], pa.string()),
+            "name": pa.array([group.name for group in groups], pa.string()),
+        }
+        db.register("taxa", pa.table(taxa_table))
         for name, query in TABLES.items():
             _write(db, query, places[name], storage)
-        counts = db.execute("""SELECT (SELECT count(*) FROM rows), (SELECT count(*) FROM events),
-            (SELECT count(*) FROM observations),
-            (SELECT count(*) FROM named WHERE NOT agrees)""").fetchone()
+        counts = db.execute("""SELECT (SELECT count(*) FROM rows), count(DISTINCT event), count(*),
+            (SELECT count(*) FROM named WHERE NOT agrees) FROM observations""").fetchone()
     write_options_beside(output, config, storage)
     rows, visits, observations, changed = counts or (0, 0, 0, 0)
     notes = (*_notes(found, days), *source.notes(), *(taxa.notes() if config.taxonomy else ()))

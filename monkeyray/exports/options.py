@@ -93,12 +93,30 @@ class TaxaConfig(PredictionsConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(TaxaConfig):
+class GapConfig(TaxaConfig):
+    """The options that say which images are of one event."""
+
+    gap: str = "30min"
+    """The longest time between two consecutive images of an event, a visit to a camera: a number
+    with ms, s, min or h. In export, for camtrap-dp."""
+
+    burst_gap: str = "5s"
+    """The longest time between two consecutive images of a burst, whose scores are pooled."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        parse_gap("gap", self.gap)
+        parse_gap("burst-gap", self.burst_gap)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(GapConfig):
     """Write predictions in a format that other programs of the field read."""
 
     GROUPS: ClassVar = {
         "Places": ("predictions", "format", "output", "partial", "overwrite"),
         "Cameras and times": ("project", "deployments", "site_pattern", "times", "relative_to"),
+        "Events": ("observation_level", "gap", "burst_gap"),
         "Labels and taxa": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
     }
 
@@ -112,6 +130,10 @@ class ExportConfig(TaxaConfig):
     project: Place | None = None
     """For camtrap-dp: a JSON or TOML file with contributors and project, as in datapackage.json."""
 
+    observation_level: Literal["media", "event"] = "media"
+    """For camtrap-dp: media, an observation for each image or box; or event, also one for each
+    label of an event, with a count, which GBIF then takes."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.format == "camtrap-dp":
@@ -121,6 +143,11 @@ class ExportConfig(TaxaConfig):
                         f"--format camtrap-dp needs --{name}: the standard requires contributors "
                         "and a project, locations, and times with a UTC offset"
                     )
+        elif self.observation_level == "event":
+            raise ConfigError(
+                f"--format {self.format} has no observations of events: drop --observation-level, "
+                "or use `monkeyray events`"
+            )
         if self.format == "megadetector" and self.deployments is not None:
             raise ConfigError("--format megadetector has no locations or times: drop --deployments")
         if self.format == "megadetector" and self.rollup_threshold is not None:
@@ -133,7 +160,7 @@ class ExportConfig(TaxaConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EventsConfig(TaxaConfig):
+class EventsConfig(GapConfig):
     """Find events (visits to a camera) in predictions, and write their labels, counts and rates."""
 
     GROUPS: ClassVar = {
@@ -149,13 +176,6 @@ class EventsConfig(TaxaConfig):
     format: Literal["parquet", "csv"] = "parquet"
     """The format of the tables."""
 
-    gap: str = "30min"
-    """The longest time between two consecutive images of an event: a number with ms, s, min or
-    h."""
-
-    burst_gap: str = "5s"
-    """The longest time between two consecutive images of a burst, whose scores are pooled."""
-
     rollup_threshold: Annotated[float, Range(0, 1, above=True)] | None = None
     """With --taxonomy: the score at which a label or taxon is accepted, above 0, up to 1. Default:
     the --threshold of score, otherwise 0.5."""
@@ -167,8 +187,6 @@ class EventsConfig(TaxaConfig):
                 "events needs to know each image's camera: give --site-pattern, such as "
                 "{site}/{camera}/* for the paths below the images' folder"
             )
-        parse_gap("gap", self.gap)
-        parse_gap("burst-gap", self.burst_gap)
 
 
 def parse_gap(option: str, text: str) -> int:

@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from monkeyray.errors import InputError
+from monkeyray.errors import ConfigError, InputError
 from monkeyray.exports.camtrap import file_path
 from monkeyray.exports.camtrap_profile import deployments_csv
 from monkeyray.exports.deployments import read_deployments
+from monkeyray.exports.options import ExportConfig
 from monkeyray.images.decode import decode
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.camtrap import PROJECT, SCHEMAS, TABLE, TIME, make_package, problems, read_csv
-from tests.support.predicted import MODEL_ID, scored
+from tests.support.predicted import MODEL_ID, box, scored
 
 RESEARCH = PROJECT["project"]
 
@@ -84,6 +85,8 @@ def test_every_kind_of_row(tmp_path: Path) -> None:
     assert seen[1]["observationTags"] == "label:fox | decision:below_threshold"
     assert seen[5]["observationTags"] == "label:roe/deer"
     assert seen[6]["classificationMethod"] == seen[6]["classificationProbability"] == ""
+    # Known without a table: eight images of two cameras at one time.
+    assert len({row["eventID"] for row in seen} - {""}) == 2
     left = {row["uri"]: row["reason"] for row in read_csv(package / "left-out.csv")}
     assert left == {
         "/x/B/1/gone.jpg": "no_time",
@@ -111,6 +114,86 @@ def test_every_kind_of_row(tmp_path: Path) -> None:
         "1 image with another UTC offset",
     ):
         assert words in text
+
+
+def test_observations_of_events(tmp_path: Path) -> None:
+    """Two visits to one camera, in a package for GBIF at the level of events."""
+
+    def image(second: int, label: str, score: float, **rest: Any) -> dict[str, Any]:
+        time = f"2021-05-31T{8 + second // 3600:02}:{second % 3600 // 60:02}:{second % 60:02}"
+        return scored(f"/x/A/1/{second}.jpg", (label, score), captured_at=time, **rest)
+
+    def seen(second: int, number: int, category: str, **rest: Any) -> dict[str, Any]:
+        return {
+            **box(number, category, 0.75, 0.1, 0.1, 0.2, 0.2),
+            **image(second, "fox", 0.9),
+            **rest,
+        }
+
+    nothing = dict.fromkeys(("label", "score", "top_k"))
+    rows = [
+        seen(0, 0, "animal", decision="accepted"),
+        seen(60, 0, "animal", decision="below_threshold"),
+        seen(60, 1, "animal", decision="accepted"),
+        seen(60, 2, "person", **nothing, status="person"),
+        {**seen(90, 0, "animal"), **image(90, "deer", 0.4, decision="below_threshold")},
+        {**seen(95, 0, "animal"), **image(99, "hare", 0.3, decision="below_threshold")},
+        {**seen(120, 0, "animal", **nothing), "status": "crashed", "error": "!"},
+        {**image(7200, "fox", 0.9), **nothing, **box(None, "blank"), "status": "blank"},
+        {**image(7205, "fox", 0.9), **nothing, **box(None, "blank"), "status": "blank"},
+        # In no deployment, so neither an image nor an event of the package.
+        scored(
+            "/x/C/1/far.jpg", ("fox", 0.5), captured_at=TIME, **box(0, "animal", 0.5, 0, 0, 1, 1)
+        ),
+    ]
+    done = make_package(tmp_path, rows, observation_level="event")
+    package = tmp_path / "package"
+    assert problems(package) == []
+    observations = read_csv(package / "observations.csv")
+    media = [row for row in observations if row["observationLevel"] == "media"]
+    events = [row for row in observations if row["observationLevel"] == "event"]
+    assert len(media) == 9
+    assert len({row["eventID"] for row in media}) == 2
+    assert "" not in {row["eventID"] for row in observations}
+    assert [row["eventID"] for row in events] == [media[0]["eventID"]] * 3 + [media[-1]["eventID"]]
+    columns = ("observationType", "scientificName", "count", "mediaID")
+    assert [tuple(row[name] for name in columns) for row in events] == [
+        ("animal", "Vulpes vulpes", "2", ""), ("human", "", "1", ""),
+        # Two labels that no threshold accepted are one unknown observation.
+        ("unknown", "", "1", ""), ("blank", "", "", ""),
+    ]  # fmt: skip
+    fox = events[0]
+    assert (fox["eventStart"], fox["eventEnd"], fox["deploymentID"]) == (
+        "2021-05-31T09:00:00+02:00", "2021-05-31T09:02:00+02:00", "d1",
+    )  # fmt: skip
+    assert fox["classifiedBy"] == f"MonkeyRay model {MODEL_ID}"
+    assert (fox["bboxX"], fox["classificationProbability"]) == ("", "0.9")
+    described = json.loads((package / "datapackage.json").read_text())
+    assert described["gbifIngestion"] == {"observationLevel": "event"}
+    assert described["project"]["observationLevel"] == ["media", "event"]
+    assert "4 observations of events" in str(done)
+    assert done.kinds.total() == 9
+
+
+def test_events_are_rolled_up(tmp_path: Path) -> None:
+    pair = (("lion", 0.5), ("leopard", 0.375))
+    rows = [
+        scored("/x/A/1/1.jpg", *pair, captured_at=TIME),
+        scored("/x/A/1/2.jpg", *pair[::-1], captured_at="2021-05-31T08:35:38"),
+        scored("/x/A/1/3.jpg", ("fox", 0.6), captured_at="2021-05-31T08:45:38"),
+    ]
+    labels = {"fox": "Vulpes vulpes", "lion": "Panthera leo", "leopard": "Panthera pardus"}
+    project = {**PROJECT, "labels": labels}
+    make_package(tmp_path, rows, project=project, rollup_threshold=0.8, observation_level="event")
+    assert problems(tmp_path / "package") == []
+    observations = read_csv(tmp_path / "package" / "observations.csv")
+    events = [row for row in observations if row["observationLevel"] == "event"]
+    # Two bursts of one genus are one observation of it.
+    assert [(row["observationType"], row["scientificName"]) for row in events] == [
+        ("animal", "Animalia"), ("animal", "Panthera"),
+    ]  # fmt: skip
+    with pytest.raises(ConfigError, match="--observation-level"):
+        ExportConfig(predictions="p", output="o", format="csv", observation_level="event")
 
 
 def test_the_standards_own_photographs(tmp_path: Path, standard: Path) -> None:
