@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from monkeyray.console import counted, has_control
 from monkeyray.errors import InputError
+from monkeyray.images.boxes import ANIMAL, BOX_FIELDS
 from monkeyray.images.listing import PLAN_SCHEMA, list_images
 from monkeyray.images.manifest import count_true, read_manifest
 from monkeyray.labels.folders import label_by_folder
@@ -35,6 +36,8 @@ def list_labelled(
     skipped: Counter[str],
     options: LabelOptions = DEFAULTS,
     known: Known | None = None,
+    *,
+    crops: bool = False,
 ) -> pa.Table:
     """All labelled images of a folder, prefix, manifest or one of the formats.FORMATS, each URI
     once.
@@ -44,6 +47,7 @@ def list_labelled(
     format also `group`. `skipped` counts what is not an image, see `list_images`, or has no label,
     and what `options` leave out, under keys that begin with schema.NOTE. `known`: the images
     that a format may name, instead of those that are there; then the labels must be in tables.
+    `crops`: with boxes.BOX_FIELDS, one row for each label that boxes give an image.
     Raises InputError if there are no images, a URI of a manifest has two labels, or a label is
     empty or has control characters, and as the other modules of this package do.
     """
@@ -51,7 +55,11 @@ def list_labelled(
     source = open_source(place, storage)
     kind = None if source is None else recognise(source, options.uri_column)
     if source is not None and kind is not None:
-        return _from_format(source, kind, options, skipped, known)
+        return _from_format(source, kind, options, skipped, known, crops)
+    if crops:
+        raise InputError(
+            f"--crops takes boxes from COCO or Camtrap DP, which {place} is not: give --detections"
+        )
     from_table = is_table(str(place))
     if known is not None and not from_table:
         raise InputError(
@@ -95,10 +103,13 @@ def _from_format(
     options: LabelOptions,
     notes: Counter[str],
     known: Known | None,
+    crops: bool,
 ) -> pa.Table:
     """One row for each image of a format: read, by the policies, and found."""
     # Nested, so that no table is kept longer than it is needed.
-    table = one_label_per_image(_read(source, kind, options, notes), options, notes, source.place)
+    table = one_label_per_image(
+        _read(source, kind, options, notes), options, notes, source.place, crops=crops
+    )
     root = None if options.images_root is None else Location.parse(options.images_root)
     images = find_images(
         table["path"].combine_chunks(), source.place, source.folder, root, source.storage, notes,
@@ -109,6 +120,13 @@ def _from_format(
     table = table.set_column(table.column_names.index("location"), "location", place)
     for name in ("label", "group", *CONTEXT.names):
         images = images.append_column(name, table[name])
+    if crops:
+        # As of a detector that is certain; the numbers only tell the boxes of an image apart.
+        rows = table.num_rows
+        certain = (range(rows), [ANIMAL] * rows, [1.0] * rows)
+        columns = [*map(pa.array, certain), table["box"]]
+        for (name, type_), column in zip(BOX_FIELDS, columns, strict=True):
+            images = images.append_column(name, column.cast(type_))
     return images.filter(pc.is_valid(images["uri"]))
 
 

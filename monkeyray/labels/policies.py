@@ -35,11 +35,17 @@ def say_labels(notes: Counter[str], say: Say) -> None:
 
 
 def one_label_per_image(
-    table: pa.Table, options: LabelOptions, notes: Counter[str], place: Location
+    table: pa.Table,
+    options: LabelOptions,
+    notes: Counter[str],
+    place: Location,
+    *,
+    crops: bool = False,
 ) -> pa.Table:
     """The rows of schema.LABELS that teach, one an image, by the options' policies; `notes` counts
     what is left out.
 
+    `crops`: one for each label of an image, with the largest box that has it.
     Raises InputError if nothing is left, for labels with control characters, for images with
     several labels if these are refused, and for a level that the format has no taxa for.
     """
@@ -62,6 +68,8 @@ def one_label_per_image(
         raise InputError(
             f"the label {min(strange)!r} in {place} has control characters: correct it"
         )
+    if crops:
+        return _largest_boxes(table, notes, place)
     table = _without_several(table, options, notes, place)
     _check_left(table, rows, place, "all images have several labels")
     return table
@@ -122,6 +130,24 @@ def _at_level(table: pa.Table, level: str, notes: Counter[str], place: Location)
     return leave_out(
         table, pc.is_null(table["label"]), notes, f"not identified to the {level}, left out"
     )
+
+
+def _largest_boxes(table: pa.Table, notes: Counter[str], place: Location) -> pa.Table:
+    """The largest box of each label of an image, in order; of a herd, one animal counts."""
+    boxed = pc.is_valid(table["box"])
+    if not pc.any(boxed).as_py():
+        raise InputError(f"none of the {table.num_rows} labels in {place} has a box: drop --crops")
+    image = number_keys(string_keys(table["path"]))
+    lost = len(np.unique(image)) - len(np.unique(image[np.asarray(boxed)]))
+    if lost:
+        notes[NOTE + "images without a box, left out"] += lost
+    image, table = image[np.asarray(boxed)], table.filter(boxed)
+    label = np.asarray(table["label"].combine_chunks().dictionary_encode().indices)
+    sides = np.asarray(table["box"].combine_chunks().flatten()).reshape(-1, 4)
+    order = np.lexsort((-sides[:, 2] * sides[:, 3], label, image))
+    new = np.ones(len(order), bool)
+    new[1:] = (np.diff(image[order]) != 0) | (np.diff(label[order]) != 0)
+    return table.take(pa.array(np.sort(order[new])))
 
 
 def _without_several(

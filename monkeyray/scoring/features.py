@@ -87,7 +87,7 @@ class FeatureCache:
         return self.folder / f"{self.network.backbone}-{fingerprint(identity)[:16]}"
 
     def load(self) -> pa.Table | None:
-        """The newest cached row of each URI; None for an empty cache."""
+        """The newest cached row of each URI, or of each of its boxes; None for an empty cache."""
         uris = [e.uri for e in self.storage.list(self.place) if e.uri.endswith(".parquet")]
         # The name of a pass's folder begins with its number.
         tables = [read_parquet(self.storage, uri) for uri in sorted(uris)]
@@ -95,8 +95,8 @@ class FeatureCache:
             return None
         table = pa.concat_tables(tables)
         index = pa.array(range(table.num_rows), pa.int64())
-        keyed = pa.table({"uri": table["uri"], "index": index})
-        last = keyed.group_by("uri").aggregate([("index", "max")])["index_max"]
+        keyed = pa.table({"key": _keys(table), "index": index})
+        last = keyed.group_by("key").aggregate([("index", "max")])["index_max"]
         return table if len(last) == table.num_rows else table.take(last)
 
     def get(
@@ -115,7 +115,7 @@ class FeatureCache:
         if todo.num_rows:
             self._compute(todo, pool, workers, reporter)
             cached = self.load()
-            where = find_cached(images, cached, fresh=todo["uri"])
+            where = find_cached(images, cached, fresh=_keys(todo))
         if cached is None or pc.any(pc.is_null(where)).as_py():
             raise StorageError(
                 f"some features written to {self.place} are missing: is another program deleting "
@@ -164,10 +164,11 @@ def find_cached(
     images: pa.Table, cached: pa.Table | None, fresh: pa.ChunkedArray | None = None
 ) -> Any:
     """Each image's row in the cache, int32 (n,); null if it is missing or outdated.
-    `fresh`: URIs that have just been computed, so that they are never outdated."""
+    `fresh`: keys of rows that have just been computed, so that they are never outdated."""
     if cached is None:
         return pa.nulls(images.num_rows, pa.int32())
-    where = pc.index_in(images["uri"], value_set=cached["uri"].combine_chunks())
+    keys = _keys(images)
+    where = pc.index_in(keys, value_set=_keys(cached).combine_chunks())
     version = cached["etag_or_mtime"].take(where)
     size = cached["size_bytes"].take(where)
     # Without a version or a size, as in a manifest, a cached image is assumed to be unchanged.
@@ -175,20 +176,20 @@ def find_cached(
         pc.fill_null(pc.equal(images["version"], version), pc.is_null(images["version"])),
         pc.fill_null(pc.equal(images["size_bytes"], size), pc.is_null(images["size_bytes"])),
     )
-    if has_boxes(images.column_names):
-        same = pc.and_(same, _same_boxes(images, cached.take(where)))
     # Retry statuses that may be temporary.
     status = cached["status"].take(where)
     same = pc.and_(same, pc.invert(pc.is_in(status, value_set=pa.array(MAY_PASS))))
     if fresh is not None:
-        same = pc.or_(same, pc.is_in(images["uri"], value_set=fresh.combine_chunks()))
+        same = pc.or_(same, pc.is_in(keys, value_set=fresh.combine_chunks()))
     return pc.if_else(same, where, pa.scalar(None, pa.int32()))
 
 
-def _same_boxes(images: pa.Table, cached: pa.Table) -> pa.Array:
-    """Whether each cached row is of the image's present box."""
-    boxes = [_vectors(table["detection_bbox"]) for table in (images, cached)]
-    return pa.array((boxes[0] == boxes[1]).all(axis=1))
+def _keys(table: pa.Table) -> pa.ChunkedArray:
+    """What tells rows apart (string): the URI, and the box if there are some."""
+    if not has_boxes(table.column_names):
+        return table["uri"]
+    sides = [pc.list_element(table["detection_bbox"], i).cast(pa.string()) for i in range(4)]
+    return pc.binary_join_element_wise(table["uri"], *(pc.fill_null(s, "") for s in sides), "\0")
 
 
 def _vectors(column: pa.ChunkedArray) -> Floats:

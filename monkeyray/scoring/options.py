@@ -44,11 +44,19 @@ class BoxConfig(JobConfig):
     box_padding: Annotated[float, Range(0, 10)] = PADDING
     """Margin to add on each side of a box, as a share of its longer side."""
 
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the crops of boxes are used instead of whole images."""
+        return self.detections is not None
+
     def __post_init__(self) -> None:
         super().__post_init__()
         threshold = self.detection_threshold
-        if self.detections is None and (threshold is not None or self.box_padding != PADDING):
-            option = "box-padding" if threshold is None else "detection-threshold"
+        useless = {
+            "detection-threshold": self.detections is None and threshold is not None,
+            "box-padding": not self.has_boxes and self.box_padding != PADDING,
+        }
+        for option in filter(useless.get, useless):
             raise ConfigError(f"--{option} is about boxes: give --detections too, or drop it")
 
 

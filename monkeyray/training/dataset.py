@@ -143,7 +143,7 @@ def choose_images(
     statuses = _objects(features.table["status"])
     readable = _usable(config, images, statuses)
     rows = features.table.filter(pa.array(readable))
-    contents = rows["sha256"].to_pylist()
+    contents = _contents(rows)
     pictures = group_images(contents, grey_thumbnails(rows["thumbnail"]))
     found = find_contradictions(
         _objects(images["uri"])[readable].tolist(),
@@ -155,10 +155,10 @@ def choose_images(
     statuses[np.flatnonzero(readable)[dropped]] = CONTRADICTORY
     usable = _usable(config, images, statuses)
     kept, rows = images.filter(pa.array(usable)), rows.filter(pa.array(~dropped))
-    contents, pictures = rows["sha256"].to_pylist(), pictures[~dropped]
-    # A given group or sequence stays together, whatever its pictures show.
+    contents, pictures = _contents(rows), pictures[~dropped]
+    # A given group, a sequence and the boxes of a file stay together, whatever they show.
     sequences = sequences_of(kept)
-    groups = _join(pictures, kept["group"].to_pylist(), sequences)
+    groups = _join(pictures, rows["sha256"].to_pylist(), kept["group"].to_pylist(), sequences)
     its_labels = kept["label"].to_pylist()
     split = _fold(config, kept, groups)
     test = split.fold == TEST
@@ -169,7 +169,6 @@ def choose_images(
     leaked = test & np.isin(groups, groups[~test])
     weight = weigh(truth, np.flatnonzero(~test), config.class_weights)
     folds = Folds(truth, split.fold, weight, split.second)
-    boxes = [kept["detection_bbox"].to_pylist()] if has_boxes(kept.column_names) else []
     second = [] if split.second is None else [split.second.tolist()]
     sizes = Counter(pictures.tolist())
     data = {
@@ -188,9 +187,9 @@ def choose_images(
         "duplicate_images": sum(size - 1 for size in sizes.values()),
         "contradictions": len(found.found),
         "leaks": int(leaked.sum()),
-        "boxes": {"padding": config.box_padding} if config.detections else None,
+        "boxes": {"padding": config.box_padding} if config.has_boxes else None,
         "fingerprint": fingerprint(
-            sorted(zip(contents, its_labels, split.fold.tolist(), *second, *boxes, strict=True))
+            sorted(zip(contents, its_labels, split.fold.tolist(), *second, strict=True))
         ),
     }
     return Dataset(
@@ -211,6 +210,15 @@ def choose_images(
     )
 
 
+def _contents(rows: pa.Table) -> list[str]:
+    """What each row shows of which bytes: the file's hash, with its box if it has one."""
+    hashes: list[str] = rows["sha256"].to_pylist()
+    if not has_boxes(rows.column_names):
+        return hashes
+    boxes = rows["detection_bbox"].to_pylist()
+    return [f"{content} {box}" for content, box in zip(hashes, boxes, strict=True)]
+
+
 def identify(config: TrainConfig, network: Network, data: Dataset) -> dict[str, Any]:
     """Everything that determines the weights besides the settings of the loop, in JSON types."""
     return {
@@ -223,7 +231,7 @@ def identify(config: TrainConfig, network: Network, data: Dataset) -> dict[str, 
         "class_weights": config.class_weights,
         "augment": config.augment,
         "folds": config.folds,
-        **({"boxes": data.data["boxes"]} if config.detections else {}),
+        **({"boxes": data.data["boxes"]} if config.has_boxes else {}),
     }
 
 

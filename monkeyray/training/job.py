@@ -84,7 +84,7 @@ class Job:
     ) -> Features:
         gpu = self.embedders.gpu if engine is None else 0.0
         engine = engine or choose_engine(self.config.engine, "float32", gpu > 0)
-        padding = self.config.box_padding if self.config.detections else None
+        padding = self.config.box_padding if self.config.has_boxes else None
         cache = FeatureCache(place, self.storage, network, engine, padding)
         return cache.get(images, self.pool, replace(self.embedders, gpu=gpu), self.reporter)
 

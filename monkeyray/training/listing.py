@@ -16,9 +16,10 @@ import pyarrow.compute as pc
 
 from monkeyray.console import Say, counted
 from monkeyray.errors import InputError
-from monkeyray.images.boxes import ANIMAL
+from monkeyray.images.boxes import ANIMAL, BOX_COLUMNS
 from monkeyray.images.detections import Detections, parse_detections, read_detections
 from monkeyray.images.listing import say_notes
+from monkeyray.images.manifest import count_true
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
 from monkeyray.labels.policies import say_labels
@@ -39,6 +40,7 @@ from monkeyray.training.options import TrainConfig
 
 #: Why images are skipped.
 NO_BOX, NOT_LISTED = "without an animal box", "not in the detections"
+NOT_ONE_BOX = "corrected without a single box"
 
 
 def check_places(config: TrainConfig, storage: Storage) -> None:
@@ -71,7 +73,7 @@ def say_skipped(skipped: Counter[str], say: Say) -> None:
     """Report which files are left out, and why."""
     say_notes(skipped, say)
     say_labels(skipped, say)
-    for why in (NO_BOX, NOT_LISTED):
+    for why in (NO_BOX, NOT_LISTED, NOT_ONE_BOX):
         if skipped[why]:
             say(f"left out, {why}: {counted(skipped[why], 'image')}")
 
@@ -89,7 +91,7 @@ def list_dataset(
     listed: set[str] = set()
 
     def read(place: str, split: str | None) -> pa.Table:
-        found = _tagged(list_labelled(place, storage, skipped, config), split)
+        found = _tagged(list_labelled(place, storage, skipped, config, crops=config.crops), split)
         if boxes is None:
             return found
         listed.update(nfc_column(found["uri"]).to_pylist())
@@ -97,6 +99,8 @@ def list_dataset(
 
     def read_later(place: str, table: pa.Table) -> pa.Table:
         found = _tagged(list_labelled(place, storage, skipped, config), None)
+        if config.crops:
+            return _of_boxes(found, table, skipped)
         if boxes is None:
             return found
         uris = nfc_column(found["uri"]).to_pylist()
@@ -156,6 +160,15 @@ def apply_corrections(table: pa.Table, later: pa.Table, notes: Counter[str]) -> 
     return pa.concat_tables([table, later.filter(pc.is_null(where))])
 
 
+def _of_boxes(later: pa.Table, table: pa.Table, skipped: Counter[str]) -> pa.Table:
+    """The rows of `later` for images that have a single box in `table`, in its columns."""
+    counts = nfc_column(table["uri"]).value_counts()
+    single = counts.field("values").filter(pc.equal(counts.field("counts"), 1))
+    kept = pc.is_in(nfc_column(later["uri"]), single)
+    skipped[NOT_ONE_BOX] += later.num_rows - count_true(kept)
+    return pa.concat_tables([table.slice(0, 0), later.filter(kept)], promote_options="default")
+
+
 def _given(images: pa.Table) -> set[str]:
     """The given splits."""
     return set(images["given"].to_pylist()) - {None}
@@ -168,6 +181,7 @@ def _tagged(table: pa.Table, split: str | None) -> pa.Table:
         columns["given"] = pa.array([split] * table.num_rows, pa.string())
     else:
         columns["given"] = table["split"] if "split" in table.column_names else empty
+    columns |= {name: table[name] for name in BOX_COLUMNS if name in table.column_names}
     for name in ("group", "location", "deployment", "sequence"):
         columns[name] = table[name] if name in table.column_names else empty
     return pa.table(columns)

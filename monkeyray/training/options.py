@@ -47,7 +47,7 @@ class TrainConfig(LabelledConfig, BoxConfig):
         SELDOM: (
             "features", "detection_threshold", "box_padding", "weights", "l2", "batch_size",
             "patience", "folds", "head_seed", "engine", "fine_tune_rate", "fine_tune_epochs",
-            *LABEL_FIELDS,
+            *LABEL_FIELDS, "crops",
             "drop_contradictions", "checkpoint_seconds", "mlflow_experiment",
         ),
     }  # fmt: skip
@@ -72,6 +72,11 @@ class TrainConfig(LabelledConfig, BoxConfig):
     detections: Place | None = None
     """MegaDetector results (JSON) for these images, to train on crops as `score --detections`
     scores them: the most confident animal of each image. Images without an animal are left out."""
+
+    crops: bool = False
+    """Train on the crops of the boxes that the labels have, in COCO and Camtrap DP: the largest one
+    of each label in an image. Images without boxes are left out. Another model is needed for whole
+    images."""
 
     label_names: Place | None = None
     """Table (CSV or Parquet) of names to show beside the labels. Its columns are label (otherwise
@@ -205,6 +210,8 @@ class TrainConfig(LabelledConfig, BoxConfig):
                 f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}"
             )
         parse_head(self.head)
+        if self.crops and self.detections is not None:
+            raise ConfigError("--crops takes the labels' boxes: drop it, or --detections")
         require(
             self.batch_size >= self.workers or not self._has_steps,
             "batch-size", self.batch_size, f"at least the number of workers, {self.workers}",
@@ -218,6 +225,11 @@ class TrainConfig(LabelledConfig, BoxConfig):
             tracking_uri(self.mlflow)
         experiment = self.mlflow_experiment
         require(bool(experiment.strip()), "mlflow-experiment", repr(experiment), "a name")
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the crops of boxes are used instead of whole images."""
+        return self.detections is not None or self.crops
 
     @property
     def _has_dense_layers(self) -> bool:
@@ -290,6 +302,11 @@ class TuneConfig(TrainConfig):
                 none or 0 < low <= high < math.inf, flag(name), f"{low:g} {high:g}",
                 "two numbers above 0 and finite, the smaller one first",
             )  # fmt: skip
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the crops of boxes are used instead of whole images."""
+        return self.detections is not None or self.crops
 
     @property
     def _has_dense_layers(self) -> bool:

@@ -124,6 +124,37 @@ def test_labels_that_may_be_of_sequences(tmp_path: Path) -> None:
     assert set(table["level"].to_pylist()) == {"image"}
 
 
+def test_boxes_become_crops(tmp_path: Path) -> None:
+    size = {"width": 100, "height": 200}
+    images = [image(name, **size) for name in ("two.jpg", "herd.jpg", "whole.jpg", "gone.jpg")]
+    annotations = [
+        seen("two.jpg", 4, bbox=[10, 20, 30, 40]),
+        seen("two.jpg", 7, bbox=[50, 20, 30, 40]),
+        seen("herd.jpg", 7, bbox=[0, 0, 10, 10]),
+        seen("herd.jpg", 7, bbox=[50, 100, 50, 100]),
+        seen("herd.jpg", 7, bbox=[0, 0, 20, 10]),
+        seen("whole.jpg", 4),
+        seen("gone.jpg", 4, bbox=[1, 1, 5, 5]),
+    ]
+    place = write(tmp_path / "labels.json", images, annotations)
+    touch(tmp_path, "two.jpg", "herd.jpg", "whole.jpg")
+    table, notes = read_counted(place, crops=True)
+    assert table["uri"].to_pylist() == [f"{tmp_path}/{n}.jpg" for n in ("two", "two", "herd")]
+    assert table["label"].to_pylist() == ["gray_wolf", "elk", "elk"]
+    boxes = [[round(side, 4) for side in box] for box in table["detection_bbox"].to_pylist()]
+    assert boxes == [[0.1, 0.1, 0.3, 0.2], [0.5, 0.1, 0.3, 0.2], [0.5, 0.5, 0.5, 0.5]]
+    assert len(set(table["detection"].to_pylist())) == 3
+    assert set(table["detection_category"].to_pylist()) == {"animal"}
+    assert notes["images without a box, left out"] == 1
+    assert len(read(place)) == 2  # without --crops, the image with two species is left out
+    place = write(tmp_path / "labels.json", images, [seen("whole.jpg", 4)])
+    with pytest.raises(InputError, match=r"none of the 1 labels .* has a box: drop --crops"):
+        read(place, crops=True)
+    (tmp_path / "list.csv").write_text("uri,label\na,b\n")
+    with pytest.raises(InputError, match="--crops takes boxes from COCO or Camtrap DP"):
+        read(tmp_path / "list.csv", crops=True)
+
+
 def test_original_coco_in_a_zip(tmp_path: Path) -> None:
     images = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
     rows = [{"id": i, "image_id": i, "category_id": 3} for i in (1, 2)]

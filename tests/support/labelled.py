@@ -18,13 +18,18 @@ _STORAGE = Storage(anonymous=(Location.parse("gs://public-datasets-lila"),))
 
 
 def read_counted(
-    place: Path | str, known: pa.Array | None = None, **options: Any
+    place: Path | str, known: pa.Array | None = None, *, crops: bool = False, **options: Any
 ) -> tuple[pa.Table, dict[str, int]]:
     """The labelled images of a place, and what became of the other labels, without the start of
     the keys. `known`: URIs that labels may be of, in place of the files that are there."""
     notes: Counter[str] = Counter()
     table = list_labelled(
-        str(place), _STORAGE, notes, LabelOptions(**options), known and (lambda: known)
+        str(place),
+        _STORAGE,
+        notes,
+        LabelOptions(**options),
+        known and (lambda: known),
+        crops=crops,
     )
     return table, {note.removeprefix("labels: "): count for note, count in notes.items() if count}
 

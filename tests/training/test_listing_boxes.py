@@ -171,23 +171,29 @@ def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Pat
     cache = FeatureCache(Location.of(str(tmp_path / "features")), STORAGE, network, padding=0.0)
     assert cache.place != FeatureCache(cache.folder, STORAGE, network).place
 
-    def images(bbox: tuple[float, ...]) -> pa.Table:
-        entry = STORAGE.stat(str(path))
+    def images(*boxes: tuple[float, ...]) -> pa.Table:
+        entry, n = STORAGE.stat(str(path)), len(boxes)
         columns = {
-            "uri": [str(path)], "size_bytes": [entry.size_bytes], "version": [entry.version],
-            "detection": pa.array([0], pa.int32()), "detection_category": ["animal"],
-            "detection_conf": pa.array([0.5], pa.float32()),
-            "detection_bbox": pa.array([bbox], pa.list_(pa.float32(), 4)),
+            "uri": [str(path)] * n, "size_bytes": [entry.size_bytes] * n,
+            "version": [entry.version] * n, "detection": pa.array(range(n), pa.int32()),
+            "detection_category": ["animal"] * n,
+            "detection_conf": pa.array([0.5] * n, pa.float32()),
+            "detection_bbox": pa.array(boxes, pa.list_(pa.float32(), 4)),
         }  # fmt: skip
         return pa.table(columns)
 
-    def get() -> Features:
-        return cache.get(images(LEFT), MachinePool(), WorkerCount(1), Reporter(True))
+    def get(*boxes: tuple[float, ...]) -> Features:
+        return cache.get(images(*boxes), MachinePool(), WorkerCount(1), Reporter(True))
 
-    first = get()
+    first = get(LEFT)
     pixels = decode(path.read_bytes(), 224, bbox=LEFT).pixels[None]
     expected, _ = TensorFlowEngine(network)(pixels)
     np.testing.assert_allclose(first.vectors, expected, atol=1e-4)
-    assert (first.found, get().found) == (0, 1)
+    assert (first.found, get(LEFT).found) == (0, 1)
     # Of another file of detections.
     assert find_cached(images(RIGHT), cache.load()).to_pylist() == [None]
+    # Several boxes of a file have features of their own.
+    both = get(RIGHT, LEFT)
+    assert both.found == 1
+    np.testing.assert_array_equal(both.vectors[1], first.vectors[0])
+    assert np.abs(both.vectors[0] - both.vectors[1]).max() > 0.1
