@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -30,8 +31,8 @@ from monkeyray.labels.source import Format, Source
 _SEQUENCES = ("seq_id", "sequence_id", "sequence")
 #: Sequences of several images, all with one label each, from which they may be what was labelled.
 _SUSPECT = 20
-#: How far rounding may put a box outside of its image, in pixels.
-_ROUNDING = 2.0
+#: How far rounding may put a box outside of its image, as a share of its side.
+_ROUNDING = 0.01
 
 
 def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Table:
@@ -146,20 +147,21 @@ def _box(annotation: dict[str, Any], width: Any, height: Any) -> tuple[list[floa
     box = pixels or shares
     if not box:
         return None, ""
-    if len(box) != 4 or not all(isinstance(side, int | float) for side in box):
+    if not isinstance(box, list) or [*map(_is_number, box)] != [True] * 4:
         return None, "boxes that are not four numbers, read as labels of the image"
     if pixels:
-        if not width or not height:
+        if not (_is_number(width) and _is_number(height) and width > 0 and height > 0):
             return None, "boxes in pixels of images of unknown size, read as labels of the image"
         box = [side / (width if i % 2 == 0 else height) for i, side in enumerate(box)]
     left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    slack = (_ROUNDING / (width or 1000), _ROUNDING / (height or 1000))
-    if min(box[2:]) <= 0 or min(left, top) < -max(slack) or right > 1 + slack[0] or (
-        bottom > 1 + slack[1]
-    ):  # fmt: skip
+    if min(box[2:]) <= 0 or min(left, top) < -_ROUNDING or max(right, bottom) > 1 + _ROUNDING:
         # As when a program writes the corner in place of width and height.
         return None, "boxes outside of their images, read as labels of the image"
     return [float(side) for side in box], ""
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _refuse(source: Source, options: LabelOptions, notes: Counter[str]) -> NoReturn:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 
@@ -131,7 +132,14 @@ def _from_format(
 
 
 def _read(source: Source, kind: Format, options: LabelOptions, notes: Counter[str]) -> pa.Table:
-    table = kind.read(source, options, notes)
+    try:
+        table = kind.read(source, options, notes)
+    except (pa.ArrowException, TypeError, ValueError, AttributeError, sqlite3.Error) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise InputError(
+            f"{source.place} was read as {kind.called}, but has odd values: {reason}: "
+            "export it again, or give a table with the columns uri and label"
+        ) from error
     if not table.num_rows:
         raise InputError(f"{source.place} was read as {kind.called}, and has no labels")
     return table.set_column(0, "path", slashed(table["path"], notes))
