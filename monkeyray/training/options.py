@@ -40,14 +40,15 @@ class TrainConfig(LabelledConfig, BoxConfig):
         "Network": ("backbone", "crop", "views", "head"),
         "Training": (
             "epochs", "learning_rate", "group_by", "class_weights", "target_precision", "seed",
+            "fine_tune",
         ),
-        "Fine-tuning": ("fine_tune", "augment"),
-        "Machines": ("workers", "embed_workers", "gpu", "int8"),
-        "Tracking": ("tensorboard", "mlflow"),
+        "Machines and tracking": (
+            "workers", "embed_workers", "gpu", "int8", "tensorboard", "mlflow",
+        ),
         SELDOM: (
             "features", "detection_threshold", "box_padding", "weights", "l2", "batch_size",
             "patience", "folds", "head_seed", "engine", "fine_tune_rate", "fine_tune_epochs",
-            *LABEL_FIELDS, "crops",
+            "augment", *LABEL_FIELDS, "crops",
             "drop_contradictions", "checkpoint_seconds", "mlflow_experiment",
         ),
     }  # fmt: skip
