@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from monkeyray.errors import MonkeyRayError
 from tests.support.labelled import read
 
-_ODD = st.sampled_from([None, True, -1, 1e308, float("nan"), "", "x", "\ud800", [], [1, "2"], {}])
+_ODD: st.SearchStrategy[Any] = st.sampled_from(
+    [None, True, -1, 1e308, float("nan"), "", "x", "\ud800", [], [1, "2"], {}]
+)
 _GOOD: dict[str, Any] = {
     "coco": {
         "images": [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 9, "location": 3}],
