@@ -80,7 +80,7 @@ def estimate(
     try:
         with hold(trial, work.storage, lambda line: None) as lease:
             run = create_run(trial, lease, {}, sample, sizes, ending="trial")
-            job, one = Job("scoring", run, work), replace(workers, workers=1)
+            job, one = Job("scoring", run, work), replace(workers, workers=1, cpus=1.0)
             pool.run(job, list(range(len(sizes))), one, say, lambda rows: None)
             tables = [table for _, table in run.read_files(["status", "predicted_at"])]
     finally:
@@ -89,5 +89,5 @@ def estimate(
     ends = [pc.max(table["predicted_at"]).as_py() for table in tables if table.num_rows]
     seconds = (ends[-1] - ends[0]).total_seconds() if len(ends) > 1 else None
     tried = Counter(status for table in tables for status in table["status"].to_pylist())
-    rate = sizes[-1] / seconds * workers.workers if seconds else None
+    rate = sizes[-1] / seconds * workers.processes if seconds else None
     return Estimate(listing.rows, tried, rate, workers.workers)

@@ -28,7 +28,7 @@ from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.workers.pools import Pool, run_pending
 from monkeyray.runs.workers.worker import Job
 from monkeyray.runs.workers.worker_count import WorkerCount
-from monkeyray.scoring.rows import Embedder
+from monkeyray.scoring.rows import embed_batch
 from monkeyray.statistics.fingerprints import THUMBNAIL_VERSION
 from monkeyray.storage.keys import fingerprint
 from monkeyray.storage.location import Location
@@ -135,11 +135,13 @@ class FeatureCache:
         name = f"pass-{number:05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
         place = self.place / name
         work = Work(
-            make_mapper=functools.partial(Embedder, self.network, self.engine),
+            make_engine=functools.partial(self.engine.build, self.network),
+            mapper=embed_batch,
             storage=self.storage,
             size=self.network.size,
             limits=Limits(),
             batch_size=max(1, _BATCH // len(self.network.views)),
+            views=len(self.network.views),
             decode=functools.partial(
                 decode, views=self.network.views, thumbnails=True, padding=self.padding or 0.0
             ),
@@ -147,7 +149,7 @@ class FeatureCache:
         listing = collect([todo])
         assert listing is not None
         with hold(place, self.storage, lambda line: None) as lease:
-            sizes = shard_sizes(todo.num_rows, workers.workers, _ROWS_PER_FILE)
+            sizes = shard_sizes(todo.num_rows, workers.processes, _ROWS_PER_FILE)
             run = create_run(place, lease, {"features": str(self.place)}, listing, sizes)
             job = Job("embedding", run, work, str(self.folder))
             run_pending(job, lease, pool, workers, reporter)

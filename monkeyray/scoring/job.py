@@ -126,10 +126,13 @@ def image_work(
 ) -> Work:
     """The work of a worker that decodes images and scores them."""
     views = options.views
+    network = bundle.network(views)
     return Work(
-        make_mapper=functools.partial(BatchScorer, bundle, options),
+        make_engine=functools.partial(options.engine.build, network),
+        mapper=BatchScorer(bundle, options),
         storage=storage,
-        size=bundle.network(views).size,
+        size=network.size,
+        views=len(views),
         limits=options.limits,
         batch_size=max(1, config.batch_size // len(views)),
         decode=functools.partial(decode, views=views, padding=config.box_padding),

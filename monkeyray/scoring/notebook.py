@@ -63,8 +63,10 @@ class Model:
         self._storage = storage
         # Embeddings cost nothing here, and each call chooses whether to return them.
         self._options = replace(options, embeddings=True)
+        network = bundle.network(options.views)
+        self._engine = options.engine.build(network)
         self._scorer = BatchScorer(bundle, self._options)
-        self._size = bundle.network(options.views).size
+        self._size = network.size
         self._decode = functools.partial(decode, views=options.views)
 
     @property
@@ -137,11 +139,11 @@ class Model:
             for place, image in enumerate(images)
             if isinstance(image, (Image.Image, np.ndarray))
         }
-
-        def decode(batch: Batch) -> Any:
-            return batch.decode(self._size, self._options.limits, self._decode, outcomes)
-
-        return self._scorer(Batch(plan, fetched), decode)
+        batch = Batch(plan, fetched)
+        columns, pixels, good = batch.decode(
+            self._size, self._options.limits, self._decode, outcomes
+        )
+        return self._scorer(batch, columns, good, *self._engine(pixels))
 
     def _fetch(self, image: OneImage | None, uri: str | None) -> Fetched:
         if image is None:

@@ -78,8 +78,8 @@ class PredictConfig(JobConfig):
     """Number of views of each image to average over. Default: as in training. Fewer are faster."""
 
     workers: Count | None = None
-    """Processes that decode and predict. Default: one per CPU core. With --gpu they share the GPUs,
-    up to 8 on each."""
+    """Workers that decode and predict. Default: one per CPU core. With --gpu one per GPU, with as
+    many decode processes as its node has cores for each GPU."""
 
     gpu: bool = False
     """Predict on GPUs."""
@@ -148,7 +148,7 @@ class ScoreConfig(BoxConfig, PredictConfig, LabelConfig):
     """Also write the backbone's features of each image, a list of float32."""
 
     batch_size: Count = 32
-    """Images per batch."""
+    """Images per batch; up to 8 batches are predicted at once on a GPU."""
 
     precision: Precision = "float32"
     """float32; mixed: float16 on GPUs and bfloat16 on CPUs, faster on hardware that supports it,

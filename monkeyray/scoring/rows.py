@@ -3,7 +3,7 @@ feature cache."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.arrays import Array, Flags, Ints
+from monkeyray.arrays import Array, Flags, Floats, Ints
 from monkeyray.errors import BundleError, InputError, MissingError
 from monkeyray.images.boxes import BOX_FIELDS, has_boxes
 from monkeyray.images.decode import Limits
@@ -19,7 +19,6 @@ from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import Bundle
 from monkeyray.model.engines import TENSORFLOW, EngineChoice
 from monkeyray.model.head import head_logits
-from monkeyray.model.network import Network
 from monkeyray.runs.plan import same_rows
 from monkeyray.runs.reader import Predictions
 from monkeyray.runs.workers.fetch import IMAGE_FIELDS, Batch
@@ -126,16 +125,14 @@ class PostProcessor:
 
 
 class BatchScorer:
-    """Maps batches of images to rows of predictions."""
+    """Maps batches of images to rows of predictions; see decode_process.Mapper."""
 
     def __init__(self, bundle: Bundle, options: ScoreOptions) -> None:
-        self._engine = options.engine.build(bundle.network(options.views))
         self._postprocess = PostProcessor(bundle, options)
 
-    def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        columns: dict[str, Any]
-        columns, pixels, good = decode(batch)
-        each, logits = self._engine(pixels)
+    def __call__(
+        self, batch: Batch, columns: dict[str, Any], good: list[int], each: Floats, logits: Floats
+    ) -> pa.Table:
         features, places = each.mean(axis=1), np.array(good, np.int64)
         finite = self._postprocess(columns, places, features, logits)
         width = None
@@ -148,28 +145,23 @@ class BatchScorer:
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
-class Embedder:
-    """Maps batches of images to their content hash, thumbnail and features."""
-
-    def __init__(self, network: Network, engine: EngineChoice) -> None:
-        self._engine = engine.build(network)
-
-    def __call__(self, batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        columns: dict[str, Any]
-        columns, pixels, good = decode(batch)
-        features, _ = self._engine(pixels)
-        vectors = features.reshape(len(features), features.shape[1] * features.shape[2])
-        columns["embedding"] = scatter(vectors, np.array(good, np.int64), len(batch.fetched))
-        fields = [
-            *IMAGE_FIELDS,
-            ("thumbnail", pa.binary(THUMBNAIL_BYTES)),
-            ("embedding", pa.list_(pa.float32(), vectors.shape[1])),
-        ]
-        if has_boxes(batch.plan.column_names):
-            for name, kind in BOX_FIELDS:
-                fields.append((name, kind))
-                columns[name] = batch.plan[name]
-        return pa.table(columns, schema=pa.schema(fields))
+def embed_batch(
+    batch: Batch, columns: dict[str, Any], good: list[int], features: Floats, logits: Floats
+) -> pa.Table:
+    """Map a batch of images to their content hash, thumbnail and features; see
+    decode_process.Mapper."""
+    vectors = features.reshape(len(features), features.shape[1] * features.shape[2])
+    columns["embedding"] = scatter(vectors, np.array(good, np.int64), len(batch.fetched))
+    fields = [
+        *IMAGE_FIELDS,
+        ("thumbnail", pa.binary(THUMBNAIL_BYTES)),
+        ("embedding", pa.list_(pa.float32(), vectors.shape[1])),
+    ]
+    if has_boxes(batch.plan.column_names):
+        for name, kind in BOX_FIELDS:
+            fields.append((name, kind))
+            columns[name] = batch.plan[name]
+    return pa.table(columns, schema=pa.schema(fields))
 
 
 @dataclass(frozen=True)

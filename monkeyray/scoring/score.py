@@ -57,7 +57,7 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         with open_pool(config.store, config.gpu, reporter.say) as pool:
             workers = pool.count("workers", config.workers, config.gpu)
             run = open_or_create(
-                config, lease, place, identity, found, listed, workers.workers, reporter.say
+                config, lease, place, identity, found, listed, workers.processes, reporter.say
             )
             write_options(place, config, storage, HIDDEN_NAME)
             work = image_work(config, bundle, options, storage)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -82,11 +82,11 @@ class Job:
         place: Location,
         engine: EngineChoice | None = None,
     ) -> Features:
-        gpu = self.embedders.gpu if engine is None else 0.0
-        engine = engine or choose_engine(self.config.engine, "float32", gpu > 0)
+        workers = self.embedders if engine is None else WorkerCount(self.embedders.processes)
+        engine = engine or choose_engine(self.config.engine, "float32", workers.gpu > 0)
         padding = self.config.box_padding if self.config.has_boxes else None
         cache = FeatureCache(place, self.storage, network, engine, padding)
-        return cache.get(images, self.pool, replace(self.embedders, gpu=gpu), self.reporter)
+        return cache.get(images, self.pool, workers, self.reporter)
 
     def run(self, task: Task, identity: dict[str, Any]) -> Outcome:
         """Train, or continue from the checkpoint of the same identity."""

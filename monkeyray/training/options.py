@@ -169,8 +169,8 @@ class TrainConfig(LabelledConfig, BoxConfig):
     In fine-tuning they run the backbone too, so give each a GPU or a CPU core."""
 
     embed_workers: Count | None = None
-    """Processes that run the backbone over the images. Default: one per CPU core. With --gpu they
-    share the GPUs, up to 8 on each."""
+    """Workers that run the backbone over the images. Default: one per CPU core. With --gpu one per
+    GPU, with as many decode processes as its node has cores for each GPU."""
 
     gpu: bool = False
     """Run the backbone and the training on GPUs, one for each of --workers."""

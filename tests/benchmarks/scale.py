@@ -33,12 +33,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from monkeyray.arrays import Array
+from monkeyray.arrays import Array, Floats
 from monkeyray.console import Reporter
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
-from monkeyray.model.engines import choose_engine
+from monkeyray.model.engines import Engine, choose_engine
 from monkeyray.options import StoreConfig
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run, open_run
@@ -77,17 +77,18 @@ class StubPostProcessor(PostProcessor):
 
 
 class StubScorer(BatchScorer):
-    """Rows of predictions without a network: the scores depend on the mean colours."""
+    """Rows of predictions without a model."""
 
     def __init__(self, options: ScoreOptions) -> None:
-        self._engine = self._run
         self._postprocess = StubPostProcessor(options)
 
-    def _run(self, pixels: Array) -> tuple[Any, Any]:
-        mean = pixels.reshape(len(pixels), -1, 3).mean(axis=(1, 2), dtype=np.float32)
-        scores = np.ones((len(pixels), len(LABELS)), np.float32) * 0.05
-        scores[np.arange(len(pixels)), mean.astype(int) % len(LABELS)] = 0.55
-        return np.zeros((len(pixels), 1, 8), np.float32), scores
+
+def stub_engine(pixels: Array) -> tuple[Floats, Floats]:
+    """Scores that depend on the mean colours."""
+    mean = pixels.reshape(len(pixels), -1, 3).mean(axis=(1, 2), dtype=np.float32)
+    scores = np.ones((len(pixels), len(LABELS)), np.float32) * 0.05
+    scores[np.arange(len(pixels)), mean.astype(int) % len(LABELS)] = 0.55
+    return np.zeros((len(pixels), 1, 8), np.float32), scores
 
 
 def pss_of_tree(root: int) -> dict[str, float]:
@@ -128,10 +129,15 @@ def watch_memory(samples: list[dict[str, float]]) -> Any:
         sample()
 
 
+def make_stub() -> Engine:
+    """The engine without a network."""
+    return stub_engine
+
+
 def stub_work(storage: Storage) -> Work:
     """Work without a network."""
     options = ScoreOptions(("middle",), 5, None, False, Limits())
-    return Work(functools.partial(StubScorer, options), storage, 224, options.limits, 32)
+    return Work(make_stub, StubScorer(options), storage, 224, options.limits, 32)
 
 
 def real_work(model: str, storage: Storage) -> Work:
@@ -140,8 +146,9 @@ def real_work(model: str, storage: Storage) -> Work:
     views = bundle.choose_views(None)
     engine = choose_engine("auto", "float32", False)
     options = ScoreOptions(views, 5, None, False, engine=engine, limits=Limits())
-    size = bundle.network(views).size
-    return Work(functools.partial(BatchScorer, bundle, options), storage, size, options.limits, 32)
+    network = bundle.network(views)
+    make_engine, scorer = functools.partial(engine.build, network), BatchScorer(bundle, options)
+    return Work(make_engine, scorer, storage, network.size, options.limits, 32)
 
 
 def score_images(

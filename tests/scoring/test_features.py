@@ -79,14 +79,13 @@ class InProcess:
 
     def run(self, job: Job, shards: list[int], *rest: Any, **named: Any) -> Counter[str]:
         assert isinstance(job.work, Work)
-        mapper, work = job.work.make_mapper(), job.work
+        work, engine = job.work, job.work.make_engine()
         for shard in shards:
             plan = job.run.plan.read(shard)
             fetched = [fetch(STORAGE, uri, None, work.limits) for uri in plan["uri"].to_pylist()]
-            table = mapper(
-                Batch(plan, fetched),
-                lambda batch: batch.decode(work.size, work.limits, work.decode),
-            )
+            batch = Batch(plan, fetched)
+            columns, pixels, good = batch.decode(work.size, work.limits, work.decode)
+            table = work.mapper(batch, columns, good, *engine(pixels))
             job.run.publish(shard, plan, table)
             self.opened += plan.num_rows
         return Counter()

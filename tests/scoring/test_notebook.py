@@ -103,9 +103,9 @@ def test_images_are_drawn_a_batch_at_a_time(model: Model, monkeypatch: pytest.Mo
 
     scorer = model._scorer
 
-    def scored(batch: Any, decode: Any) -> pa.Table:
+    def scored(batch: Any, *decoded: Any) -> pa.Table:
         seen.append((len(drawn), len(batch.fetched)))
-        return scorer(batch, decode)
+        return scorer(batch, *decoded)
 
     monkeypatch.setattr(model, "_scorer", scored)
     assert model.predict(images(), batch_size=2).num_rows == 5

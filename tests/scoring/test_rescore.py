@@ -161,16 +161,18 @@ def test_another_head_gives_what_scoring_with_it_gives(
     run(embedded, second, tmp_path / "out", top_k="all")
     old, new = shards(embedded), shards(tmp_path / "out")
     bundle = load_bundle(second, Storage())
-    scorer = BatchScorer(bundle, ScoreOptions(("middle",), 3, None, True, Limits()))
+    options = ScoreOptions(("middle",), 3, None, True, Limits())
+    scorer = BatchScorer(bundle, options)
+    engine = options.engine.build(bundle.network(options.views))
     middle = functools.partial(decode, views=("middle",))
     scored = {}
     for name, table in old.items():
         nothing = pa.nulls(table.num_rows)
         plan = pa.table({"uri": table["uri"], "size_bytes": nothing, "version": nothing})
         fetched = [fetch(Storage(), uri, None, Limits()) for uri in table["uri"].to_pylist()]
-        scored[name] = scorer(
-            Batch(plan, fetched), lambda batch: batch.decode(224, Limits(), middle)
-        )
+        batch = Batch(plan, fetched)
+        columns, pixels, good = batch.decode(224, Limits(), middle)
+        scored[name] = scorer(batch, columns, good, *engine(pixels))
     assert_predicted_alike(new, scored)
     together, before = pa.concat_tables(new.values()), pa.concat_tables(old.values())
     assert set(together["model_id"].to_pylist()) == {bundle.model_id}

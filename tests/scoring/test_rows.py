@@ -13,7 +13,6 @@ from PIL import Image
 from monkeyray.arrays import Array
 from monkeyray.errors import BundleError
 from monkeyray.images.decode import Limits
-from monkeyray.model.engines import EngineChoice
 from monkeyray.runs.workers.fetch import Batch, Fetched
 from monkeyray.scoring.rows import OVERFLOW, BatchScorer, PostProcessor, ScoreOptions
 from tests.support.bundles import WIDTH, make_bundle
@@ -33,7 +32,6 @@ def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
         logits = np.array([[answer, 0] for answer in answers], np.float32)
         return np.zeros((len(pixels), 1, WIDTH), np.float32), logits
 
-    monkeypatch.setattr(EngineChoice, "build", lambda choice, network: engine)
     file = io.BytesIO()
     Image.new("RGB", (300, 200), "green").save(file, "PNG")
     uris = [f"/{number}.png" for number in range(len(answers))]
@@ -44,7 +42,8 @@ def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
     scorer = BatchScorer(
         bundle, ScoreOptions(bundle.views, 2, None, embeddings=True, limits=Limits())
     )
-    return scorer(batch, lambda batch: batch.decode(224, Limits()))
+    columns, pixels, good = batch.decode(224, Limits())
+    return scorer(batch, columns, good, *engine(pixels))
 
 
 def test_an_image_that_overflows_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:

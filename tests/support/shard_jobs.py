@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Array, Floats
 from monkeyray.errors import DecodeError
 from monkeyray.images.decode import Decoded, Limits
+from monkeyray.model.engines import Engine
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
@@ -40,49 +42,48 @@ def hooked_decode(data: bytes, size: int, limits: Limits) -> Decoded:
         time.sleep(0.2)
     if data.startswith(b"broken"):
         raise DecodeError("unreadable", "as it says")
-    return Decoded(np.full((size, size, 3), data[-1], np.uint8), 7, 5, None)
+    return Decoded(np.full((1, size, size, 3), data[-1], np.uint8), 7, 5, None)
 
 
-def make_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        columns, pixels, good = decode(batch)
-        table = pa.table(columns, schema=pa.schema(IMAGE_FIELDS))
-        seen: list[int | None] = [None] * table.num_rows
-        for place, image in zip(good, pixels, strict=True):
-            seen[place] = int(image[0, 0, 0])
-        pid = pa.array([os.getpid()] * table.num_rows)
-        return table.append_column("seen", pa.array(seen, pa.int64())).append_column("pid", pid)
+def make_engine() -> Engine:
+    """An engine whose features are the first byte of each image."""
 
-    return mapper
+    def engine(pixels: Array) -> tuple[Floats, Floats]:
+        return pixels[:, :, 0, 0, :1].astype(np.float32), np.zeros((len(pixels), 2), np.float32)
+
+    return engine
 
 
-def dying_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        decode(batch)
-        os._exit(3)
-
-    return mapper
-
-
-def hanging_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
-        decode(batch)
-        time.sleep(3600)
-        raise AssertionError
-
-    return mapper
+def mapper(
+    batch: Batch, columns: dict[str, Any], good: list[int], features: Floats, logits: Floats
+) -> pa.Table:
+    table = pa.table(columns, schema=pa.schema(IMAGE_FIELDS))
+    assert logits.shape == (len(good), 2)
+    seen: list[int | None] = [None] * table.num_rows
+    for place, image in zip(good, features, strict=True):
+        seen[place] = int(image[0, 0])
+    pid = pa.array([os.getpid()] * table.num_rows)
+    return table.append_column("seen", pa.array(seen, pa.int64())).append_column("pid", pid)
 
 
-def hanging_start() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
+def dying_engine() -> Engine:
+    return lambda pixels: os._exit(3)
+
+
+def hanging_engine() -> Engine:
+    return lambda pixels: time.sleep(3600)  # type: ignore[return-value]
+
+
+def hanging_start() -> Engine:
     time.sleep(3600)
     raise AssertionError
 
 
-def bug_mapper() -> Callable[[Batch, Callable[[Batch], Any]], pa.Table]:
-    def mapper(batch: Batch, decode: Callable[[Batch], Any]) -> pa.Table:
+def bug_engine() -> Engine:
+    def engine(pixels: Array) -> tuple[Floats, Floats]:
         raise ValueError("a bug of ours")
 
-    return mapper
+    return engine
 
 
 def plan_of(folder: Path, contents: dict[str, bytes]) -> pa.Table:
@@ -105,5 +106,5 @@ def prepare(lease: Lease, plan: pa.Table, rows_per_file: int) -> Run:
     return create_run(lease.place, lease, {}, listing, sizes)
 
 
-def work(limits: Limits, mapper: Any = make_mapper) -> Work:
-    return Work(mapper, Storage(), SIZE, limits, 8, hooked_decode)
+def work(limits: Limits, engine: Callable[[], Engine] = make_engine) -> Work:
+    return Work(engine, mapper, Storage(), SIZE, limits, 8, hooked_decode)

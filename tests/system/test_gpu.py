@@ -1,5 +1,5 @@
-"""The way to a GPU, as far as a machine without one can go: Ray has one by name, and the workers
-that ask for a share of it compute on the CPU."""
+"""The way to a GPU, as far as a machine without one can go: Ray has one by name, and the worker
+that asks for it computes on the CPU."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_both_jobs_with_a_gpu_by_name(few: Path, tmp_path: Path) -> None:
     assert counts == [42, 42, {"ok": 42}]
     run = json.loads((tmp_path / "out" / "_run.json").read_text())
     assert run["identity"]["engine"] == "tensorflow-float32"
-    # Two workers share it, and each makes files; the labels are those of photographs seen before.
+    # Two decode processes share its engine; the labels are those of photographs seen before.
     table = pq.read_table(tmp_path / "out")
     right = sum(row["uri"].split("/")[-2] == row["label"] for row in table.to_pylist())
     assert right >= 34

@@ -3,8 +3,9 @@ size.
 
 Each worker is a ShardWorker (worker.py), whose child fetches a shard's images ahead of use, decodes
 them and maps them to rows in one thread, so a shard's file is the same wherever it was made. On one
-machine each runs in a thread, on Ray each is an actor that Ray Data hands shards to. Neither pixels
-nor images pass through Ray's object store, and a lost worker costs the shard that it was making.
+machine each runs in a thread, on Ray each is an actor that Ray Data hands shards to. An actor with
+a GPU has a ShardWorker for each of its cores, and one engine for all of them. Neither pixels nor
+images pass through Ray's object store, and a lost worker costs the shards that it was making.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -30,7 +32,15 @@ from monkeyray.runs.processes import map_in_processes
 from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.workers.supervisor import pack
 from monkeyray.runs.workers.telemetry import Meter
-from monkeyray.runs.workers.worker import SPENT, Job, Progress, ShardWorker, Tally, every_second
+from monkeyray.runs.workers.worker import (
+    SPENT,
+    Job,
+    Progress,
+    ShardWorker,
+    Tally,
+    every_second,
+    start_engine,
+)
 from monkeyray.runs.workers.worker_count import (
     WorkerCount,
     choose_worker_count,
@@ -230,8 +240,9 @@ class RayPool:
         """Make the given shards; see Pool. `images` gives the job metrics in Ray."""
         if not shards:
             return Counter()
-        workers = WorkerCount(min(workers.workers, len(shards)), workers.gpu)
-        wait_for_workers(workers.workers, workers.gpu, say)
+        at_once = max(1, workers.decoders)
+        workers = replace(workers, workers=min(workers.workers, -(-len(shards) // at_once)))
+        wait_for_workers(workers.workers, workers.gpu, say, workers.cpus)
         meter = None if images is None else Meter(job.task, job.place or str(job.run.place), images)
         try:
             with quiet_data():
@@ -242,26 +253,36 @@ class RayPool:
 
 
 class ShardActor:
-    """A ShardWorker in an actor: shards in, errors and times out. `job` is a reference to a
-    Job."""
+    """ShardWorkers in an actor: shards in, errors and times out. `job` is a reference to a Job.
 
-    def __init__(self, job: Any, tally: Any) -> None:
+    With `decoders`, that many shards are made at the same time, with the engine of this process.
+    """
+
+    def __init__(self, job: Any, tally: Any, decoders: int) -> None:
         import ray
         import ray.cloudpickle
 
         job = ray.get(job)
-        packed = pack(job.work, ray.cloudpickle.dumps) if isinstance(job.work, Work) else None
-        self._worker = ShardWorker(job, packed, tally.add.remote)
+        packed = None
+        if isinstance(job.work, Work):
+            engine = start_engine(job.work, decoders) if decoders else None
+            packed = pack(job.work, ray.cloudpickle.dumps, engine)
+        self._idle: queue.SimpleQueue[ShardWorker] = queue.SimpleQueue()
+        for _ in range(max(1, decoders)):
+            self._idle.put(ShardWorker(job, packed, tally.add.remote))
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Make the shards. A MonkeyRayError comes back pickled, because Ray Data drops the cause of
         an exception."""
         error, spent = b"", Counter[str]()
+        worker = self._idle.get()
         try:
             for shard in batch["shard"]:
-                spent.update(self._worker.make(int(shard)))
+                spent.update(worker.make(int(shard)))
         except MonkeyRayError as problem:
             error = pickle.dumps(problem)
+        finally:
+            self._idle.put(worker)
         count = len(batch["shard"])
         return {
             "shard": batch["shard"],
@@ -281,7 +302,7 @@ def _run_on_ray(
     import ray
     import ray.data
 
-    spent = Counter[str]()
+    spent, at_once = Counter[str](), max(1, workers.decoders)
     tally = ray.remote(num_cpus=0, max_restarts=-1)(Tally).remote()
     data = ray.data.from_arrow([pa.table({"shard": [shard]}) for shard in shards])
     with warnings.catch_warnings():
@@ -289,14 +310,16 @@ def _run_on_ray(
         warnings.filterwarnings("ignore", message=".*ray_remote_args")
         done = data.map_batches(
             ShardActor,
-            fn_constructor_args=(ray.put(job), tally),
+            fn_constructor_args=(ray.put(job), tally, workers.decoders),
             # A shard at a time; a number, because Ray wants one for GPUs.
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
-                size=workers.workers, max_tasks_in_flight_per_actor=2
+                size=workers.workers,
+                max_concurrent_calls_per_actor=at_once,
+                max_tasks_in_flight_per_actor=2 * at_once,
+                enable_true_multi_threading=True,
             ),
-            # Less than a core each, so that Ray Data's own tasks always find room.
-            num_cpus=0.5,
+            num_cpus=workers.cpus,
             num_gpus=workers.gpu,
             # Ray restarts without end by default, even an actor that always dies.
             max_restarts=_MAX_RESTARTS,

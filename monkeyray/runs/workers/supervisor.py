@@ -7,6 +7,7 @@ else. If that dies too, twice, the image gets a row with the status `crashed` or
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import pickle
 import signal
@@ -24,8 +25,9 @@ import pyarrow.compute as pc
 
 from monkeyray.errors import ClusterError, DecodeError
 from monkeyray.images.decode import Decoded
-from monkeyray.runs.workers.decode_process import Mapper, OpenImage, Work
+from monkeyray.runs.workers.decode_process import OpenImage, Slots, Work, no_engine
 from monkeyray.runs.workers.fetch import REFUSED, Outcomes, how_to_decode
+from monkeyray.runs.workers.shared_engine import Results, SharedEngine
 
 #: For how long a network may load, or compute a batch: this, or so many times its slowest batch.
 _COMPUTE_SECONDS = 1200.0
@@ -57,16 +59,23 @@ class DecodeProcess:
         timeout_seconds: float,
         environment: Mapping[str, str] | None = None,
         quiet: bool = False,
+        engine: SharedEngine | None = None,
     ) -> None:
         import multiprocessing
 
         self._timeout_seconds = timeout_seconds
+        self._engine = engine
         #: For how long its network may compute.
         self.compute_seconds = _COMPUTE_SECONDS
         self._pipe, far = multiprocessing.Pipe()
+        #: Held while the pipe is used by the engine, or closed.
+        self._open = threading.Lock()
         self._image = OpenImage.create()
         paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
         handed = [far.fileno(), self._image.descriptor]
+        if engine is not None:
+            handed.append(os.memfd_create("slots"))
+            self._slots = Slots(handed[-1], engine.work)
         # Never to standard output, which holds the job's result.
         said = subprocess.DEVNULL if quiet else 2
         try:
@@ -80,8 +89,8 @@ class DecodeProcess:
                     "-P",
                     "-m",
                     "monkeyray.runs.workers.decode_process",
-                    *map(str, handed),
                     str(os.getpid()),
+                    *map(str, handed),
                 ],
                 pass_fds=handed,
                 stdin=subprocess.DEVNULL,
@@ -99,6 +108,8 @@ class DecodeProcess:
             ) from None
         finally:
             far.close()
+            for descriptor in handed[2:]:
+                os.close(descriptor)  # its memory stays mapped
         #: Nanoseconds that it has spent on fetch, decode and compute.
         self.spent: Counter[str] = Counter()
         with contextlib.suppress(OSError):  # it died at once, and `_receive` will notice
@@ -145,10 +156,28 @@ class DecodeProcess:
                 # The first batch is the slowest, since much is compiled in it.
                 slow = _SLOWER * value.get("compute", 0) / 1e9
                 self.compute_seconds = max(self.compute_seconds, slow)
+            elif kind == "compute":
+                assert self._engine is not None
+                slot, count = value
+                pixels = self._slots.pixels[slot, :count]
+                self._engine.compute(pixels, functools.partial(self._answer, slot))
             elif kind == "end":
                 return
             else:
                 yield value
+
+    def _answer(self, slot: int, outcome: Results | Exception) -> None:
+        """Hand the engine's results to the process, from the engine's thread."""
+        answer: Exception | list[tuple[int, ...]]
+        if isinstance(outcome, Exception):
+            answer = outcome
+        else:
+            answer = [values.shape for values in outcome]
+            for place, values in zip(self._slots.results(slot, answer), outcome, strict=True):
+                place[...] = values
+        # Short messages, so this never waits for the process. It may have died meanwhile.
+        with self._open, contextlib.suppress(OSError):
+            self._pipe.send(answer)
 
     def _receive(self) -> Any:
         # Opening an image and computing are timed; the store has its own timeouts.
@@ -181,7 +210,8 @@ class DecodeProcess:
         """Kill the process and release its resources."""
         self._process.kill()
         self._process.wait()
-        self._pipe.close()
+        with self._open:
+            self._pipe.close()
         self._image.close()
 
 
@@ -201,19 +231,27 @@ if hasattr(os, "register_at_fork"):
 @dataclass(frozen=True)
 class Packed:
     """Work as it is sent to children: `whole`, or `bare`, without the network, for single
-    images."""
+    images. `reach`: images that a child may have decoded since its last table. `engine`: that of
+    the worker, if children have none."""
 
     whole: bytes
     bare: bytes
-    batch_size: int
+    reach: int
     decode_seconds: float
+    engine: SharedEngine | None = None
 
 
-def pack(work: Work, pickle: Callable[[Any], bytes] = pickle.dumps) -> Packed:
+def pack(
+    work: Work,
+    pickle: Callable[[Any], bytes] = pickle.dumps,
+    engine: SharedEngine | None = None,
+) -> Packed:
     """Pack work once for any number of children. `pickle`: makes bytes that `pickle.loads`
     reads."""
-    bare = replace(work, make_mapper=_no_mapper)
-    return Packed(pickle(work), pickle(bare), work.batch_size, work.limits.decode_seconds)
+    work = work if engine is None else engine.work
+    bare = replace(work, make_engine=no_engine, mapper=_no_rows, ahead=0)
+    reach = work.batch_size * (work.ahead + 1)
+    return Packed(pickle(work), pickle(bare), reach, work.limits.decode_seconds, engine)
 
 
 class SupervisedDecoder:
@@ -235,7 +273,11 @@ class SupervisedDecoder:
 
     def _start(self) -> DecodeProcess:
         return DecodeProcess(
-            self._packed.whole, self._packed.decode_seconds, self._environment, self._quiet
+            self._packed.whole,
+            self._packed.decode_seconds,
+            self._environment,
+            self._quiet,
+            self._packed.engine,
         )
 
     def spent(self) -> Counter[str]:
@@ -277,7 +319,7 @@ class SupervisedDecoder:
                 suspects = [] if death.position is None else [death.position]
                 if not suspects and deaths > 1:
                     # An image that it had closed already may have corrupted its memory.
-                    suspects = list(range(done, min(done + self._packed.batch_size, plan.num_rows)))
+                    suspects = list(range(done, min(done + self._packed.reach, plan.num_rows)))
                 for position in suspects:
                     if position not in outcomes:
                         row = plan.slice(position, 1)
@@ -350,5 +392,5 @@ class SupervisedDecoder:
         self._child.close()
 
 
-def _no_mapper() -> Mapper:
-    raise ClusterError("this child only opens single images")
+def _no_rows(*batch: Any) -> pa.Table:
+    raise ClusterError("this process only opens single images")

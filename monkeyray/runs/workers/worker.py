@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections import Counter
@@ -16,6 +17,7 @@ from monkeyray.console import Say
 from monkeyray.errors import MissingError
 from monkeyray.runs.run import Run
 from monkeyray.runs.workers.decode_process import Work
+from monkeyray.runs.workers.shared_engine import SharedEngine
 from monkeyray.runs.workers.supervisor import Packed, SupervisedDecoder
 
 #: What workers spend their time on: waiting for images, decoding them, the network and its rows,
@@ -31,7 +33,7 @@ Progress = Callable[[dict[str, int]], None]
 #: A shard's number and plan to the shard's rows, in tables that follow each other.
 Maker = Callable[[int, pa.Table], Iterator[pa.Table]]
 
-#: Of a child that computes in one thread, set before TensorFlow loads.
+#: Of a process that computes in one thread, set before TensorFlow loads.
 _ENVIRONMENT = {
     "TF_ENABLE_ONEDNN_OPTS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -39,7 +41,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TF_NUM_INTRAOP_THREADS": "1",
     "TF_NUM_INTEROP_THREADS": "1",
-    # Several may share a GPU, and the first would take all of its memory.
+    # Other programs may share the GPU, and TensorFlow would take all of its memory.
     "TF_FORCE_GPU_ALLOW_GROWTH": "true",
     # A retracing warning tells a user nothing.
     "PYTHONWARNINGS": "ignore",
@@ -59,6 +61,12 @@ class Job:
     run: Run
     work: Work | Maker
     place: str | None = None
+
+
+def start_engine(work: Work, decoders: int) -> SharedEngine:
+    """An engine in this process, for as many workers with one child each."""
+    os.environ.update(_ENVIRONMENT)
+    return SharedEngine(work, decoders)
 
 
 class ShardWorker:

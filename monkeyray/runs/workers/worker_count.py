@@ -8,29 +8,45 @@ from dataclasses import dataclass
 from monkeyray.console import Say, counted
 from monkeyray.errors import ClusterError
 
-#: Maximum number of workers that share a GPU; each decodes on its own core.
-_ON_A_GPU = 8
-
 _WAIT_LINE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class WorkerCount:
-    """How many workers decode and run a network, and the share of a GPU of each, 0 to 1."""
+    """How many workers decode and run a network, and what each of them uses: GPUs, 0 or 1, and CPU
+    cores.
+
+    Without a GPU a worker is one process. With one it is an engine and `decoders` more processes.
+    """
 
     workers: int
     gpu: float = 0.0
+    cpus: float = 1.0
+
+    @property
+    def decoders(self) -> int:
+        """Decode processes of a worker beside its engine, one for each core; 0 without a GPU."""
+        return max(1, int(self.cpus)) if self.gpu else 0
+
+    @property
+    def processes(self) -> int:
+        """How many processes decode, and make a shard each at the same time."""
+        return self.workers * max(1, self.decoders)
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the nodes of a cluster have now, and the maximum that an autoscaler may reach."""
+    """What the nodes of a cluster have now, and the maximum that an autoscaler may reach.
+
+    `gpu_cpus`: CPUs for each GPU, on the kind of node with GPUs that has the fewest.
+    """
 
     cpus: int
     gpus: int
     max_cpus: int
     max_gpus: int
     nodes: int
+    gpu_cpus: float = 1.0
 
 
 def usable_cores() -> int:
@@ -44,49 +60,46 @@ def capacity() -> Capacity:
     """The CPUs, GPUs and nodes of the connected cluster."""
     import ray
 
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most, kinds = _autoscaler_nodes()
+    shares = [kind.get("CPU", 0) / kind["GPU"] for kind in [*nodes, *kinds] if kind.get("GPU")]
     now = ray.cluster_resources()
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    most = _autoscaler_maximum()
     cpus, gpus = int(now.get("CPU", 0)), int(now.get("GPU", 0))
     return Capacity(
-        cpus, gpus, max(cpus, int(most.get("CPU", 0))), max(gpus, int(most.get("GPU", 0))), nodes
+        cpus,
+        gpus,
+        max(cpus, int(most.get("CPU", 0))),
+        max(gpus, int(most.get("GPU", 0))),
+        len(nodes),
+        min(shares, default=1.0),
     )
 
 
-def _autoscaler_maximum() -> dict[str, float]:
-    """The resources that the autoscaler may grow to, empty without one.
+def _autoscaler_nodes() -> tuple[dict[str, float], list[dict[str, float]]]:
+    """The resources that the autoscaler may grow to, and those of each kind of node that it may
+    start; empty without one.
 
-    Ray Data calls the same function. It is not public, so its absence is not an error.
+    Ray Data calls the same functions. They are not public, so their absence is not an error.
     """
     try:
         from ray._private.state import state
 
-        return dict(state.get_max_resources_from_cluster_config() or {})
+        groups = state.get_cluster_config().node_group_configs
+        kinds = [dict(group.resources) for group in groups if group.max_count]
+        return dict(state.get_max_resources_from_cluster_config()), kinds
     except Exception:
-        return {}
+        return {}, []
 
 
 def choose_worker_count(option: str, asked: int | None, gpu: bool) -> WorkerCount:
-    """The workers for images: as many as asked for, or one per CPU core.
+    """The workers for images: as many as asked for, or one for each GPU or else CPU core.
 
-    With `gpu` several share each GPU, because a core decodes far less than a GPU computes; by
-    default as many as there are cores, at most 8 per GPU.
+    With `gpu` each gets the cores that its node has for each GPU.
 
     Raises ClusterError if the cluster can never have as many.
     """
-    if not gpu:
-        return WorkerCount(choose_workers(option, asked, gpu=False))
-    has = capacity()
-    now, most = max(1, has.gpus), has.max_gpus * _ON_A_GPU
-    choose_workers(option, None, gpu=True)  # raises if there are none
-    if asked is not None and asked > most:
-        raise ClusterError(
-            f"--{option} {asked}: at most {_ON_A_GPU} workers share a GPU, and this Ray cluster "
-            f"can have {has.max_gpus} GPUs: ask for {most} or fewer"
-        )
-    workers = asked or now * min(_ON_A_GPU, max(1, has.cpus // now))
-    gpus = max(now, -(-workers // _ON_A_GPU))
-    return WorkerCount(workers, 1 / -(-workers // gpus))
+    workers = choose_workers(option, asked, gpu)
+    return WorkerCount(workers, 1.0, capacity().gpu_cpus) if gpu else WorkerCount(workers)
 
 
 def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
@@ -110,8 +123,8 @@ def choose_workers(option: str, asked: int | None, gpu: bool) -> int:
     return asked if asked is not None else max(1, now)
 
 
-def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
-    """Wait until the cluster has room for the workers, each with the fraction `gpu` of a GPU, and
+def wait_for_workers(workers: int, gpu: float, say: Say, cpus: float = 0.5) -> None:
+    """Wait until the cluster has room for the workers, each with `gpu` GPUs and `cpus` CPUs, and
     `say` so every 30 s.
 
     The room is requested as a placement group, so that an autoscaler starts nodes for it.
@@ -119,7 +132,7 @@ def wait_for_workers(workers: int, gpu: float, say: Say) -> None:
     import ray
     from ray.util import placement_group, remove_placement_group
 
-    bundle = {"CPU": 0.5, **({"GPU": gpu} if gpu else {})}
+    bundle = {"CPU": cpus, **({"GPU": gpu} if gpu else {})}
     group = placement_group([bundle] * workers, strategy="SPREAD")
     try:
         start = time.monotonic()

@@ -21,13 +21,14 @@ from monkeyray.errors import ClusterError, StorageError
 from monkeyray.images.decode import Limits
 from monkeyray.runs.workers import supervisor
 from monkeyray.runs.workers.decode_process import COMPUTING, OpenImage
+from monkeyray.runs.workers.shared_engine import SharedEngine
 from monkeyray.runs.workers.supervisor import SupervisedDecoder, pack
 from tests.support.shard_jobs import (
-    bug_mapper,
-    dying_mapper,
-    hanging_mapper,
+    bug_engine,
+    dying_engine,
+    hanging_engine,
     hanging_start,
-    make_mapper,
+    make_engine,
     plan_of,
     work,
 )
@@ -37,9 +38,12 @@ from tests.support.shard_jobs import (
 def start() -> Iterator[Callable[..., SupervisedDecoder]]:
     running: list[SupervisedDecoder] = []
 
-    def start(mapper: Any = make_mapper, batch_size: int = 8, **limits: Any) -> SupervisedDecoder:
-        job = replace(work(Limits(**limits), mapper), batch_size=batch_size)
-        running.append(SupervisedDecoder(pack(job), {}))
+    def start(
+        engine: Any = make_engine, batch_size: int = 8, shared: bool = False, **limits: Any
+    ) -> SupervisedDecoder:
+        job = replace(work(Limits(**limits), engine), batch_size=batch_size)
+        packed = pack(job, engine=SharedEngine(job, 4) if shared else None)
+        running.append(SupervisedDecoder(packed, {}))
         return running[-1]
 
     yield start
@@ -51,14 +55,15 @@ def good(count: int) -> dict[str, bytes]:
     return {f"{i:03d}.jpg": b"good" + bytes([i]) for i in range(count)}
 
 
+@pytest.mark.parametrize("shared", [False, True])
 def test_a_poison_file_and_one_that_hangs_cost_a_row_each(
-    start: Callable[..., SupervisedDecoder], tmp_path: Path
+    shared: bool, start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
     contents = good(30)
     contents |= {"005.jpg": b"crash", "006.jpg": b"crash again"}
     contents |= {"020.jpg": b"broken", "029.jpg": b"hang, the last one"}
     plan = plan_of(tmp_path, contents)
-    table = pa.concat_tables(start(decode_seconds=0.5).run(plan))
+    table = pa.concat_tables(start(decode_seconds=0.5, shared=shared).run(plan))
     assert table["uri"].to_pylist() == plan["uri"].to_pylist()
     rows = {Path(row["uri"]).name: row for row in table.to_pylist()}
     statuses = Counter(row["status"] for row in rows.values())
@@ -146,6 +151,7 @@ import sys, threading, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from monkeyray.images.decode import Limits
+from monkeyray.runs.workers.shared_engine import SharedEngine
 from monkeyray.runs.workers.supervisor import SupervisedDecoder, pack
 from tests.support.shard_jobs import plan_of, work
 decoder = SupervisedDecoder(pack(work(Limits())), {})
@@ -180,13 +186,14 @@ def test_a_process_that_keeps_dying_stops_the_job(
     start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
     with pytest.raises(ClusterError, match=r"died 5 times .*exit code 3.*memory"):
-        list(start(dying_mapper, batch_size=2).run(plan_of(tmp_path, good(4))))
+        list(start(dying_engine, batch_size=2).run(plan_of(tmp_path, good(4))))
 
 
-def test_a_bug_in_the_child_is_raised_as_it_is(
-    start: Callable[..., SupervisedDecoder], tmp_path: Path
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_bug_in_the_engine_is_raised_as_it_is(
+    shared: bool, start: Callable[..., SupervisedDecoder], tmp_path: Path
 ) -> None:
-    watched = start(bug_mapper)
+    watched = start(bug_engine, shared=shared)
     with pytest.raises(RuntimeError, match="a bug of ours"):
         list(watched.run(plan_of(tmp_path, good(3))))
 
@@ -203,16 +210,19 @@ def test_a_long_run_of_missing_images_stops_the_job(
         list(watched.run(plan))
 
 
-@pytest.mark.parametrize("mapper", [hanging_mapper, hanging_start])
+@pytest.mark.parametrize(
+    ("engine", "shared"), [(hanging_engine, False), (hanging_start, False), (hanging_engine, True)]
+)
 def test_a_network_that_hangs_ends_the_run(
-    mapper: Any,
+    engine: Any,
+    shared: bool,
     start: Callable[..., SupervisedDecoder],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(supervisor, "_COMPUTE_SECONDS", 0.5)
     with pytest.raises(ClusterError, match=r"not computed within 0\.5 s, 2 times in a row"):
-        list(start(mapper).run(plan_of(tmp_path, good(20))))
+        list(start(engine, shared=shared).run(plan_of(tmp_path, good(20))))
 
 
 def test_a_slow_network_is_given_its_time(

@@ -36,33 +36,48 @@ def test_cores_are_those_that_a_process_may_use(monkeypatch: pytest.MonkeyPatch)
     [
         (Capacity(4, 0, 4, 0, 1), None, False, WorkerCount(4)),
         (Capacity(4, 0, 4, 0, 1), 3, False, WorkerCount(3)),
-        # As many as there are cores for, 8 a GPU at most.
-        (Capacity(16, 1, 16, 1, 1), None, True, WorkerCount(8, 1 / 8)),
-        (Capacity(8, 2, 8, 2, 2), None, True, WorkerCount(8, 1 / 4)),
-        (Capacity(2, 4, 2, 4, 1), None, True, WorkerCount(4, 1.0)),
-        (Capacity(16, 2, 16, 2, 1), 2, True, WorkerCount(2, 1.0)),
-        (Capacity(16, 2, 16, 2, 1), 3, True, WorkerCount(3, 1 / 2)),
+        # A GPU each, and the cores of its node for each GPU.
+        (Capacity(16, 1, 16, 1, 1, 16.0), None, True, WorkerCount(1, 1.0, 16.0)),
+        (Capacity(20, 2, 20, 2, 3, 4.0), None, True, WorkerCount(2, 1.0, 4.0)),
+        (Capacity(16, 4, 16, 4, 1, 4.0), 2, True, WorkerCount(2, 1.0, 4.0)),
         # An explicit number may count on what an autoscaler can add.
-        (Capacity(8, 0, 64, 4, 1), 32, True, WorkerCount(32, 1 / 8)),
-        (Capacity(8, 1, 64, 4, 1), 20, True, WorkerCount(20, 1 / 7)),
+        (Capacity(0, 0, 64, 4, 1, 16.0), 4, True, WorkerCount(4, 1.0, 16.0)),
     ],
 )
-def test_workers_share_the_gpus(
+def test_there_are_as_many_workers_as_gpus_or_cores(
     capacity: list[Capacity], has: Capacity, asked: int | None, gpu: bool, workers: WorkerCount
 ) -> None:
     capacity[:] = [has]
-    found = choose_worker_count("workers", asked, gpu)
-    assert found == workers
-    if gpu:
-        # All of them find room, whole workers on each GPU.
-        gpus = max(has.gpus, has.max_gpus if asked else 0)
-        assert found.workers <= gpus * int(1 / found.gpu + 1e-9)
+    assert choose_worker_count("workers", asked, gpu) == workers
 
 
-def test_more_than_can_share_the_gpus_are_refused(capacity: list[Capacity]) -> None:
+def test_a_worker_with_a_gpu_decodes_in_as_many_processes_as_it_has_cores() -> None:
+    assert WorkerCount(4).decoders == 0
+    assert WorkerCount(4).processes == 4
+    assert WorkerCount(2, 1.0, 7.5).decoders == 7
+    assert WorkerCount(2, 1.0, 7.5).processes == 14
+    assert WorkerCount(2, 1.0, 0.5).decoders == 1  # more GPUs than cores
+
+
+def test_the_cores_of_a_gpu_are_those_of_its_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes: list[dict[str, Any]] = [
+        {"Alive": True, "Resources": {"CPU": 64.0}},
+        {"Alive": True, "Resources": {"CPU": 32.0, "GPU": 2.0}},
+        {"Alive": False, "Resources": {"CPU": 1.0, "GPU": 1.0}},
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 96.0, "GPU": 2.0})
+    started: list[dict[str, float]] = []
+    monkeypatch.setattr(worker_count, "_autoscaler_nodes", lambda: ({"CPU": 96, "GPU": 8}, started))
+    assert worker_count.capacity() == Capacity(96, 2, 96, 8, 2, 16.0)
+    started[:] = [{"CPU": 8, "GPU": 1}, {"CPU": 4}]
+    assert worker_count.capacity().gpu_cpus == 8.0
+
+
+def test_more_gpus_than_there_can_be_are_refused(capacity: list[Capacity]) -> None:
     capacity[:] = [Capacity(64, 1, 64, 2, 1)]
-    with pytest.raises(ClusterError, match="ask for 16 or fewer"):
-        choose_worker_count("workers", 17, True)
+    with pytest.raises(ClusterError, match="ask for 2 or fewer"):
+        choose_worker_count("workers", 3, True)
     capacity[:] = [Capacity(64, 0, 64, 0, 1)]
     with pytest.raises(ClusterError, match="no GPUs"):
         choose_worker_count("workers", None, True)
