@@ -197,7 +197,7 @@ def test_scoring_needs_no_ray_and_gives_the_same_rows(
 def test_a_child_says_nothing_where_the_result_is_told(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "from tests.runs import test_pools as t\n"
+        "from tests.runs.workers import test_pools as t\n"
         "from dataclasses import replace\n"
         "from pathlib import Path\n"
         "from monkeyray.runs.workers import supervisor\n"
