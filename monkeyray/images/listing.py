@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -55,18 +55,21 @@ def list_images(
     skipped: Counter[str],
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    folder: Location | None = None,
+    names: Mapping[str, str] | None = None,
 ) -> Iterator[pa.Table]:
     """All images below a folder or prefix, or in a manifest, in tables of some thousand rows.
 
     `include` and `exclude` are globs in which * also matches slashes, compared with the path below
     a folder or with the URI in a manifest: an image must match one of the first, if there are any,
-    and none of the second. `skipped` counts files that are not images by their name, "hidden" and
-    "side-car", those "excluded", and the notes of `read_manifest`.
+    and none of the second. `folder` and `names`: of a manifest, as in `read_manifest`. `skipped`
+    counts files that are not images by their name, "hidden" and "side-car", those "excluded", and
+    the notes of `read_manifest`.
     Raises InputError if the place does not exist, or a manifest has no column `uri`.
     """
     place = Location.parse(uri)
     if is_table(str(place)):
-        tables, start = read_manifest(place, storage, skipped), None
+        tables, start = read_manifest(place, storage, skipped, folder, names), None
     else:
         tables, start = _list_folder(place, storage, skipped), len(place.prefix)
     for table in tables:

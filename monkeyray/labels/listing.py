@@ -13,7 +13,7 @@ from monkeyray.console import counted, has_control
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import ANIMAL, BOX_FIELDS
 from monkeyray.images.listing import PLAN_SCHEMA, list_images
-from monkeyray.images.manifest import count_true, read_manifest
+from monkeyray.images.manifest import count_true
 from monkeyray.labels.folders import label_by_folder
 from monkeyray.labels.formats import recognise
 from monkeyray.labels.manifest import label_by_column
@@ -68,14 +68,11 @@ def list_labelled(
             "and label, or one of the formats of labels"
         )
     root = None if options.images_root is None else Location.parse(options.images_root)
-    if from_table:
-        columns = {
-            "uri": options.uri_column, "label": options.label_column, "group": options.group_column
-        }  # fmt: skip
-        names = {name: column for name, column in columns.items() if column is not None}
-        chunks = list(read_manifest(place, storage, skipped, root, names))
-    else:
-        chunks = list(list_images(place, storage, skipped))
+    columns = {
+        "uri": options.uri_column, "label": options.label_column, "group": options.group_column
+    }  # fmt: skip
+    names = {name: column for name, column in columns.items() if column is not None}
+    chunks = list(list_images(place, storage, skipped, folder=root, names=names))
     table = pa.concat_tables(chunks) if chunks else PLAN_SCHEMA.empty_table()
     if table.num_rows == 0:
         raise InputError(f"no images in {place}: give a folder whose sub-folders are the labels")

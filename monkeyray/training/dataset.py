@@ -143,22 +143,28 @@ def choose_images(
     statuses = _objects(features.table["status"])
     readable = _usable(config, images, statuses)
     rows = features.table.filter(pa.array(readable))
-    contents = _contents(rows)
+    contents = rows["sha256"].to_pylist()
     pictures = group_images(contents, grey_thumbnails(rows["thumbnail"]))
+    shown, frames = contents, pictures
+    if config.crops:
+        # Boxes of a picture may have several labels; one box has one.
+        boxes = rows["detection_bbox"].to_pylist()
+        shown = [f"{content} {box}" for content, box in zip(contents, boxes, strict=True)]
+        frames = _join(zip(pictures, boxes, strict=True))
     found = find_contradictions(
         _objects(images["uri"])[readable].tolist(),
         _objects(images["label"])[readable].tolist(),
-        contents,
-        pictures,
+        shown,
+        frames,
     )
     dropped = found.dropped(config.drop_contradictions)
     statuses[np.flatnonzero(readable)[dropped]] = CONTRADICTORY
     usable = _usable(config, images, statuses)
     kept, rows = images.filter(pa.array(usable)), rows.filter(pa.array(~dropped))
-    contents, pictures = _contents(rows), pictures[~dropped]
-    # A given group, a sequence and the boxes of a file stay together, whatever they show.
+    contents, pictures = rows["sha256"].to_pylist(), pictures[~dropped]
+    # A given group or sequence stays together, whatever its pictures show.
     sequences = sequences_of(kept)
-    groups = _join(pictures, rows["sha256"].to_pylist(), kept["group"].to_pylist(), sequences)
+    groups = _join(pictures, kept["group"].to_pylist(), sequences)
     its_labels = kept["label"].to_pylist()
     split = _fold(config, kept, groups)
     test = split.fold == TEST
@@ -169,8 +175,9 @@ def choose_images(
     leaked = test & np.isin(groups, groups[~test])
     weight = weigh(truth, np.flatnonzero(~test), config.class_weights)
     folds = Folds(truth, split.fold, weight, split.second)
+    boxes = [kept["detection_bbox"].to_pylist()] if has_boxes(kept.column_names) else []
     second = [] if split.second is None else [split.second.tolist()]
-    sizes = Counter(pictures.tolist())
+    sizes = Counter(frames[~dropped].tolist())
     data = {
         "images": images.num_rows,
         "used": kept.num_rows,
@@ -189,7 +196,7 @@ def choose_images(
         "leaks": int(leaked.sum()),
         "boxes": {"padding": config.box_padding} if config.has_boxes else None,
         "fingerprint": fingerprint(
-            sorted(zip(contents, its_labels, split.fold.tolist(), *second, strict=True))
+            sorted(zip(contents, its_labels, split.fold.tolist(), *second, *boxes, strict=True))
         ),
     }
     return Dataset(
@@ -208,15 +215,6 @@ def choose_images(
         groups=groups,
         data=data,
     )
-
-
-def _contents(rows: pa.Table) -> list[str]:
-    """What each row shows of which bytes: the file's hash, with its box if it has one."""
-    hashes: list[str] = rows["sha256"].to_pylist()
-    if not has_boxes(rows.column_names):
-        return hashes
-    boxes = rows["detection_bbox"].to_pylist()
-    return [f"{content} {box}" for content, box in zip(hashes, boxes, strict=True)]
 
 
 def identify(config: TrainConfig, network: Network, data: Dataset) -> dict[str, Any]:

@@ -19,7 +19,7 @@ QUIET = monkeyray.StoreConfig(quiet=True)
 
 def write(few: Path, place: Path) -> None:
     """The labels of three species at four locations, in sequences of two, as a Windows machine
-    wrote them; one image has two labels, and two are not there."""
+    wrote them; one image has two labels, each with a box, and two are not there."""
     images, annotations = [], []
     names = [f"{path.parent.name}\\{path.name}" for path in sorted(few.glob("*/*"))]
     for number, name in enumerate([*names, "n0\\gone.jpg", "n5\\gone.jpg"]):
@@ -28,8 +28,13 @@ def write(few: Path, place: Path) -> None:
              "seq_id": f"s{number // 2}", "datetime": "2022-12-31 09:52:50"}
         )  # fmt: skip
         label = ("n0", "n5", "n9").index(name[:2])
-        annotations.append({"id": f"a{number}", "image_id": f"i{number}", "category_id": label})
-    annotations.append({"id": "b", "image_id": "i0", "category_id": 2})
+        box = [0.1, 0.1, 0.5, 0.8] if number % 7 else [0, 0, 0.4, 0.4]
+        annotations.append(
+            {"id": f"a{number}", "image_id": f"i{number}", "category_id": label}
+            | ({"bbox_relative": box} if number % 14 != 13 else {})
+        )
+    other = {"id": "b", "image_id": "i0", "category_id": 2, "bbox_relative": [0.5, 0.5, 0.4, 0.4]}
+    annotations.append(other)
     categories = [
         {"id": i, "name": name} for i, name in enumerate(("howler", "capuchin", "langur"))
     ]
@@ -46,7 +51,8 @@ def test_train_score_and_evaluate(few: Path, tmp_path: Path) -> None:
     assert len(set(known["location"].to_pylist())) == 4
     model = str(tmp_path / "model")
     trained = monkeyray.train(images=str(labels), model=model, images_root=root, store=QUIET)
-    assert trained.model["labels"] == ["capuchin", "howler", "langur"]
+    names = [row["label"] for row in trained.model["labels"]]
+    assert names == ["capuchin", "howler", "langur"]
     assert trained.model["data"]["used"] == 41
     counts = trained.model["data"]["skipped_files"]
     gone = "n0/gone.jpg, D:/season/n5/gone.jpg"
@@ -73,4 +79,23 @@ def test_train_score_and_evaluate(few: Path, tmp_path: Path) -> None:
         )
     ).content  # fmt: skip
     assert again["metrics"]["confusion"] == found["metrics"]["confusion"]
-    assert set(labels_of(known).values()) == set(trained.model["labels"])
+    assert set(labels_of(known).values()) == set(names)
+
+
+def test_train_on_the_boxes_of_labels(few: Path, tmp_path: Path) -> None:
+    labels = tmp_path / "labels.json"
+    write(few, labels)
+    corrections = tmp_path / "corrections.csv"
+    corrections.write_text(f"uri,label\n{few}/n9/none.jpg,howler\n")
+    trained = monkeyray.train(
+        images=str(labels), images_root=str(few), model=str(tmp_path / "model"), crops=True,
+        corrections=(str(corrections),), store=QUIET,
+    )  # fmt: skip
+    data = trained.model["data"]
+    assert data["skipped_files"]["labels: images without a box, left out"] == 3
+    # 42 photographs, of which 3 have no box and one has two.
+    assert (data["used"], data["opened"]) == (40, 40)
+    assert data["skipped_files"]["corrected without a single box"] == 1
+    assert data["boxes"] == {"padding": 0.1}
+    assert data["contradictions"] == 0
+    assert trained.model["metrics"]["estimate"]["accuracy"] > 0.8
