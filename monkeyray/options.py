@@ -28,15 +28,21 @@ from monkeyray.storage.store import Storage
 class IsPlace:
     """Marks an option that is a path or URI. `words`: other values with a meaning of their own.
 
-    `checked`: whether it must be a place that can be read or written here.
+    `checked`: whether it must be a place that can be read or written here. `ending`: of all places;
+    values without it are words.
     """
 
     words: tuple[str, ...] = ()
     checked: bool = True
+    ending: str = ""
+
+    def is_word(self, value: str) -> bool:
+        """Whether a value is not a place."""
+        return value in self.words or not value.endswith(self.ending)
 
     def check(self, option: str, value: Any) -> None:
         """Raise ConfigError for a malformed place."""
-        if self.checked and value not in self.words:
+        if self.checked and not self.is_word(value):
             Location.parse(value)
 
 
@@ -83,7 +89,7 @@ Place = Annotated[str, IsPlace()]
 Count = Annotated[int, Range(1)]
 Share = Annotated[float, Range(0, 1)]
 Seed = Annotated[int, Range(0, 2**32 - 1)]  # as many bits as NumPy and TensorFlow take
-Engine = Annotated[str, OneOf(("auto", "tensorflow", "openvino"))]
+Engine = Annotated[str, OneOf(("auto", "tensorflow", "openvino", "onnxruntime"))]
 Precision = Annotated[str, OneOf(("float32", "mixed", "int8"))]
 
 #: The heading of options that the short help only names.

@@ -73,7 +73,7 @@ def _values(config: Any) -> Iterator[tuple[str, Any, Any]]:
 def _in_full(place: IsPlace | None, value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(_in_full(place, each) for each in value)
-    if place is None or value in place.words:
+    if place is None or place.is_word(value):
         return value
     try:
         return str(Location.parse(value))

@@ -18,7 +18,7 @@ import numpy as np
 from monkeyray.arrays import Array
 from monkeyray.console import silence_stderr
 from monkeyray.environment import environment
-from monkeyray.errors import ConfigError, ObjectError
+from monkeyray.errors import BundleError, ConfigError, ObjectError
 from monkeyray.model.keras_file import read_keras_file
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -27,7 +27,7 @@ from monkeyray.storage.store import Storage
 Weights = Mapping[str, Array]
 
 #: Maximum size of a weights file. The largest backbone has 100 MB, three times that with optimizer.
-_MOST_BYTES = 2**30
+MOST_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,10 @@ class Backbone:
     offset: float
     block_end: str
     packaged: str | None = None
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What a bundle records of the preprocessing, in JSON types."""
+        return {"scale": self.scale, "offset": self.offset}
 
 
 _V3_BLOCK = r"conv_bn|expanded_conv(_\d+)?_project_bn"
@@ -72,6 +76,63 @@ BACKBONES: dict[str, Backbone] = {
     # Its other layers have generic names; the stem counts as part of the first block.
     "inception_v3": Backbone("InceptionV3", 299, 2048, 1 / 127.5, -1.0, r"mixed\d+"),
 }  # fmt: skip
+
+
+#: The name of a backbone that came as an ONNX file, whose weights have the one array of that name,
+#: uint8: the bytes of the file.
+ONNX = "onnx"
+
+
+@dataclass(frozen=True)
+class OnnxBackbone:
+    """The properties of a backbone that came as an ONNX file.
+
+    `size`, `width`: as in Backbone. `scale`, `offset`: by channel, as in Backbone. `pool`: none if
+    the file's output is the features (n, width), mean over the `axes` of that output, or cls, the
+    first of its tokens (n, tokens, width).
+    """
+
+    size: int
+    width: int
+    scale: tuple[float, ...]
+    offset: tuple[float, ...]
+    pool: str = "none"
+    axes: tuple[int, ...] = ()
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What a bundle records of the preprocessing and the pooling, in JSON types."""
+        return {
+            "scale": list(self.scale),
+            "offset": list(self.offset),
+            "pool": self.pool,
+            "axes": list(self.axes),
+        }
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any]) -> OnnxBackbone:
+        """That of a model.json. Raises BundleError if it is none."""
+        given, size, width = model["preprocessing"], model["input_size"], model["feature_width"]
+        lists = [given.get(name) for name in ("scale", "offset", "axes")]
+        if (
+            not (type(size) is int and 0 < size <= MOST_PIXELS)
+            or not (type(width) is int and 0 < width <= MOST_FEATURES)
+            or not all(isinstance(each, list) for each in lists)
+            or [len(each) for each in lists[:2]] != [3, 3]
+            or not all(type(x) is float and abs(x) < 1000 for x in lists[0] + lists[1])
+            or (given.get("pool"), lists[2]) not in _POOLINGS
+        ):
+            raise BundleError("its preprocessing is not that of an ONNX backbone")
+        scale, offset, axes = map(tuple, lists)
+        return cls(size, width, scale, offset, given["pool"], axes)
+
+
+#: Limits of a backbone that came as a file: side of its input, and length of its feature vector.
+MOST_PIXELS, MOST_FEATURES = 4096, 2**16
+
+#: The ways from an output to features: of tokens, and of maps with channels first or last.
+_POOLINGS: tuple[tuple[str, list[int]], ...] = (
+    ("none", []), ("cls", []), ("mean", [1]), ("mean", [2, 3]), ("mean", [1, 2]),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -298,7 +359,7 @@ def _from_keras_file(name: str, place: Location, storage: Storage) -> Weights:
             f"(….weights.h5, …_notop.h5 or …_no_top.h5){hint}"
         )
     try:
-        data = storage.read(place, _MOST_BYTES).data
+        data = storage.read(place, MOST_BYTES).data
     except ObjectError as error:
         raise ConfigError(
             f"--weights {place} cannot be read: {error}: correct the path, or leave --weights out "

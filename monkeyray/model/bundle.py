@@ -1,6 +1,6 @@
 """The model bundle: everything that scoring needs, in files that hold no code.
 
-    place/backbone-….safetensors      weights of the backbone
+    place/backbone-….safetensors      weights of the backbone; or ….onnx, the file it came as
     place/head-….safetensors          weights of the head
     place/outliers-….safetensors      the outlier model: detects images that show none of the labels
     place/known_images-….safetensors  hashes and thumbnails of the images it was trained on
@@ -22,15 +22,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from monkeyray.errors import BundleError, ConfigError, MissingError, TooLargeError
 from monkeyray.images.decode import DECODE_VERSION
 from monkeyray.images.views import VIEWS
-from monkeyray.model.backbones import BACKBONES, Weights
-from monkeyray.model.bundle_files import file_name, is_ours, pack, read_arrays
-from monkeyray.model.bundle_schema import COMPONENTS, check_arrays, check_model, check_types
+from monkeyray.model.backbones import BACKBONES, ONNX, Backbone, OnnxBackbone, Weights
+from monkeyray.model.bundle_files import file_of, is_ours, pack, read_arrays
+from monkeyray.model.bundle_schema import (
+    COMPONENTS,
+    check_arrays,
+    check_model,
+    check_types,
+    spec_of,
+)
 from monkeyray.model.int8 import check_arrays as check_int8
 from monkeyray.model.known_images import KnownImages
 from monkeyray.model.network import Network
@@ -136,8 +142,21 @@ class Bundle:
         """The network on some of the views."""
         return Network(
             self.model["backbone"], self.backbone_weights, views, self.head_weights,
-            self.head_widths, len(self.labels), self.int8,
+            self.head_widths, len(self.labels), self.int8, self.onnx,
         )  # fmt: skip
+
+    @property
+    def onnx(self) -> OnnxBackbone | None:
+        """The properties of a backbone that came as an ONNX file."""
+        return OnnxBackbone.of(self.model) if self.model["backbone"] == ONNX else None
+
+    def embedding_identity(self) -> dict[str, Any]:
+        """What embeddings depend on, besides the views and the engine, in JSON types."""
+        return {
+            "backbone_weights": self.model["weights"]["backbone"],
+            "decode_version": self.model["preprocessing"]["decode_version"],
+            **({} if self.onnx is None else {"onnx": asdict(self.onnx)}),
+        }
 
     def calibration(self, views: tuple[str, ...]) -> Calibration:
         """The calibration for the mean of these views."""
@@ -148,15 +167,13 @@ class Bundle:
         )
 
 
-def preprocessing(backbone: str, views: Sequence[str]) -> dict[str, Any]:
+def preprocessing(spec: Backbone | OnnxBackbone, views: Sequence[str]) -> dict[str, Any]:
     """The preprocessing that a bundle records."""
-    spec = BACKBONES[backbone]
     return {
         "decode_version": DECODE_VERSION,
         "views": list(views),
         "filter": "bilinear",
-        "scale": spec.scale,
-        "offset": spec.offset,
+        **spec.preprocessing(),
     }
 
 
@@ -174,7 +191,7 @@ def describe(
     text), in JSON's types.
     """
     assert network.head_weights is not None
-    spec = BACKBONES[network.backbone]
+    spec = network.spec
     arrays = (network.backbone_weights, network.head_weights, outliers)
     identity = {
         "format_version": FORMAT_VERSION,
@@ -182,7 +199,7 @@ def describe(
         "backbone": network.backbone,
         "input_size": spec.size,
         "feature_width": spec.width,
-        "preprocessing": preprocessing(network.backbone, network.views),
+        "preprocessing": preprocessing(spec, network.views),
         "head": list(network.head_widths),
         "weights": {
             component: sha256(pack(weights))
@@ -208,14 +225,12 @@ def save_bundle(
     """
     place = Location.parse(uri)
     arrays = (bundle.backbone_weights, bundle.head_weights, bundle.outliers)
-    packed = {
-        component: pack(weights) for component, weights in zip(COMPONENTS, arrays, strict=True)
-    }
+    components = dict(zip(COMPONENTS, arrays, strict=True))
     if known is not None:
-        packed[KNOWN_IMAGES] = pack(known.to_arrays())
+        components[KNOWN_IMAGES] = known.to_arrays()
     if bundle.int8 is not None:
-        packed[INT8] = pack(bundle.int8)
-    files = {file_name(component, data): data for component, data in packed.items()}
+        components[INT8] = bundle.int8
+    files = dict(file_of(component, weights) for component, weights in components.items())
     pages = {REPORT: report.encode(), METRICS: metrics.encode()}
     previous, superseded = _old_files(place, storage)
     listed = {
@@ -289,7 +304,7 @@ def load_bundle(
         raise BundleError(
             f"{place} is the model {actual[:12]}, not {model_id}: correct --model or --model-id"
         )
-    if model["backbone"] not in BACKBONES:
+    if model["backbone"] not in (*BACKBONES, ONNX):
         raise BundleError(
             f"{place} has the backbone {model['backbone']!r}, which this version of MonkeyRay "
             "lacks: "
@@ -297,7 +312,11 @@ def load_bundle(
         )
     views = model["preprocessing"].get("views")
     known = isinstance(views, list) and views and all(view in [*VIEWS] for view in views)
-    if not known or model["preprocessing"] != preprocessing(model["backbone"], views):
+    try:
+        spec = spec_of(model)
+    except BundleError as error:
+        raise BundleError(f"{place}/model.json is damaged: {error}") from error
+    if not known or model["preprocessing"] != preprocessing(spec, views):
         raise BundleError(
             f"{place} was trained with different preprocessing than this version of MonkeyRay "
             "uses: train it "

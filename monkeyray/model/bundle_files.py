@@ -1,4 +1,5 @@
-"""The weights of a bundle as safetensors files, each named by its component and its hash."""
+"""The weights of a bundle as safetensors files, and a backbone that came as an ONNX file as that
+file, each named by its component and its hash."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ import re
 import numpy as np
 
 from monkeyray.errors import BundleError, MissingError, TooLargeError
-from monkeyray.model.backbones import Weights
+from monkeyray.model.backbones import ONNX, Weights
 from monkeyray.storage.keys import sha256
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -16,21 +17,24 @@ from monkeyray.storage.store import Storage
 _MOST_BYTES = 2**30
 
 
-def file_name(component: str, data: bytes) -> str:
-    """The name of the file with these bytes."""
-    return f"{component}-{sha256(data)[:16]}.safetensors"
+def file_of(component: str, weights: Weights) -> tuple[str, bytes]:
+    """The name of a component's file, and its bytes."""
+    data = pack(weights)
+    return f"{component}-{sha256(data)[:16]}.{ONNX if ONNX in weights else 'safetensors'}", data
 
 
 def is_ours(name: object, *components: str) -> bool:
-    """Whether `file_name` could have made this name for one of the components: a name in an
+    """Whether `file_of` could have made this name for one of the components: a name in an
     untrusted model.json must not point elsewhere."""
     either = "|".join(components)
-    pattern = rf"({either})-[0-9a-f]{{16}}\.safetensors"
+    pattern = rf"({either})-[0-9a-f]{{16}}\.(safetensors|{ONNX})"
     return isinstance(name, str) and re.fullmatch(pattern, name) is not None
 
 
 def pack(weights: Weights) -> bytes:
     """The bytes of a file."""
+    if ONNX in weights:
+        return weights[ONNX].tobytes()
     from safetensors.numpy import save
 
     return bytes(save({key: np.ascontiguousarray(weights[key]) for key in sorted(weights)}))
@@ -52,6 +56,8 @@ def read_arrays(place: Location, storage: Storage, name: str, expected: str) -> 
         raise BundleError(f"{place} is damaged: {error}") from error
     if sha256(data) != expected:
         raise BundleError(f"{place} is damaged: {name} does not match its hash in model.json")
+    if name.endswith(f".{ONNX}"):
+        return {ONNX: np.frombuffer(data, np.uint8)}
     try:
         weights: Weights = load(data)
     except (SafetensorError, KeyError) as error:  # KeyError for types that NumPy lacks

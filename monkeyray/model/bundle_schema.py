@@ -17,7 +17,8 @@ import numpy as np
 
 from monkeyray.console import has_control
 from monkeyray.errors import BundleError
-from monkeyray.model.backbones import BACKBONES, Weights
+from monkeyray.model.backbones import BACKBONES, ONNX, Backbone, OnnxBackbone, Weights
+from monkeyray.model.onnx_file import read_onnx
 from monkeyray.statistics.outliers import OutlierModel
 from monkeyray.statistics.thresholds import Thresholds
 
@@ -81,6 +82,13 @@ def check_types(model: Mapping[str, Any], keys: Iterable[str]) -> None:
             raise BundleError(f"its {key!r} has the wrong type")
 
 
+def spec_of(model: Mapping[str, Any]) -> Backbone | OnnxBackbone:
+    """The properties of a model.json's backbone, whose name is known. Raises BundleError if they
+    are damaged."""
+    name = model["backbone"]
+    return OnnxBackbone.of(model) if name == ONNX else BACKBONES[name]
+
+
 def check_model(model: Mapping[str, Any]) -> None:
     """Raise BundleError for a model.json of the right types whose values contradict each other."""
     labels = [item["label"] for item in model["labels"]]
@@ -93,7 +101,7 @@ def check_model(model: Mapping[str, Any]) -> None:
         *range(len(labels))
     ]:
         raise BundleError("its labels are not in the order of their index")
-    spec = BACKBONES[model["backbone"]]
+    spec = spec_of(model)
     for key, value in (("input_size", spec.size), ("feature_width", spec.width)):
         if model[key] != value:
             raise BundleError(f"its {key} is {model[key]}, but that of its backbone is {value}")
@@ -133,7 +141,10 @@ def check_arrays(
 
     Whether the weights fit the backbone shows only when Keras builds it.
     """
-    for component, arrays in (("backbone", backbone), ("head", head)):
+    components = {"backbone": backbone, "head": head}
+    if model["backbone"] == ONNX:
+        _check_onnx(components.pop("backbone"), model["input_size"])
+    for component, arrays in components.items():
         if not arrays:
             raise BundleError(f"its {component} has no arrays")
         for name, array in arrays.items():
@@ -162,6 +173,19 @@ def check_arrays(
     lacking = sorted(set(map(int, model["calibration"])) - set(found.weights))
     if lacking:
         raise BundleError(f"its outlier model has no scale for {lacking[0]} views")
+
+
+def _check_onnx(arrays: Weights, size: int) -> None:
+    if {name: (array.dtype.name, array.ndim) for name, array in arrays.items()} != {
+        ONNX: ("uint8", 1)
+    }:
+        raise BundleError("its backbone is not an ONNX file")
+    try:
+        found = read_onnx(arrays[ONNX].tobytes())
+    except ValueError as error:
+        raise BundleError(f"its backbone {error}") from None
+    if found.size not in (None, size):
+        raise BundleError(f"its backbone takes images of {found.size} pixels, not {size}")
 
 
 def _some(labels: list[str]) -> str:

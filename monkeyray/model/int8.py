@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from monkeyray.errors import BundleError
-from monkeyray.model.backbones import BACKBONES, Weights
-from monkeyray.model.network import Network
+from monkeyray.model.backbones import Weights
+from monkeyray.model.network import Network, network_graph
+from monkeyray.model.runtimes import reason_of
 
 #: Both uint8: the graph as OpenVINO XML, and its constants.
 _ARRAYS = ("graph", "constants")
@@ -38,8 +39,6 @@ def int8_model(network: Network, core: Any) -> Any:
 
     Raises BundleError if the int8 graph does not have the network's input and output.
     """
-    import openvino
-
     assert network.int8 is not None
     try:
         graph = core.read_model(*(network.int8[name].tobytes() for name in _ARRAYS))
@@ -47,31 +46,13 @@ def int8_model(network: Network, core: Any) -> Any:
         raise refusal(error) from error
     found = [[_shape(port) for port in ports] for ports in (graph.inputs, graph.outputs)]
     pixels = ("u8", [-1, -1, network.size, network.size, 3])
-    features = ("f32", [-1, -1, BACKBONES[network.backbone].width])
+    features = ("f32", [-1, -1, network.spec.width])
     if found != [[pixels], [features]]:
         raise BundleError(
             f"the model's backbone in int8 is damaged: it maps {found[0]} to {found[1]}, but "
             f"{network.backbone} maps {[pixels]} to {[features]}"
         )
-    source = graph.get_results()[0].input_value(0)
-    outputs = [source] if network.head_weights is None else [source, _head(source, network)]
-    return openvino.Model(outputs, graph.get_parameters(), "network")
-
-
-def _head(features: Any, network: Network) -> Any:
-    """The logits (n, labels) of features (n, views, width), by the layers of head.build_head."""
-    from openvino import opset13 as ops
-
-    assert network.head_weights is not None
-    layers = [
-        np.asarray(network.head_weights[name], np.float32) for name in sorted(network.head_weights)
-    ]
-    values = ops.reduce_mean(features, np.array([1]), keep_dims=False)
-    for place, (kernel, bias) in enumerate(zip(layers[::2], layers[1::2], strict=True)):
-        values = ops.add(ops.matmul(values, kernel, False, False), bias)
-        if place < len(network.head_widths):
-            values = ops.relu(values)
-    return values.output(0)
+    return network_graph(graph.get_results()[0].input_value(0), graph.get_parameters(), network)
 
 
 def _shape(port: Any) -> tuple[str, list[int]]:
@@ -84,13 +65,11 @@ def _shape(port: Any) -> tuple[str, list[int]]:
 
 
 def refusal(error: RuntimeError) -> BundleError:
-    """The error for an int8 backbone that OpenVINO cannot read or compile. OpenVINO's own reason is
-    the last line of its message, after source locations."""
+    """The error for an int8 backbone that OpenVINO cannot read or compile."""
     import openvino
 
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return BundleError(
         f"OpenVINO {openvino.__version__} cannot run the model's backbone in int8 "
-        f"({lines[-1][:200] if lines else type(error).__name__}): install a newer one, or train "
-        "without --int8 and score without --precision int8"
+        f"({reason_of(error)}): install a newer one, or train without --int8 and score without "
+        "--precision int8"
     )

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from monkeyray.arrays import Array, Floats
-from monkeyray.model.backbones import BACKBONES, Backbone, Weights, build_backbone, import_keras
+from monkeyray.model.backbones import (
+    BACKBONES,
+    Backbone,
+    OnnxBackbone,
+    Weights,
+    build_backbone,
+    import_keras,
+    weights_hash,
+)
 from monkeyray.model.head import build_head
+from monkeyray.storage.keys import fingerprint
 
 
 @dataclass(frozen=True)
@@ -17,9 +26,10 @@ class Network:
     """A backbone, the views it takes of an image, and its head if it has one: everything an engine
     is built from.
 
-    `backbone`: a key of BACKBONES. `views`: names of views.VIEWS; the head gets the mean of their
-    features. `head_widths`: widths of the Dense layers before the softmax; `labels`: number of
-    labels. `int8`: the backbone quantised, as int8.to_arrays has it, for `--precision int8`.
+    `backbone`: a key of BACKBONES, or ONNX, whose properties are `onnx`. `views`: names of
+    views.VIEWS; the head gets the mean of their features. `head_widths`: widths of the Dense layers
+    before the softmax; `labels`: number of labels. `int8`: the backbone quantised, as
+    int8.to_arrays has it, for `--precision int8`.
     """
 
     backbone: str
@@ -29,11 +39,41 @@ class Network:
     head_widths: tuple[int, ...] = ()
     labels: int = 0
     int8: Weights | None = None
+    onnx: OnnxBackbone | None = None
+
+    @property
+    def spec(self) -> Backbone | OnnxBackbone:
+        """The properties of the backbone."""
+        return self.onnx or BACKBONES[self.backbone]
 
     @property
     def size(self) -> int:
         """Side of the square input in pixels."""
-        return BACKBONES[self.backbone].size
+        return self.spec.size
+
+    def backbone_hash(self) -> str:
+        """The hash of what turns pixels into features, 64 hexadecimal digits."""
+        weights = weights_hash(self.backbone_weights)
+        return weights if self.onnx is None else fingerprint([weights, asdict(self.onnx)])
+
+
+def network_graph(features: Any, parameters: list[Any], network: Network) -> Any:
+    """The openvino.Model of a network from the OpenVINO output with its features (n, views, width):
+    with the mean over views and the layers of head.build_head, if it has a head."""
+    import openvino
+    from openvino import opset13 as ops
+
+    outputs = [features]
+    if network.head_weights is not None:
+        weights = network.head_weights
+        layers = [np.asarray(weights[name], np.float32) for name in sorted(weights)]
+        values = ops.reduce_mean(features, np.array([1]), keep_dims=False)
+        for place, (kernel, bias) in enumerate(zip(layers[::2], layers[1::2], strict=True)):
+            values = ops.add(ops.matmul(values, kernel, False, False), bias)
+            if place < len(network.head_widths):
+                values = ops.relu(values)
+        outputs.append(values.output(0))
+    return openvino.Model(outputs, parameters, "network")
 
 
 class TensorFlowEngine:
@@ -47,6 +87,7 @@ class TensorFlowEngine:
         import_keras()
         import tensorflow as tf
 
+        assert network.onnx is None
         spec = BACKBONES[network.backbone]
         policy = "float32"
         if precision == "mixed":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib
 import importlib.metadata
 import json
 import os
@@ -18,8 +17,6 @@ import numpy as np
 
 from monkeyray.arrays import Array, Floats
 from monkeyray.console import silence_stderr
-from monkeyray.environment import environment
-from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import (
     BACKBONES,
     build_backbone,
@@ -29,13 +26,11 @@ from monkeyray.model.backbones import (
 from monkeyray.model.head import build_head
 from monkeyray.model.int8 import int8_model, refusal
 from monkeyray.model.network import Network, TensorFlowEngine
+from monkeyray.model.onnx import onnx_model
+from monkeyray.model.runtimes import compile_model, import_openvino, unreported
 
 #: Bump when the code below builds a different graph.
 _GRAPH_VERSION = 1
-
-#: OpenVINO's precisions; by default it uses bfloat16 on CPUs that have it. Unquantised operations
-#: of an int8 graph use float32.
-_PRECISIONS = {"float32": "f32", "mixed": "bf16", "int8": "f32"}
 
 #: How many graphs are kept; the least recently used one is deleted first.
 _KEPT = 8
@@ -51,22 +46,15 @@ class OpenVinoEngine:
         """Raises ConfigError if OpenVINO is not installed, BundleError for an int8 backbone that is
         damaged or that OpenVINO cannot run."""
         core = import_openvino().Core()
-        settings = {
-            "INFERENCE_PRECISION_HINT": _PRECISIONS[precision],
-            "INFERENCE_NUM_THREADS": int(os.environ.get("OMP_NUM_THREADS", "1")),
-            "NUM_STREAMS": 1,
-            # Every process would pin its thread to the first core.
-            "ENABLE_CPU_PINNING": False,
-        }
         model = int8_model(network, core) if precision == "int8" else _model(network, core)
         try:
-            self._compiled = core.compile_model(model, "CPU", settings)
+            self._compiled = compile_model(core, model, precision)
         except RuntimeError as error:
             if precision != "int8":
                 raise
             raise refusal(error) from error
         self._request = self._compiled.create_infer_request()
-        width = BACKBONES[network.backbone].width
+        width = network.spec.width
         self._labels = network.labels if network.head_weights is not None else 0
         self._empty = (
             np.empty((0, len(network.views), width), np.float32),
@@ -85,26 +73,12 @@ class OpenVinoEngine:
         return features, self._request.get_output_tensor(1).data.copy()
 
 
-def import_openvino() -> Any:
-    """Import OpenVINO. Raises ConfigError if it is not installed."""
-    try:
-        with unreported():
-            return importlib.import_module("openvino")
-    except ImportError:
-        raise ConfigError(
-            "--engine openvino: OpenVINO is not installed here: pip install "
-            "'monkeyray[openvino]' on every node, or use --engine tensorflow"
-        ) from None
-
-
-def unreported() -> contextlib.AbstractContextManager[None]:
-    """Keep OpenVINO and NNCF from sending telemetry, as they do everywhere but in CI."""
-    return environment(CI="true")
-
-
 def convert(network: Network) -> Any:
-    """The openvino.Model of a network, converted from its TensorFlow graph."""
+    """The openvino.Model of a network, converted from its TensorFlow graph, or read from its ONNX
+    file."""
     openvino = import_openvino()
+    if network.onnx is not None:
+        return onnx_model(network)
     with silence_stderr(), unreported():
         return openvino.convert_model(TensorFlowEngine(network).graph())
 
@@ -112,6 +86,8 @@ def convert(network: Network) -> Any:
 def _model(network: Network, core: Any) -> Any:
     """The openvino.Model of a network, from the graph cache if possible."""
     openvino = import_openvino()
+    if network.onnx is not None:
+        return onnx_model(network)
 
     # If Keras already runs on TensorFlow, the graph is converted instead of exported.
     converted = "keras" in sys.modules and import_keras().backend.backend() == "tensorflow"

@@ -22,7 +22,8 @@ from monkeyray.model.backbones import Weights, import_keras
 from monkeyray.model.head import head_logits
 from monkeyray.model.int8 import to_arrays
 from monkeyray.model.network import Network
-from monkeyray.model.openvino import OpenVinoEngine, convert, import_openvino, unreported
+from monkeyray.model.openvino import OpenVinoEngine, convert
+from monkeyray.model.runtimes import import_openvino, unreported
 from monkeyray.statistics.metrics import softmax, wilson
 
 #: Calibration images, NNCF's default.
@@ -66,7 +67,8 @@ def quantise(network: Network, source: Callable[[], Array]) -> Quantised:
     """
     check_installed()
     os.environ["OMP_NUM_THREADS"] = "1"  # the reported speed is of one thread
-    import_keras()
+    if network.onnx is None:
+        import_keras()
     pixels, start = source(), time.monotonic()
     arrays = quantise_backbone(network, pixels)
     seconds = time.monotonic() - start

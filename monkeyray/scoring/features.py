@@ -69,17 +69,17 @@ class FeatureCache:
     @property
     def place(self) -> Location:
         """The folder; its name contains a hash of all that features depend on except the image."""
-        weights = self.network.backbone_weights
+        weights = self.network.backbone_hash()
         if self.engine.precision == "int8":
             assert self.network.int8 is not None
-            weights = self.network.int8
+            weights = weights_hash(self.network.int8)
         identity = {
             "backbone": self.network.backbone,
             "size": self.network.size,
             "views": list(self.network.views),
             "decode": DECODE_VERSION,
             "thumbnail": THUMBNAIL_VERSION,
-            "weights": weights_hash(weights),
+            "weights": weights,
             "engine": str(self.engine),
         }
         if self.padding is not None:

@@ -32,7 +32,7 @@ def score_options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
         top_k=parse_top_k(config.top_k, len(bundle.labels)),
         threshold=config.threshold,
         embeddings=config.embeddings,
-        engine=choose_engine(config.engine, config.precision, config.gpu),
+        engine=choose_engine(config.engine, config.precision, config.gpu, bundle.onnx is not None),
         limits=Limits(
             config.max_bytes, config.max_pixels, config.decode_seconds, config.max_refused
         ),
@@ -52,8 +52,7 @@ def run_identity(
         "detections": boxes,
         "schema_version": SCHEMA_VERSION,
         "model_id": bundle.model_id,
-        "backbone_weights": bundle.model["weights"]["backbone"],
-        "decode_version": bundle.model["preprocessing"]["decode_version"],
+        **bundle.embedding_identity(),
         "views": list(options.views),
         "engine": str(options.engine),
         **({"int8": int8_sha256(bundle)} if config.precision == "int8" else {}),

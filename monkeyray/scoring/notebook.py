@@ -205,11 +205,10 @@ def load_model(
         threshold=threshold,
         embeddings=True,
         limits=Limits(),
-        engine=choose_engine(engine, precision, gpu),
+        engine=choose_engine(engine, precision, gpu, bundle.onnx is not None),
     )
     # Otherwise OpenVINO's engine would choose Keras's backend, for the whole notebook.
-    backend = import_keras().backend.backend()
-    if backend != "tensorflow":
+    if bundle.onnx is None and (backend := import_keras().backend.backend()) != "tensorflow":
         raise ConfigError(
             f"Keras runs on {backend} in this process: set KERAS_BACKEND=tensorflow before it is "
             "imported, or call load_model in another process"

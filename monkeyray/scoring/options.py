@@ -85,8 +85,9 @@ class PredictConfig(JobConfig):
     """Predict on GPUs."""
 
     engine: Engine = "auto"
-    """Runtime of the network: tensorflow, openvino (the fastest on CPUs), or auto: openvino if it
-    is installed and no GPU is used, otherwise tensorflow."""
+    """Runtime of the network: tensorflow, openvino (the fastest on CPUs), onnxruntime (for
+    backbones from ONNX files only), or auto: openvino if it is installed and no GPU is used,
+    otherwise tensorflow, or onnxruntime for ONNX files."""
 
 
 @dataclass(frozen=True, kw_only=True)

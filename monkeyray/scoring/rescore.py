@@ -79,11 +79,8 @@ def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:
             f"the predictions in {old.place} have no embeddings: score the images again with "
             "`monkeyray score --embeddings`"
         )
-    backbone, decoding = bundle.model["weights"]["backbone"], bundle.model["preprocessing"]
-    if (
-        was.get("backbone_weights") != backbone
-        or was.get("decode_version") != decoding["decode_version"]
-    ):
+    its = bundle.embedding_identity()
+    if {key: was.get(key) for key in its} != its:
         raise InputError(
             f"the embeddings in {old.place} are from a different backbone than that of {model}: "
             "train "

@@ -15,7 +15,6 @@ from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.labels.cameras import locations_of, sequences_of
 from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
-from monkeyray.model.backbones import weights_hash
 from monkeyray.model.network import Network
 from monkeyray.scoring.features import Features
 from monkeyray.statistics.duplicates import group_images
@@ -224,7 +223,7 @@ def identify(config: TrainConfig, network: Network, data: Dataset) -> dict[str, 
         # The order of the images determines when each is drawn and how it is augmented.
         "order": fingerprint(data.table["sha256"].to_pylist()),
         "seed": config.seed,
-        "backbone_weights": weights_hash(network.backbone_weights),
+        "backbone_weights": network.backbone_hash(),
         "views": list(network.views),
         "class_weights": config.class_weights,
         "augment": config.augment,

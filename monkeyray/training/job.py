@@ -83,7 +83,9 @@ class Job:
         engine: EngineChoice | None = None,
     ) -> Features:
         workers = self.embedders if engine is None else WorkerCount(self.embedders.processes)
-        engine = engine or choose_engine(self.config.engine, "float32", workers.gpu > 0)
+        engine = engine or choose_engine(
+            self.config.engine, "float32", workers.gpu > 0, network.onnx is not None
+        )
         padding = self.config.box_padding if self.config.has_boxes else None
         cache = FeatureCache(place, self.storage, network, engine, padding)
         return cache.get(images, self.pool, workers, self.reporter)

@@ -60,6 +60,8 @@ def check_places(config: TrainConfig, storage: Storage) -> None:
     }
     if config.weights not in ("imagenet", "none"):
         places["weights"] = config.weights
+    if config.is_onnx:
+        places["backbone"] = config.backbone
     given = [*places.items(), *(("corrections", each) for each in config.corrections)]
     for option, place in given:
         check_relative(option.replace("_", "-"), place)

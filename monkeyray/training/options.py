@@ -46,7 +46,7 @@ class TrainConfig(LabelledConfig, BoxConfig):
             "workers", "embed_workers", "gpu", "int8", "tensorboard", "mlflow",
         ),
         SELDOM: (
-            "features", "detection_threshold", "box_padding", "weights", "l2", "batch_size",
+            "pixels", "input_size", "pool", "features", "detection_threshold", "box_padding", "weights", "l2", "batch_size",
             "patience", "folds", "head_seed", "engine", "fine_tune_rate", "fine_tune_epochs",
             "augment", *LABEL_FIELDS, "crops",
             "drop_contradictions", "checkpoint_seconds", "mlflow_experiment",
@@ -86,9 +86,22 @@ class TrainConfig(LabelledConfig, BoxConfig):
     features: Place | None = None
     """Where to keep the features of the frozen backbone. Default: features/ below --model."""
 
-    backbone: str = "mobilenet"
+    backbone: Annotated[str, IsPlace(ending=".onnx")] = "mobilenet"
     """The frozen network: mobilenet, mobilenet_v2, mobilenet_v3_small, mobilenet_v3_large,
-    efficientnet_v2_b0, resnet50_v2 (all 224 px) or inception_v3 (299 px)."""
+    efficientnet_v2_b0, resnet50_v2 (all 224 px) or inception_v3 (299 px), or a place of an ONNX
+    file from an image to features, whose name ends in .onnx."""
+
+    pixels: Annotated[str, OneOf(("tf", "imagenet", "clip", "unit", "raw"))] | None = None
+    """What the ONNX file takes: tf (-1 to 1), imagenet or clip (their mean and deviation), unit (0
+    to 1) or raw (0 to 255). Default: its metadata monkeyray.pixels."""
+
+    input_size: Annotated[int, Range(1, 4096)] | None = None
+    """Side in pixels of the square images that the ONNX file takes, if it takes any. Default: its
+    metadata monkeyray.input_size."""
+
+    pool: Annotated[str, OneOf(("none", "mean", "cls"))] | None = None
+    """From the ONNX file's output to features: none if it is flat, mean (of all tokens, or over the
+    picture) or cls (the first token). Default: its metadata monkeyray.pool, or none."""
 
     weights: Annotated[str, IsPlace(("imagenet", "none"))] = "imagenet"
     """Weights of the backbone: imagenet (downloaded once by Keras; those of mobilenet come with the
@@ -176,9 +189,9 @@ class TrainConfig(LabelledConfig, BoxConfig):
     """Run the backbone and the training on GPUs, one for each of --workers."""
 
     engine: Engine = "auto"
-    """Runtime of the frozen backbone: tensorflow, openvino (the fastest on CPUs), or auto: openvino
-    if it is installed and no GPU is used, otherwise tensorflow. Training itself always uses
-    TensorFlow."""
+    """Runtime of the frozen backbone: tensorflow, openvino (the fastest on CPUs), onnxruntime (for
+    ONNX files only), or auto: openvino if it is installed and no GPU is used, otherwise tensorflow,
+    or onnxruntime for ONNX files. Training itself always uses TensorFlow."""
 
     int8: bool = False
     """Add an int8 backbone to the model, quantised on some of the training images, for `score
@@ -206,10 +219,17 @@ class TrainConfig(LabelledConfig, BoxConfig):
         from monkeyray.model.backbones import BACKBONES, parse_fine_tune
 
         super().__post_init__()
-        if self.backbone not in BACKBONES:
+        if self.backbone not in BACKBONES and not self.is_onnx:
             raise ConfigError(
-                f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}"
+                f"unknown backbone {self.backbone!r}: choose one of {', '.join(BACKBONES)}, or an "
+                "ONNX file whose name ends in .onnx"
             )
+        for name in ("weights", "fine_tune"):
+            if self.is_onnx and getattr(self, name) != getattr(TrainConfig, name):
+                raise ConfigError(
+                    f"--{flag(name)} needs a Keras backbone, and --backbone {self.backbone} is an "
+                    "ONNX file: drop one of them"
+                )
         parse_head(self.head)
         if self.crops and self.detections is not None:
             raise ConfigError("--crops takes the labels' boxes: drop it, or --detections")
@@ -233,6 +253,11 @@ class TrainConfig(LabelledConfig, BoxConfig):
         return self.detections is not None or self.crops
 
     @property
+    def is_onnx(self) -> bool:
+        """Whether the backbone is an ONNX file."""
+        return self.backbone.endswith(".onnx")
+
+    @property
     def _has_dense_layers(self) -> bool:
         return self.head != "linear"
 
@@ -253,6 +278,9 @@ class TrainConfig(LabelledConfig, BoxConfig):
             "fine_tune_epochs": ("fine-tune", self.fine_tune is not None),
             "augment": ("fine-tune", self.fine_tune is not None),
             "mlflow_experiment": ("mlflow", self.mlflow is not None),
+            "pixels": ("backbone FILE.onnx", self.is_onnx),
+            "input_size": ("backbone FILE.onnx", self.is_onnx),
+            "pool": ("backbone FILE.onnx", self.is_onnx),
         }
         defaults = {each.name: each.default for each in fields(TrainConfig)}
         for name, (other, given) in needs.items():

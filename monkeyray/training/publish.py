@@ -51,7 +51,9 @@ def publish(
         calibration=found.calibration,
         rest={
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "weights_source": _source_name(job.config.weights),
+            "weights_source": _source_name(
+                job.config.backbone if job.config.is_onnx else job.config.weights
+            ),
             "training": recorded(job.config),
             "data": data.data,
             "metrics": trained.figures | found.metrics,
@@ -86,17 +88,18 @@ def publish(
 
 def recorded(config: TrainConfig) -> dict[str, Any]:
     """The options that made the model."""
-    return {key: value for key, value in asdict(config).items() if key not in _NOT_RECORDED}
+    kept = {key: value for key, value in asdict(config).items() if key not in _NOT_RECORDED}
+    return kept | {"backbone": _source_name(config.backbone)}
 
 
 def _source_name(weights: str) -> str:
     # The file's name may help others; a path on this machine does not.
-    return weights if weights in ("imagenet", "none") else weights.rsplit("/", 1)[-1]
+    return weights.rsplit("/", 1)[-1]
 
 
 def _packages() -> dict[str, str]:
     found = {"monkeyray": monkeyray.__version__, "python": platform.python_version()}
-    for name in ("keras", "numpy", "pillow", "pyarrow", "ray", "tensorflow"):
+    for name in ("keras", "numpy", "pillow", "pyarrow", "ray", "openvino", "tensorflow"):
         try:
             found[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:

@@ -120,7 +120,7 @@ def test_openvino_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     plain, ours = (
         "import openvino",
-        "from monkeyray.model.openvino import import_openvino as o; o()",
+        "from monkeyray.model.runtimes import import_openvino as o; o()",
     )
     for code, told in ((ours, []), (plain, ["intel"])):
         # Nor does this test: there is no way to the Internet through that proxy.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -25,7 +25,6 @@ from monkeyray.labels.policies import say_labels
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
 from monkeyray.model.engines import choose_engine
 from monkeyray.model.known_images import describe_known_images
-from monkeyray.model.network import Network
 from monkeyray.options_file import write_options
 from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import hold
@@ -212,8 +211,8 @@ def _embed(
     assert config.images is not None
     place = Location.parse(config.features or Location.parse(config.output) / "features")
     # With all of the bundle's views, so that a call with another --views opens no image.
-    network = Network(bundle.model["backbone"], bundle.backbone_weights, bundle.views)
-    engine = choose_engine(config.engine, "float32", config.gpu)
+    network = replace(bundle.network(bundle.views), head_weights=None)
+    engine = choose_engine(config.engine, "float32", config.gpu, bundle.onnx is not None)
     with open_pool(config.store, config.gpu, reporter.say) as pool:
         workers = pool.count("workers", config.workers, config.gpu)
         return FeatureCache(place, storage, network, engine).get(images, pool, workers, reporter)

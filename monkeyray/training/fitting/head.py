@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from monkeyray.arrays import Array
-from monkeyray.model.backbones import BACKBONES, Weights, import_keras, named_weights
+from monkeyray.model.backbones import Weights, import_keras, named_weights
 from monkeyray.model.head import build_head
 from monkeyray.model.network import Network
 from monkeyray.statistics.learning_curve import subset_ranks
@@ -116,6 +116,5 @@ def head_training(config: TrainConfig, folds: Folds, vectors: Array, labels: int
         seed=seed,
         checkpoint_seconds=config.checkpoint_seconds,
     )
-    width = BACKBONES[config.backbone].width
-    make = functools.partial(HeadLearner, width, widths, labels, heads, seed)
+    make = functools.partial(HeadLearner, vectors.shape[1], widths, labels, heads, seed)
     return LoopTraining(fit_config, make, folds, CachedSource(vectors))

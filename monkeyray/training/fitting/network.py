@@ -10,11 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.arrays import Array
+from monkeyray.errors import ConfigError
 from monkeyray.images.views import choose_views
-from monkeyray.model.backbones import Weights, load_weights
-from monkeyray.model.engines import EngineChoice
+from monkeyray.model.backbones import ONNX, Weights, load_weights
+from monkeyray.model.engines import EngineChoice, choose_engine
 from monkeyray.model.network import Network
+from monkeyray.model.onnx import load_onnx, takes_batches
 from monkeyray.model.quantise import IMAGES, Quantised, check_installed, compare, quantise
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.assess import (
     OUT_OF_FOLD,
@@ -43,14 +46,29 @@ class TrainedNetwork:
 
 
 def load_network(config: TrainConfig, storage: Storage) -> Network:
-    """Load the frozen backbone. Raises ConfigError if the weights or --fine-tune do not fit it, or
-    if a package that --int8 needs is not installed."""
+    """Load the frozen backbone. Raises ConfigError if the weights or --fine-tune do not fit it, if
+    an ONNX file cannot be used, or if a package that --int8 needs is not installed."""
     if config.int8:
         check_installed()
+    if config.is_onnx:
+        return _load_onnx(config, storage)
     weights = load_weights(config.backbone, config.weights, storage, config.seed)
     network = Network(config.backbone, weights, choose_views(config.crop, config.views))
     if config.fine_tune is not None:
         check_fine_tune(network, config.fine_tune)
+    return network
+
+
+def _load_onnx(config: TrainConfig, storage: Storage) -> Network:
+    place = Location.parse(config.backbone)
+    choose_engine(config.engine, "float32", config.gpu, onnx=True)
+    weights, spec = load_onnx(place, storage, config.input_size, config.pixels, config.pool)
+    network = Network(ONNX, weights, choose_views(config.crop, config.views), onnx=spec)
+    if config.int8 and not takes_batches(network):
+        raise ConfigError(
+            f"--int8: {place} takes one image at a time: export it with a dynamic batch, or drop "
+            "--int8"
+        )
     return network
 
 

@@ -54,7 +54,7 @@ class Tracking:
         training."""
         config = self._config
         key = fingerprint([identity, parameters, str(Location.parse(config.model))])[:32]
-        name = f"{config.backbone}-{key[:8]}"
+        name = f"{config.backbone.rsplit('/', 1)[-1].removesuffix('.onnx')}-{key[:8]}"
         if "tensorboard" in self.places:
             # An unreachable store must not hold up the workers; the driver retries at the end.
             place = f"{self.places['tensorboard']}/{name}"
