@@ -11,6 +11,7 @@ from monkeyray import errors
 from monkeyray.exports.csv import SCHEMA
 from monkeyray.images.boxes import PASSED, UNDETECTED
 from monkeyray.model import bundle
+from monkeyray.model.backbones import ONNX
 from monkeyray.model.bundle_schema import COMPONENTS
 from monkeyray.runs.run import MAY_PASS
 from monkeyray.scoring.rows import OVERFLOW
@@ -59,6 +60,7 @@ def test_files_of_a_bundle() -> None:
     assert f"**Version {bundle.FORMAT_VERSION}**" in section("The bundle")
     files = [name.strip("`") for name, _ in rows("The bundle", "file")]
     arrays = [f"{part}-….safetensors" for part in (*COMPONENTS, bundle.KNOWN_IMAGES, bundle.INT8)]
+    assert f"`backbone-….{ONNX}`" in section("The bundle")
     assert files == ["model.json", *arrays, bundle.REPORT, bundle.METRICS, "config.toml"]
     fields = [name.strip("`") for name, _ in rows("The bundle", "field")]
     assert fields == [*bundle.IDENTITY]

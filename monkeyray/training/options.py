@@ -46,7 +46,8 @@ class TrainConfig(LabelledConfig, BoxConfig):
             "workers", "embed_workers", "gpu", "int8", "tensorboard", "mlflow",
         ),
         SELDOM: (
-            "pixels", "input_size", "pool", "features", "detection_threshold", "box_padding", "weights", "l2", "batch_size",
+            "pixels", "input_size", "pool", "features", "detection_threshold", "box_padding",
+            "weights", "l2", "batch_size",
             "patience", "folds", "head_seed", "engine", "fine_tune_rate", "fine_tune_epochs",
             "augment", *LABEL_FIELDS, "crops",
             "drop_contradictions", "checkpoint_seconds", "mlflow_experiment",

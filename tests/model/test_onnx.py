@@ -23,7 +23,7 @@ from monkeyray.model.openvino import OpenVinoEngine
 from monkeyray.model.quantise import quantise_backbone
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
-from tests.support.keras_onnx import mobilenet_onnx
+from tests.support.keras_onnx import export_onnx
 from tests.support.onnx_files import SIZE, WIDTH, means, model, transformer
 
 OPENVINO, RUNTIME = EngineChoice("openvino"), EngineChoice("onnxruntime")
@@ -232,7 +232,7 @@ def test_a_file_that_a_bundle_describes_wrongly(tmp_path: Path) -> None:
 def test_mobilenet_is_what_keras_made_of_it(photos: Path, tmp_path: Path) -> None:
     """With its real weights, as Keras exports it."""
     weights = load_weights("mobilenet", "imagenet", Storage())
-    mobilenet_onnx(weights, tmp_path / "mobilenet.onnx")
+    export_onnx(weights, tmp_path / "mobilenet.onnx")
     place = Location.parse(str(tmp_path / "mobilenet.onnx"))
     theirs, spec = load_onnx(place, Storage(), pixels="tf")
     views = ("middle", "middle-mirrored")
