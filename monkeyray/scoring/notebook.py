@@ -183,9 +183,9 @@ def load_model(
 
     The options are those of ScoreConfig; `top_k` may be a number. OpenVINO computes in one thread,
     or in OMP_NUM_THREADS of the environment. Unlike in a job, images are decoded in this process,
-    so a malicious one can crash it or keep it busy. Keras must run on TensorFlow, unless the model's
-    backbone came as an ONNX file, which needs neither. A model that was
-    trained on crops of boxes prints a note, since it expects crops.
+    so a malicious one can crash it or keep it busy. Keras must run on TensorFlow, unless the
+    model's backbone came as an ONNX file, which needs neither. A model that was trained on crops of
+    boxes prints a note, since it expects crops.
 
     Raises BundleError if there is no such model or it is damaged, and ConfigError for invalid
     options or if Keras already runs on another backend in this process.
