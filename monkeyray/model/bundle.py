@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from monkeyray.errors import BundleError, ConfigError, MissingError, TooLargeError
@@ -152,11 +152,13 @@ class Bundle:
 
     def embedding_identity(self) -> dict[str, Any]:
         """What embeddings depend on, besides the views and the engine, in JSON types."""
-        return {
+        found = {
             "backbone_weights": self.model["weights"]["backbone"],
             "decode_version": self.model["preprocessing"]["decode_version"],
-            **({} if self.onnx is None else {"onnx": asdict(self.onnx)}),
         }
+        if self.onnx is not None:
+            found["onnx"] = {"input_size": self.onnx.size, **self.onnx.preprocessing()}
+        return found
 
     def calibration(self, views: tuple[str, ...]) -> Calibration:
         """The calibration for the mean of these views."""

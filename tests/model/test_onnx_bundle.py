@@ -75,6 +75,8 @@ def test_what_features_depend_on() -> None:
     assert one.model_id != two.model_id
     assert one.model["weights"] == two.model["weights"]
     assert one.embedding_identity() != two.embedding_identity()
+    # As a run has it when it is read again.
+    assert json.loads(json.dumps(one.embedding_identity())) == one.embedding_identity()
     places = {
         FeatureCache(Location.of("f"), STORAGE, each.network(each.views)).place
         for each in (one, two, bundle(FILE + b"\x70\0"))
