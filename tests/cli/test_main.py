@@ -32,9 +32,10 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     def found(*arguments: Any) -> NoReturn:
         raise AssertionError("a mistake was not found before the workers")
 
-    for job in (monkeyray.training.job, monkeyray.scoring.rescore):
-        monkeypatch.setattr(job, "connected", found)
-    for job in (monkeyray.scoring.score, monkeyray.scoring.evaluation.evaluate):
+    for name in ("connected", "MachinePool"):
+        monkeypatch.setattr(monkeyray.training.job, name, found)
+    scoring = monkeyray.scoring
+    for job in (scoring.score, scoring.rescore, scoring.evaluation.evaluate):
         monkeypatch.setattr(job, "open_pool", found)
     for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)

@@ -154,7 +154,7 @@ print(json.dumps(model.predict(sys.argv[2:])["label"].to_pylist()))
 """
 
 
-def test_the_whole_path(few: Path, tmp_path: Path, ray_session: None) -> None:
+def test_the_whole_path(few: Path, tmp_path: Path) -> None:
     quiet = monkeyray.StoreConfig(quiet=True)
     (tmp_path / "vit.onnx").write_bytes(FILE)
     trained = monkeyray.train(
