@@ -74,6 +74,8 @@ def list_labelled(
     names = {name: column for name, column in columns.items() if column is not None}
     chunks = list(list_images(place, storage, skipped, folder=root, names=names))
     table = pa.concat_tables(chunks) if chunks else PLAN_SCHEMA.empty_table()
+    if options.label_level is not None:
+        skipped[f"{NOTE}of {place}, which has no taxa for --label-level"] += table.num_rows
     if table.num_rows == 0:
         raise InputError(f"no images in {place}: give a folder whose sub-folders are the labels")
     if from_table:

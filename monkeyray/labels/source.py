@@ -137,9 +137,9 @@ def _open_folder(place: Location, storage: Storage) -> Source | None:
         return storage.open(Location.parse(name) if "://" in name else place / name)
 
     source = Source(place, storage, place, open_below, main=PACKAGE)
-    if storage.exists(place / PACKAGE):
+    if source.has(PACKAGE):
         return _of_json(source)
-    if not storage.exists(place / DEPLOYMENTS):
+    if not source.has(DEPLOYMENTS):
         return None
     paths = (place.below(entry.uri) or "" for entry in storage.list(place))
     return _of_tables(replace(source, names=tuple(path for path in paths if "/" not in path)))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pyarrow as pa
 import pytest
 
 from monkeyray.errors import InputError
-from tests.support.files import touch
+from monkeyray.labels.listing import list_labelled
+from monkeyray.storage.store import Storage
+from tests.support.files import touch, upload
 from tests.support.labelled import labels_of, read, read_counted
 
 FILES = [f"site{i}/cam{j}/IMG_0001.JPG" for i in range(3) for j in range(2)]
@@ -100,6 +104,18 @@ def test_names_are_found_among_given_ones(tmp_path: Path) -> None:
         read_counted(tmp_path, known)
 
 
+def test_a_zip_and_its_images_in_a_bucket(s3: Storage, tmp_path: Path) -> None:
+    place = write(tmp_path / "labels.json", [f"D:\\{name}" for name in FILES])
+    with zipfile.ZipFile(tmp_path / "labels.zip", "w") as archive:
+        archive.write(place, "labels.json")
+    s3.write("s3://photos/labels/labels.zip", (tmp_path / "labels.zip").read_bytes())
+    touch(tmp_path / "images", *FILES)
+    upload(s3, tmp_path / "images", "s3://photos/labels/images")
+    found = list_labelled("s3://photos/labels/labels.zip", s3, Counter())
+    assert set(labels_of(found, "s3://photos/labels/images")) == set(FILES)
+    assert None not in found["version"].to_pylist()
+
+
 def test_a_plain_table_with_other_columns_and_a_root(tmp_path: Path) -> None:
     table = tmp_path / "tables/list.csv"
     table.parent.mkdir()
@@ -116,6 +132,8 @@ def test_a_plain_table_with_other_columns_and_a_root(tmp_path: Path) -> None:
     assert labels_of(found) == {"s3://bucket/season/b.jpg": "elk"}
     assert found["group"].to_pylist() == ["h"]
     assert notes == {"images with several labels, left out": 1}
+    _, notes = read_counted(table, several_labels="drop", label_level="genus", **chosen)
+    assert notes[f"of {table}, which has no taxa for --label-level"] == 3
     # As a table of corrections, which has the usual names.
     table.write_text("uri,label\n/x/a.jpg,fox\n")
     assert labels_of(read(table, **chosen)) == {"/x/a.jpg": "fox"}

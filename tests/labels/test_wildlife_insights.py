@@ -31,10 +31,11 @@ ROWS = [
     (5, "D2", 0, MACHINE, OCELOT, ""),
     (6, "D2", 0, ANNOTATOR, "u5,Mammalia,Carnivora,Felidae,,,Cat Family", ""),
     (7, "D2", 0, ANNOTATOR, "u6,,,,,,Vehicle", ""),
-    (8, "D2", 0, MACHINE, "u7,CV Needed,CV Needed,CV Needed,,,CV Needed", ""),
+    (8, "D2", 0, MACHINE, "u7,CV Failed,CV Failed,CV Failed,,,CV Failed", ""),
     (9, "D2", 0, ANNOTATOR, "u8,No CV Result,No CV Result,,,,No CV Result", ""),
     (10, "D2", 1, ANNOTATOR, "u9,Blank,Blank,Blank,,,Blank", ""),
     (11, "D2", 1, ANNOTATOR, JAGUAR, ""),
+    (13, "D2", 0, MACHINE, "u7,CV Needed,CV Needed,CV Needed,,,CV Needed", ""),
     # A row for each species.
     (12, "D2", 0, ANNOTATOR, JAGUAR, ""),
     (12, "D2", 0, ANNOTATOR, OCELOT, ""),
@@ -49,7 +50,7 @@ LABELS = {
     "D2/0010.jpg": "blank",
 }
 COUNTS = {
-    "without an identification, left out": 2,
+    "without an identification, left out": 3,
     "by a machine, left out": 1,
     "images that are both blank and not, left out": 1,
     "images with several species, left out": 1,
