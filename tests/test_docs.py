@@ -15,8 +15,9 @@ from monkeyray.cli.commands import COMMANDS
 from monkeyray.cli.fields import options_of
 from monkeyray.cli.parsing import completion, parse
 from monkeyray.exports.camtrap_profile import read_project
-from monkeyray.exports.deployments import SitePattern, read_deployments
+from monkeyray.exports.deployments import read_deployments
 from monkeyray.exports.taxonomy import Taxa
+from monkeyray.images.site_pattern import SitePattern
 from monkeyray.model.backbones import BACKBONES
 from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import read_rows

@@ -13,10 +13,11 @@ import pyarrow as pa
 from monkeyray.console import Advance, Result, counted
 from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.exports.camtrap_profile import Project
-from monkeyray.exports.deployments import Deployments, Origin, SitePattern, origin, read_deployments
+from monkeyray.exports.deployments import Deployments, Origin, origin, read_deployments
 from monkeyray.exports.options import ExportConfig, PredictionsConfig
 from monkeyray.exports.taxonomy import Taxa
 from monkeyray.exports.times import read_given_times
+from monkeyray.images.site_pattern import SitePattern
 from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage

@@ -47,7 +47,7 @@ class PredictionsConfig(JobConfig):
         super().__post_init__()
         check_outside(self, "output", "predictions")
         if self.site_pattern is not None:
-            from monkeyray.exports.deployments import SitePattern
+            from monkeyray.images.site_pattern import SitePattern
 
             SitePattern(self.site_pattern)
 

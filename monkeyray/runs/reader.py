@@ -50,10 +50,7 @@ class Predictions:
     @property
     def root(self) -> Location | None:
         """The folder or prefix that contains the images; for a manifest, its folder."""
-        if not self.images:
-            return None
-        images = Location.of(self.images)
-        return images.parent if is_table(self.images) else images
+        return root_of(self.images) if self.images else None
 
     @property
     def box_columns(self) -> list[str]:
@@ -110,6 +107,12 @@ class Predictions:
     def read_shard(self, shard: int) -> pa.Table:
         """All columns of one shard. Raises MissingError if its file was deleted meanwhile."""
         return read_parquet(self.run.storage, self.files[shard])
+
+
+def root_of(images: str) -> Location:
+    """The folder or prefix that contains images: of a manifest, its own."""
+    place = Location.parse(images)
+    return place.parent if is_table(images) else place
 
 
 def open_predictions(

@@ -18,14 +18,17 @@ from monkeyray.runs.plan import Listing, shard_sizes
 from monkeyray.runs.run import Run
 from monkeyray.runs.update import Changes, Listed, new_rows, update_run
 from monkeyray.runs.workers.decode_process import Work
-from monkeyray.scoring.options import ScoreConfig, parse_top_k
+from monkeyray.scoring.allowed import Allowed
+from monkeyray.scoring.options import AllowedConfig, ScoreConfig, parse_top_k
 from monkeyray.scoring.rows import BatchScorer, ScoreOptions
 from monkeyray.scoring.schema import SCHEMA_VERSION
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 
-def score_options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
+def score_options(
+    config: ScoreConfig, bundle: Bundle, allowed: Allowed | None = None
+) -> ScoreOptions:
     """The options with the bundle's defaults filled in."""
     return ScoreOptions(
         views=bundle.choose_views(config.views),
@@ -36,6 +39,7 @@ def score_options(config: ScoreConfig, bundle: Bundle) -> ScoreOptions:
         limits=Limits(
             config.max_bytes, config.max_pixels, config.decode_seconds, config.max_refused
         ),
+        allowed=allowed,
     )
 
 
@@ -65,7 +69,15 @@ def run_identity(
         "embeddings": options.embeddings,
         "max_bytes": options.limits.max_bytes,
         "max_pixels": options.limits.max_pixels,
+        **allowed_identity(config, options),
     }
+
+
+def allowed_identity(config: AllowedConfig, options: ScoreOptions) -> dict[str, Any]:
+    """The part of --allowed in a run's identity."""
+    if options.allowed is None:
+        return {}
+    return {"allowed": {"sha256": options.allowed.sha256, "site_pattern": config.site_pattern}}
 
 
 def open_or_create(

@@ -110,13 +110,38 @@ class LabelConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(BoxConfig, PredictConfig, LabelConfig):
+class AllowedConfig(JobConfig):
+    """The options about labels that can occur at a site."""
+
+    allowed: Place | None = None
+    """Table (CSV or Parquet) of the labels that can occur: label, and if it depends on them site
+    (or location), camera or deployment. Other labels get no probability. Blank images, people and
+    vehicles are always allowed."""
+
+    site_pattern: str | None = None
+    """With --allowed: where the path of an image below the images' folder names its site, camera or
+    deployment, such as {site}/{camera}/*. Default: the columns of these names in the manifest."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.site_pattern is None:
+            return
+        if self.allowed is None:
+            raise ConfigError("--site-pattern finds images in --allowed: give --allowed too")
+        from monkeyray.images.site_pattern import SitePattern
+
+        SitePattern(self.site_pattern)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig(BoxConfig, PredictConfig, LabelConfig, AllowedConfig):
     """Score every image of a collection with a model bundle, and write predictions to Parquet."""
 
     GROUPS: ClassVar = {
         "Places": ("images", "model", "predictions", "include", "exclude", "limit"),
         "Boxes": ("detections", "detection_threshold", "box_padding"),
         "Predictions": ("top_k", "threshold", "views", "embeddings"),
+        "Sites": ("allowed", "site_pattern"),
         "Resuming and starting over": ("update", "retry_failed", "overwrite", "dry_run"),
         "Machines": ("workers", "gpu", "engine", "precision", "rows_per_file"),
         SELDOM: (
@@ -201,13 +226,14 @@ class ScoreConfig(BoxConfig, PredictConfig, LabelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RescoreConfig(LabelConfig):
+class RescoreConfig(LabelConfig, AllowedConfig):
     """Score predictions that were written with --embeddings again, with another head, temperature
     or threshold on the same backbone, without opening an image."""
 
     GROUPS: ClassVar = {
         "Places": ("predictions", "model", "output", "overwrite"),
         "Predictions": ("top_k", "threshold"),
+        "Sites": ("allowed", "site_pattern"),
         "Machines": ("workers",),
         SELDOM: ("model_id",),
     }
@@ -237,13 +263,14 @@ class RescoreConfig(LabelConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig(LabelledConfig, PredictConfig):
+class EvaluateConfig(LabelledConfig, PredictConfig, AllowedConfig):
     """Evaluate a model on labelled images that it has not seen, such as those of another site:
     either --model on --images, or finished --predictions against a table of --labels."""
 
     GROUPS: ClassVar = {
         "Places": ("output", "images", "model", "predictions", "labels", "features"),
         "Labels": LABEL_FIELDS,
+        "Sites": ("allowed", "site_pattern"),
         "Machines": ("views", "workers", "gpu", "engine"),
         SELDOM: ("drop_contradictions",),
     }
@@ -286,9 +313,10 @@ class EvaluateConfig(LabelledConfig, PredictConfig):
             )
         if self.predictions is None:
             return
-        if self.features is not None or self.views is not None:
+        if any(x is not None for x in (self.features, self.views, self.allowed)):
             raise ConfigError(
-                "--features and --views require --images; --predictions are evaluated as they are"
+                "--features, --views and --allowed require --images; --predictions are evaluated "
+                "as they are"
             )
         check_outside(self, "output", "predictions")
 

@@ -8,6 +8,7 @@ the same shards. Workers read and write them, so features never pass through the
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from monkeyray.errors import InputError
@@ -21,6 +22,8 @@ from monkeyray.runs.reader import open_predictions
 from monkeyray.runs.run import Run
 from monkeyray.runs.workers.pools import open_pool, run_pending
 from monkeyray.runs.workers.worker import Job
+from monkeyray.scoring.allowed import open_allowed
+from monkeyray.scoring.job import allowed_identity
 from monkeyray.scoring.options import RescoreConfig, parse_top_k
 from monkeyray.scoring.rows import PostProcessor, Rescorer, ScoreOptions
 from monkeyray.scoring.schema import SCHEMA_VERSION
@@ -37,13 +40,16 @@ def rescore(config: RescoreConfig) -> Summary:
     start = time.monotonic()
     reporter = config.store.reporter()
     storage = config.store.storage()
-    check_places(config, storage, "predictions", "model", "output")
+    check_places(config, storage, "predictions", "model", "output", "allowed")
     place = Location.parse(config.output)
     bundle = load_bundle(config.model, storage, config.model_id)
     predictions = open_predictions(config.predictions, storage)
     old = predictions.run
-    options = _options(config, old, bundle)
-    identity = _identity(old, bundle, options)
+    allowed = open_allowed(config, storage, bundle, predictions.root, reporter.say)
+    options = replace(_options(config, old, bundle), allowed=allowed)
+    if allowed is not None:
+        allowed.check(old.plan.schema().names)
+    identity = _identity(config, old, bundle, options)
     rescorer = Rescorer(predictions, PostProcessor(bundle, options), bundle.head_weights)
     storage.check_conditions(place)
     with hold(place, storage, reporter.say) as lease:
@@ -103,13 +109,17 @@ def _views(views: tuple[str, ...]) -> str:
     return f"the view {views[0]}" if len(views) == 1 else f"the views {', '.join(views)}"
 
 
-def _identity(old: Run, bundle: Bundle, options: ScoreOptions) -> dict[str, Any]:
+def _identity(
+    config: RescoreConfig, old: Run, bundle: Bundle, options: ScoreOptions
+) -> dict[str, Any]:
     """The old run's identity with what changes, and its state: an update gives it another id."""
-    return old.identity | {
+    kept = {name: value for name, value in old.identity.items() if name != "allowed"}
+    return kept | {
         "model_id": bundle.model_id,
         "top_k": options.top_k,
         "threshold": options.threshold,
         "rescored": {"predictions": str(old.place), "run_id": old.run_id},
+        **allowed_identity(config, options),
     }
 
 

@@ -22,7 +22,14 @@ from monkeyray.model.head import head_logits
 from monkeyray.runs.plan import same_rows
 from monkeyray.runs.reader import Predictions
 from monkeyray.runs.workers.fetch import IMAGE_FIELDS, Batch
-from monkeyray.scoring.schema import EMBEDDING, carried_columns, prediction_schema
+from monkeyray.scoring.allowed import Allowed, masked
+from monkeyray.scoring.schema import (
+    EMBEDDING,
+    EXCLUDED,
+    carried_columns,
+    prediction_schema,
+    with_excluded,
+)
 from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.outliers import OutlierModel
@@ -43,7 +50,7 @@ class ScoreOptions:
     """The options that rows depend on.
 
     `views`: those that scores are averaged over. `top_k`: how many labels each row lists.
-    `threshold`: one for all labels, in place of the bundle's.
+    `threshold`: one for all labels, in place of the bundle's. `allowed`: labels by place.
     """
 
     views: tuple[str, ...]
@@ -52,6 +59,7 @@ class ScoreOptions:
     embeddings: bool
     limits: Limits
     engine: EngineChoice = TENSORFLOW
+    allowed: Allowed | None = None
 
 
 class PostProcessor:
@@ -66,42 +74,64 @@ class PostProcessor:
         self._overflows: int | None = 0
 
     def __call__(
-        self, columns: dict[str, Any], places: Ints, features: Array, logits: Array
+        self,
+        columns: dict[str, Any],
+        places: Ints,
+        features: Array,
+        logits: Array,
+        images: pa.Table | None = None,
     ) -> Flags:
         """Add the columns that depend on the model, for all rows of `columns`.
 
         `columns`: has the lists `status` and `error`, which are set for images that overflow.
         `places`: the rows (n,) of the mean features (n, width) and the logits (n, labels); others
-        become null. Returns which of them are finite, bool (n,). Raises BundleError if none of the
+        become null. `images`: the rows' columns that say where they were taken, for options with
+        `allowed`. Returns which of them are finite, bool (n,). Raises BundleError if none of the
         first images is.
         """
         finite = self._finite(features, logits)
         for place in places[~finite].tolist():
             columns["status"][place], columns["error"][place] = OVERFLOW
         rows = len(columns["status"])
-        for name, values in self.predict(features[finite], logits[finite]).items():
+        mask = None
+        if self.options.allowed is not None and images is not None and len(places):
+            mask = self.options.allowed.mask(images)[places[finite]]
+        for name, values in self.predict(features[finite], logits[finite], mask).items():
             columns[name] = scatter(values, places[finite], rows)
         columns["model_id"] = [self.model_id] * rows
         columns["predicted_at"] = [datetime.now(UTC)] * rows
         return finite
 
-    def predict(self, features: Array, logits: Array) -> dict[str, list[Any]]:
-        """The columns label to top_k, for finite features (n, width) and logits (n, labels)."""
+    def predict(
+        self, features: Array, logits: Array, mask: Flags | None = None
+    ) -> dict[str, list[Any]]:
+        """The columns that depend on the model, for finite features (n, width) and logits (n,
+        labels). `mask`: the labels that are allowed, bool (n, labels); others have no probability
+        and are not listed."""
+        likeliest = logits.argmax(axis=1)
+        logits = masked(logits, mask)
         probabilities = softmax(logits / self._calibration.temperature).astype(np.float32)
         # Stable, so that equal scores come in the order of the labels.
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self.options.top_k]
         best = order[:, 0]
         scores = probabilities[np.arange(len(order)), best]
-        return {
+        kept = np.isfinite(np.take_along_axis(logits, order, axis=1))
+        columns = {
             "label": self._labels[best].tolist(),
             "score": scores.tolist(),
             "decision": self._decide(scores, best),
             "ood_score": self._outliers.score(features, len(self.options.views)).tolist(),
             "top_k": [
-                [{"label": self._labels[i], "score": row[i]} for i in listed]
-                for listed, row in zip(order, probabilities, strict=True)
+                [{"label": self._labels[i], "score": row[i]} for i in listed[its]]
+                for listed, its, row in zip(order, kept, probabilities, strict=True)
             ],
         }
+        if self.options.allowed is not None:
+            columns[EXCLUDED.name] = [
+                None if first == its else self._labels[first]
+                for first, its in zip(likeliest.tolist(), best.tolist(), strict=True)
+            ]
+        return columns
 
     def _decide(self, scores: Array, best: Array) -> list[Any]:
         if self.options.threshold is not None:
@@ -134,12 +164,13 @@ class BatchScorer:
         self, batch: Batch, columns: dict[str, Any], good: list[int], each: Floats, logits: Floats
     ) -> pa.Table:
         features, places = each.mean(axis=1), np.array(good, np.int64)
-        finite = self._postprocess(columns, places, features, logits)
+        finite = self._postprocess(columns, places, features, logits, batch.plan)
         width = None
         if self._postprocess.options.embeddings:
             width = features.shape[1]
             columns[EMBEDDING.name] = scatter(features[finite], places[finite], len(batch.fetched))
-        schema = prediction_schema(batch.plan.schema, width)
+        has_allowed = self._postprocess.options.allowed is not None
+        schema = prediction_schema(batch.plan.schema, width, allowed=has_allowed)
         for theirs, ours in carried_columns(batch.plan.schema).items():
             columns[ours] = batch.plan[theirs]
         return pa.table({name: columns[name] for name in schema.names}, schema=schema)
@@ -198,8 +229,11 @@ class Rescorer:
         places = np.flatnonzero(embedding.is_valid().to_numpy())
         columns: dict[str, Any] = {name: table[name] for name in table.column_names}
         columns |= {name: table[name].to_pylist() for name in ("status", "error")}
-        self.postprocess(columns, places, features, head_logits(self.head_weights, features))
-        return pa.table(columns, schema=table.schema)
+        logits = head_logits(self.head_weights, features)
+        columns.pop(EXCLUDED.name, None)
+        self.postprocess(columns, places, features, logits, table)
+        schema = with_excluded(table.schema, EXCLUDED.name in columns)
+        return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
 def scatter(values: Iterable[Any], places: Ints, rows: int) -> list[Any]:

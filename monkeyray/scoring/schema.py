@@ -74,6 +74,12 @@ COLUMNS = (
 #: The last of the columns above, with --embeddings.
 EMBEDDING = Column("embedding", None, "features of the backbone, averaged over the views")
 
+#: After the columns above, with --allowed.
+EXCLUDED = Column(
+    "excluded_label", pa.string(),
+    "the likeliest label, if `--allowed` excludes it where the image was taken; null otherwise",
+)  # fmt: skip
+
 #: With --detections, when each row is a box. They come after the others.
 BOX_COLUMNS = (
     Column(
@@ -104,17 +110,30 @@ def describe_columns() -> list[tuple[str, str, str]]:
     >>> describe_columns()[0]
     ('uri', 'string', 'the image')
     """
-    columns = (*COLUMNS, EMBEDDING, *BOX_COLUMNS)
+    columns = (*COLUMNS, EMBEDDING, EXCLUDED, *BOX_COLUMNS)
     return [(name, str(kind or "list<float>"), meaning) for name, kind, meaning in columns]
 
 
-def prediction_schema(plan: pa.Schema, embedding_width: int | None = None) -> pa.Schema:
+def prediction_schema(
+    plan: pa.Schema, embedding_width: int | None = None, *, allowed: bool = False
+) -> pa.Schema:
     """The schema of the predictions of a plan; columns carried from a manifest come last."""
     fields = [(name, kind) for name, kind, _ in COLUMNS]
     if embedding_width is not None:
         fields.append((EMBEDDING.name, pa.list_(pa.float32(), embedding_width)))
     fields += [(ours, plan.field(theirs).type) for theirs, ours in carried_columns(plan).items()]
-    return pa.schema(fields, metadata={"monkeyray.schema_version": str(SCHEMA_VERSION)})
+    schema = pa.schema(fields, metadata={"monkeyray.schema_version": str(SCHEMA_VERSION)})
+    return with_excluded(schema, allowed)
+
+
+def with_excluded(schema: pa.Schema, allowed: bool) -> pa.Schema:
+    """A schema of predictions with or without the column of --allowed."""
+    place = schema.get_field_index(EXCLUDED.name)
+    schema = schema if place < 0 else schema.remove(place)
+    if not allowed:
+        return schema
+    last = max(map(schema.get_field_index, (COLUMNS[-1].name, EMBEDDING.name)))
+    return schema.insert(last + 1, pa.field(EXCLUDED.name, EXCLUDED.type))
 
 
 def carried_columns(plan: pa.Schema) -> dict[str, str]:
@@ -125,7 +144,7 @@ def carried_columns(plan: pa.Schema) -> dict[str, str]:
     {'site': 'site', 'label': 'input_input_label', 'input_label': 'input_label'}
     """
     theirs = [name for name in plan.names if name not in _PLAN_COLUMNS]
-    return rename_reserved(theirs, {EMBEDDING.name, *(name for name, *_ in COLUMNS)})
+    return rename_reserved(theirs, {EMBEDDING.name, EXCLUDED.name, *(name for name, *_ in COLUMNS)})
 
 
 def check_columns(plan: pa.Schema) -> None:

@@ -11,8 +11,10 @@ from monkeyray.options_file import HIDDEN_NAME, write_options
 from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import open_run
+from monkeyray.runs.reader import root_of
 from monkeyray.runs.workers.pools import open_pool, run_pending
 from monkeyray.runs.workers.worker import Job
+from monkeyray.scoring.allowed import open_allowed
 from monkeyray.scoring.collection import list_collection
 from monkeyray.scoring.dry_run import Estimate, estimate
 from monkeyray.scoring.job import image_work, open_or_create, run_identity, score_options
@@ -30,10 +32,11 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     start = time.monotonic()
     reporter = config.store.reporter()
     storage = config.store.storage()
-    check_places(config, storage, "images", "model", "predictions", "detections")
+    check_places(config, storage, "images", "model", "predictions", "detections", "allowed")
     place = Location.parse(config.predictions)
     bundle = load_bundle(config.model, storage, config.model_id, int8=config.precision == "int8")
-    options = score_options(config, bundle)
+    allowed = open_allowed(config, storage, bundle, root_of(config.images), reporter.say)
+    options = score_options(config, bundle, allowed)
     if note := bundle.unlike(config.box_padding if config.detections else None):
         reporter.say(note)
     storage.check_conditions(place)
@@ -53,6 +56,8 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         listed = None
         if found is None or config.update:
             listed = list_collection(config, storage, detections)
+            if allowed is not None:
+                allowed.check(listed[0].schema.names)
         del detections  # may be a gigabyte
         with open_pool(config.store, config.gpu, reporter.say) as pool:
             workers = pool.count("workers", config.workers, config.gpu)

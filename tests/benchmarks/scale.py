@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from monkeyray.arrays import Array, Floats
+from monkeyray.arrays import Array, Flags, Floats
 from monkeyray.console import Reporter
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
@@ -63,7 +63,9 @@ class StubPostProcessor(PostProcessor):
         self._labels = np.array(LABELS, dtype=object)
         self._overflows = 0
 
-    def predict(self, features: Array, logits: Array) -> dict[str, list[Any]]:
+    def predict(
+        self, features: Array, logits: Array, mask: Flags | None = None
+    ) -> dict[str, list[Any]]:
         first = logits.argmax(axis=1)
         best = logits.max(axis=1).tolist()
         labels = self._labels[first].tolist()

@@ -13,11 +13,11 @@ from monkeyray.errors import ConfigError, InputError
 from monkeyray.exports.deployments import (
     REASONS,
     Deployments,
-    SitePattern,
     origin,
     read_deployments,
 )
 from monkeyray.exports.times import stamp
+from monkeyray.images.site_pattern import SitePattern
 from monkeyray.storage.keys import nfc
 from monkeyray.storage.store import Storage
 

@@ -155,6 +155,42 @@ def test_the_same_model_gives_the_same(trained: Trained, embedded: Path, tmp_pat
     assert {len(best) for best in again["top_k"].to_pylist() if best is not None} == {1}
 
 
+@pytest.mark.usefixtures("images_away")
+def test_labels_that_are_not_allowed_at_a_site(
+    trained: Trained, embedded: Path, tmp_path: Path
+) -> None:
+    table, out = tmp_path / "allowed.csv", tmp_path / "out"
+    table.write_text("label,site\nn5,n0\nn9,n0\nn0,\nn5,\n")
+    given = {"allowed": str(table), "site_pattern": "{site}/*", "threshold": 0.5, "top_k": "all"}
+    run(embedded, trained.uri, out, **given)
+    old, new = (pa.concat_tables(shards(place).values()) for place in (embedded, out))
+    both = zip(new.to_pylist(), old.to_pylist(), strict=True)
+    rows = [(row, was) for row, was in both if row["status"] == "ok"]
+    for row, was in rows:
+        # A site with rows of its own has those of all sites too, and others have those alone.
+        excluded = {"n9"} if "/n0/" not in row["uri"] else set()
+        before = {each["label"]: each["score"] for each in was["top_k"]}
+        left = {label: score for label, score in before.items() if label not in excluded}
+        assert {each["label"] for each in row["top_k"]} == {"n0", "n5", "n9"} - excluded
+        assert row["label"] == max(left, key=left.__getitem__)
+        # The others share the probability in proportion, also for the threshold.
+        assert row["score"] == pytest.approx(max(left.values()) / sum(left.values()), abs=1e-4)
+        assert (row["decision"] == "accepted") == (row["score"] >= np.float32(0.5))
+        assert row["excluded_label"] == (was["label"] if was["label"] in excluded else None)
+    assert {row["excluded_label"] for row, _ in rows} == {None, "n9"}
+    assert new["excluded_label"].null_count >= 28
+    # The table is part of the run's identity, whatever the order of its rows.
+    table.write_text("label,site\nn0,\nn5,\nn9,n0\nn5,n0\n")
+    assert run(embedded, trained.uri, out, **given).scored == 0
+    table.write_text("label,site\nn0,\nn5,\n")
+    with pytest.raises(RunError, match="allowed"):
+        run(embedded, trained.uri, out, **given)
+    # What is rescored without it has neither its labels nor its column.
+    run(out, trained.uri, tmp_path / "again")
+    assert_predicted_alike(shards(tmp_path / "again"), shards(embedded))
+    assert "excluded_label" not in next(iter(shards(tmp_path / "again").values())).column_names
+
+
 def test_another_head_gives_what_scoring_with_it_gives(
     second: str, embedded: Path, tmp_path: Path
 ) -> None:

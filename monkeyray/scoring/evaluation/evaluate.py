@@ -8,6 +8,7 @@ training images are counted and named, and metrics are given with and without th
 
 from __future__ import annotations
 
+import functools
 import json
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -15,7 +16,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from monkeyray.arrays import Flags
 from monkeyray.console import Reporter, Result, counted
 from monkeyray.errors import InputError
 from monkeyray.images.listing import say_notes
@@ -28,7 +31,9 @@ from monkeyray.model.known_images import describe_known_images
 from monkeyray.options_file import write_options
 from monkeyray.runs.cluster import check_places
 from monkeyray.runs.lease import hold
+from monkeyray.runs.reader import root_of
 from monkeyray.runs.workers.pools import open_pool
+from monkeyray.scoring.allowed import open_allowed
 from monkeyray.scoring.evaluation.labelled import (
     SOME,
     Sample,
@@ -93,6 +98,7 @@ class Evaluation(Result):
             ),
             *_data_lines(self.content["data"], self.content["unknown_labels"]),
             *_metric_lines(metrics),
+            *_allowed_lines(self.content["data"].get("without_allowed")),
             *_camera_lines(metrics["cameras"]),
             *_seen_lines(self.content["seen"], self.content["metrics_without_seen"]),
         ]
@@ -115,7 +121,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     reporter = config.store.reporter()
     storage = config.store.storage()
     output = Location.parse(config.output)
-    check_places(config, storage, "images", "model", "predictions", "labels", "features", "output")
+    check_places(
+        config, storage, "images", "model", "predictions", "labels", "features", "output", "allowed"
+    )
     bundle = None if config.model is None else load_bundle(config.model, storage)
     if bundle is not None and config.images is not None and (note := bundle.unlike(None)):
         reporter.say(f"{note}, or evaluate predictions that were scored so")
@@ -197,12 +205,39 @@ def _from_images(
     say_labels(skipped, reporter.say)
     features = _embed(config, storage, reporter, bundle, images)
     known = load_known_images(config.model, storage, bundle)
-    sample = from_features(
-        bundle, views, images, features, known, str(Location.parse(config.images)),
+    allowed = open_allowed(config, storage, bundle, root_of(config.images), reporter.say)
+    build = functools.partial(
+        from_features, bundle, views, images, features, known, str(Location.parse(config.images)),
         config.drop_contradictions,
     )  # fmt: skip
+    if allowed is None:
+        sample = build()
+    else:
+        allowed.check(
+            [name for name in images.column_names if images[name].null_count < len(images)]
+        )
+        mask = allowed.mask(images)
+        sample = build(mask)
+        sample.data["without_allowed"] = _without_allowed(sample, build(), mask, images)
     sample.data["skipped_files"] = {why: number for why, number in skipped.items() if number}
     return sample
+
+
+def _without_allowed(
+    sample: Sample, plain: Sample, mask: Flags, images: pa.Table
+) -> dict[str, Any]:
+    """What --allowed changes: the `metrics` without it; images whose label it changes; and those
+    whose given label it excludes, which are errors of the table."""
+    ours, theirs = (each.predictions.probabilities.argmax(axis=1) for each in (sample, plain))
+    names = sample.predictions.labels
+    given = pc.index_in(images["label"], pa.array(names)).to_pylist()
+    excluded = sum(i is not None and not row[i] for i, row in zip(given, mask, strict=True))
+    known = plain.predictions.only(plain.predictions.known())
+    return {
+        "changed": int((ours != theirs).sum()),
+        "excluded": excluded,
+        "metrics": measure(known, plain.target),
+    }
 
 
 def _embed(
@@ -288,6 +323,25 @@ def _metric_lines(metrics: dict[str, Any]) -> list[str]:
         )
     above = _percent(metrics["outliers"]["above_1"])
     return [*lines, f"outlier score above 1: {above}; 5% is normal for images like the training's"]
+
+
+def _allowed_lines(without: dict[str, Any] | None) -> list[str]:
+    if without is None:
+        return []
+    metrics, thresholds = without["metrics"], without["metrics"]["thresholds"]
+    lines = [
+        f"--allowed changes the label of {counted(without['changed'], 'image')}; without it, "
+        f"accuracy {metrics['accuracy']:.4f} {_interval(metrics['accuracy_interval'])}"
+    ]
+    if thresholds is not None:
+        lines.append(
+            f"  and the thresholds accept {_percent(thresholds['coverage'])}, of which "
+            f"{_percent(thresholds['precision'])} are right"
+        )
+    if without["excluded"]:
+        images = counted(without["excluded"], "image")
+        lines.append(f"WARNING: --allowed excludes the given label of {images}")
+    return lines
 
 
 def _camera_lines(found: dict[str, Any] | None) -> list[str]:

@@ -23,6 +23,7 @@ from monkeyray.model.bundle import Bundle
 from monkeyray.model.head import head_logits
 from monkeyray.model.known_images import MOST_COMPARED, KnownImages
 from monkeyray.runs.reader import Predictions, open_predictions
+from monkeyray.scoring.allowed import masked
 from monkeyray.scoring.evaluation.measure import LabelledPredictions
 from monkeyray.scoring.features import Features
 from monkeyray.scoring.schema import SCHEMA_VERSION, SCORED, listed_labels, listed_scores
@@ -76,13 +77,13 @@ class Sample:
 
 def from_features(
     bundle: Bundle, views: tuple[str, ...], images: pa.Table, features: Features,
-    known: KnownImages | None, root: str, drop: str = "none",
+    known: KnownImages | None, root: str, drop: str = "none", mask: Flags | None = None,
 ) -> Sample:  # fmt: skip
     """The predictions of a bundle for labelled images, from their features.
 
     `images`: as from list_labelled, in the order of `features`; `known`: the
     bundle's training images, None if unknown; `root` as in Sample; `drop`: as in
-    --drop-contradictions.
+    --drop-contradictions; `mask`: the labels that are allowed, bool (n, labels).
     """
     labelled = features.table.append_column("given", images["label"])
     statuses, contradictions = without_contradictions(labelled, drop)
@@ -91,6 +92,7 @@ def from_features(
     vectors = features.vectors[scored, : len(views)].mean(axis=1)
     # In float32 as in scoring, so that a score equal to a threshold is decided in the same way.
     logits = head_logits(bundle.head_weights, vectors) / calibration.temperature
+    logits = masked(logits, None if mask is None else mask[scored])
     probabilities = softmax(logits).astype(np.float32)
     decisions, target = None, None
     if calibration.thresholds is not None:

@@ -77,6 +77,30 @@ def test_a_bundle_on_another_site(trained: Trained, site: Path, tmp_path: Path) 
         assert again.content[name] == content[name]
 
 
+def test_labels_that_do_not_occur_at_a_site(trained: Trained, site: Path, tmp_path: Path) -> None:
+    table = tmp_path / "allowed.csv"
+    table.write_text("site,label\nn0,n0\nn5,n5\nn9,n9\nn9,n5\n")
+    options = {"allowed": str(table), "site_pattern": "{site}/*"}
+    found = run(tmp_path / "out", model=trained.uri, images=str(site), **options)
+    without = found.content["data"]["without_allowed"]
+    plain = run(
+        tmp_path / "plain", model=trained.uri, images=str(site),
+        features=str(tmp_path / "out" / "features"),
+    )  # fmt: skip
+    assert without["metrics"] == plain.content["metrics"]
+    assert found.content["metrics"]["accuracy"] > without["metrics"]["accuracy"]
+    assert without["changed"] >= 1
+    assert without["excluded"] == 0
+    assert "without it, accuracy" in str(found)
+    table.write_text("label\nn5\n")
+    found = run(
+        tmp_path / "wrong", model=trained.uri, images=str(site), allowed=str(table),
+        features=str(tmp_path / "out" / "features"),
+    )  # fmt: skip
+    assert found.content["data"]["without_allowed"]["excluded"] == 11
+    assert "WARNING: --allowed excludes the given label of 11 images" in str(found)
+
+
 def test_images_of_the_training_are_named(
     trained: Trained, few: Path, embedded: Path, site: Path, tmp_path: Path
 ) -> None:
