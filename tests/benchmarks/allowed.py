@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 import monkeyray
+from monkeyray.scoring.evaluation.evaluate import evaluate
+from monkeyray.scoring.options import EvaluateConfig
 
 LABELS = [f"n{i}" for i in range(9)]
 SITES = 12
@@ -50,9 +52,11 @@ def main() -> None:
         monkeyray.train(
             images=str(place / "train.csv"), model=model, target_precision=options.precision
         )
-        done = monkeyray.evaluate(
-            images=str(place / "test.csv"), model=model, output=str(place / "out"),
-            allowed=str(place / "allowed.csv"),
+        done = evaluate(
+            EvaluateConfig(
+                images=str(place / "test.csv"), model=model, output=str(place / "out"),
+                allowed=str(place / "allowed.csv"),
+            )
         )  # fmt: skip
     ours, without = done.content["metrics"], done.content["data"]["without_allowed"]
     for what, each in (("without", without["metrics"]), ("with", ours)):
