@@ -102,6 +102,11 @@ def _of_sequences(table: pa.Table, options: LabelOptions, notes: Counter[str]) -
     own = np.zeros(image.max() + 1, bool)
     own[image[~of_sequence]] = True
     spare = of_sequence & own[image]
+    # Where both are known, how often an image does not show what its sequence does.
+    encoded = table["label"].combine_chunks().dictionary_encode()
+    pair = image * (len(encoded.dictionary) + 1) + np.asarray(encoded.indices)
+    if wrong := int((~np.isin(pair[spare], pair[~of_sequence])).sum()):
+        notes[NOTE + "of sequences that differ from their images' own"] += wrong
     kept = of_sequence & ~spare
     table = leave_out(
         table, pa.array(spare), notes, "of sequences whose images have their own, left out"
@@ -111,8 +116,7 @@ def _of_sequences(table: pa.Table, options: LabelOptions, notes: Counter[str]) -
         return leave_out(table, pa.array(of_sequence), notes, "of sequences, left out")
     if kept.any():
         notes[
-            NOTE + "of sequences, kept for each image, although animals are often out of the first "
-            "or last ones"
+            NOTE + "of sequences, kept for each image, although not every one shows the animal"
         ] += int(kept.sum())
     return table
 

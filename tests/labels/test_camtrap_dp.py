@@ -98,8 +98,7 @@ COUNTS = {
     "without an identification, left out": 1,
     "by a machine, left out": 1,
     "of sequences whose images have their own, left out": 1,
-    "of sequences, kept for each image, although animals are often out of the first or last "
-    "ones": 1,
+    "of sequences, kept for each image, although not every one shows the animal": 1,
 }
 LABELS = {
     "d1/m1.jpg": "Vulpes vulpes",
@@ -224,6 +223,7 @@ def test_the_standards_example_at_both_levels(example: Path) -> None:
     assert len(set(by_media["location"].to_pylist())) == 4
     # Of 27 + 3 + 1 events, each label of which some image would get.
     assert notes["of sequences whose images have their own, left out"] == 430
+    assert notes["of sequences that differ from their images' own"] == 53
     rows = read_csv(example / "observations.csv")
     with open(example / "observations.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])

@@ -73,8 +73,7 @@ def test_every_quirk(table: Path) -> None:
     assert notes == {
         "of images or sequences, which the table does not say": 1,
         "without an identification, left out": 1,
-        "of sequences, kept for each image, although animals are often out of the first or last "
-        "ones": 1,
+        "of sequences, kept for each image, although not every one shows the animal": 1,
         "images with several species, left out": 1,
     }
 
