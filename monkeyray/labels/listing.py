@@ -94,7 +94,7 @@ def list_labelled(
             f"the label {min(strange)!r} in {place} has control characters: "
             + ("correct it" if from_table else "rename the folder")
         )
-    return _drop_duplicates(place, table, options, skipped)
+    return _drop_duplicates(place, table, options.several_labels != "drop", skipped)
 
 
 def _from_format(
@@ -127,7 +127,11 @@ def _from_format(
         columns = [*map(pa.array, certain), table["box"]]
         for (name, type_), column in zip(BOX_FIELDS, columns, strict=True):
             images = images.append_column(name, column.cast(type_))
-    return images.filter(pc.is_valid(images["uri"]))
+    images = images.filter(pc.is_valid(images["uri"]))
+    if crops:
+        return images
+    # Several names may be of one image.
+    return _drop_duplicates(source.place, images, options.several_labels == "refuse", notes)
 
 
 def _read(source: Source, kind: Format, options: LabelOptions, notes: Counter[str]) -> pa.Table:
@@ -145,17 +149,21 @@ def _read(source: Source, kind: Format, options: LabelOptions, notes: Counter[st
 
 
 def _drop_duplicates(
-    place: Location, table: pa.Table, options: LabelOptions, notes: Counter[str]
+    place: Location, table: pa.Table, refuse: bool, notes: Counter[str]
 ) -> pa.Table:
+    """Each URI once, those with several labels left out or refused."""
+    first = first_of_each(string_keys(table["uri"]))
+    if first.all():
+        return table
     pairs = table.group_by(["uri", "label"]).aggregate([])
     labels = pairs.group_by("uri").aggregate([("label", "count")])
     clash = labels.filter(pc.greater(labels["label_count"], 1))
-    if clash.num_rows and options.several_labels != "drop":
+    if clash.num_rows and refuse:
         raise InputError(
-            f"manifest {place} gives {clash['uri'][0].as_py()} two labels"
+            f"{place} gives {clash['uri'][0].as_py()} two labels"
             f" ({clash.num_rows} such images): keep one, or give --several-labels drop"
         )
     if clash.num_rows:
         notes[NOTE + "images with several labels, left out"] += clash.num_rows
-        table = table.filter(pc.invert(pc.is_in(table["uri"], clash["uri"].combine_chunks())))
-    return table.filter(pa.array(first_of_each(string_keys(table["uri"]))))
+    left = pc.invert(pc.is_in(table["uri"], clash["uri"].combine_chunks()))
+    return table.filter(pc.and_(left, pa.array(first)))

@@ -50,10 +50,12 @@ def one_label_per_image(
     several labels if these are refused, and for a level that the format has no taxa for.
     """
     rows = table.num_rows
+    table = leave_out(table, pc.is_null(table["path"]), notes, "without a path, left out")
     table = _with_kinds(table)
     table = leave_out(
         table, pc.is_null(table["label"]), notes, "without an identification, left out"
     )
+    _check_left(table, rows, place, "no image has a path and an identification")
     if options.machine_labels == "drop":
         by_machine = pc.equal(table["by"], MACHINE)
         table = leave_out(table, by_machine, notes, "by a machine, left out")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
 import re
 import sqlite3
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
@@ -16,7 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from monkeyray.errors import InputError, ObjectError
+from monkeyray.errors import InputError, MissingError, ObjectError
 from monkeyray.labels.options import LabelOptions
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -50,18 +52,28 @@ class Source:
     def read(self, name: str) -> bytes:
         """All bytes of a file."""
         try:
-            with self.opener(name) as file:
+            with self._archive_errors(), self.opener(name) as file:
                 return file.read()
-        except (ObjectError, KeyError) as error:
+        except ObjectError as error:
             raise InputError(f"{name} of {self.place} cannot be read: {error}") from error
 
     def has(self, name: str) -> bool:
         """Whether there is a file of this name."""
         try:
             self.opener(name).close()
-        except (ObjectError, KeyError):
+        except ObjectError:
             return False
         return True
+
+    @contextlib.contextmanager
+    def _archive_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise InputError(
+                f"{self.place} is damaged, or packed in a way that Python cannot read: {error}: "
+                "unpack it, and give what is in it"
+            ) from error
 
     def tables(self, name: str, wanted: Collection[str] | None = None) -> Iterator[pa.Table]:
         """The rows of a table, some thousand at a time; a CSV that is not UTF-8 is taken for
@@ -71,20 +83,22 @@ class Source:
             return
         called = f"the table {name} in" if name != self.place.name else "labels"
         opener = functools.partial(self.opener, name)
-        yield from stream_table(self.place, self.storage, called, opener, wanted, "cp1252")
+        with self._archive_errors():
+            yield from stream_table(self.place, self.storage, called, opener, wanted, "cp1252")
 
     def table(self, name: str, wanted: Collection[str] | None = None) -> pa.Table:
         """A whole table; without columns if it has no rows."""
         found = list(self.tables(name, wanted))
         return pa.concat_tables(found, promote_options="default") if found else pa.table({})
 
-    def database(self) -> sqlite3.Connection:
+    @contextlib.contextmanager
+    def database(self) -> Iterator[sqlite3.Connection]:
         """An SQLite file as a database in memory, so that the file itself cannot change."""
         data = bytearray(self.read(self.main))
         data[18:20] = b"\1\1"  # a write-ahead log would be another file
-        database = sqlite3.connect(":memory:")
-        database.deserialize(bytes(data))
-        return database
+        with contextlib.closing(sqlite3.connect(":memory:")) as database:
+            database.deserialize(bytes(data))
+            yield database
 
 
 @dataclass(frozen=True)
@@ -159,7 +173,12 @@ def _of_archive(source: Source) -> Source | None:
         root, paths = root + first, [path.removeprefix(first) for path in paths]
 
     def open_member(name: str) -> IO[bytes]:
-        return source.opener(name) if "://" in name else archive.open(root + name)
+        if "://" in name:
+            return source.opener(name)
+        try:
+            return archive.open(root + name)
+        except KeyError:
+            raise MissingError(f"{source.place} has no {name} in it") from None
 
     inside = replace(source, opener=open_member, names=tuple(paths), main=PACKAGE)
     if PACKAGE in paths:

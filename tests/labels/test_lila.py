@@ -45,6 +45,7 @@ ROWS = [
         "cervus canadensis"),
     row("a/6.jpg", "wolf", "canis lupus", "gray wolf", "image", "", "", "canidae", "canis",
         "canis lupus"),
+    row("a/8.jpg", "elk", "cervus canadensis", "elk", "image", "", "").replace(GCP + "a/8.jpg", ""),
     row("a/7.jpg", "unidentified", "", "unidentified", "image", "", ""),
 ]  # fmt: skip
 
@@ -73,6 +74,7 @@ def test_every_quirk(table: Path) -> None:
     assert notes == {
         "of images or sequences, which the table does not say": 1,
         "without an identification, left out": 1,
+        "without a path, left out": 1,
         "of sequences, kept for each image, although not every one shows the animal": 1,
         "images with several species, left out": 1,
     }

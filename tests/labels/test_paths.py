@@ -67,6 +67,41 @@ def test_whole_paths_of_this_machine(tmp_path: Path) -> None:
     assert set(labels_of(read(place), tmp_path / "images")) == set(FILES)
 
 
+def test_several_names_of_one_image(tmp_path: Path) -> None:
+    touch(tmp_path, *FILES)
+    place = write(tmp_path / "labels.json", [*FILES, f"{tmp_path}/{FILES[0]}"])
+    assert sorted(labels_of(read(place), tmp_path)) == FILES
+    content = json.loads(place.read_text())
+    content["categories"].append({"id": 2, "name": "elk"})
+    content["annotations"][-1]["category_id"] = 2
+    place.write_text(json.dumps(content))
+    found, notes = read_counted(place)
+    assert sorted(labels_of(found, tmp_path)) == FILES[1:]
+    assert notes == {"images with several labels, left out": 1}
+    with pytest.raises(InputError, match=r"IMG_0001\.JPG two labels"):
+        read(place, several_labels="refuse")
+
+
+def test_damaged_archives(tmp_path: Path) -> None:
+    place = write(tmp_path / "labels.json", FILES)
+    with zipfile.ZipFile(tmp_path / "labels.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.write(place, "labels.json")
+    data = bytearray((tmp_path / "labels.zip").read_bytes())
+    data[60:90] = bytes(30)
+    (tmp_path / "labels.zip").write_bytes(data)
+    with pytest.raises(InputError, match=r"labels\.zip is damaged, or packed in a way"):
+        read(tmp_path / "labels.zip")
+    (tmp_path / "labels.zip").write_bytes(data[:-30])
+    with pytest.raises(InputError, match=r"labels\.zip is not a zip archive"):
+        read(tmp_path / "labels.zip")
+    with zipfile.ZipFile(tmp_path / "package.zip", "w") as archive:
+        archive.writestr(
+            "datapackage.json", '{"resources": [{"name": "media", "path": "media.csv"}]}'
+        )
+    with pytest.raises(InputError, match=r"the table media\.csv in .*package\.zip does not exist"):
+        read(tmp_path / "package.zip")
+
+
 def test_images_that_are_not_there(tmp_path: Path) -> None:
     touch(tmp_path / "images", *FILES[:2])
     names = [*FILES, *(f"site9/{i}.jpg" for i in range(4))]
