@@ -87,6 +87,18 @@ class KeyNameError(ObjectError):
     kind = "unsupported"
 
 
+class MemberError(ObjectError):
+    """A member of an archive cannot be unpacked. `kind` is the status of its row."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(kind, reason)
+        self.kind = kind
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class DecodeError(MonkeyRayError):
     """The bytes cannot be decoded as an image. `kind` is the status of its row."""
 

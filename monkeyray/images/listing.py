@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import re
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ import pyarrow.compute as pc
 from monkeyray.console import Say
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES, count_true, read_manifest
+from monkeyray.storage.archives import LINKS, Index, Member, broken_version
 from monkeyray.storage.backends.local import local_errors
 from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.keys import OTHER_FORM, nfc, nfc_column
@@ -38,13 +40,20 @@ _SIDECARS = frozenset([
     "csv", "tsv", "txt", "json", "jsonl", "xml", "xmp", "yaml", "yml", "toml", "ini", "cfg",
     "md", "html", "htm", "log", "db", "sqlite", "parquet", "pq", "arrow", "dat", "xls", "xlsx",
     "ods", "doc", "docx", "pdf", "py", "r", "ipynb", "sha256", "md5", "h5", "safetensors",
-    "thm", "tmp",
+    "thm", "tmp", "cls", "npy",
 ])  # fmt: skip
 _HIDDEN = frozenset({"__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini", "_SUCCESS"})
 #: The endings of videos. They are listed, and get rows with the status `unsupported`.
 VIDEOS = (".mp4", ".avi", ".mpeg", ".mpg", ".mov", ".mkv", ".m4v", ".wmv", ".flv", ".webm")
 _VIDEO = f"(?i)({'|'.join(map(re.escape, VIDEOS))})$"
+#: Archives that are not of independent members.
+_PACKED = (
+    ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".7z", ".rar",
+)  # fmt: skip
+_MEMBERS = r"(?i)\.(tar|zip)#."
 _CHUNK = 8_192
+#: Archives that are indexed at the same time.
+_ARCHIVES = 8
 #: Requests at the same time.
 _THREADS = 16
 
@@ -69,12 +78,13 @@ def list_images(
     """
     place = Location.parse(uri)
     if is_table(str(place)):
-        tables, start = read_manifest(place, storage, skipped, folder, names), None
+        rows = read_manifest(place, storage, skipped, folder, names)
+        tables, root = _with_extents(rows, storage), None
     else:
-        tables, start = _list_folder(place, storage, skipped), len(place.prefix)
+        tables, root = _list_folder(place, storage, skipped), place
     for table in tables:
         if include or exclude:
-            keep = _matches(_names(table["uri"], start), include, exclude)
+            keep = _matches(_names(table["uri"], root), include, exclude)
             skipped["excluded"] += table.num_rows - count_true(keep)
             table = table.filter(keep)
         yield table
@@ -118,20 +128,15 @@ def say_notes(skipped: Counter[str], say: Say) -> None:
             say(f"{note}: {count}")
 
 
-def path_below(uri: str, start: int) -> str:
-    """The path of an image below a folder with a prefix of length `start`; it may not be UTF-8."""
-    return (Location.of(uri).path if uri.startswith("file://") else uri)[start:]
-
-
-def _names(uris: pa.ChunkedArray, start: int | None) -> pa.ChunkedArray:
+def _names(uris: pa.ChunkedArray, root: Location | None) -> pa.ChunkedArray:
     """What globs are compared with."""
-    if start is None:
+    if root is None:
         return uris
-    if not pc.any(pc.starts_with(uris, "file://")).as_py():
-        return pc.utf8_slice_codeunits(uris, start)
+    if not pc.any(pc.match_substring_regex(uris, "^file://|#")).as_py():
+        return pc.utf8_slice_codeunits(uris, len(root.prefix))
     # Arrow strings are UTF-8, so other bytes in a name become U+FFFD.
     names = [
-        path_below(uri, start).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        (root.below(uri) or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
         for uri in uris.to_pylist()
     ]
     return pa.chunked_array([pa.array(names, pa.string())])
@@ -160,25 +165,97 @@ def _like(glob: str) -> str:
 
 
 def _list_folder(place: Location, storage: Storage, skipped: Counter[str]) -> Iterator[pa.Table]:
-    entries: list[Entry] = []
-    start = len(place.prefix)
+    if place.path.lower().endswith(_PACKED):
+        raise InputError(
+            f"{place} is an archive that can only be read from its start: unpack it, or pack it as "
+            ".tar or .zip"
+        )
     if place.is_local:
         with local_errors(place):
             exists = Path(place.path).exists()
         if not exists:
             raise InputError(f"no such folder of images: {place}")
-    for entry in storage.list(place):
-        # A single file was named on purpose, so any name is accepted.
-        reason = None if entry.uri == str(place) else _not_image(path_below(entry.uri, start))
-        if reason:
-            skipped[reason] += 1
-            continue
+    entries: list[Entry] = []
+    for entry in _with_members(_list_files(place, storage, skipped), storage, skipped):
         entries.append(entry)
         if len(entries) == _CHUNK:
             yield _plan_table(entries)
             entries = []
     if entries:
         yield _plan_table(entries)
+
+
+def _list_files(place: Location, storage: Storage, skipped: Counter[str]) -> Iterator[Entry]:
+    for entry in storage.list(place):
+        # A single file was named on purpose, so any name is accepted.
+        reason = None if entry.uri == str(place) else _not_image(place.below(entry.uri) or "")
+        if reason:
+            skipped[reason] += 1
+        else:
+            yield entry
+
+
+def _with_members(
+    entries: Iterator[Entry], storage: Storage, skipped: Counter[str]
+) -> Iterator[Entry]:
+    """With the members of archives in their place, which are indexed some ahead of use."""
+    with ThreadPoolExecutor(_ARCHIVES) as pool:
+        ahead: deque[tuple[Entry, Future[Index] | None]] = deque()
+
+        def take() -> Iterator[Entry]:
+            entry, future = ahead.popleft()
+            if future is None:
+                yield entry
+                return
+            try:
+                index = future.result()
+            except ObjectError:
+                yield entry  # its row says why it cannot be read
+                return
+            skipped[LINKS] += index.links
+            for fragment, member in index.members.items():
+                if reason := _not_image(unquote(fragment, errors="replace")):
+                    skipped[reason] += 1
+                else:
+                    uri = f"{entry.uri}#{fragment}"
+                    yield Entry(uri, member.size_bytes, str(member.extent))
+            if index.broken is not None:
+                version = broken_version(entry.version, index.broken)
+                yield Entry(entry.uri, entry.size_bytes, version)
+
+        for entry in entries:
+            is_archive = Location.of(entry.uri).is_archive
+            future = pool.submit(storage.read_index, entry) if is_archive else None
+            ahead.append((entry, future))
+            if len(ahead) > _ARCHIVES:
+                yield from take()
+        while ahead:
+            yield from take()
+
+
+def _with_extents(tables: Iterator[pa.Table], storage: Storage) -> Iterator[pa.Table]:
+    """The rows of a manifest, with the sizes and places of the members that it names."""
+    for table in tables:
+        uris = table["uri"]
+        if not pc.any(pc.match_substring_regex(uris, _MEMBERS)).as_py():
+            yield table
+            continue
+        found = [_extent(uri, storage) for uri in uris.to_pylist()]
+        for name, values in (
+            ("size_bytes", [each and each.size_bytes for each in found]),
+            ("version", [each and str(each.extent) for each in found]),
+        ):
+            column = pa.array(values, table[name].type)
+            table = table.set_column(table.column_names.index(name), name, column)
+        yield table
+
+
+def _extent(uri: str, storage: Storage) -> Member | None:
+    split = Location.of(uri).split_member()
+    try:
+        return split and storage.index(split[0]).find(split[1])
+    except ObjectError:
+        return None  # a plain file of this name, or its row says why it cannot be read
 
 
 def _plan_table(entries: list[Entry]) -> pa.Table:
@@ -190,7 +267,8 @@ def _not_image(path: str) -> str | None:
     """Why a file is not an image by its path below the folder, or None."""
     names = path.split("/")
     # Hadoop marks folders on S3 by empty objects of this ending.
-    if any(name.startswith(".") or name in _HIDDEN for name in names) or path.endswith("_$folder$"):
+    hidden = any((name.strip(".") and name.startswith(".")) or name in _HIDDEN for name in names)
+    if hidden or path.endswith("_$folder$"):
         return "hidden"
     _, dot, ending = names[-1].lower().rpartition(".")
     return "side-car" if dot and ending in _SIDECARS else None

@@ -7,7 +7,6 @@ from collections import Counter
 import pyarrow as pa
 
 from monkeyray.errors import InputError
-from monkeyray.images.listing import path_below
 from monkeyray.labels.manifest import SPLITS
 from monkeyray.labels.schema import IMAGE, with_context
 from monkeyray.storage.keys import nfc
@@ -22,8 +21,8 @@ def label_by_folder(folder: Location, table: pa.Table, skipped: Counter[str]) ->
     counts images beside the labels' folders. Raises InputError if there are no sub-folders, one's
     name is not UTF-8, or all are called like splits.
     """
-    root, start = folder, len(folder.prefix)
-    paths = [path_below(uri, start).split("/") for uri in table["uri"].to_pylist()]
+    root = folder
+    paths = [_path(folder, uri).split("/") for uri in table["uri"].to_pylist()]
     while all(len(path) >= 3 for path in paths) and len({path[0] for path in paths}) == 1:
         root /= paths[0][0]
         paths = [path[1:] for path in paths]
@@ -38,6 +37,13 @@ def label_by_folder(folder: Location, table: pa.Table, skipped: Counter[str]) ->
     _check_names(root, sorted(set(labels)))
     table = table.filter(pa.array(labelled)).append_column("label", pa.array(labels, pa.string()))
     return with_context(table, {"level": pa.repeat(pa.scalar(IMAGE), table.num_rows)})
+
+
+def _path(folder: Location, uri: str) -> str:
+    """The path below a folder, or of a member below its archive."""
+    place = Location.of(uri)
+    split = place.split_member()
+    return (split[0] if split else folder).below(uri) or place.name
 
 
 def _check_names(root: Location, labels: list[str]) -> None:

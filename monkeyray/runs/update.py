@@ -22,7 +22,7 @@ from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import delete_plan
 from monkeyray.runs.plan import Listing, row_keys
 from monkeyray.runs.run import MAY_PASS, Redo, Run, new_id, plan_of, read_parquet
-from monkeyray.storage.keys import find, string_keys
+from monkeyray.storage.keys import comparable_versions, find, string_keys
 
 #: The columns of a file that tell whether an image has changed or failed.
 _COLUMNS = ["status", "size_bytes", "etag_or_mtime"]
@@ -153,7 +153,6 @@ def new_rows(run: Run, listing: Listing) -> Flags:
 
 
 def _version_keys(sizes: Any, versions: Any) -> Hashes:
-    text = pc.binary_join_element_wise(
-        pc.fill_null(sizes.cast(pa.string()), ""), pc.fill_null(versions, ""), " "
-    )
+    listed = comparable_versions(pc.fill_null(versions, ""))
+    text = pc.binary_join_element_wise(pc.fill_null(sizes.cast(pa.string()), ""), listed, " ")
     return string_keys(text if isinstance(text, pa.ChunkedArray) else pa.chunked_array([text]))

@@ -30,7 +30,7 @@ from monkeyray.runs.workers.worker import Job
 from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.scoring.rows import embed_batch
 from monkeyray.statistics.fingerprints import THUMBNAIL_VERSION
-from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.keys import comparable_versions, fingerprint
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -171,11 +171,12 @@ def find_cached(
         return pa.nulls(images.num_rows, pa.int32())
     keys = _keys(images)
     where = pc.index_in(keys, value_set=_keys(cached).combine_chunks())
-    version = cached["etag_or_mtime"].take(where)
+    version = comparable_versions(cached["etag_or_mtime"].take(where))
+    listed = comparable_versions(images["version"])
     size = cached["size_bytes"].take(where)
     # Without a version or a size, as in a manifest, a cached image is assumed to be unchanged.
     same = pc.and_(
-        pc.fill_null(pc.equal(images["version"], version), pc.is_null(images["version"])),
+        pc.fill_null(pc.equal(listed, version), pc.is_null(listed)),
         pc.fill_null(pc.equal(images["size_bytes"], size), pc.is_null(images["size_bytes"])),
     )
     # Retry statuses that may be temporary.

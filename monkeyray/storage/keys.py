@@ -68,6 +68,12 @@ def index_in_either_form(names: pa.ChunkedArray, among: pa.Array) -> tuple[pa.Ar
     return found, exact.null_count - found.null_count
 
 
+def comparable_versions(versions: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Versions of images, to tell which have changed: of members of archives only their places, so
+    that they stay when others are added to the archive."""
+    return pc.replace_substring_regex(versions, r"(?s)^.*(@\d+-\d+[tz])$", r"\1")
+
+
 def string_keys(strings: pa.ChunkedArray) -> Hashes:
     """A hash of 128 bits of each string, uint64 of shape (n, 2).
 

@@ -11,12 +11,14 @@ import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from monkeyray.errors import ConfigError
 from monkeyray.redact import PARAMETER, masked
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]+)://")
+#: An archive and, after #, the name of a member.
+_MEMBER = re.compile(r"(?is)(.*?\.(?:tar|zip))#(.+)")
 _HALF_SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]+:/?[^/]")
 
 
@@ -123,11 +125,32 @@ class Location:
 
     def below(self, uri: str) -> str | None:
         """The path of a file below this, None if it is elsewhere. Names that are not UTF-8 have
-        surrogates, as from os.fsdecode."""
+        surrogates, as from os.fsdecode. An archive counts as a folder.
+
+        >>> Location.of("s3://bucket/a").below("s3://bucket/a/b.tar#c%201.jpg")
+        'b.tar/c 1.jpg'
+        """
         path = Location.of(uri).path if uri.startswith("file://") else uri
+        if match := _MEMBER.fullmatch(path):
+            path = f"{match[1]}/{unquote(match[2], errors='surrogateescape')}"
         if not path.startswith(self.prefix) or path == self.prefix:
             return None
         return path[len(self.prefix) :]
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether this is a tar or zip archive by its name."""
+        return self.path.lower().endswith((".tar", ".zip"))
+
+    def split_member(self) -> tuple[Location, str] | None:
+        """The archive that this would be a member of, and the member's percent-encoded name; None
+        for all other names.
+
+        >>> Location.of("s3://bucket/a.zip#b/c.jpg").split_member()
+        (Location('s3://bucket/a.zip'), 'b/c.jpg')
+        """
+        match = _MEMBER.fullmatch(self.path)
+        return match and (replace(self, path=match[1]), match[2])
 
     def is_within(self, folder: Location) -> bool:
         """Whether this is a folder or lies below it.

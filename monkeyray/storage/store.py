@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import threading
@@ -10,9 +11,10 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
 
 from monkeyray.errors import ConflictError, ForbiddenError, MissingError, StorageError
+from monkeyray.storage.archives import RANGE_BYTES, Index, Member, index_archive, unpack
 from monkeyray.storage.backends.clouds import AZURE, GOOGLE, CloudAccess, open_cloud
 from monkeyray.storage.backends.http import HttpStore
 from monkeyray.storage.backends.local import LocalStore, local_errors
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
     import pyarrow.fs
 
 _MAKING = threading.Lock()
+_INDEXING = threading.Lock()
+
+#: Indexes of archives that are kept, the last ones.
+_KEPT_INDEXES = 8
 
 #: A parsed place, or the URI of one.
 Place = str | Location
@@ -55,9 +61,10 @@ class Storage:
     anonymous: tuple[Location, ...] = ()
     patience_seconds: float = PATIENCE_SECONDS
     _stores: dict[Access, Store] = field(default_factory=dict, repr=False, compare=False)
+    _indexes: dict[Location, Index] = field(default_factory=dict, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_stores": {}}
+        return {**self.__dict__, "_stores": {}, "_indexes": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -65,7 +72,7 @@ class Storage:
     def hasty(self) -> Storage:
         """The same with little patience: for the start of a job, where a wrong address is likelier
         than a fault, and for optional work."""
-        return replace(self, patience_seconds=START_PATIENCE_SECONDS, _stores={})
+        return replace(self, patience_seconds=START_PATIENCE_SECONDS, _stores={}, _indexes={})
 
     def _at(self, place: Place) -> tuple[Store, Location]:
         place = Location.of(place)
@@ -104,18 +111,68 @@ class Storage:
     # -- whole files ---------------------------------------------------------------------------
 
     def read(self, place: Place, max_bytes: int | None = None) -> Blob:
-        """All bytes of a file.
+        """All bytes of a file, or of a member of an archive if no file has that very name.
 
         Raises an ObjectError for what the store says of this file (missing, forbidden, more than
-        `max_bytes`, not a regular file), and StorageError for everything else, after retries.
+        `max_bytes`, not a regular file) or the archive of this member, and StorageError for
+        everything else, after retries.
         """
         store, place = self._at(place)
-        return self._retried(lambda: store.read(place, max_bytes))
+        try:
+            return self._retried(lambda: store.read(place, max_bytes))
+        except MissingError as missing:
+            archive, member = self._member(place, missing)
+            where = member.extent
+            end = where.clamped_end(max_bytes)
+            data = self.read_range(archive, where.start, end, where.version)
+            return Blob(unpack(data, member, max_bytes), str(where))
+
+    def read_range(self, place: Place, start: int, end: int, version: str) -> bytes:
+        """A file's bytes from `start` to before `end`.
+
+        Raises ConflictError if it has another version now; otherwise as `read` does.
+        """
+        store, place = self._at(place)
+        return self._retried(lambda: store.get_range(place, start, end, version))
 
     def stat(self, place: Place) -> Entry:
-        """A file's size and version, without its bytes. Raises as `read` does."""
+        """A file's size and version, without its bytes, or those of a member of an archive. Raises
+        as `read` does."""
         store, place = self._at(place)
-        return self._retried(lambda: store.stat(place))
+        try:
+            return self._retried(lambda: store.stat(place))
+        except MissingError as missing:
+            _, member = self._member(place, missing)
+            return Entry(str(place), member.size_bytes, str(member.extent))
+
+    def index(self, archive: Place) -> Index:
+        """What a tar or zip archive holds; the last ones are kept. Raises as `read` does."""
+        archive = Location.of(archive)
+        # Locked, because sixteen threads would read sixteen indexes.
+        with _INDEXING:
+            if archive not in self._indexes:
+                found = self.read_index(self.stat(archive))
+                while len(self._indexes) >= _KEPT_INDEXES:
+                    del self._indexes[next(iter(self._indexes))]
+                self._indexes[archive] = found
+            return self._indexes[archive]
+
+    def read_index(self, archive: Entry) -> Index:
+        """What a tar or zip archive holds, in its present version. Raises as `read` does."""
+        with self.open(archive.uri) as file:
+            if isinstance(file, io.RawIOBase):
+                file = cast(IO[bytes], io.BufferedReader(file, RANGE_BYTES))
+            is_zip = archive.uri.lower().endswith(".zip")
+            return index_archive(file, is_zip, archive.version or "")
+
+    def _member(self, place: Location, missing: MissingError) -> tuple[Location, Member]:
+        """The archive that has a file which is `missing` as such, and where in it. Raises that
+        error if there is none."""
+        split = place.split_member()
+        member = split and self.index(split[0]).find(split[1])
+        if split is None or member is None:
+            raise missing
+        return split[0], member
 
     def open(self, place: Place) -> IO[bytes]:
         """A file to read at any position; of a remote one, only what is read is fetched.
@@ -191,7 +248,12 @@ class Storage:
     def exists(self, place: Place) -> bool:
         """Whether there is a file (not a folder) of this name."""
         store, place = self._at(place)
-        return self._retried(lambda: store.exists(place))
+        if self._retried(lambda: store.exists(place)):
+            return True
+        with contextlib.suppress(MissingError):
+            self._member(place, MissingError())
+            return True
+        return False
 
     def list(self, place: Place) -> Iterator[Entry]:
         """All files below a folder or prefix, at every depth, streamed in a stable order.

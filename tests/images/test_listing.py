@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
+from monkeyray.errors import InputError
 from monkeyray.images.listing import PLAN_SCHEMA, VIDEOS, count_videos, list_images, with_versions
 from monkeyray.labels.listing import list_labelled
+from monkeyray.storage.archives import broken_reason
 from monkeyray.storage.store import Storage
 from tests.support.files import touch
 
@@ -88,3 +92,36 @@ def test_versions_that_a_manifest_lacks_are_looked_up(tmp_path: Path) -> None:
     version = Storage().read(file).version
     assert table["version"].to_pylist() == [version, "none", "v7"]
     assert table["size_bytes"].to_pylist() == [3, None, 7]
+
+
+def test_members_of_archives_are_images_beside_files(tmp_path: Path) -> None:
+    (tmp_path / "plain.jpg").write_bytes(b"plain")
+    with tarfile.open(tmp_path / "b.tar", "w") as archive:
+        for name in ("s1/1.jpg", "s1/1.cls", "s1/1.json", "s2/2.jpg", ".hidden/3.jpg"):
+            archive.add(tmp_path / "plain.jpg", name)
+    (tmp_path / "c.zip").write_bytes(b"not a zip archive at all")
+    skipped: Counter[str] = Counter()
+    table = pa.concat_tables(list_images(str(tmp_path), Storage(), skipped))
+    names = [uri.removeprefix(f"{tmp_path}/") for uri in table["uri"].to_pylist()]
+    assert names == ["b.tar#s1/1.jpg", "b.tar#s2/2.jpg", "c.zip", "plain.jpg"]
+    assert (skipped["side-car"], skipped["hidden"]) == (2, 1)
+    assert broken_reason(table["version"][2].as_py()) is not None
+    assert table["size_bytes"].to_pylist() == [5, 5, 24, 5]
+
+    only = list_images(str(tmp_path), Storage(), Counter(), include=["b.tar/s2/*"])
+    assert pa.concat_tables(only)["uri"].to_pylist() == [f"{tmp_path}/b.tar#s2/2.jpg"]
+    inside = list_images(str(tmp_path / "b.tar"), Storage(), Counter(), exclude=["s1/*"])
+    assert pa.concat_tables(inside)["uri"].to_pylist() == [f"{tmp_path}/b.tar#s2/2.jpg"]
+
+    # A manifest that names members has their sizes and places too.
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text("uri\nb.tar#s2/2.jpg\nplain.jpg\nb.tar#gone.jpg\n")
+    named = pa.concat_tables(list_images(str(manifest), Storage(), Counter()))
+    assert named["size_bytes"].to_pylist() == [5, None, None]
+    assert named["version"][0] == table["version"][1]
+
+
+def test_archives_that_can_only_be_read_from_their_start_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.tar.gz").write_bytes(b"")
+    with pytest.raises(InputError, match=r"a\.tar\.gz is an archive .* unpack it, or pack it as"):
+        list(list_images(str(tmp_path / "a.tar.gz"), Storage(), Counter()))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,10 @@ from monkeyray.arrays import Array
 from monkeyray.console import counted
 from monkeyray.errors import (
     ArchivedError,
+    ConflictError,
     DecodeError,
     KeyNameError,
+    MemberError,
     NoFileError,
     ObjectError,
     StorageError,
@@ -25,7 +27,9 @@ from monkeyray.errors import (
 )
 from monkeyray.images.boxes import ANIMAL, ELIMINATED, has_boxes, pass_through
 from monkeyray.images.decode import Decoded, Limits, decode
+from monkeyray.storage.archives import RANGE_BYTES, Extent, Member, broken_reason, unpack
 from monkeyray.storage.keys import sha256
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
 #: The columns that every row has of its image.
@@ -56,6 +60,8 @@ FETCH_THREADS = 16
 
 _AHEAD_BYTES = 256 * 2**20
 _GUESSED_BYTES = 4 * 2**20
+#: Bytes between two members of an archive that are read rather than asked for separately.
+_GAP_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -182,11 +188,16 @@ def attempt(
         return error
 
 
-def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) -> Fetched:
+def fetch(
+    storage: Storage, uri: str, size_bytes: int | None, limits: Limits, version: str | None = None
+) -> Fetched:
     """One image's bytes; a definite answer of the store about this image becomes its status.
 
+    `version`: that of the plan, which may say that this is a broken archive.
     Raises StorageError for faults, which are not about the image.
     """
+    if (reason := broken_reason(version)) is not None:
+        return Fetched(None, version, "unreadable", f"the archive is incomplete: {reason}")
     if size_bytes is not None and size_bytes > limits.max_bytes:
         reason = f"{size_bytes} bytes, the limit is {limits.max_bytes}"
         return Fetched(None, None, "too_large", reason)
@@ -201,10 +212,80 @@ def fetch(storage: Storage, uri: str, size_bytes: int | None, limits: Limits) ->
         return Fetched(None, None, "unsupported", reason)
     except ArchivedError as error:
         return Fetched(None, None, error.kind, "archived in the store: restore it first")
+    except MemberError as error:
+        return Fetched(None, None, error.kind, error.reason)
     except ObjectError as error:
         # The URI is in its column; the reason names no path.
         return Fetched(None, None, error.kind, f"the store reports it as {error.kind}")
     return Fetched(blob.data, blob.version)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Members of an archive, close together, that one request reads: their positions in the plan.
+
+    `start`, `end`: the bytes of the archive, of this `version`.
+    """
+
+    archive: Location
+    version: str
+    start: int
+    end: int
+    rows: range
+
+
+def neighbours(
+    uris: Sequence[str], sizes: Sequence[int | None], versions: Sequence[str | None], limits: Limits
+) -> dict[int, Neighbours]:
+    """The plan's members of archives, by the position of each."""
+    groups: list[Neighbours] = []
+    for row, (uri, size, version) in enumerate(zip(uris, sizes, versions, strict=True)):
+        extent, split = Extent.parse(version), Location.of(uri).split_member()
+        if extent is None or split is None or (size or 0) > limits.max_bytes:
+            continue
+        last, end = groups[-1] if groups else None, extent.clamped_end(limits.max_bytes)
+        if (
+            last is not None
+            and (last.archive, last.version) == (split[0], extent.version)
+            and last.rows.stop == row
+            and last.start <= extent.start <= last.end + _GAP_BYTES
+            and end - last.start <= RANGE_BYTES
+        ):
+            rows = range(last.rows.start, row + 1)
+            groups[-1] = replace(last, end=max(last.end, end), rows=rows)
+        else:
+            groups.append(
+                Neighbours(split[0], extent.version, extent.start, end, range(row, row + 1))
+            )
+    return {row: group for group in groups for row in group.rows}
+
+
+def fetch_neighbours(
+    storage: Storage,
+    group: Neighbours,
+    plan: Sequence[tuple[str, int | None, str | None]],
+    limits: Limits,
+) -> list[Fetched]:
+    """The bytes of each member of a group. `plan`: URI, size and version of each."""
+    try:
+        data = storage.read_range(group.archive, group.start, group.end, group.version)
+    except (ConflictError, ObjectError):
+        # The archive was changed or is gone: each member is looked for where it is now.
+        return [fetch(storage, uri, size, limits) for uri, size, _ in plan]
+    found = []
+    for _, size, version in plan:
+        extent = Extent.parse(version)
+        assert extent is not None
+        part = data[extent.start - group.start : extent.end - group.start]
+        try:
+            bytes_ = unpack(part, Member(size or 0, extent), limits.max_bytes)
+            found.append(Fetched(bytes_, version))
+        except TooLargeError:
+            reason = f"more bytes than the limit, {limits.max_bytes}"
+            found.append(Fetched(None, version, "too_large", reason))
+        except MemberError as error:
+            found.append(Fetched(None, version, error.kind, error.reason))
+    return found
 
 
 class Refusals:
@@ -263,6 +344,17 @@ class Refusals:
         self._unproven = 0
 
 
+def _fetch_some(
+    storage: Storage,
+    group: Neighbours | None,
+    plan: Sequence[tuple[str, int | None, str | None]],
+    limits: Limits,
+) -> list[Fetched]:
+    if group is not None:
+        return fetch_neighbours(storage, group, plan, limits)
+    return [fetch(storage, uri, size, limits, version) for uri, size, version in plan]
+
+
 def batches(
     plan: pa.Table,
     storage: Storage,
@@ -279,12 +371,16 @@ def batches(
     were refused, `refusals` proves them before the end.
     """
     uris, sizes = plan["uri"].to_pylist(), plan["size_bytes"].to_pylist()
+    versions = plan["version"].to_pylist()
+    groups = neighbours(uris, sizes, versions, limits)
     pool = ThreadPoolExecutor(threads)
     try:
-        ahead: deque[tuple[Future[Fetched], int]] = deque()
-        bytes_ahead, following = 0, start
-        future: Future[Fetched]
-        last: Future[Fetched] | None = None
+        # Of each image what fetches it, which of its results it is, and how many bytes to expect.
+        ahead: deque[tuple[Future[list[Fetched]], int, int]] = deque()
+        bytes_ahead, following, base, which = 0, start, start, 0
+        submitted: Neighbours | None = None
+        future: Future[list[Fetched]]
+        last: Future[list[Fetched]] | None = None
         for first in range(start, len(uris), batch_size):
             rows = range(first, min(first + batch_size, len(uris)))
             fetched = []
@@ -293,18 +389,23 @@ def batches(
                     expected = sizes[following] or _GUESSED_BYTES
                     if ahead and (threads == 1 or bytes_ahead + expected > _AHEAD_BYTES):
                         break
+                    group = groups.get(following)
                     if last is not None and uris[following] == uris[following - 1]:
                         expected = 0  # another box of the same image
                     else:
-                        last = pool.submit(
-                            fetch, storage, uris[following], sizes[following], limits
-                        )
-                    ahead.append((last, expected))
+                        if group is None or group is not submitted:
+                            part = slice(following, group.rows.stop if group else following + 1)
+                            wanted = [*zip(uris[part], sizes[part], versions[part], strict=True)]
+                            last = pool.submit(_fetch_some, storage, group, wanted, limits)
+                            submitted, base = group, following
+                        which = following - base
+                    assert last is not None
+                    ahead.append((last, which, expected))
                     bytes_ahead += expected
                     following += 1
-                future, expected = ahead.popleft()
+                future, place, expected = ahead.popleft()
                 bytes_ahead -= expected
-                fetched.append(future.result())
+                fetched.append(future.result()[place])
                 if row == start or uris[row] != uris[row - 1]:
                     refusals.see(uris[row], fetched[-1])
             if rows.stop == len(uris):

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, cast
 
 from monkeyray.errors import (
     ConfigError,
@@ -15,8 +15,9 @@ from monkeyray.errors import (
     MissingError,
     StorageError,
 )
-from monkeyray.storage.backends.protocol import Blob, Entry, check_size
+from monkeyray.storage.backends.protocol import Blob, Entry, check_size, check_version
 from monkeyray.storage.location import Location
+from monkeyray.storage.ranges import RangeFile
 from monkeyray.storage.retries import with_retries
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 #: Connections of a process to one host.
 _CONNECTIONS = 8
 _PIECE_BYTES = 2**17
+#: Larger files are opened in ranges.
+_WHOLE_BYTES = 8 * 2**20
 
 #: Statuses that deny access, and transient ones below 500.
 _REFUSED = (401, 402, 403, 407, 451)
@@ -39,7 +42,7 @@ class HttpStore:
         import requests
         from requests.adapters import HTTPAdapter
 
-        self._patience_seconds = patience_seconds
+        self.patience_seconds = patience_seconds
         self._session = requests.Session()
         self._session.headers.update({"User-Agent": "MonkeyRay", "Accept-Encoding": "identity"})
         adapter = HTTPAdapter(pool_maxsize=_CONNECTIONS, pool_block=True)
@@ -60,8 +63,25 @@ class HttpStore:
             return Entry(str(place), _size(answer), _version(answer))
 
     def open(self, place: Location) -> IO[bytes]:
-        data = with_retries(lambda: self.read(place, None), self._patience_seconds).data
+        size = with_retries(lambda: self.stat(place), self.patience_seconds).size_bytes
+        if size is not None and size > _WHOLE_BYTES:
+            return cast(IO[bytes], RangeFile(self, place))
+        data = with_retries(lambda: self.read(place, None), self.patience_seconds).data
         return io.BytesIO(data)
+
+    def get_tail(self, place: Location, size: int) -> tuple[bytes, int, str]:
+        entry = self.stat(place)
+        whole, version = entry.size_bytes or 0, entry.version or ""
+        return self.get_range(place, max(0, whole - size), whole, version), whole, version
+
+    def get_range(self, place: Location, start: int, end: int, version: str) -> bytes:
+        with self._asked("GET", place, {"Range": f"bytes={start}-{end - 1}"}) as answer:
+            check_version(place, _version(answer), version)
+            if answer.status_code != 206:
+                raise StorageError(
+                    f"{place.bucket} serves {place} only as a whole: download it, and give its path"
+                )
+            return cast(bytes, answer.content)
 
     def write(self, place: Location, data: bytes, replacing: str | None) -> NoReturn:
         raise StorageError(
@@ -86,7 +106,7 @@ class HttpStore:
 
     def list(self, place: Location) -> Iterator[Entry]:
         try:
-            yield with_retries(lambda: self.stat(place), self._patience_seconds)
+            yield with_retries(lambda: self.stat(place), self.patience_seconds)
         except MissingError:
             raise ConfigError(
                 f"{place} cannot be listed, because it is on a web server: give a manifest that "
@@ -97,12 +117,22 @@ class HttpStore:
         raise ConfigError(f"{place} is on a web server, where nothing can be written")
 
     @contextlib.contextmanager
-    def _asked(self, method: str, place: Location) -> Iterator[Any]:
-        """Send a request; yields the response if its status is 200."""
+    def _asked(
+        self, method: str, place: Location, headers: dict[str, str] | None = None
+    ) -> Iterator[Any]:
+        """Send a request; yields the response if its status is 200 or 206."""
+        if place.split_member():
+            # Servers are not sent what follows #, and would answer with the archive.
+            raise MissingError(f"{place} does not exist")
         with (
             _http_errors(place),
             self._session.request(
-                method, str(place), stream=True, timeout=(10, 30), allow_redirects=True
+                method,
+                str(place),
+                stream=True,
+                timeout=(10, 30),
+                allow_redirects=True,
+                headers=headers,
             ) as answer,
         ):
             code = answer.status_code
@@ -117,7 +147,7 @@ class HttpStore:
                 raise FaultError(
                     f"{said}: the server is overloaded or down, run the same command again later"
                 )
-            if code != 200:
+            if code not in (200, 206):
                 raise MissingError(f"{place} does not exist ({code})")
             yield answer
 

@@ -21,7 +21,14 @@ from monkeyray.errors import (
     StorageError,
 )
 from monkeyray.redact import masked_anywhere
-from monkeyray.storage.backends.protocol import ABSENT, Blob, Entry, check_size, time_version
+from monkeyray.storage.backends.protocol import (
+    ABSENT,
+    Blob,
+    Entry,
+    check_size,
+    check_version,
+    time_version,
+)
 from monkeyray.storage.location import Location
 
 if TYPE_CHECKING:
@@ -55,6 +62,13 @@ class LocalStore:
     def open(self, place: Location) -> IO[bytes]:
         with local_errors(place):
             return self._open(place)
+
+    def get_range(self, place: Location, start: int, end: int, version: str) -> bytes:
+        with local_errors(place), self._open(place) as file:
+            info = os.fstat(file.fileno())
+            check_version(place, time_version(info.st_mtime_ns), version)
+            file.seek(start)
+            return file.read(end - start)
 
     def _open(self, place: Location) -> IO[bytes]:
         # Non-blocking: opening a pipe without a writer would otherwise wait for ever.

@@ -9,7 +9,14 @@ from typing import IO, TYPE_CHECKING, cast
 
 from monkeyray.errors import ConfigError, ConflictError, MissingError
 from monkeyray.storage.backends.local import local_errors, temporary_file
-from monkeyray.storage.backends.protocol import ABSENT, Blob, Entry, check_size, time_version
+from monkeyray.storage.backends.protocol import (
+    ABSENT,
+    Blob,
+    Entry,
+    check_size,
+    check_version,
+    time_version,
+)
 from monkeyray.storage.location import Location
 
 if TYPE_CHECKING:
@@ -39,6 +46,12 @@ class ArrowStore:
         filesystem, path = self.filesystem(place)
         with local_errors(place):
             return cast(IO[bytes], filesystem.open_input_file(path))
+
+    def get_range(self, place: Location, start: int, end: int, version: str) -> bytes:
+        check_version(place, self.stat(place).version, version)
+        with self.open(place) as file:
+            file.seek(start)
+            return file.read(end - start)
 
     def write(self, place: Location, data: bytes, replacing: str | None) -> str | None:
         filesystem, path = self.filesystem(place)

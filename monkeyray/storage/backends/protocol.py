@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol
 
-from monkeyray.errors import ConfigError, ObjectError, TooLargeError
+from monkeyray.errors import ConfigError, ConflictError, ObjectError, TooLargeError
 from monkeyray.storage.location import Location
 
 if TYPE_CHECKING:
@@ -52,6 +52,10 @@ class Store(Protocol):
     def open(self, place: Location) -> IO[bytes]:
         """A file to read at any position."""
 
+    def get_range(self, place: Location, start: int, end: int, version: str) -> bytes:
+        """A file's bytes from `start` to before `end`. Raises ConflictError if it has another
+        version."""
+
     def write(self, place: Location, data: bytes, replacing: str | None) -> str | None:
         """Publish a file whole and return its version.
 
@@ -82,6 +86,12 @@ def check_key(place: Location) -> None:
     """Raise ConfigError for a bucket where a file in it is needed."""
     if not place.path:
         raise ConfigError(f"{place} is a bucket, not a file: write {place}/path")
+
+
+def check_version(place: Location, found: str | None, expected: str) -> None:
+    """Raise ConflictError if a file has another version than expected, where it has versions."""
+    if (found or "") != expected:
+        raise ConflictError(f"{place} was changed by another program")
 
 
 def check_size(place: Location, size_bytes: int, max_bytes: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import monkeyray.storage.backends.http
 from monkeyray.errors import (
     ConfigError,
     FaultError,
@@ -31,6 +33,7 @@ from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.store import Storage
 
 STORAGE = Storage(patience_seconds=1)
+ETAG = 'W/"abc"'
 DATE = "Mon, 02 Nov 2026 10:00:00 GMT"
 
 
@@ -88,10 +91,11 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"5\r\nchunk\r\n2\r\ned\r\n0\r\n\r\n")
         elif name.isdigit():
             self.answer(int(name), b"words")
+        elif self.path in self.server.files and name.endswith(".zip") and "Range" in self.headers:
+            first, last = map(int, self.headers["Range"].removeprefix("bytes=").split("-"))
+            self.answer(206, self.server.files[self.path][first : last + 1], ETag=ETAG)
         elif self.path in self.server.files:
-            self.answer(
-                200, self.server.files[self.path], ETag='W/"abc"', **{"Last-Modified": DATE}
-            )
+            self.answer(200, self.server.files[self.path], ETag=ETAG, **{"Last-Modified": DATE})
         else:
             self.answer(404)
 
@@ -215,3 +219,20 @@ def test_writing_to_http_is_refused(web: Server) -> None:
     with pytest.raises(StorageError, match="web server, which is read only"):
         STORAGE.check_conditions(f"{web.url}/out")
     assert not STORAGE.exists(f"{web.url}/photos")
+
+
+def test_members_of_a_large_archive_are_read_in_ranges(
+    web: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        archive.writestr("a.jpg", b"first")
+        archive.writestr("b.jpg", b"second" * 100_000)
+    web.files["/season.zip"] = web.files["/no-ranges.tar"] = sink.getvalue()
+    monkeypatch.setattr(monkeyray.storage.backends.http, "_WHOLE_BYTES", 1000)
+    uri = f"{web.url}/season.zip"
+    table = pa.concat_tables(list_images(uri, STORAGE, Counter()))
+    assert table["uri"].to_pylist() == [f"{uri}#a.jpg", f"{uri}#b.jpg"]
+    assert STORAGE.read(f"{uri}#a.jpg").data == b"first"
+    with pytest.raises(StorageError, match="only as a whole: download it, and give its path"):
+        list(list_images(f"{web.url}/no-ranges.tar", STORAGE, Counter()))

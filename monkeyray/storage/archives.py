@@ -1,0 +1,254 @@
+"""Members of tar and zip archives: their names, where they are, and their bytes.
+
+A member's URI is `s3://bucket/season.tar#site-1/IMG_0042.JPG`, its name percent-encoded; the second
+member of one name ends in `;2`. Its version says where its bytes are, so that a worker reads them
+without the archive's index: `<version of the archive>@<start>-<end><kind>`.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import IO
+from urllib.parse import quote, unquote
+
+from monkeyray.errors import MemberError, TooLargeError
+
+#: Members that are no regular files are counted under this name.
+LINKS = "links and special files in archives"
+
+#: Bytes of a tar archive that are read at once for its index, and a range of members at most.
+RANGE_BYTES = 8 * 2**20
+
+_VERSION = re.compile(r"(?s)(.*)@(\d+)-(\d+)([tz])")
+_BROKEN = "@broken: "
+_BLOCK = 512
+#: Bytes of a zip archive's local header, with the names in it, and of what Deflate may add.
+_SLACK = 2**18
+_ZIP_HEADER = struct.Struct("<4s5H3I2H")
+_ENCRYPTED, _SIZES_LATER, _UTF8 = 1, 8, 0x800
+_STORED, _DEFLATED = 0, 8
+_ZIP64 = 2**32 - 1
+_METHODS = {9: "Deflate64", 12: "bzip2", 14: "LZMA", 93: "Zstandard", 95: "XZ", 99: "AES"}
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a member is: bytes `start` to before `end` of a `version` of its archive.
+
+    `kind`: t for the bytes themselves in a tar archive, z for a zip archive's local header and the
+    data after it.
+    """
+
+    version: str
+    start: int
+    end: int
+    kind: str
+
+    def clamped_end(self, max_bytes: int | None) -> int:
+        """The end, as far as a member of at most `max_bytes` can reach. A damaged or hostile zip
+        archive may have its next member anywhere."""
+        return self.end if max_bytes is None else min(self.end, self.start + max_bytes + _SLACK)
+
+    def __str__(self) -> str:
+        return f"{self.version}@{self.start}-{self.end}{self.kind}"
+
+    @classmethod
+    def parse(cls, version: str | None) -> Extent | None:
+        """The place that a version names; None for the version of a plain file.
+
+        >>> Extent.parse("etag@512-1024t")
+        Extent(version='etag', start=512, end=1024, kind='t')
+        """
+        match = _VERSION.fullmatch(version or "")
+        return match and cls(match[1], int(match[2]), int(match[3]), match[4])
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member: its size in bytes when unpacked, and its place."""
+
+    size_bytes: int
+    extent: Extent
+
+
+@dataclass
+class Index:
+    """What an archive holds. `members`: by the part of the URI after #, in the archive's order.
+    `links`: how many members are no regular files. `broken`: why there are not more members."""
+
+    members: dict[str, Member] = field(default_factory=dict)
+    links: int = 0
+    broken: str | None = None
+
+    def find(self, fragment: str) -> Member | None:
+        """The member with a name that is percent-encoded in any way."""
+        if fragment in self.members:
+            return self.members[fragment]
+        name, semicolon, number = fragment.rpartition(";")
+        if not semicolon or not number.isdigit():
+            name, number = fragment, "1"
+        return self.members.get(_fragment(unquote(name, errors="surrogateescape"), int(number)))
+
+
+def broken_version(version: str | None, reason: str) -> str:
+    """The version of an archive whose row says that it is broken."""
+    return f"{version or ''}{_BROKEN}{reason}"
+
+
+def broken_reason(version: str | None) -> str | None:
+    """Why an archive is broken, by the version in its row; None for everything else."""
+    return (version or "").partition(_BROKEN)[2] or None
+
+
+def index_archive(file: IO[bytes], is_zip: bool, version: str) -> Index:
+    """The members of an archive that is open for reading at any position.
+
+    An archive that ends early, or is none, has the members that are whole, and `broken`.
+    """
+    index, times = Index(), Counter[str]()
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    found = _zip_members(file, index) if is_zip else _tar_members(file, size, index)
+    for name, size_bytes, start, end in found:
+        times[name] += 1
+        extent = Extent(version, start, end, "z" if is_zip else "t")
+        index.members[_fragment(name, times[name])] = Member(size_bytes, extent)
+    return index
+
+
+def unpack(data: bytes, member: Member, max_bytes: int | None) -> bytes:
+    """A member's own bytes, from those of its extent.
+
+    Raises TooLargeError for more than `max_bytes`, whatever the headers say, and MemberError for
+    what is encrypted, compressed by another method than Deflate, or broken.
+    """
+    if max_bytes is not None and member.size_bytes > max_bytes:
+        raise TooLargeError(f"{member.size_bytes} bytes, the limit is {max_bytes}")
+    if member.extent.kind == "t":
+        if len(data) < member.size_bytes:
+            raise MemberError("unreadable", "its data in the tar archive end early")
+        return data
+    if len(data) < _ZIP_HEADER.size or not data.startswith(b"PK\3\4"):
+        raise MemberError("unreadable", "its place in the zip archive does not hold a file")
+    _, _, flags, method, _, _, _, _, _, name, extra = _ZIP_HEADER.unpack_from(data)
+    if flags & _ENCRYPTED:
+        raise MemberError("unsupported", "encrypted in the zip archive: pack it without a password")
+    packed = data[_ZIP_HEADER.size + name + extra :]
+    if method == _STORED:
+        whole, unpacked = len(packed) >= member.size_bytes, packed[: member.size_bytes]
+    elif method == _DEFLATED:
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        try:
+            unpacked = inflater.decompress(packed, 0 if max_bytes is None else max_bytes + 1)
+        except zlib.error:
+            raise MemberError("unreadable", "its data in the zip archive are damaged") from None
+        if max_bytes is not None and len(unpacked) > max_bytes:
+            raise TooLargeError(f"more than the limit, {max_bytes} bytes")
+        whole = inflater.eof
+    else:
+        called = _METHODS.get(method, f"method {method}")
+        raise MemberError(
+            "unsupported", f"compressed with {called} in the zip archive: store or deflate it"
+        )
+    if not whole:
+        raise MemberError("unreadable", "its data in the zip archive end early")
+    return unpacked
+
+
+def _fragment(name: str, number: int) -> str:
+    """The part of a member's URI after #; `number`: which one of this name it is.
+
+    >>> _fragment("site 1/a#b.jpg", 1), _fragment("../a.jpg", 2)
+    ('site%201/a%23b.jpg', '%2E%2E%2Fa.jpg;2')
+    """
+    parts = name.split("/")
+    if {"", ".", ".."} & set(parts):
+        # Written so that nothing takes them for those of a path.
+        encoded = "%2F".join(
+            "%2E" * len(part) if set(part) <= {"."} else _quote(part) for part in parts
+        )
+    else:
+        encoded = _quote(name, "/")
+    return encoded if number == 1 else f"{encoded};{number}"
+
+
+def _quote(text: str, safe: str = "") -> str:
+    return quote(text, safe=safe, errors="surrogateescape")
+
+
+def _zip_members(file: IO[bytes], index: Index) -> Iterator[tuple[str, int, int, int]]:
+    """Name, size in bytes, start and end of each regular file, by the archive's directory."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            infos, directory = archive.infolist(), archive.start_dir
+    except (
+        zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError,
+        MemoryError,
+    ) as error:  # fmt: skip
+        index.broken = f"its directory cannot be read ({str(error).lower() or 'it is too large'})"
+        yield from _scan_zip(file)
+        return
+    infos.sort(key=lambda info: info.header_offset)
+    end = directory
+    ends = []
+    for info, following in zip(reversed(infos), [None, *reversed(infos)], strict=False):
+        if following is not None and following.header_offset > info.header_offset:
+            end = following.header_offset
+        ends.append(end)
+    for info, end in zip(infos, reversed(ends), strict=True):
+        if info.is_dir():
+            continue
+        if stat.S_ISLNK(info.external_attr >> 16):
+            index.links += 1
+            continue
+        yield info.filename, info.file_size, info.header_offset, max(end, info.header_offset)
+
+
+def _scan_zip(file: IO[bytes]) -> Iterator[tuple[str, int, int, int]]:
+    """The whole members at the start of a zip archive without its directory, which is at its end,
+    as far as their headers say how long they are."""
+    size, start = file.seek(0, io.SEEK_END), 0
+    while True:
+        file.seek(start)
+        header = file.read(_ZIP_HEADER.size)
+        if len(header) < _ZIP_HEADER.size or not header.startswith(b"PK\3\4"):
+            return
+        _, _, flags, _, _, _, _, packed, unpacked, name_size, extra = _ZIP_HEADER.unpack(header)
+        name = file.read(name_size).decode("utf-8" if flags & _UTF8 else "cp437", "replace")
+        end = start + _ZIP_HEADER.size + name_size + extra + packed
+        if flags & _SIZES_LATER or packed == _ZIP64 or end > size:
+            return
+        if not name.endswith("/"):
+            yield name, unpacked, start, end
+        start = end
+
+
+def _tar_members(file: IO[bytes], size: int, index: Index) -> Iterator[tuple[str, int, int, int]]:
+    """Name, size in bytes, start and end of each regular file of a tar archive of `size` bytes."""
+    try:
+        archive = tarfile.open(fileobj=file, mode="r:", errorlevel=0)  # noqa: SIM115 - not ours
+        while (info := archive.next()) is not None:
+            archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+            end = info.offset_data + info.size
+            if info.isreg() and end > size:
+                index.broken = f"it ends after {size} bytes, inside a member that ends at {end}"
+                return
+            if info.isreg() and not info.issparse():
+                yield info.name, info.size, info.offset_data, end
+            elif not info.isdir():
+                index.links += 1
+        file.seek(archive.offset)
+        # Python takes a header that is none for the end.
+        if any(file.read(_BLOCK)):
+            index.broken = f"it is damaged at byte {archive.offset}, where no member begins"
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:
+        index.broken = f"not a tar archive, or cut off: {error}"

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import io
+import stat
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from monkeyray.errors import ConflictError, MemberError, MissingError, TooLargeError
+from monkeyray.storage.archives import Extent, Index, Member, index_archive, unpack
+from monkeyray.storage.location import Location
+from monkeyray.storage.store import Storage
+
+NAMES = ["n/a.jpg", "n/b c#d%.jpg", "日本.jpg", "../up.jpg", "/abs//x.jpg", "n/a.jpg", "a;2.jpg"]
+FRAGMENTS = [
+    "n/a.jpg", "n/b%20c%23d%25.jpg", "%E6%97%A5%E6%9C%AC.jpg", "%2E%2E%2Fup.jpg",
+    "%2Fabs%2F%2Fx.jpg", "n/a.jpg;2", "a%3B2.jpg",
+]  # fmt: skip
+
+
+def make_tar(files: list[tuple[str, bytes]]) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        for name, data in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return sink.getvalue()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def make_zip(files: list[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> bytes:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", method) as archive:
+        for name, data in files:
+            archive.writestr(name, data)
+    return sink.getvalue()
+
+
+def contents(data: bytes, index: Index, max_bytes: int | None = None) -> dict[str, bytes]:
+    return {
+        name: unpack(data[member.extent.start : member.extent.end], member, max_bytes)
+        for name, member in index.members.items()
+    }
+
+
+MAKERS: dict[str, Callable[[list[tuple[str, bytes]]], bytes]] = {
+    "tar": make_tar,
+    "stored": make_zip,
+    "deflated": lambda files: make_zip(files, zipfile.ZIP_DEFLATED),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("kind", MAKERS)
+def test_each_member_has_its_own_uri_and_bytes(kind: str, tmp_path: Path) -> None:
+    files = [(name, f"{number} {name}".encode()) for number, name in enumerate(NAMES)]
+    data = MAKERS[kind](files)
+    index = index_archive(io.BytesIO(data), kind != "tar", "v1")
+    assert index.broken is None
+    assert contents(data, index) == {f: d for f, (_, d) in zip(FRAGMENTS, files, strict=True)}
+
+    # By the facade, with the name written in any way.
+    path = tmp_path / f"season.{'tar' if kind == 'tar' else 'zip'}"
+    path.write_bytes(data)
+    storage = Storage()
+    for fragment, (_, expected) in zip(FRAGMENTS, files, strict=True):
+        blob = storage.read(f"{path}#{fragment}")
+        assert blob.data == expected
+        entry = storage.stat(f"{path}#{fragment}")
+        assert (entry.size_bytes, entry.version) == (len(expected), blob.version)
+    assert storage.read(f"{path}#n%2Fa%2Ejpg").data == files[0][1]
+    assert storage.exists(f"{path}#日本.jpg")
+    assert not storage.exists(f"{path}#n/nothing.jpg")
+    with pytest.raises(MissingError, match="does not exist"):
+        storage.read(f"{path}#n/a.jpg;3")
+    # A file of that very name comes first.
+    (tmp_path / f"{path.name}#a%3B2.jpg").write_bytes(b"a plain file")
+    assert storage.read(f"{path}#a%3B2.jpg").data == b"a plain file"
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+@given(st.lists(TEXTS, max_size=6))
+def test_any_name_is_found_under_its_uri(names: list[str]) -> None:
+    data = make_tar([(name, b"data") for name in names])
+    index = index_archive(io.BytesIO(data), False, "")
+    assert len(index.members) == len(names)
+    for fragment in index.members:
+        place = Location.of(f"s3://bucket/a.tar#{fragment}")
+        assert place.split_member() == (Location.of("s3://bucket/a.tar"), fragment)
+        assert index.find(fragment) == index.members[fragment]
+        # Nothing takes it for another path.
+        assert Location.parse(f"/x/a.tar#{fragment}").path == f"/x/a.tar#{fragment}"
+
+
+def test_links_and_folders_are_not_followed() -> None:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
+            info = tarfile.TarInfo(f"a-{kind!r}.jpg")
+            info.type, info.linkname = kind, "/etc/passwd"
+            archive.addfile(info)
+    index = index_archive(io.BytesIO(sink.getvalue()), False, "")
+    assert (index.members, index.links, index.broken) == ({}, 3, None)
+
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as packed:
+        link = zipfile.ZipInfo("link.jpg")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        packed.writestr(link, "/etc/passwd")
+        packed.mkdir("folder")
+    index = index_archive(io.BytesIO(sink.getvalue()), True, "")
+    assert (index.members, index.links, index.broken) == ({}, 1, None)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_whole_members_of_a_truncated_archive_are_found(kind: str) -> None:
+    files = [(f"{number}.jpg", bytes(range(256)) * number) for number in range(8)]
+    data = MAKERS[kind](files)
+    whole = contents(data, index_archive(io.BytesIO(data), kind != "tar", ""))
+    assert whole == dict(files)
+    counts = set()
+    for size in range(0, len(data), 97):
+        cut = data[:size]
+        index = index_archive(io.BytesIO(cut), kind != "tar", "")
+        found = contents(cut, index)
+        assert found == {name: whole[name] for name in found}
+        assert list(found) == [name for name, _ in files[: len(found)]]
+        # A tar archive may lack its end mark, or a part of it.
+        assert index.broken or kind == "tar"
+        counts.add(len(found))
+    assert counts == set(range(9))
+
+
+@given(st.binary(max_size=3000), st.booleans(), st.booleans())
+def test_any_bytes_give_members_or_a_reason(data: bytes, is_zip: bool, headed: bool) -> None:
+    if headed:
+        data = (make_zip if is_zip else make_tar)([("a.jpg", b"x" * 40)])[:-100] + data
+    index = index_archive(io.BytesIO(data), is_zip, "")
+    for member in index.members.values():
+        try:
+            unpack(data[member.extent.start : member.extent.end], member, 100)
+        except (MemberError, TooLargeError):
+            continue
+
+
+def test_inflating_stops_at_the_limit_whatever_the_headers_claim() -> None:
+    data = bytearray(make_zip([("bomb.jpg", bytes(50_000_000))], zipfile.ZIP_DEFLATED))
+    index = index_archive(io.BytesIO(data), True, "")
+    (member,) = index.members.values()
+    packed = bytes(data[member.extent.start : member.extent.end])
+    with pytest.raises(TooLargeError, match="50000000 bytes, the limit is 1000"):
+        unpack(packed, member, 1000)
+    with pytest.raises(TooLargeError, match="more than the limit, 1000 bytes"):
+        unpack(packed, Member(10, member.extent), 1000)
+
+
+def test_a_lying_extent_reads_no_more_than_a_member_can_have() -> None:
+    assert Extent("", 10, 10**15, "z").clamped_end(1000) < 10**6
+
+
+@pytest.mark.parametrize(
+    ("flags", "method", "reason"),
+    [(1, 0, "encrypted"), (0, 12, "compressed with bzip2"), (0, 77, "compressed with method 77")],
+)
+def test_other_members_say_what_to_do(flags: int, method: int, reason: str) -> None:
+    data = bytearray(make_zip([("a.jpg", b"data")]))
+    data[6:8], data[8:10] = flags.to_bytes(2, "little"), method.to_bytes(2, "little")
+    with pytest.raises(MemberError, match=reason) as error:
+        unpack(bytes(data), Member(4, Extent("", 0, len(data), "z")), None)
+    assert error.value.kind == "unsupported"
+
+
+def test_a_changed_archive_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(make_tar([("a.jpg", b"one")]))
+    storage = Storage()
+    where = Extent.parse(storage.stat(f"{path}#a.jpg").version)
+    assert where is not None
+    assert storage.read_range(path.as_posix(), where.start, where.end, where.version) == b"one"
+    path.write_bytes(make_tar([("b.jpg", b"two"), ("a.jpg", b"three")]))
+    with pytest.raises(ConflictError, match="was changed by another program"):
+        storage.read_range(path.as_posix(), where.start, where.end, where.version)
+
+
+def test_an_archive_that_never_ends_is_not_read_for_ever(tmp_path: Path) -> None:
+    # A sparse file claims a terabyte; only its headers are read.
+    path = tmp_path / "sparse.tar"
+    info = tarfile.TarInfo("big.jpg")
+    info.size = 2**40
+    with path.open("wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(2**40 + 2048)
+    index = Storage().index(str(path))
+    assert [member.size_bytes for member in index.members.values()] == [2**40]
+    with pytest.raises(TooLargeError):
+        Storage().read(f"{path}#big.jpg", 1000)
