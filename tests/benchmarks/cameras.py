@@ -1,6 +1,6 @@
 """What the figures at seen and unseen cameras promise, and what new cameras then give.
 
-    MONKEYRAY_PHOTOS=… python -m tests.benchmarks.cameras --splits 20
+    MONKEYRAY_PHOTOS=… python -m tests.benchmarks.cameras --splits 10
 
 The photographs of the 10 monkey species are given to made-up sites, each with a background, light
 and vignette of its own and few of the species, so that a head can learn the background in place of
@@ -175,6 +175,7 @@ def repeat(model: Path, rows: list[list[str]], new_sites: int, splits: int) -> N
             high - low for low, high in (unseen["accuracy_interval"], unseen["naive_interval"])
         ]
         found.append([seen["accuracy"], unseen["accuracy"], naive, new, *widths, *inside])
+        print(f"{split}: {', '.join(f'{each:.3f}' for each in found[-1])}", flush=True)
     mean = np.mean(found, axis=0)
     off = np.array(found)[:, 3:4] - np.array(found)[:, :3]
     print(
@@ -196,7 +197,7 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=36)
     parser.add_argument("--new", type=int, default=12, help="sites that are not trained on")
     parser.add_argument("--frames", type=int, default=2, help="in each sequence")
-    parser.add_argument("--splits", type=int, default=20)
+    parser.add_argument("--splits", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="where the model is left")
     options = parser.parse_args()
