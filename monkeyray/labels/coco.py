@@ -174,15 +174,15 @@ def _refuse(source: Source, options: LabelOptions, notes: Counter[str]) -> NoRet
 FORMATS = (
     Format(
         "COCO Camera Traps",
-        frozenset(["images", "annotations", "categories"]),
+        frozenset(["images", "annotations"]),
         frozenset(["images", "annotations", "categories"]),
         "give a JSON with images, annotations and categories",
         _read,
     ),
     Format(
         "MegaDetector's results",
-        frozenset(["images", "detectioncategories"]),
-        frozenset(["images"]),
+        frozenset(["detectioncategories"]),
+        frozenset(),
         "",
         _refuse,
     ),

@@ -171,7 +171,8 @@ def test_original_coco_in_a_zip(tmp_path: Path) -> None:
     ("content", "words"),
     [
         ({"images": [], "categories": []}, r"looks like COCO Camera Traps "
-         r"\(it has images, categories\), but labels\.json lacks annotations: give a JSON with"),
+         r"\(it has images\), but labels\.json lacks annotations: give a JSON with"),
+        ({"images": [], "info": {}}, "lacks annotations, categories"),
         ({"images": [{"id": 1}], "categories": [], "annotations": []}, "entry 0 of its images has "
          "no file_name"),
         ({"images": [], "categories": 3, "annotations": []}, "categories are not a list"),
