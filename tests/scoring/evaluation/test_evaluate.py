@@ -197,7 +197,10 @@ def test_labels_in_other_words_are_refused(
         ({"predictions": "p"}, "given: --predictions"),
         ({"model": "m", "images": "a", "labels": "l.csv"}, "--images and --labels and --model"),
         ({"images": "a", "predictions": "p", "labels": "l.csv"}, "--predictions and --labels"),
-        ({"predictions": "p", "labels": "l.csv", "views": 1}, "--views and --allowed require --images"),
+        (
+            {"predictions": "p", "labels": "l.csv", "views": 1},
+            "--views and --allowed require --images",
+        ),
         ({"predictions": "p", "labels": "l.csv", "output": "p/x"}, "--output p/x is in"),
         ({"model": "m", "images": "a", "views": 3}, "--views is 3"),
         ({"model": "m", "images": "a", "workers": 0}, "--workers is 0"),
