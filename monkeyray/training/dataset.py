@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from monkeyray.arrays import Array
+from monkeyray.console import counted
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.labels.cameras import locations_of, sequences_of
@@ -20,6 +21,7 @@ from monkeyray.scoring.features import Features
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.splits import (
+    LEAST_LOCATIONS,
     TEST,
     Folds,
     fold_images,
@@ -101,12 +103,8 @@ def _fold(config: TrainConfig, images: pa.Table, groups: Array) -> _Split:
             f"--group-by {level}, but no image has a {level}: give a table with that column, or "
             "leave it out"
         )
-    if locations is not None and config.group_by is None:
-        unknown = sum(location is None for location in locations[~test].tolist())
-        if 2 * unknown > (~test).sum():
-            note = f"{unknown} of the {(~test).sum()} training images have no location"
-        elif first is not None and first.any():
-            note = "the given validation images are a fold of their own"
+    if locations is not None and config.group_by is None and first is not None and first.any():
+        note = "the given validation images are a fold of their own"
     if locations is not None and note is None:
         blocks = _join(groups, locations.tolist())
         known = np.isin(blocks, blocks[[each is not None for each in locations]])
@@ -115,7 +113,15 @@ def _fold(config: TrainConfig, images: pa.Table, groups: Array) -> _Split:
             fold, second = fold_locations(
                 labels, groups, places, test, config.folds, config.seed, first
             )
-            return _Split(fold, second, locations)
+            tested, learned = np.array(labels, object)[fold >= 0].tolist(), int((~test).sum())
+            enough = 2 * len(tested) >= learned and len(set(tested)) > 1
+            if enough or config.group_by is not None:
+                return _Split(fold, second, locations)
+            note = (
+                f"that would test only {len(tested)} of the {learned} training images, of "
+                f"{counted(len(set(tested)), 'label')}, since the others are at fewer than "
+                f"{LEAST_LOCATIONS} or unknown locations"
+            )
         except InputError as error:
             if config.group_by is not None:
                 raise

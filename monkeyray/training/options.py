@@ -153,8 +153,9 @@ class TrainConfig(LabelledConfig, BoxConfig):
 
     group_by: Annotated[str, OneOf(("location", "deployment", "sequence"))] | None = None
     """What a fold leaves out whole: locations or deployments, so that the figures are those of
-    cameras that the head has not seen, or only sequences and copies. Default: location if at least
-    half of the images have one. Copies, groups and sequences are always kept together."""
+    cameras that the head has not seen, or only sequences and copies. Default: location if that
+    tests at least half of the images, of two labels or more. Copies, groups and sequences are
+    always kept together."""
 
     fine_tune: str | None = None
     """After the head, also train the last layers of the backbone: a number of layers with weights,

@@ -1,6 +1,6 @@
 """What the figures at seen and unseen cameras promise, and what new cameras then give.
 
-    MONKEYRAY_PHOTOS=… python -m tests.benchmarks.cameras --splits 10
+    MONKEYRAY_PHOTOS=… python -m tests.benchmarks.cameras --splits 5
 
 The photographs of the 10 monkey species are given to made-up sites, each with a background, light
 and vignette of its own and few of the species, so that a head can learn the background in place of
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--sites", type=int, default=36)
     parser.add_argument("--new", type=int, default=12, help="sites that are not trained on")
     parser.add_argument("--frames", type=int, default=2, help="in each sequence")
-    parser.add_argument("--splits", type=int, default=10)
+    parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="where the model is left")
     options = parser.parse_args()

@@ -299,8 +299,14 @@ def test_images_of_unknown_locations_are_learned_and_not_tested(tmp_path: Path) 
     assert set(found.folds.fold[new]) == {IN_NO_FOLD}
     more = [(f"more{i}.jpg", "a", "train", "", "", "") for i in range(200)]
     images = write_manifest(path, more, path.read_text())
-    note = choose(config_of(tmp_path, images)).data["not_by_location"]
-    assert note == "209 of the 377 training images have no location"
+    found = choose(config_of(tmp_path, images))
+    assert found.locations is None
+    assert found.data["not_by_location"] == (
+        "that would test only 144 of the 377 training images, of 2 labels, since the others are at "
+        "fewer than 3 or unknown locations"
+    )
+    found = choose(config_of(tmp_path, images, group_by="location"))
+    assert found.data["locations"]["unknown"] == 209
 
 
 def test_given_validation_images_come_before_locations(tmp_path: Path) -> None:
