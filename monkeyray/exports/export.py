@@ -18,6 +18,7 @@ _FORMATS = {
     "camtrap-dp": ("monkeyray.exports.camtrap", "export_camtrap"),
     "megadetector": ("monkeyray.exports.megadetector", "export_megadetector"),
     "csv": ("monkeyray.exports.csv", "export_csv"),
+    "failures": ("monkeyray.exports.failures", "export_failures"),
 }
 
 

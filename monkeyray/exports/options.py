@@ -53,17 +53,8 @@ class PredictionsConfig(JobConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TaxaConfig(PredictionsConfig):
-    """The options of commands that map labels to taxa."""
-
-    taxonomy: Place | None = None
-    """Table (CSV or Parquet) of the taxa of labels: label, scientific_name, common_name,
-    observation_type (animal, human, vehicle, blank or unknown), kingdom to genus."""
-
-    rollup_threshold: Annotated[float, Range(0, 1, above=True)] | None = None
-    """With --taxonomy: in camtrap-dp and csv, roll an image whose label is not accepted and scores
-    below this up to the lowest taxon whose summed score reaches it; above 0, up to 1. Default: no
-    roll-up."""
+class KindsConfig(PredictionsConfig):
+    """The options of commands that tell animals from other labels."""
 
     blank: tuple[str, ...] = ("blank", "empty")
     """Labels of empty images, unless --taxonomy lists them."""
@@ -83,13 +74,30 @@ class TaxaConfig(PredictionsConfig):
         for label in kinds:
             require(kinds.count(label) == 1, "blank, --human, --vehicle or --unknown", label,
                      "given to one of them only")  # fmt: skip
-        has_taxa = self.taxonomy is not None or getattr(self, "project", None) is not None
-        if self.rollup_threshold is not None and not has_taxa:
-            raise ConfigError("--rollup-threshold needs a table of taxa: give --taxonomy")
 
     def kinds(self) -> dict[str, tuple[str, ...]]:
         """The labels of blank, human, vehicle and unknown, by these kinds."""
         return {name: getattr(self, name) for name in ("blank", "human", "vehicle", "unknown")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaxaConfig(KindsConfig):
+    """The options of commands that map labels to taxa."""
+
+    taxonomy: Place | None = None
+    """Table (CSV or Parquet) of the taxa of labels: label, scientific_name, common_name,
+    observation_type (animal, human, vehicle, blank or unknown), kingdom to genus."""
+
+    rollup_threshold: Annotated[float, Range(0, 1, above=True)] | None = None
+    """With --taxonomy: in camtrap-dp and csv, roll an image whose label is not accepted and scores
+    below this up to the lowest taxon whose summed score reaches it; above 0, up to 1. Default: no
+    roll-up."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        has_taxa = self.taxonomy is not None or getattr(self, "project", None) is not None
+        if self.rollup_threshold is not None and not has_taxa:
+            raise ConfigError("--rollup-threshold needs a table of taxa: give --taxonomy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +128,10 @@ class ExportConfig(GapConfig):
         "Labels and taxa": ("taxonomy", "rollup_threshold", "blank", "human", "vehicle", "unknown"),
     }
 
-    format: Literal["camtrap-dp", "megadetector", "csv"]
+    format: Literal["camtrap-dp", "megadetector", "csv", "failures"]
     """camtrap-dp: a data package for sharing and GBIF. megadetector: batch results (JSON) for
-    Timelapse and others. csv: one table, always with the same columns."""
+    Timelapse and others. csv: one table, always with the same columns. failures: a manifest (CSV)
+    of the images that were not scored, with the cause."""
 
     output: Place
     """Where to write the export: a folder or prefix for camtrap-dp, otherwise a file."""
@@ -148,10 +157,12 @@ class ExportConfig(GapConfig):
                 f"--format {self.format} has no observations of events: drop --observation-level, "
                 "or use `monkeyray events`"
             )
-        if self.format == "megadetector" and self.deployments is not None:
-            raise ConfigError("--format megadetector has no locations or times: drop --deployments")
-        if self.format == "megadetector" and self.rollup_threshold is not None:
-            raise ConfigError("--format megadetector has no taxa: drop --rollup-threshold")
+        if self.format in ("megadetector", "failures") and self.deployments is not None:
+            raise ConfigError(
+                f"--format {self.format} has no locations or times: drop --deployments"
+            )
+        if self.format in ("megadetector", "failures") and self.rollup_threshold is not None:
+            raise ConfigError(f"--format {self.format} has no taxa: drop --rollup-threshold")
         if self.site_pattern is not None and self.deployments is None:
             raise ConfigError(
                 "--site-pattern finds an image's row in the table of deployments: give "

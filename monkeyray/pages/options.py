@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from monkeyray.errors import ConfigError
-from monkeyray.exports.options import PredictionsConfig
+from monkeyray.exports.options import KindsConfig
 from monkeyray.options import Place, Range
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewConfig(PredictionsConfig):
+class ReviewConfig(KindsConfig):
     """Write pages to look at predictions, correct labels and choose what to label next.
     The labels exported from them are a manifest for train: --corrections or --images."""
 
     GROUPS: ClassVar = {
         "Places": ("predictions", "output", "label_names", "partial", "overwrite"),
         "What to label next": ("select", "count", "labelled"),
+        "What was missed": ("sample", "corrections", "blank", "human", "vehicle", "unknown"),
         "Cameras and times": ("site_pattern", "relative_to", "deployments", "times"),
-        "Pages": ("per_label", "per_section", "images_per_page", "thumbnail_pixels"),
+        "Pages": ("per_label", "per_section", "images_per_page", "thumbnail_pixels", "people"),
     }
 
     output: Place
@@ -36,6 +37,14 @@ class ReviewConfig(PredictionsConfig):
     """Images that already have a label, which --select skips: folders or manifests, as for
     --images and --corrections of train."""
 
+    sample: Annotated[int, Range(0, 10_000)] = 48
+    """Number of images to show, drawn at random, of those that the model calls blank, and of those
+    below the thresholds. With --corrections, they tell how many animals are missed."""
+
+    corrections: tuple[Place, ...] = ()
+    """Labels exported from an earlier review of the same predictions, which say what the sampled
+    images show."""
+
     label_names: Place | None = None
     """Table (CSV or Parquet) with the columns label and name, as for train."""
 
@@ -51,6 +60,10 @@ class ReviewConfig(PredictionsConfig):
 
     thumbnail_pixels: Annotated[int, Range(32, 2048)] = 320
     """The longer side of the thumbnails. At 320, a page grows by about 20 kB per image."""
+
+    people: Literal["show", "blur", "omit"] = "show"
+    """People in the pictures: show them, blur their boxes, or omit the images. Without boxes, blur
+    and omit are about images whose label is one of --human."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from monkeyray.console import Result, counted
 from monkeyray.errors import InputError
 from monkeyray.exports.job import open_source
+from monkeyray.exports.taxonomy import Taxa
+from monkeyray.images.boxes import BLANK
 from monkeyray.images.decode import Limits
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
 from monkeyray.options_file import write_options_beside
 from monkeyray.pages.options import ReviewConfig
-from monkeyray.pages.review_page import Place, page_name, render_page
-from monkeyray.pages.review_rows import NEXT, Shown, Wanted, read_review
+from monkeyray.pages.review_page import PLACES_OF, Place, page_name, render_page
+from monkeyray.pages.review_rows import NEXT, Figures, Shown, Wanted, read_review
 from monkeyray.pages.thumbnails import thumbnails
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import SCORED
-from monkeyray.storage.keys import fingerprint
+from monkeyray.statistics.missed import Missed, Stratum, estimate_missed
+from monkeyray.storage.keys import fingerprint, nfc
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -29,7 +32,8 @@ _MOST_BYTES = Limits().max_bytes
 @dataclass(frozen=True, repr=False)
 class Review(Result):
     """The result. `shown`: images on the pages; `selected`: those chosen by --select; `unseen`:
-    scored images without a picture, because they can no longer be read."""
+    scored images without a picture, because they can no longer be read; `strata` and `missed`: how
+    many animals are missed, with corrections."""
 
     uri: str
     images: int
@@ -38,11 +42,15 @@ class Review(Result):
     unseen: int
     pages: int
     notes: tuple[str, ...] = ()
+    strata: dict[str, Stratum] = field(default_factory=dict)
+    missed: Missed | None = None
 
     def to_json(self) -> dict[str, Any]:
         """For --summary-json: `output`, the first of the `pages`; `images` in the predictions, and
         how many of them are `shown`, `selected` to label next, and `unseen`, without a picture
-        because they can no longer be read; `notes` for people."""
+        because they can no longer be read; `missed`, the estimated number of `images` with an
+        animal that is not reported, from `low` to `high` (95%), and what was looked at in the
+        `strata`, null without corrections of each of them; `notes` for people."""
         return {
             "output": self.uri,
             "pages": self.pages,
@@ -50,6 +58,9 @@ class Review(Result):
             "shown": self.shown,
             "selected": self.selected,
             "unseen": self.unseen,
+            "missed": self.missed
+            and asdict(self.missed)
+            | {"strata": {name: asdict(each) for name, each in self.strata.items()}},
             "notes": list(self.notes),
         }
 
@@ -60,6 +71,11 @@ class Review(Result):
             lines.append(f"  {self.selected:>9} to label next")
         if self.unseen:
             lines.append(f"  {self.unseen:>9} without a picture: they can no longer be read")
+        if self.missed:
+            lines.append(
+                f"  {round(self.missed.images):>9} images with an animal are missed (95% interval: "
+                f"{self.missed.low} to {self.missed.high})"
+            )
         return "\n".join([*lines, *self.notes, f"open {self.uri}"])
 
 
@@ -84,6 +100,7 @@ def review(config: ReviewConfig) -> Review:
             f"{counted(len(rows), 'image')} do not fit on one page of {config.images_per_page}: "
             f"give a folder as --output, or --images-per-page {len(rows)}"
         )
+    missed = estimate_missed([*figures.strata.values()]) if figures.strata else None
     identity = predictions.run.identity
     made_by = str(identity.get("model_id"))
     kept_as = fingerprint([predictions.run.run_id, made_by])[:16]
@@ -100,7 +117,7 @@ def review(config: ReviewConfig) -> Review:
                 predictions.uri, predictions.images, made_by, kept_as, number, pages,
                 boxes=bool(boxes),
             )  # fmt: skip
-            page = render_page(figures, mine, pictures, names, place)
+            page = render_page(figures, mine, pictures, names, place, missed)
             storage.write(_page(config, number), page.encode())
             bar(len(rows), {"ok": start + len(mine)})
     _delete_older(config, pages, storage)
@@ -109,7 +126,7 @@ def review(config: ReviewConfig) -> Review:
     selected = sum(NEXT in row.sections for row in rows)
     return Review(
         str(first), figures.images, len(rows), selected, unseen, pages,
-        (*_notes(config, predictions, selected), *source.notes()),
+        (*_notes(config, predictions, selected, figures), *source.notes()), figures.strata, missed,
     )  # fmt: skip
 
 
@@ -131,14 +148,23 @@ def _wanted(config: ReviewConfig, predictions: Predictions, storage: Storage) ->
     labelled: set[str] = set()
     for uri in config.labelled:
         labelled.update(list_labelled(uri, storage, Counter())["uri"].to_pylist())
-    return Wanted(config.per_label, config.per_section, config.select, config.count, labelled)
+    corrections: dict[str, str] = {}
+    for uri in config.corrections:
+        table = list_labelled(uri, storage, Counter())
+        pairs = zip(table["uri"].to_pylist(), table["label"].to_pylist(), strict=True)
+        corrections.update((nfc(each), label) for each, label in pairs)
+    return Wanted(
+        config.per_label, config.per_section, config.select, config.count, labelled, config.sample,
+        corrections, Taxa({}, config.kinds()), config.people,
+    )  # fmt: skip
 
 
 def _pictures(
     rows: list[Shown], side: int, storage: Storage, padding: float
 ) -> dict[str, str | None]:
-    """Thumbnails of scored images; a file that broke a decoder is not opened again."""
-    scored = [row for row in rows if row.status in SCORED]
+    """Thumbnails of scored images, and of those where the detector found nothing; a file that broke
+    a decoder is not opened again."""
+    scored = [row for row in rows if row.status in (*SCORED, BLANK)]
     boxes = {row.uri: row.bbox for row in scored if row.bbox is not None}
     return thumbnails(
         [row.uri for row in scored],
@@ -146,6 +172,7 @@ def _pictures(
         side,
         boxes,
         padding,
+        {row.uri: row.people for row in scored},
     )
 
 
@@ -159,8 +186,16 @@ def _delete_older(config: ReviewConfig, pages: int, storage: Storage) -> None:
         number += 1
 
 
-def _notes(config: ReviewConfig, predictions: Predictions, selected: int) -> list[str]:
+def _notes(
+    config: ReviewConfig, predictions: Predictions, selected: int, figures: Figures
+) -> list[str]:
     notes = []
+    for name, each in figures.strata.items():
+        if each.images and not each.seen:
+            notes.append(
+                f"none of the {each.images} images {PLACES_OF[name]} is in --corrections: look at "
+                "the sample to know how many animals are missed"
+            )
     if predictions.box_columns:
         notes.append(
             "of several boxes in an image, the one with the highest confidence is shown, and counts"

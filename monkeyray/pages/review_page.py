@@ -13,6 +13,8 @@ from markupsafe import Markup
 
 from monkeyray.pages.charts import activity
 from monkeyray.pages.review_rows import (
+    BELOW,
+    BLANKS,
     LABELS,
     LISTED,
     NEXT,
@@ -24,6 +26,7 @@ from monkeyray.pages.review_rows import (
 )
 from monkeyray.pages.template import ENVIRONMENT
 from monkeyray.scoring.schema import SCORED
+from monkeyray.statistics.missed import Missed
 from monkeyray.statistics.thresholds import ACCEPTED
 
 #: Rows of a table; labels with an activity plot.
@@ -36,9 +39,13 @@ _SECTIONS = {
     NEXT: ("To label next", "chosen by --select, most informative first"),
     UNCERTAIN: ("Least certain", "the two best labels have the closest scores"),
     OUTLIERS: ("Least typical", "least like the training images, by ood_score"),
+    BLANKS: ("Called blank", "a random sample of images that the model calls blank"),
+    BELOW: ("Below threshold", "a random sample of images that no threshold accepted"),
     LABELS: ("By label", "a random sample of each label"),
     PROBLEMS: ("Not scored", "missing, broken or refused files"),
 }
+#: What the images are that animals may be missed among.
+PLACES_OF = {BLANKS: "called blank", BELOW: "below the thresholds"}
 
 
 @dataclass(frozen=True)
@@ -70,11 +77,13 @@ def render_page(
     thumbnails: Mapping[str, str | None],
     names: Mapping[str, str],
     place: Place,
+    missed: Missed | None = None,
 ) -> str:
     """The HTML of a page.
 
     `thumbnails`: by image URI, the data URI of a JPEG, or None. `names`: the common names of
-    labels. Only the first page has the counts.
+    labels. `missed`: the estimate from what was looked at, if there is one. Only the first page has
+    the counts.
     """
     script = _source("review.js")
     return ENVIRONMENT.get_template("review.html.j2").render(
@@ -91,6 +100,8 @@ def render_page(
         sites=sorted({row.site for row in rows if row.site is not None}),
         statuses=sorted({row.status for row in rows}),
         plots=_plots(figures),
+        missed=missed,
+        strata=[(PLACES_OF[name], each) for name, each in figures.strata.items() if each.images],
         timed=sum(int(hours.sum()) for hours in figures.hours.values()),
         most={"rows": _ROWS, "choices": LISTED},
         place=place,
@@ -113,7 +124,7 @@ def _card(row: Shown, thumbnail: str | None, names: Mapping[str, str]) -> dict[s
         "uri": row.uri,
         "thumbnail": thumbnail,
         "label": row.listed[0][0] if row.listed else "",
-        "choices": [each for i, each in enumerate(row.listed) if i < 2 or each[1] >= _LEAST],
+        "choices": [each for i, each in enumerate(row.listed) if i < 2 or (each[1] or 0) >= _LEAST],
         "sections": " ".join(f"{section}:{place}" for section, place in row.sections.items()),
         "text": " ".join(filter(None, words)).lower(),
     }

@@ -7,7 +7,7 @@ queries then count and sample. Its memory is limited and does not grow with the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -20,14 +20,18 @@ from monkeyray.arrays import Array
 from monkeyray.console import Advance
 from monkeyray.exports.job import Source
 from monkeyray.exports.row_table import located_tables, open_database
-from monkeyray.images.boxes import PASSED
+from monkeyray.exports.taxonomy import Taxa
+from monkeyray.images.boxes import BLANK, OBSERVED, PASSED
 from monkeyray.runs.reader import Predictions
 from monkeyray.scoring.schema import SCORED, listed_labels
+from monkeyray.statistics.missed import Stratum
 from monkeyray.statistics.selection import k_center, squared_distances, unit
+from monkeyray.statistics.thresholds import ACCEPTED
 from monkeyray.storage.keys import nfc
 
 #: The sections, in the order in which they are shown.
 NEXT, UNCERTAIN, OUTLIERS, LABELS, PROBLEMS = "next", "uncertain", "outliers", "labels", "problems"
+BLANKS, BELOW = "blanks", "below"
 
 #: Images that diverse ones are chosen from: some 80 MB of features. Of more, a random sample.
 CANDIDATES = 20_000
@@ -38,6 +42,16 @@ LISTED = 5
 _COLUMNS = [
     "uri", "status", "error", "label", "decision", "ood_score", "top_k", "captured_at", "sha256",
 ]  # fmt: skip
+#: Images of which none is reported as an animal: called blank, or below the thresholds.
+_STRATA = {
+    BLANKS: f"called_blank AND status IN {(*SCORED, BLANK)}",
+    BELOW: f"NOT called_blank AND decision IS NOT NULL AND decision <> '{ACCEPTED}'",
+}
+#: Which images may be shown, by ReviewConfig.people.
+_VISIBLE = {
+    "show": "TRUE", "blur": "TRUE", "omit": "people IS NULL AND NOT coalesce(human, FALSE)",
+}  # fmt: skip
+
 #: DuckDB's limit on what its aggregate `min` lists.
 _MOST = 999_999
 
@@ -51,12 +65,18 @@ CREATE TABLE predictions (
 """
 _INSERT = f"""
     number, uri, status, error, label, decision, ood_score, top_k[1:{LISTED}], taken, site,
-    detection_conf, detection_bbox, hash(coalesce(sha256, uri)), left(sha256, 12)
+    detection_conf, detection_bbox, hash(coalesce(sha256, uri)),
+    left(coalesce(sha256, sha256(uri)), 12)
 """
 #: An image's rows are its boxes, and the most confident scored one stands for it.
 _BEST_BOXES = f"""
 CREATE TABLE best AS SELECT * FROM predictions QUALIFY row_number() OVER (
     PARTITION BY uri ORDER BY if(status IN {SCORED}, coalesce(conf, 0), -1) DESC, number) = 1
+"""
+#: Boxes of people, by image.
+_PEOPLE = """
+CREATE TABLE people AS SELECT uri, list(bbox ORDER BY number) AS people FROM predictions
+WHERE status = 'person' AND bbox IS NOT NULL GROUP BY uri
 """
 #: `margin`: how far the best label is ahead of the second; without a listed second, the smallest
 #: possible difference, which keeps the order of the scores.
@@ -64,8 +84,11 @@ _VIEW = """
 CREATE VIEW images AS SELECT *,
     coalesce(listed[1].score, 0)::DOUBLE AS first,
     coalesce(listed[2].score, 0)::DOUBLE AS second,
-    first - if(second > 0, second, 1 - first) AS margin
-FROM {table}
+    first - if(second > 0, second, 1 - first) AS margin,
+    label IN (SELECT label FROM kinds WHERE kind = 'human') AS human,
+    status = '{blank}' OR coalesce(label IN (SELECT label FROM kinds WHERE kind = 'blank'), FALSE)
+        AS called_blank
+FROM {table} LEFT JOIN people USING (uri)
 """
 
 
@@ -76,26 +99,29 @@ class Shown:
     `path`: below the images' folder, or the URI if it is not below it. `listed`: the best labels
     with their scores, best first; empty if the image was not scored. `taken`: the camera's local
     time, corrected by its deployment's clock offset. `bbox`: the box that was scored, in runs with
-    detections. `sections`: its rank in each section that it is in, from 0.
+    detections. `people`: the boxes of people to blur. `sections`: its rank in each section that it
+    is in, from 0.
     """
 
     uri: str
     path: str
     status: str
     error: str | None = None
-    listed: tuple[tuple[str, float], ...] = ()
+    listed: tuple[tuple[str, float | None], ...] = ()
     decision: str | None = None
     ood_score: float | None = None
     site: str | None = None
     taken: datetime | None = None
     bbox: tuple[float, ...] | None = None
+    people: tuple[tuple[float, ...], ...] = ()
     sections: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
 class Figures:
     """Counts of all `images`, by status and by site; of scored images by decision, by label, and by
-    label and hour of day (int64 (24,)). `known`: the labels that any row lists."""
+    label and hour of day (int64 (24,)). `known`: the labels that any row lists. `strata`: what was
+    looked at of the images called blank and of those below the thresholds, by section."""
 
     images: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
@@ -104,6 +130,7 @@ class Figures:
     sites: Counter[str] = field(default_factory=Counter)
     hours: dict[str, Array] = field(default_factory=dict)
     known: set[str] = field(default_factory=set)
+    strata: dict[str, Stratum] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -111,6 +138,8 @@ class Wanted:
     """How many images to show: of each label, and of each other section.
 
     `select`: how to choose the `count` images to label next, of which none is in `labelled` (URIs).
+    `sample`: of the images called blank, and of those below the thresholds. `corrections`: labels
+    by URI. `taxa`: what labels stand for. `people`: as in ReviewConfig.
     """
 
     per_label: int
@@ -118,6 +147,10 @@ class Wanted:
     select: Literal["uncertain", "diverse"] | None = None
     count: int = 0
     labelled: Collection[str] = ()
+    sample: int = 0
+    corrections: Mapping[str, str] = field(default_factory=dict)
+    taxa: Taxa = field(default_factory=lambda: Taxa({}, {}))
+    people: Literal["show", "blur", "omit"] = "show"
 
 
 def read_review(
@@ -130,13 +163,15 @@ def read_review(
     """
     with open_database("64MB") as db:
         with bar("reading predictions") as advance:
-            known = _load(db, source, advance)
+            known = _load(db, source, wanted.taxa, advance)
         figures = _figures(db, known)
         numbers = _sections(db, source.predictions, wanted, bar)
-        return figures, _shown(db, source, numbers)
+        if wanted.corrections:
+            figures.strata = {each: _stratum(db, wanted, each, numbers) for each in (BLANKS, BELOW)}
+        return figures, _shown(db, source, numbers, wanted.people)
 
 
-def _load(db: duckdb.DuckDBPyConnection, source: Source, advance: Advance) -> set[str]:
+def _load(db: duckdb.DuckDBPyConnection, source: Source, taxa: Taxa, advance: Advance) -> set[str]:
     """Fill the table; returns all labels that rows list."""
     db.execute(_TABLE)
     known: set[str] = set()
@@ -146,9 +181,15 @@ def _load(db: duckdb.DuckDBPyConnection, source: Source, advance: Advance) -> se
         # Not a registered view, which would keep the rows in memory until the commit.
         db.from_arrow(table).project(_INSERT).insert_into("predictions")
     db.commit()
+    labels = pa.table({
+        "label": pa.array(sorted(known), pa.string()),
+        "kind": pa.array([taxa.of(label).kind for label in sorted(known)], pa.string()),
+    })  # fmt: skip
+    db.from_arrow(labels).create("kinds")
+    db.execute(_PEOPLE)
     if boxes := source.predictions.box_columns:
         db.execute(_BEST_BOXES)
-    db.execute(_VIEW.format(table="best" if boxes else "predictions"))
+    db.execute(_VIEW.format(table="best" if boxes else "predictions", blank=BLANK))
     return known
 
 
@@ -181,7 +222,8 @@ def _sections(
     """By section, the numbers of its images in order; no section shows the same bytes twice."""
     uris = sorted(map(nfc, wanted.labelled))
     db.register("labelled", pa.table({"uri": pa.array(uris, pa.string())}))
-    unlabelled = "status = 'ok' AND nfc_normalize(uri) NOT IN (FROM labelled)"
+    visible = _VISIBLE[wanted.people]
+    unlabelled = f"status = 'ok' AND nfc_normalize(uri) NOT IN (FROM labelled) AND {visible}"
     following: list[int] = []
     if wanted.select == "uncertain":
         following = _least(db, "margin", unlabelled, wanted.count)
@@ -193,14 +235,33 @@ def _sections(
         SELECT number FROM images WHERE status NOT IN {(*SCORED, *PASSED)}
         ORDER BY row_number() OVER (PARTITION BY status ORDER BY number), number
         LIMIT {wanted.per_section}""").fetchall()
-    scored = f"status IN {SCORED}"
+    scored = f"status IN {SCORED} AND {visible}"
+    rated = f"{scored} AND NOT isnan(ood_score)"
     return {
         NEXT: following,
         UNCERTAIN: _least(db, "margin", scored, wanted.per_section),
-        OUTLIERS: _least(db, "-ood_score", "NOT isnan(ood_score)", wanted.per_section),
-        LABELS: _least(db, "draw", "label IS NOT NULL", wanted.per_label, by="label"),
+        OUTLIERS: _least(db, "-ood_score", rated, wanted.per_section),
+        BLANKS: _least(db, "draw", f"{_STRATA[BLANKS]} AND {visible}", wanted.sample),
+        BELOW: _least(db, "draw", f"{_STRATA[BELOW]} AND {visible}", wanted.sample),
+        LABELS: _least(db, "draw", scored, wanted.per_label, by="label"),
         PROBLEMS: [number for (number,) in problems],
     }
+
+
+def _stratum(
+    db: duckdb.DuckDBPyConnection, wanted: Wanted, section: str, numbers: dict[str, list[int]]
+) -> Stratum:
+    """What the corrections say about the sample of a section."""
+    where = f"{_STRATA[section]} AND {_VISIBLE[wanted.people]}"
+    images = db.execute(f"SELECT count(DISTINCT content) FROM images WHERE {where}").fetchone()
+    uris = db.execute(
+        "SELECT uri FROM images WHERE number IN (SELECT unnest(?))", [numbers[section]]
+    ).fetchall()
+    corrected = [wanted.corrections.get(nfc(uri)) for (uri,) in uris]
+    given = [label for label in corrected if label is not None]
+    animals = [label for label in given if wanted.taxa.of(label).kind in ("animal", "unknown")]
+    assert images is not None
+    return Stratum(images[0], len(given), len(animals))
 
 
 def _least(
@@ -231,7 +292,7 @@ def _least(
 
 
 def _shown(
-    db: duckdb.DuckDBPyConnection, source: Source, numbers: dict[str, list[int]]
+    db: duckdb.DuckDBPyConnection, source: Source, numbers: dict[str, list[int]], people: str
 ) -> list[Shown]:
     sections: dict[int, dict[str, int]] = {}
     for section, members in numbers.items():
@@ -239,20 +300,34 @@ def _shown(
             sections.setdefault(number, {})[section] = rank
     names = "uri, status, error, decision, ood_score, site, taken"
     rows = db.execute(
-        f"SELECT number, listed, bbox, {names} FROM images WHERE number IN (SELECT unnest(?))",
+        f"""SELECT number, listed, bbox, human, people, {names} FROM images
+            WHERE number IN (SELECT unnest(?))""",
         [list(sections)],
     ).fetchall()
     shown = {
         number: Shown(
             path=source.path(values[0]) or values[0],
-            listed=tuple((each["label"], each["score"]) for each in listed or ()),
+            listed=_listed(values[1], listed),
+            people=_blurred(human, boxes) if people == "blur" else (),
             bbox=None if bbox is None else tuple(bbox),
             sections=sections[number],
             **dict(zip(names.split(", "), values, strict=True)),
         )
-        for number, listed, bbox, *values in rows
+        for number, listed, bbox, human, boxes, *values in rows
     }
     return [shown[number] for number in sections]
+
+
+def _listed(status: str, listed: Any) -> tuple[tuple[str, float | None], ...]:
+    """The best labels and their scores; what the detector says if that is that there is nothing."""
+    if status == BLANK:
+        return ((OBSERVED[BLANK], None),)
+    return tuple((each["label"], each["score"]) for each in listed or ())
+
+
+def _blurred(human: bool | None, boxes: Any) -> tuple[tuple[float, ...], ...]:
+    """The boxes to blur; the whole image if that is labelled as a person."""
+    return ((0.0, 0.0, 1.0, 1.0),) if human else tuple(map(tuple, boxes or ()))
 
 
 def _diverse(

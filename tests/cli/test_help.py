@@ -45,7 +45,7 @@ def test_describing_an_option() -> None:
     assert (tune["l2_range"].value, tune["heads"].value) == ("N N", "TEXT…")
     assert tune["epochs"] == train["epochs"]
     export = {each.name: each for each in options_of(ExportConfig)}
-    assert export["format"].value == "camtrap-dp|megadetector|csv"
+    assert export["format"].value == "camtrap-dp|megadetector|csv|failures"
 
 
 def test_the_reference_has_every_option_on_a_line() -> None:

@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from monkeyray.exports.csv import SCHEMA
 from monkeyray.exports.export import export
 from monkeyray.exports.job import Export
 from monkeyray.exports.options import ExportConfig
+from monkeyray.images.listing import list_images
 from monkeyray.options import StoreConfig
 from monkeyray.storage.store import Storage
-from tests.support.predicted import predict, scored
+from tests.support.predicted import box, predict, scored
 
 ROWS = [
     scored("/x/A/1/a.jpg", ("n0", 0.75), ("empty", 0.25), captured_at="2021-05-31T08:25:38"),
@@ -43,6 +45,28 @@ def run(place: Path, **options: Any) -> Export:
 def lines(path: Path) -> list[dict[str, str]]:
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_failures_are_a_manifest(tmp_path: Path) -> None:
+    rows = [
+        *ROWS,
+        {"uri": "/x/B/d.jpg", "status": "crashed", "error": "=1+1", **box(0, "animal", 0.9)},
+        {"uri": "/x/B/d.jpg", "status": "crashed", "error": "again", **box(1, "animal", 0.8)},
+        {"uri": "/x/B/e.jpg", "status": "person", **box(0, "person", 0.8)},
+        {"uri": "/x/B/f.jpg", "status": "blank", **box(None, "blank")},
+        {"uri": "/x/B/g.jpg", "status": "undetected", "captured_at": "2021-05-31T08:00:00"},
+    ]
+    predict(tmp_path / "predictions", rows, images="/x", sizes=[4, 4])
+    done = run(tmp_path, format="failures", output=str(tmp_path / "failures.csv"))
+    assert done.kinds == {"missing": 1, "crashed": 1, "undetected": 1}
+    found = lines(tmp_path / "failures.csv")
+    assert [(row["uri"], row["failure"], row["reason"]) for row in found] == [
+        ("/x/A/1/b.jpg", "missing", 'no "b"\nat all'), ("/x/B/d.jpg", "crashed", "'=1+1"),
+        ("/x/B/g.jpg", "undetected", ""),
+    ]  # fmt: skip
+    (tables,) = list_images(str(tmp_path / "failures.csv"), Storage(), Counter())
+    assert tables["uri"].to_pylist() == [row["uri"] for row in found]
+    assert tables["captured_at"].to_pylist() == [None, None, "2021-05-31T08:00:00"]
 
 
 def test_csv(place: Path) -> None:
@@ -247,6 +271,7 @@ import re, sys
 sys.path.insert(0, sys.argv[1])
 from monkeyray.exports.options import ExportConfig
 from monkeyray.exports.export import export
+from monkeyray.images.listing import list_images
 from monkeyray.options import StoreConfig
 export(ExportConfig(predictions=sys.argv[2], format=sys.argv[3], output=sys.argv[4],
                     store=StoreConfig(quiet=True)))

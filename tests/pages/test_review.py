@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,100 @@ def test_the_most_confident_box_is_shown(place: Path, tmp_path: Path) -> None:
         # The crop is a square around the box, which is half as wide as high.
         assert picture.size[0] == picture.size[1]
         assert np.asarray(picture)[10, 10, 1:].max() < 60
+
+
+def test_what_was_missed(tmp_path: Path) -> None:
+    """Of 6 images called blank and 4 below the threshold, people look at some."""
+    rows = [
+        *(scored(f"/x/b{i}.jpg", ("Empty", 0.9), sha256=f"{i:064x}") for i in range(5)),
+        scored("/x/rest.jpg", ("Empty", 0.6), sha256="f" * 64, decision="below_threshold"),
+        *(scored(f"/x/t{i}.jpg", ("fox", 0.5), ("owl", 0.4), sha256=f"{i:064x}",
+                 decision=("below_threshold", "no_threshold")[i % 2]) for i in range(4)),
+        scored("/x/sure.jpg", ("fox", 0.9), sha256="0" * 64, decision="accepted"),
+    ]  # fmt: skip
+    predict(tmp_path / "predictions", rows, images="/x")
+    done = run(tmp_path, sample=3, per_section=0, per_label=0)
+    assert done.missed is None
+    page = (tmp_path / "review.html").read_text()
+    shown = dict(re.findall(r'data-uri="/x/(\w+)\.jpg".*data-sections="([^"]*)"', page))
+    assert shown == {f"{what}{i}": f"{section}:{i}" for i in range(3)
+                     for what, section in (("b", "blanks"), ("t", "below"))}  # fmt: skip
+    assert "Missed animals" not in page
+    # Images that are not of the sample do not count, and one of it was skipped.
+    answers = {
+        "b0": "fox",
+        "b1": "empty",
+        "b2": "person",
+        "t0": "fox",
+        "t1": "EMPTY",
+        "sure": "owl",
+    }
+    lines = [f"/x/{name}.jpg,{label}" for name, label in answers.items()]
+    (tmp_path / "labels.csv").write_text("\n".join(["uri,label", *lines]))
+    options = {"sample": 3, "corrections": (str(tmp_path / "labels.csv"),), "overwrite": True}
+    done = run(tmp_path, **options)
+    assert {name: asdict(each) for name, each in done.strata.items()} == {
+        "blanks": {"images": 6, "seen": 3, "missed": 1},
+        "below": {"images": 4, "seen": 2, "missed": 1},
+    }
+    assert done.missed is not None
+    assert done.missed.images == 6 / 3 + 4 / 2
+    assert 2 <= done.missed.low <= 4 <= done.missed.high <= 7
+    assert "4 images with an animal are missed (95% interval: 2 to" in str(done)
+    assert done.to_json()["missed"]["strata"]["below"]["seen"] == 2
+    page = (tmp_path / "review.html").read_text()
+    assert "About <b>4</b> images" in page
+    # Without an answer about the images below the threshold, there is no estimate.
+    (tmp_path / "labels.csv").write_text("\n".join(["uri,label", *lines[:3]]))
+    done = run(tmp_path, **options)
+    assert done.missed is done.to_json()["missed"] is None
+    assert "none of the 4 images below the thresholds is in --corrections" in str(done)
+
+
+def test_images_where_the_detector_found_nothing_are_shown_whole(tmp_path: Path) -> None:
+    path = tmp_path / "empty.png"
+    Image.new("RGB", (80, 40), (0, 200, 0)).save(path)
+    rows = [{"uri": str(path), "status": "blank", **box(None, "blank")}]
+    predict(tmp_path / "predictions", rows, images=str(tmp_path))
+    done = run(tmp_path)
+    assert (done.shown, done.unseen) == (1, 0)
+    page = (tmp_path / "review.html").read_text()
+    assert re.findall(r'data-label="(\w*)".*data-sections="([^"]*)"', page) == [
+        ("blank", "blanks:0")
+    ]
+    assert re.findall(r'<button type="button" value="(\w*)"', page) == ["blank"]
+
+
+@pytest.mark.parametrize("boxes", [False, True])
+def test_people_are_blurred_or_left_out(tmp_path: Path, boxes: bool) -> None:
+    canvas = Image.new("RGB", (200, 200), (255, 255, 255))
+    stripes = np.zeros((200, 100, 3), np.uint8)
+    stripes[::8] = stripes[1::8] = stripes[2::8] = stripes[3::8] = 255
+    canvas.paste(Image.fromarray(stripes), (100, 0))
+    canvas.paste((255, 0, 0), (0, 0, 50, 200))
+    path = tmp_path / "both.png"
+    canvas.save(path)
+    rows = [scored(str(path), ("fox" if boxes else "Person", 0.9), ("owl", 0.1), sha256="0" * 64)]
+    if boxes:
+        rows[0] |= box(0, "animal", 0.5, 0, 0, 1, 1)
+        rows.append({"uri": str(path), "status": "person", **box(1, "person", 0.9, 0.5, 0, 0.5, 1)})
+    predict(tmp_path / "predictions", rows, images=str(tmp_path))
+
+    def picture() -> Any:
+        page = (tmp_path / "review.html").read_text()
+        (data,) = re.findall(r"data:image/jpeg;base64,([\w+/=]+)", page)
+        with Image.open(io.BytesIO(base64.b64decode(data))) as image:
+            return np.asarray(image.convert("RGB").resize((200, 200))).astype(int)
+
+    run(tmp_path)
+    # The stripes of the person on the right, and the red half of the animal on the left.
+    assert np.ptp(picture()[20:180, 150, 0]) > 150
+    run(tmp_path, people="blur", overwrite=True)
+    blurred = picture()
+    assert np.ptp(blurred[20:180, 150, 0]) < 60
+    red_to_white = np.ptp(blurred[100, 20:80, 1])
+    assert red_to_white > 200 if boxes else red_to_white < 200
+    assert run(tmp_path, people="omit", overwrite=True).shown == 0
 
 
 def test_uncertain_ones(place: Path) -> None:
@@ -212,7 +307,7 @@ def test_the_options_beside_it_make_it_again(
     assert (place / "r" / "index.html").read_bytes() == first
     assert json.loads(capsys.readouterr().out)["result"] == {
         "output": str(place / "r" / "index.html"), "pages": 1, "images": 5, "shown": 5,
-        "selected": 2, "unseen": 0, "notes": [],
+        "selected": 2, "unseen": 0, "missed": None, "notes": [],
     }  # fmt: skip
 
 
