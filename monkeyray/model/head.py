@@ -9,6 +9,9 @@ import numpy as np
 from monkeyray.arrays import Array
 from monkeyray.model.backbones import Weights, import_keras, keras_settings
 
+#: Features converted at a time.
+_ROWS = 2**15
+
 
 def build_head(
     features: int,
@@ -50,10 +53,13 @@ def head_logits(weights: Weights, features: Array) -> Array:
     It computes the same as the network, in NumPy, so that cached features need no TensorFlow.
     """
     layers = [np.asarray(weights[key], np.float64) for key in sorted(weights)]
-    values = np.asarray(features, np.float64)
-    for kernel, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
-        values = np.maximum(values @ kernel + bias, 0.0)
-    return np.asarray(values @ layers[-2] + layers[-1])
+    logits = np.empty((len(features), len(layers[-1])))
+    for start in range(0, len(features), _ROWS):
+        values = np.asarray(features[start : start + _ROWS], np.float64)
+        for kernel, bias in zip(layers[:-2:2], layers[1:-2:2], strict=True):
+            values = np.maximum(values @ kernel + bias, 0.0)
+        logits[start : start + _ROWS] = values @ layers[-2] + layers[-1]
+    return logits
 
 
 def scale_logits(weights: Weights, factor: float) -> Weights:

@@ -71,7 +71,13 @@ def _join(groups: Ints, ones: Ints, others: Ints) -> Ints:
 
 def _join_pictures(groups: Ints, images: Ints, pictures: Bytes) -> Ints:
     """Groups after joining those of `images`, all with different bytes, that show one picture."""
-    groups, images, hashes = _thin_out(groups, images, window_hashes(pictures[images]), pictures)
+    hashes = np.concatenate(
+        [
+            np.empty((0, 16), np.uint64),
+            *(window_hashes(pictures[some]) for some in _slices(images)),
+        ]
+    )
+    groups, images, hashes = _thin_out(groups, images, hashes, pictures)
     rng = np.random.default_rng(0)
     compared = np.empty(0, np.int64)
     unlike = np.zeros(len(images), np.int64)
@@ -92,6 +98,10 @@ def _join_pictures(groups: Ints, images: Ints, pictures: Bytes) -> Ints:
             np.add.at(unlike, one[~same], 1)
             np.add.at(unlike, other[~same], 1)
     return groups
+
+
+def _slices(images: Ints) -> Iterator[Ints]:
+    return (images[start : start + _SOME] for start in range(0, len(images), _SOME))
 
 
 def _thin_out(

@@ -106,6 +106,7 @@ def fit_outliers(
     truth: Array,
     fold: Array,
     second: Array | None = None,
+    images: Array | None = None,
     *,
     seed: int = 0,
 ) -> OutlierModel:
@@ -114,32 +115,38 @@ def fit_outliers(
 
     `features`: by the number of views averaged over, (n, width); `truth`: int label indices (n,);
     `fold`: the fold of each image from 0, int (n,), negative for none; `second`: another one whose
-    images are measured by a model without it, None for none. `seed` draws the images kept, equally
-    many of each label. Raises ValueError for fewer than two images, or none in a
-    fold.
+    images are measured by a model without it, None for none; `images`: indices of those to use,
+    None for all. `seed` draws the images kept, equally many of each label. Raises ValueError for
+    fewer than two images, or none in a fold.
     """
-    most, measured = features[max(features)], int((fold >= 0).sum())
-    if len(most) < 2 or not measured:
+    most = features[max(features)]
+    if images is None:
+        images = np.arange(len(most))
+    its_fold = fold[images]
+    its_second = np.full(len(images), -1) if second is None else second[images]
+    measured = int((its_fold >= 0).sum())
+    if len(images) < 2 or not measured:
         raise ValueError(
-            f"{len(most)} images, {measured} of them in folds: an outlier model needs at least two "
-            "images, one of them in a fold"
+            f"{len(images)} images, {measured} of them in folds: an outlier model needs at least "
+            "two images, one of them in a fold"
         )
     distances: dict[int, list[Array]] = {views: [] for views in features}
-    for number in np.unique(fold[fold >= 0]):
+    for number in np.unique(its_fold[its_fold >= 0]):
         if sum(each.shape[1] for each in distances[max(features)]) >= ENOUGH_MEASURED:
             break
-        held = fold == number
-        learned = ~held if second is None else ~held & (second != number)
-        model = _fit(most[learned], truth[learned], seed)
+        model = _fit(most, images[(its_fold != number) & (its_second != number)], truth, seed)
+        held = images[its_fold == number]
         for views, each in features.items():
-            distances[views].append(np.stack(_distances(model, each[held])))
+            for start in range(0, len(held), _ROWS):
+                some = each[held[start : start + _ROWS]]
+                distances[views].append(np.stack(_distances(model, some)))
     scales = {views: _scale(np.concatenate(each, axis=1)) for views, each in distances.items()}
-    return replace(_fit(most, truth, seed), weights=scales)
+    return replace(_fit(most, images, truth, seed), weights=scales)
 
 
-def _fit(features: Array, truth: Array, seed: int) -> OutlierModel:
-    """Fit a model without its scale."""
-    used = _balanced(truth, seed)[:MOST_IMAGES]
+def _fit(features: Array, images: Array, truth: Array, seed: int) -> OutlierModel:
+    """Fit a model on some images, given by index, without its scale."""
+    used = images[_balanced(truth[images], seed)[:MOST_IMAGES]]
     vectors = _unit(features[used])
     directions, means = _discriminants(vectors, truth[used])
     room = max(NEIGHBOURS, BANK_BYTES // (4 * features.shape[1]))

@@ -17,6 +17,7 @@ from monkeyray.arrays import Array
 from monkeyray.images.views import COUNTS
 from monkeyray.model.backbones import Weights
 from monkeyray.model.head import head_logits
+from monkeyray.scoring.features import mean_views
 from monkeyray.statistics.calibration import calibrate, fit_temperature
 from monkeyray.statistics.cameras import camera_metrics
 from monkeyray.statistics.label_errors import LabelError, label_errors
@@ -35,6 +36,9 @@ from monkeyray.training.fitting.distributed import below
 
 #: Where the estimate comes from: the fold heads, or the fine-tuned network on the first fold.
 OUT_OF_FOLD, VALIDATION = "out-of-fold", "validation"
+
+#: Features copied at a time.
+_ROWS = 2**15
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def assess(
     `fold_heads`: by fold, the head that has not seen it. `source`: OUT_OF_FOLD or VALIDATION.
     """
     truth, fold, labels, most = data.folds.truth, data.folds.fold, data.labels, vectors.shape[1]
-    features = {count: vectors[:, :count].mean(axis=1) for count in COUNTS if count <= most}
+    features = {count: mean_views(vectors, count) for count in COUNTS if count <= most}
     logits = {
         count: _unseen_logits(head, fold_heads, each, fold) for count, each in features.items()
     }
@@ -80,10 +84,11 @@ def assess(
     probabilities = softmax(scaled)
     learned = np.flatnonzero(~data.test)
     outliers = fit_outliers(
-        {count: each[learned] for count, each in features.items()},
-        truth[learned],
-        np.where(np.isin(fold, list(fold_heads)), fold, -1)[learned],
-        None if data.folds.second is None else data.folds.second[learned],
+        features,
+        truth,
+        np.where(np.isin(fold, list(fold_heads)), fold, -1),
+        data.folds.second,
+        learned,
     )
     # The images that the report shows.
     shown = test if len(test) else held
@@ -171,8 +176,10 @@ def _unseen_logits(
     """The logits of all images, each by the head that has not seen it, if there is one."""
     logits = head_logits(head, features)
     for number, fold_head in fold_heads.items():
-        its = fold == number
-        logits[its] = head_logits(fold_head, features[its])
+        its = np.flatnonzero(fold == number)
+        for start in range(0, len(its), _ROWS):
+            rows = its[start : start + _ROWS]
+            logits[rows] = head_logits(fold_head, features[rows])
     return logits
 
 
@@ -225,10 +232,11 @@ def learning_curve(
     """The out-of-fold accuracy by the number of training images, and the accuracy expected with
     twice as many. None without heads trained on subsets, see LinearTraining."""
     fold, truth, learned = data.folds.fold, data.folds.truth, int((~data.test).sum())
-    held, features = np.flatnonzero(fold >= 0), data.vectors.mean(axis=1)
+    held = np.flatnonzero(fold >= 0)
     shares = sorted({name.split("/")[0] for name in weights if name.startswith("subset-")})
     if not shares:
         return None
+    features = mean_views(data.vectors)
     heads = {
         float(weights[f"{share}/images"][0]): {
             number: below(weights, f"{share}/{number}") for number in fold_heads

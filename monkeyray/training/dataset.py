@@ -19,7 +19,6 @@ from monkeyray.labels.contradictions import CONTRADICTORY, find_contradictions
 from monkeyray.model.network import Network
 from monkeyray.scoring.features import Features
 from monkeyray.statistics.duplicates import group_images
-from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.splits import (
     LEAST_LOCATIONS,
     TEST,
@@ -28,6 +27,7 @@ from monkeyray.statistics.splits import (
     fold_locations,
 )
 from monkeyray.storage.keys import fingerprint
+from monkeyray.storage.mapped import select_rows
 from monkeyray.training.options import TrainConfig
 
 _SPLITS = ("train", "test")
@@ -41,19 +41,20 @@ class Dataset:
     """The usable images of a training; all arrays are in their order.
 
     `images`: the listing. `table`: the columns of the feature cache except the `vectors`, which are
-    float32 (n, views, width). `labels`: sorted; `folds.truth` indexes them. `pictures`: equal
-    numbers for files of one picture; `groups`: for images that must stay together. `test`: whether
-    an image is in the given test split; `leaked`: whether its group also has images outside that
-    split; both bool (n,). `locations`: the location or deployment of each, str or None (n,), if
-    folds are made of them, otherwise None; `sequences`: equal numbers for images of one sequence.
-    `contradictions`: see Contradictions.found; they may name images that are left out. `data`:
-    counts for the bundle.
+    float32 (n, views, width), and the `thumbnails`, uint8 (n, 32, 32). `labels`: sorted;
+    `folds.truth` indexes them. `pictures`: equal numbers for files of one picture; `groups`: for
+    images that must stay together. `test`: whether an image is in the given test split; `leaked`:
+    whether its group also has images outside that split; both bool (n,). `locations`: the location
+    or deployment of each, str or None (n,), if folds are made of them, otherwise None; `sequences`:
+    equal numbers for images of one sequence. `contradictions`: see Contradictions.found; they may
+    name images that are left out. `data`: counts for the bundle.
     """
 
     images: pa.Table
     uris: Array
     table: pa.Table
     vectors: Array
+    thumbnails: Array
     labels: list[str]
     folds: Folds
     pictures: Array
@@ -149,7 +150,7 @@ def choose_images(
     readable = _usable(config, images, statuses)
     rows = features.table.filter(pa.array(readable))
     contents = rows["sha256"].to_pylist()
-    pictures = group_images(contents, grey_thumbnails(rows["thumbnail"]))
+    pictures = group_images(contents, select_rows(features.thumbnails, readable))
     shown, frames = contents, pictures
     if config.crops:
         # Boxes of a picture may have several labels; one box has one.
@@ -208,7 +209,8 @@ def choose_images(
         images=kept,
         uris=np.array(kept["uri"].to_pylist(), dtype=object),
         table=rows,
-        vectors=features.vectors[usable],
+        vectors=select_rows(features.vectors, usable),
+        thumbnails=select_rows(features.thumbnails, usable),
         labels=labels,
         folds=folds,
         test=test,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +21,7 @@ from monkeyray.runs.cluster import connected, is_asked_for
 from monkeyray.runs.workers.pools import MachinePool, Pool, RayPool
 from monkeyray.runs.workers.worker_count import WorkerCount, choose_workers
 from monkeyray.scoring.features import FeatureCache, Features, unusable
+from monkeyray.storage.backends.local import local_errors
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.fitting.distributed import (
@@ -37,7 +40,8 @@ from monkeyray.training.tracking.driver import Tracking
 @dataclass(frozen=True)
 class Job:
     """`place`: the model's; `trainer`: where heads and backbones are trained; `embedders`: those of
-    the pool that run the frozen backbone; `seconds`: time taken by stage."""
+    the pool that run the frozen backbone; `seconds`: time taken by stage; `folder`: a local one for
+    features, deleted at the end."""
 
     config: TrainConfig
     storage: Storage
@@ -48,6 +52,7 @@ class Job:
     pool: Pool
     embedders: WorkerCount
     seconds: dict[str, float]
+    folder: Path
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -88,7 +93,7 @@ class Job:
         )
         padding = self.config.box_padding if self.config.has_boxes else None
         cache = FeatureCache(place, self.storage, network, engine, padding)
-        return cache.get(images, self.pool, workers, self.reporter)
+        return cache.get(images, self.pool, workers, self.reporter, self.folder)
 
     def run(self, task: Task, identity: dict[str, Any]) -> Outcome:
         """Train, or continue from the checkpoint of the same identity."""
@@ -133,4 +138,18 @@ def open_job(
         seconds = {"start": time.monotonic() - start}
         embedders = pool.count("embed-workers", config.embed_workers, config.gpu)
         place = Location.parse(config.model)
-        yield Job(config, storage, reporter, tracking, place, trainer, pool, embedders, seconds)
+        folder = Path(ending.enter_context(tempfile.TemporaryDirectory(dir=_disk(place))))
+        yield Job(
+            config, storage, reporter, tracking, place, trainer, pool, embedders, seconds, folder
+        )
+
+
+def _disk(place: Location) -> Path | None:
+    """Where arrays go: below a local model's place, else into the temporary folder."""
+    if not place.is_local:
+        return None
+    # What a killed training leaves there goes with the next bundle.
+    with local_errors(str(place), writing=True):
+        folder = Path(place.path) / TRAINING
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder

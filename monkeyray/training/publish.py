@@ -15,8 +15,8 @@ from monkeyray.model.bundle import Bundle, describe, save_bundle
 from monkeyray.model.known_images import remember
 from monkeyray.pages.report import render_report
 from monkeyray.runs.lease import Lease
-from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.storage.location import Location
+from monkeyray.storage.mapped import select_rows
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.findings import display_names, find, to_json, with_pictures
 from monkeyray.training.fitting.distributed import TRAINING
@@ -69,11 +69,11 @@ def publish(
     page, figures = render_report(model, pictures), to_json(model, findings)
     assert network.head_weights is not None
     bundle = Bundle(model, network.backbone_weights, network.head_weights, outliers, network.int8)
-    rows = data.table.filter(pa.array(~data.test))
+    contents = data.table["sha256"].filter(pa.array(~data.test)).to_pylist()
     locations = [] if data.locations is None else data.locations[~data.test].tolist()
     known = remember(
-        rows["sha256"].to_pylist(),
-        grey_thumbnails(rows["thumbnail"]),
+        contents,
+        select_rows(data.thumbnails, ~data.test),
         (location for location in locations if location is not None),
     )
     lease.check()

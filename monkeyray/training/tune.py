@@ -20,6 +20,7 @@ import numpy as np
 from monkeyray.arrays import Array
 from monkeyray.console import Reporter
 from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
+from monkeyray.scoring.features import mean_views
 from monkeyray.statistics.splits import Folds
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.fitting.distributed import Trainer
@@ -100,7 +101,7 @@ def _search(config: TuneConfig, job: Job, data: Dataset) -> tuple[TrainConfig, d
     found = run_trials(
         [functools.partial(head_training, each, labels=len(data.labels)) for each in trainings],
         data.folds,
-        data.vectors.mean(axis=1),
+        job.trainer.share(mean_views(data.vectors)),
         job.trainer,
         job.reporter,
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -104,10 +105,13 @@ def test_an_image_is_opened_once_for_each_of_its_versions(
         InProcess(),
     )
 
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+
     def get(*names: str) -> Any:
         paths = [str(tmp_path / name) for name in names]
         listed = images(*((path, None, None) for path in paths))
-        return cache.get(listed, pool, WorkerCount(1), Reporter(True))
+        return cache.get(listed, pool, WorkerCount(1), Reporter(True), scratch)
 
     for name, colour in (("a.png", "red"), ("b.png", "lime")):
         Image.new("RGB", (300, 200), colour).save(tmp_path / name)
@@ -123,3 +127,38 @@ def test_an_image_is_opened_once_for_each_of_its_versions(
     third = get("a.png", "b.png")
     assert third.vectors[:, 0].tolist() == [[0, 0, 255], [0, 255, 0]]
     assert (third.found, pool.opened) == (1, 4)
+
+
+def test_features_in_a_bucket_are_copied_once(
+    tmp_path: Path, s3: Storage, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = Network("mobilenet", {"0": np.zeros(1, np.float32)}, ("middle",))
+    cache = FeatureCache(Location.of("s3://photos/features of a training"), s3, network)
+    values = np.arange(6, dtype=np.float32)
+    for number, names in enumerate((["a", "b"], ["c", "b"])):  # the second b is newer
+        rows, width = [(values + number).tolist(), None], pa.list_(pa.float32(), 6)
+        table = pa.table(
+            {
+                "uri": names, "etag_or_mtime": ["v1"] * 2, "status": ["ok", "empty"],
+                "size_bytes": [1, 1], "sha256": ["0", None],
+                "thumbnail": pa.array([bytes([number + 1]) * 1024, None], pa.binary(1024)),
+                "embedding": pa.array(rows, width),
+            }
+        )  # fmt: skip
+        buffer = pa.BufferOutputStream()
+        pq.write_table(table, buffer)
+        s3.write(cache.place / f"pass-{number:05d}" / "a.parquet", buffer.getvalue().to_pybytes())
+    listed = images(("c", 1, "v1"), ("b", 1, "v1"), ("a", 1, "v1"))
+    for _ in range(2):
+        found = cache.get(listed, InProcess(), WorkerCount(1), Reporter(False), tmp_path)
+        assert found.found == 3
+        assert found.vectors[:, 0, 0].tolist() == [1, 0, 0]
+        assert found.vectors[2, 0].tolist() == values.tolist()
+        assert found.thumbnails[:, 5, 5].tolist() == [2, 0, 1]
+        assert found.table["status"].to_pylist() == ["ok", "empty", "ok"]
+        assert set(found.table.column_names) == {
+            "uri", "etag_or_mtime", "status", "size_bytes", "sha256"
+        }  # fmt: skip
+    printed = capsys.readouterr().err
+    assert printed.count("copying features from s3://photos/features of a training/mobilenet-") == 1
+    assert f"GB on disk in {tmp_path}" in printed

@@ -41,7 +41,7 @@ def dataset(test: bool = True) -> Dataset:
     leaked[np.flatnonzero(is_test)[:30]] = True
     return Dataset(
         images=pa.table({}), uris=np.arange(IMAGES).astype(str), table=pa.table({}),
-        vectors=np.empty((IMAGES, 1, 1)), labels=LABELS,
+        vectors=np.empty((IMAGES, 1, 1)), thumbnails=np.empty((IMAGES, 32, 32)), labels=LABELS,
         folds=Folds(np.arange(IMAGES) % 3, np.where(is_test, TEST, place % 3)),
         pictures=np.arange(IMAGES), groups=np.arange(IMAGES), test=is_test, leaked=leaked,
         locations=None, sequences=np.arange(IMAGES), contradictions=[], data={},

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from monkeyray.errors import InputError
 from monkeyray.scoring.features import Features
-from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
+from monkeyray.statistics.fingerprints import SIDE
 from monkeyray.statistics.splits import IN_NO_FOLD, TEST
 from monkeyray.storage.store import Storage
 from monkeyray.training.dataset import Dataset, choose_images, weigh
@@ -71,13 +71,17 @@ def choose(config: TrainConfig, bad: str = "", copies: dict[str, str] | None = N
     columns = {
         "status": ["empty" if bad and bad in name else "ok" for name in names],
         "sha256": [hashlib.sha256(same.get(name, name).encode()).hexdigest() for name in names],
-        # All black: of one that shows nothing no copy is known but by its bytes.
-        "thumbnail": pa.nulls(len(names), pa.binary(THUMBNAIL_BYTES)),
     }
     return choose_images(
         config,
         images,
-        Features(pa.table(columns), np.zeros((images.num_rows, 1, 1), np.float32), 0),
+        Features(
+            pa.table(columns),
+            np.zeros((len(names), 1, 1), np.float32),
+            # All black: of one that shows nothing no copy is known but by its bytes.
+            np.zeros((len(names), SIDE, SIDE), np.uint8),
+            0,
+        ),
         skipped,
     )
 

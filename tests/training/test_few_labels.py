@@ -36,7 +36,7 @@ def test_few_images_can_be_measured(counts: list[int], folds: int, measured: int
     fold = fold_images(truth.astype(str).tolist(), each, none, 5, 0)
     data = Dataset(
         images=pa.table({}), uris=each.astype(str), table=pa.table({}), vectors=vectors,
-        labels=labels, folds=Folds(truth, fold),
+        thumbnails=np.empty((images, 32, 32)), labels=labels, folds=Folds(truth, fold),
         pictures=each, groups=each, test=none, leaked=none, locations=None, sequences=each,
         contradictions=[], data={},
     )  # fmt: skip

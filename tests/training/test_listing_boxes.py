@@ -183,7 +183,8 @@ def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Pat
         return pa.table(columns)
 
     def get(*boxes: tuple[float, ...]) -> Features:
-        return cache.get(images(*boxes), MachinePool(), WorkerCount(1), Reporter(True))
+        workers = WorkerCount(1)
+        return cache.get(images(*boxes), MachinePool(), workers, Reporter(True), tmp_path)
 
     first = get(LEFT)
     pixels = decode(path.read_bytes(), 224, bbox=LEFT).pixels[None]
@@ -191,7 +192,8 @@ def test_features_are_of_the_crop_and_found_again_by_it(few: Path, tmp_path: Pat
     np.testing.assert_allclose(first.vectors, expected, atol=1e-4)
     assert (first.found, get(LEFT).found) == (0, 1)
     # Of another file of detections.
-    assert find_cached(images(RIGHT), cache.load()).to_pylist() == [None]
+    files = sorted(Path(cache.place.path).rglob("*.parquet"))
+    assert find_cached(images(RIGHT), cache.load(files)).to_pylist() == [None]
     # Several boxes of a file have features of their own.
     both = get(RIGHT, LEFT)
     assert both.found == 1

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -250,7 +252,10 @@ def _embed(
     engine = choose_engine(config.engine, "float32", config.gpu, bundle.onnx is not None)
     with open_pool(config.store, config.gpu, reporter.say) as pool:
         workers = pool.count("workers", config.workers, config.gpu)
-        return FeatureCache(place, storage, network, engine).get(images, pool, workers, reporter)
+        cache = FeatureCache(place, storage, network, engine)
+        # Its files are open, and gone when nobody uses them any more.
+        with tempfile.TemporaryDirectory(prefix="monkeyray-") as folder:
+            return cache.get(images, pool, workers, reporter, Path(folder))
 
 
 # -- The summary ---------------------------------------------------------------------------------

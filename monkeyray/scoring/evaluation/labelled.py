@@ -25,7 +25,7 @@ from monkeyray.model.known_images import MOST_COMPARED, KnownImages
 from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.scoring.allowed import masked
 from monkeyray.scoring.evaluation.measure import LabelledPredictions
-from monkeyray.scoring.features import Features
+from monkeyray.scoring.features import Features, mean_views
 from monkeyray.scoring.schema import SCHEMA_VERSION, SCORED, listed_labels, listed_scores
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.fingerprints import grey_thumbnails
@@ -89,7 +89,7 @@ def from_features(
     statuses, contradictions = without_contradictions(labelled, drop)
     scored = np.isin(statuses, SCORED)
     calibration = bundle.calibration(views)
-    vectors = features.vectors[scored, : len(views)].mean(axis=1)
+    vectors = mean_views(features.vectors[scored], len(views))
     # In float32 as in scoring, so that a score equal to a threshold is decided in the same way.
     logits = head_logits(bundle.head_weights, vectors) / calibration.temperature
     logits = masked(logits, None if mask is None else mask[scored])
@@ -104,7 +104,7 @@ def from_features(
     if known is not None:
         pictures = None
         if known.is_affordable(rows.num_rows):
-            pictures, compared = grey_thumbnails(rows["thumbnail"]), known.share
+            pictures, compared = features.thumbnails[scored], known.share
         seen = known.find(rows["sha256"].to_pylist(), pictures)
     predictions = LabelledPredictions(
         labels=bundle.labels,

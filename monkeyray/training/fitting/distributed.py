@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
+from monkeyray.arrays import Array
 from monkeyray.console import Reporter, Say
 from monkeyray.environment import environment
 from monkeyray.errors import ClusterError, ConfigError, MissingError, MonkeyRayError
@@ -88,6 +91,9 @@ class Trainer(Protocol):
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """The result of a function, called in a process that then ends. Raises the MonkeyRayError
         that it raises, and ClusterError if its process was lost."""
+
+    def share(self, array: Array) -> Array:
+        """An array that is sent to processes by reference."""
 
     def map(
         self, function: Callable[[Any, Any], Any], items: Sequence[Any], shared: Any
@@ -172,6 +178,10 @@ class MachineTrainer:
                 "again"
             ) from None
 
+    def share(self, array: Array) -> Array:
+        """See Trainer: its file is the reference."""
+        return array
+
     def map(
         self, function: Callable[[Any, Any], Any], items: Sequence[Any], shared: Any
     ) -> Generator[tuple[int, Any]]:
@@ -247,6 +257,10 @@ class RayTrainer:
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """See Trainer."""
         return run_in_fresh_process(self.say, function, *arguments)
+
+    def share(self, array: Array) -> Array:
+        """See Trainer: Ray copies it into its object store, since other nodes lack its file."""
+        return array.view(np.ndarray)
 
     def map(
         self, function: Callable[[Any, Any], Any], items: Sequence[Any], shared: Any

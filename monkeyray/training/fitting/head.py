@@ -12,6 +12,7 @@ from monkeyray.arrays import Array
 from monkeyray.model.backbones import Weights, import_keras, named_weights
 from monkeyray.model.head import build_head
 from monkeyray.model.network import Network
+from monkeyray.scoring.features import mean_views
 from monkeyray.statistics.learning_curve import subset_ranks
 from monkeyray.statistics.splits import Folds
 from monkeyray.training.dataset import RARE_IMAGES, Dataset, identify
@@ -78,7 +79,8 @@ class HeadLearner:
 
 def train_head(job: Job, network: Network, data: Dataset) -> Outcome:
     """Train one head per fold on the other folds, and a last one on all images."""
-    training = head_training(job.config, data.folds, data.vectors.mean(axis=1), len(data.labels))
+    vectors = job.trainer.share(mean_views(data.vectors))
+    training = head_training(job.config, data.folds, vectors, len(data.labels))
     if isinstance(training, LinearTraining):
         training = replace(training, subsets=_subsets(data))
     identity = identify(job.config, network, data) | {"head": parse_head(job.config.head)}

@@ -50,6 +50,7 @@ def fit_linear(
     labels: int,
     l2: float = L2,
     *,
+    images: Array | None = None,
     rank: int = 0,
     world: int = 1,
     all_reduce: Callable[[Array], Array] = lambda values: values,
@@ -63,14 +64,16 @@ def fit_linear(
     """Fit linear heads. Each has weights named as in `head_logits`: a kernel, float32
     (width, labels), and a bias, float32 (labels,).
 
-    `vectors`: features (n, width); `truth`: label indices (n,); `weight`: each image's weight in
-    each head's loss, float (n, heads), 0 for images that a head must not see. A head minimises the
+    `vectors`: features (n, width), of which the rows `images` are used, int (m,), or all if None;
+    they may be in a file, and each worker reads its share block by block. `truth`: label indices of
+    these images (m,); `weight`: each image's weight in each head's loss, float (m, heads), 0 for
+    images that a head must not see. A head minimises the
     weighted sum of the cross-entropies plus l2 / 2 times the sum of squares of its kernel, on
     features scaled by one number to a mean variance of 1. The bias is not penalised, so every head
     needs an image of every label.
 
     All workers get the same arguments except `rank`, of `world`; `all_reduce` sums an array over
-    them. `fold`: the index of the head that each image is held out of, int (n,), negative for none.
+    them. `fold`: the index of the head that each image is held out of, int (m,), negative for none.
     `on_step` is called on all workers after each of at most `steps` steps; `due` is called on
     worker 0, and all workers get its answer. To resume, pass the `values` of a Progress as `start`:
     the result is the same within the tolerance.
@@ -78,9 +81,10 @@ def fit_linear(
     from scipy.optimize import minimize
 
     heads, width = weight.shape[1], vectors.shape[1]
-    mean, scale = _mean_and_scale(vectors)
-    own = slice(len(vectors) * rank // world, len(vectors) * (rank + 1) // world)
-    x, y, w = vectors[own], truth[own], weight[own]
+    images = np.arange(len(vectors)) if images is None else images
+    mean, scale = _mean_and_scale(vectors, images)
+    own = slice(len(images) * rank // world, len(images) * (rank + 1) // world)
+    x, y, w = images[own], truth[own], weight[own]
     own_fold = np.full(len(x), -1) if fold is None else fold[own]
     biases, extra = heads * labels, 6
     last: list[Array] = []
@@ -94,7 +98,7 @@ def fit_linear(
         loss, gradient, measures = 0.0, np.zeros_like(both), np.zeros(4)
         for first in range(0, len(x), _ROWS):
             rows = slice(first, first + _ROWS)
-            features = x[rows].astype(np.float64)
+            features = vectors[x[rows]].astype(np.float64)
             logits = (features @ kernel + bias).reshape(-1, heads, labels)
             logits -= logits.max(axis=2, keepdims=True)
             right = np.arange(len(features)), slice(None), y[rows]
@@ -158,14 +162,34 @@ def _measure(losses: Array, hits: Array, weight: Array, own_fold: Array) -> Arra
     )
 
 
-def _mean_and_scale(vectors: Array) -> tuple[Array, float]:
-    """The mean of each feature, float64 (width,), and the square root of their mean variance.
+def _mean_and_scale(vectors: Array, images: Array) -> tuple[Array, float]:
+    """The mean of each feature over some images, float64 (width,), and the square root of their
+    mean variance.
 
     Scaling each feature by its own deviation would amplify the noise of nearly constant ones.
     """
-    mean = vectors.mean(axis=0, dtype=np.float64)
-    scale = float(np.sqrt(vectors.var(axis=0, dtype=np.float64).mean()))
-    return mean, scale or 1.0
+    mean = _sum(vectors, images, lambda values: None) / len(images)
+
+    def square(values: Array) -> None:
+        values -= mean
+        values *= values
+
+    variance = _sum(vectors, images, square) / len(images)
+    return mean, float(np.sqrt(variance.mean())) or 1.0
+
+
+def _sum(vectors: Array, images: Array, change: Callable[[Array], None]) -> Array:
+    """The sum over images of their features in float64 (b, width) after `change`, added row after
+    row, as NumPy does."""
+    # The sum so far comes first.
+    block = np.zeros((_ROWS + 1, vectors.shape[1]))
+    for start in range(0, len(images), _ROWS):
+        some = images[start : start + _ROWS]
+        rows = slice(1, len(some) + 1)
+        block[rows] = vectors[some]
+        change(block[rows])
+        block[0] = block[: len(some) + 1].sum(axis=0)
+    return np.asarray(block[0])
 
 
 def _fold_scale(kernel: Array, bias: Array, mean: Array, scale: float) -> Weights:
@@ -240,11 +264,12 @@ class LinearTraining:
 
         with threadpool_limits(worker.threads, "blas"):
             found = fit_linear(
-                self.vectors[learned],
+                self.vectors,
                 folds.truth[learned],
                 weight[learned, None] * folds.seen(learned, self.heads),
                 self.labels,
                 config.l2,
+                images=learned,
                 rank=worker.rank,
                 world=worker.world,
                 all_reduce=worker.sum,
@@ -259,11 +284,12 @@ class LinearTraining:
                 some = learned[subset[learned]]
                 seen = folds.seen(some, folds.count)
                 found = fit_linear(
-                    self.vectors[some],
+                    self.vectors,
                     folds.truth[some],
                     weight[some, None] * seen,
                     self.labels,
                     config.l2,
+                    images=some,
                     rank=worker.rank,
                     world=worker.world,
                     all_reduce=worker.sum,

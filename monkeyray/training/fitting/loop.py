@@ -313,7 +313,7 @@ class _Loop:
             # A small step may have no image that a head learns from.
             for array in (self._seen(mine), self._weight[mine.index], np.maximum(total, 1))
         )
-        if isinstance(self._source, CachedSource):
+        if isinstance(self._source, CachedSource) and self._source.fits:
             index = tf.constant(mine.index)
             vectors = self._source.tensor(tf)
             return np.asarray(self._epoch(vectors, index, y, real, weight, total))
@@ -378,12 +378,21 @@ class LoopTraining:
         return fit(self.config, learner, self.folds, self.source, worker), learner.weights()
 
 
+#: Features that are copied to the device as a whole, at most. Others are read step by step.
+_MOST_BYTES = 2**31
+
+
 class CachedSource:
-    """Features in memory: float32 of shape (n, width)."""
+    """Features in memory or in a file: float32 of shape (n, width)."""
 
     def __init__(self, vectors: Array) -> None:
         self._vectors = vectors
         self._tensor: Any = None
+
+    @property
+    def fits(self) -> bool:
+        """Whether all features fit on the device together."""
+        return self._vectors.nbytes <= _MOST_BYTES
 
     def tensor(self, tf: Any) -> Any:
         """All features on the device, copied there once."""
