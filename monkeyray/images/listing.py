@@ -57,6 +57,9 @@ _ARCHIVES = 8
 #: Requests at the same time.
 _THREADS = 16
 
+#: Files that a thread looks up at a time.
+_SOME = 16
+
 
 def list_images(
     uri: str | Location,
@@ -109,8 +112,13 @@ def with_versions(images: pa.Table, storage: Storage) -> pa.Table:
         except ObjectError:
             return Entry(uri, None, "none")  # unlike any other version
 
+    def stat_some(start: int) -> list[Entry]:
+        # Together, because a million futures would take a gigabyte.
+        return [stat(uri) for uri in uris[start : start + _SOME]]
+
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = list(pool.map(stat, uris))
+        starts = range(0, len(uris), _SOME)
+        found = [entry for some in pool.map(stat_some, starts) for entry in some]
     for name in ("size_bytes", "version"):
         column = images[name].to_pylist()
         for row, entry in zip(unknown.tolist(), found, strict=True):

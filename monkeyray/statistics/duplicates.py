@@ -26,7 +26,7 @@ _PATIENCE = 32
 
 #: Thumbnails compared, hashes compared and pairs found at a time.
 _SOME = 2048
-_MANY = 2**20
+_MANY = 2**15
 _LOT = 2**22
 
 
@@ -40,15 +40,13 @@ def group_images(
     `pictures`: thumbnails, uint8 (n, 32, 32), or None not to compare pictures. Groups are joined
     transitively and numbered by their first image.
     """
-    joined = np.arange(len(contents))
-    for keys in (contents, groups or ()):
+    distinct = joined = np.arange(len(contents))
+    for keys in (groups or (), contents):
         first: dict[str, int] = {}
         same = [i if key is None else first.setdefault(key, i) for i, key in enumerate(keys)]
         joined = _join(joined, np.arange(len(same)), np.array(same, np.int64))
-    if pictures is None:
-        return joined
-    distinct = np.unique(np.asarray(contents, dtype=object), return_index=True)[1]
-    return _join_pictures(joined, np.sort(distinct), pictures)
+        distinct = np.flatnonzero(same == np.arange(len(same)))
+    return joined if pictures is None else _join_pictures(joined, distinct, pictures)
 
 
 def _join(groups: Ints, ones: Ints, others: Ints) -> Ints:
@@ -153,46 +151,42 @@ def close_hashes(hashes: Hashes, bits: int = NEAR_BITS) -> Iterator[Ints]:
 
     `hashes`: uint64 (n, k). Yields int64 (m, 2) arrays; pairs may repeat. Multi-index hashing
     (Norouzi et al. 2012): such hashes have a quarter in which they differ by at most a quarter of
-    `bits`, so only hashes with similar quarters are compared.
+    `bits`, so only hashes with similar quarters are compared; with few images, with similar first
+    bits of a quarter, so that there are not more quarters than images.
     """
-    flips = [
-        sum(1 << bit for bit in flipped)
-        for number in range(bits // 4 + 1)
-        for flipped in itertools.combinations(range(16), number)
-    ]
-    whole = np.ascontiguousarray(hashes[:, 0])
+    whole, every = np.ascontiguousarray(hashes[:, 0]), hashes.reshape(-1)
+    width = min(16, max(1, len(hashes).bit_length() - 3))
+    flips = np.array(
+        [
+            sum(1 << bit for bit in flipped)
+            for number in range(bits // 4 + 1)
+            for flipped in itertools.combinations(range(width), number)
+        ]
+    )
     for quarter in range(4):
-        keys = _quarter(whole, quarter)
-        order = np.argsort(keys, kind="stable")
-        ordered = whole[order]
-        starts = np.concatenate([[0], np.cumsum(np.bincount(keys, minlength=2**16))])
-        for window in hashes.T:
-            wanted = _quarter(window, quarter)
-            for flip in flips:
-                first = starts[wanted ^ flip]
-                counts = starts[(wanted ^ flip) + 1] - first
-                for rows in _blocks(counts):
-                    count = counts[rows]
-                    ends = np.cumsum(count)
-                    at = np.arange(ends[-1]) + np.repeat(first[rows] - ends + count, count)
-                    near = np.repeat(window[rows], count) ^ ordered[at]
-                    hits = np.flatnonzero(np.bitwise_count(near) <= bits)
-                    i = rows.start + np.searchsorted(ends, hits, side="right")
-                    pairs = np.stack([i, order[at[hits]]], axis=1)
-                    yield pairs[pairs[:, 0] != pairs[:, 1]]
+        order, starts = _by_key(whole, quarter, width)
+        all_order, all_starts = _by_key(every, quarter, width)
+        for key in np.flatnonzero(np.diff(all_starts)).tolist():
+            near = [order[starts[other] : starts[other + 1]] for other in (key ^ flips).tolist()]
+            others = np.concatenate(near)
+            if not len(others):
+                continue
+            values = whole[others]
+            step = max(1, _MANY // len(others))
+            for start in range(all_starts[key], all_starts[key + 1], step):
+                ones = all_order[start : min(start + step, all_starts[key + 1])]
+                close = np.bitwise_count(every[ones][:, None] ^ values) <= bits
+                one, other = np.nonzero(close)
+                pairs = np.stack([ones[one] // hashes.shape[1], others[other]], axis=1)
+                yield pairs[pairs[:, 0] != pairs[:, 1]]
+
+
+def _by_key(hashes: Hashes, quarter: int, width: int) -> tuple[Ints, Ints]:
+    """The order of hashes by the first `width` bits of a quarter, and where each value starts."""
+    keys = (_quarter(hashes, quarter) >> (16 - width)).astype(np.uint16)
+    counts = np.bincount(keys, minlength=2**width)
+    return np.argsort(keys, kind="stable"), np.concatenate([[0], np.cumsum(counts)])
 
 
 def _quarter(hashes: Hashes, quarter: int) -> Ints:
     return ((hashes >> np.uint64(16 * quarter)) & np.uint64(0xFFFF)).astype(np.int64)
-
-
-def _blocks(counts: Ints) -> Iterator[slice]:
-    """Slices of rows whose counts sum to about _MANY, or of a single row with more."""
-    totals = np.cumsum(counts)
-    start = 0
-    while start < len(counts) and totals[-1]:
-        before = totals[start - 1] if start else 0
-        end = max(int(np.searchsorted(totals, before + _MANY, side="right")), start + 1)
-        if totals[end - 1] > before:
-            yield slice(start, end)
-        start = end
