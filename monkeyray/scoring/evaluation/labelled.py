@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from monkeyray.arrays import Array, Flags
+from monkeyray.arrays import Array, Bytes, Flags
 from monkeyray.console import counted
 from monkeyray.errors import InputError
 from monkeyray.labels.cameras import locations_of, sequences_of
@@ -28,7 +28,6 @@ from monkeyray.scoring.evaluation.measure import LabelledPredictions
 from monkeyray.scoring.features import Features, mean_views
 from monkeyray.scoring.schema import SCHEMA_VERSION, SCORED, listed_labels, listed_scores
 from monkeyray.statistics.duplicates import group_images
-from monkeyray.statistics.fingerprints import grey_thumbnails
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.outliers import OutlierModel
 from monkeyray.statistics.thresholds import decide
@@ -86,7 +85,7 @@ def from_features(
     --drop-contradictions; `mask`: the labels that are allowed, bool (n, labels).
     """
     labelled = features.table.append_column("given", images["label"])
-    statuses, contradictions = without_contradictions(labelled, drop)
+    statuses, contradictions = without_contradictions(labelled, drop, features.thumbnails)
     scored = np.isin(statuses, SCORED)
     calibration = bundle.calibration(views)
     vectors = mean_views(features.vectors[scored], len(views))
@@ -279,16 +278,18 @@ def _check_labels(uri: str, matched: pa.Table, found: set[str]) -> None:
         )
 
 
-def without_contradictions(rows: pa.Table, drop: str) -> tuple[list[str], list[dict[str, Any]]]:
+def without_contradictions(
+    rows: pa.Table, drop: str, thumbnails: Bytes | None = None
+) -> tuple[list[str], list[dict[str, Any]]]:
     """The status of each row, CONTRADICTORY for those to leave out, and the contradictions of the
-    scored ones. `rows`: with the columns uri, given, status, sha256, and thumbnail to compare
-    pictures."""
+    scored ones. `rows`: with the columns uri, given, status and sha256; `thumbnails`: to compare
+    pictures, uint8 (n, 32, 32)."""
     statuses = _objects(rows["status"])
     scored = np.isin(statuses, SCORED)
     rows = rows.filter(pa.array(scored))
     contents, pictures = rows["sha256"].to_pylist(), None
-    if "thumbnail" in rows.column_names and rows.num_rows <= MOST_COMPARED:
-        pictures = grey_thumbnails(rows["thumbnail"])
+    if thumbnails is not None and rows.num_rows <= MOST_COMPARED:
+        pictures = thumbnails[scored]
     found = find_contradictions(
         rows["uri"].to_pylist(), rows["given"].to_pylist(), contents,
         group_images(contents, pictures),

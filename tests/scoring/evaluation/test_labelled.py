@@ -24,7 +24,7 @@ from monkeyray.scoring.evaluation.labelled import (
     without_contradictions,
 )
 from monkeyray.scoring.schema import SCHEMA_VERSION, prediction_schema
-from monkeyray.statistics.fingerprints import THUMBNAIL_BYTES
+from monkeyray.statistics.fingerprints import SIDE
 from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -201,13 +201,12 @@ LABELLED = [
 def test_contradictory_labels(drop: str, with_pictures: bool, left_out: set[str]) -> None:
     columns = zip(*LABELLED, strict=True)
     rows = pa.table([*map(pa.array, columns)], names=["uri", "given", "status", "sha256"])
+    thumbnails = None
     if with_pictures:
         # 3.jpg and 4.jpg are the same picture.
         files = [jpeg(noise(1)), jpeg(noise(1)), jpeg(noise(2)), jpeg(noise(2), 60)]
-        pictures = [picture.tobytes() for picture in seen(*files)]
-        kind = pa.binary(THUMBNAIL_BYTES)
-        rows = rows.append_column("thumbnail", pa.array([*pictures, None, None], kind))
-    statuses, found = without_contradictions(rows, drop)
+        thumbnails = np.concatenate([seen(*files), np.zeros((2, SIDE, SIDE), np.uint8)])
+    statuses, found = without_contradictions(rows, drop, thumbnails)
     assert [row["how"] for row in found] == ["identical", "near"][: 1 + with_pictures]
     assert [(image["uri"], image["label"]) for image in found[0]["images"]] == [
         ("1.jpg", "a"), ("2.jpg", "b")
