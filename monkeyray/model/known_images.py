@@ -98,15 +98,21 @@ class KnownImages:
 
 
 def remember(
-    contents: Sequence[str], pictures: Array, locations: Iterable[str] = ()
+    contents: Sequence[str],
+    pictures: Array,
+    locations: Iterable[str] = (),
+    rows: Array | None = None,
 ) -> KnownImages:
     """The known images, from their SHA-256 and thumbnails, uint8 (n, 32, 32), an even selection if
-    there are too many; and the names of their locations.
+    there are too many; and the names of their locations. `rows`: where each image's thumbnail is,
+    if `pictures` has others too.
     """
     distinct = {content: row for row, content in reversed([*enumerate(contents)])}
     first = np.array(sorted(distinct.values()), np.int64)
     count = min(len(first), MOST_THUMBNAILS)
     drawn = first[np.linspace(0, len(first) - 1, count).round().astype(np.int64)]
+    if rows is not None:
+        drawn = rows[drawn]
     return KnownImages(
         _rows(map(_start, sorted(distinct))),
         np.ascontiguousarray(pictures[drawn]),

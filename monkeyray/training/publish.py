@@ -8,6 +8,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 import monkeyray
@@ -16,7 +17,6 @@ from monkeyray.model.known_images import remember
 from monkeyray.pages.report import render_report
 from monkeyray.runs.lease import Lease
 from monkeyray.storage.location import Location
-from monkeyray.storage.mapped import select_rows
 from monkeyray.training.dataset import Dataset
 from monkeyray.training.findings import display_names, find, to_json, with_pictures
 from monkeyray.training.fitting.distributed import TRAINING
@@ -73,8 +73,9 @@ def publish(
     locations = [] if data.locations is None else data.locations[~data.test].tolist()
     known = remember(
         contents,
-        select_rows(data.thumbnails, ~data.test),
+        data.thumbnails,
         (location for location in locations if location is not None),
+        np.flatnonzero(~data.test),
     )
     lease.check()
     save_bundle(job.place, job.storage, bundle, page, figures, known)
