@@ -26,7 +26,7 @@ from monkeyray.errors import MemberError, TooLargeError
 LINKS = "links and special files in archives"
 
 #: Bytes of a tar archive that are read at once for its index, and a range of members at most.
-RANGE_BYTES = 8 * 2**20
+RANGE_BYTES = 16 * 2**20
 
 _VERSION = re.compile(r"(?s)(.*)@(\d+)-(\d+)([tz])")
 _BROKEN = "@broken: "

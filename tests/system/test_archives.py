@@ -60,7 +60,7 @@ def test_members_are_scored_as_files_are(
         with FaultyProxy(s3.s3_endpoint) as proxy:
             place = f"s3://photos/packed/{name}"
             remote = score(place, trained.uri, tmp_path / f"s3-{name}", proxy.url)
-            # The listing, the index and the images, at 8 MiB a request.
+            # The listing, the index and the images, at 16 MiB a request.
             assert proxy.requests < 12
         assert remote.select(COMPARED).equals(files.select(COMPARED))
 

@@ -1,0 +1,104 @@
+"""Photographs as files and in archives, on disk and in a SeaweedFS server: rates and requests.
+
+    python -m tests.benchmarks.archives --photos FOLDER --model BUNDLE --rounds 2
+
+Each round scores every form once, and checks that labels and scores are those of the files. A proxy
+without latency counts the requests, from the listing to the last image.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import tarfile
+import tempfile
+import time
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import monkeyray
+from tests.support.faulty import FaultyProxy
+from tests.support.files import upload
+from tests.support.weed import start_weed
+
+COMPARED = ["sha256", "label", "score", "status"]
+SHARD = 1000
+
+
+def pack(photos: Path, folder: Path) -> None:
+    """The photographs as files, in tar shards of 1,000, and in zip archives."""
+    paths = sorted(path for path in photos.rglob("*") if path.is_file() and path.suffix != ".csv")
+    for form in ("files", "tar", "zip-stored", "zip-deflated"):
+        (folder / form).mkdir()
+    for number, path in enumerate(paths):
+        shutil.copy(path, folder / "files" / f"{number:05d}{path.suffix}")
+    for start in range(0, len(paths), SHARD):
+        shard = f"{start // SHARD:03d}"
+        methods = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
+        with tarfile.open(folder / "tar" / f"{shard}.tar", "w") as tar:
+            for path in paths[start : start + SHARD]:
+                tar.add(path, path.name)
+        for name, method in methods.items():
+            with zipfile.ZipFile(folder / f"zip-{name}" / f"{shard}.zip", "w", method) as archive:
+                for path in paths[start : start + SHARD]:
+                    archive.write(path, path.name)
+
+
+def score(images: str, model: str, endpoint: str | None = None) -> tuple[pa.Table, float]:
+    """The predictions, and the seconds that they took."""
+    with tempfile.TemporaryDirectory() as out:
+        began = time.monotonic()
+        monkeyray.score(
+            images=images, model=model, predictions=f"{out}/predictions",
+            store=monkeyray.StoreConfig(quiet=True, s3_endpoint=endpoint),
+        )  # fmt: skip
+        seconds = time.monotonic() - began
+        return pq.read_table(f"{out}/predictions", columns=COMPARED).sort_by("sha256"), seconds
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--photos", required=True, type=Path)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--rounds", type=int, default=2)
+    arguments = parser.parse_args()
+    os.environ |= {"AWS_ACCESS_KEY_ID": "admin", "AWS_SECRET_ACCESS_KEY": "secret-of-tests"}
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    rates: dict[str, list[float]] = defaultdict(list)
+    requests: dict[str, int] = {}
+    with tempfile.TemporaryDirectory() as name:
+        packed = Path(name)
+        pack(arguments.photos, packed)
+        with start_weed(packed / "weed") as (storage, _):
+            forms = [path.name for path in sorted(packed.iterdir()) if path.name != "weed"]
+            for form in forms:
+                upload(storage, packed / form, f"s3://photos/{form}")
+            expected: pa.Table | None = None
+            for _ in range(arguments.rounds):
+                for form in forms:
+                    found, seconds = score(str(packed / form), arguments.model)
+                    expected = found if expected is None else expected
+                    assert found.equals(expected), form
+                    rates[f"{form}, disk"].append(found.num_rows / seconds)
+                    assert storage.s3_endpoint is not None
+                    with FaultyProxy(storage.s3_endpoint) as proxy:
+                        found, seconds = score(f"s3://photos/{form}", arguments.model, proxy.url)
+                        requests[form] = proxy.requests
+                    assert found.equals(expected), form
+                    rates[f"{form}, S3"].append(found.num_rows / seconds)
+    for title, series in rates.items():
+        print(f"{title}: {statistics.median(series):.1f} images/s with start-up")
+    print("requests: " + ", ".join(f"{form} {count}" for form, count in requests.items()))
+
+
+if __name__ == "__main__":
+    main()
