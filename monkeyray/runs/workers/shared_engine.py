@@ -7,6 +7,7 @@ here. It has several batches under way, so that it decodes while they wait.
 
 from __future__ import annotations
 
+import queue
 import threading
 import traceback
 from collections.abc import Callable
@@ -34,67 +35,63 @@ Reply = Callable[[Results | Exception], None]
 class SharedEngine:
     """Runs the engine of some work in a thread of this process, for `clients` decode processes.
 
-    Batches are collected in one array while the engine computes those in another. `work`: that of
-    the clients, who have two times as many batches under way as are computed at once.
+    While it computes, the next batches are collected in another array. `work`: that of the clients,
+    who have two times as many batches under way as are computed at once.
     """
 
     def __init__(self, work: Work, clients: int) -> None:
-        ahead = -(-2 * _AT_ONCE // clients)
-        self.work = replace(work, make_engine=no_engine, ahead=ahead)
+        self.work = replace(work, make_engine=no_engine, ahead=-(-2 * _AT_ONCE // clients))
         self._most = _AT_ONCE * work.batch_size
-        # Room for all that is under way, and what clients that died have left. Pages that are not
-        # used take no memory.
-        room = 2 * clients * (ahead + 1) * work.batch_size
-        shape = (room, work.views, work.size, work.size, 3)
+        shape = (self._most, work.views, work.size, work.size, 3)
+        self._queue: queue.SimpleQueue[tuple[Bytes, Reply]] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._pixels, self._spare = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
-        self._waiting: list[tuple[slice, Reply]] = []
-        threading.Thread(
-            target=self._serve, args=(work.make_engine,), daemon=True, name="engine"
-        ).start()
+        #: Who gets which rows of `_pixels`.
+        self._replies: list[tuple[slice, Reply]] = []
+        for run, *arguments in ((self._collect,), (self._compute, work.make_engine)):
+            threading.Thread(target=run, args=arguments, daemon=True).start()
 
     def compute(self, pixels: Bytes, reply: Reply) -> None:
-        """Queue a copy of a batch, uint8 (n, views, size, size, 3). `reply` is called in another
-        thread, in the order of the batches."""
-        with self._changed:
-            start = self._waiting[-1][0].stop if self._waiting else 0
-            rows = slice(start, start + len(pixels))
-            self._pixels[rows] = pixels
-            self._waiting.append((rows, reply))
-            self._changed.notify()
+        """Queue a batch, uint8 (n, views, size, size, 3). `reply` is called in another thread, in
+        the order of the batches."""
+        self._queue.put((pixels, reply))
 
-    def _serve(self, make_engine: Callable[[], Engine]) -> None:
+    def _collect(self) -> None:
+        while True:
+            pixels, reply = self._queue.get()
+            with self._changed:
+                while self._rows() + len(pixels) > self._most:
+                    self._changed.wait()
+                rows = slice(self._rows(), self._rows() + len(pixels))
+                self._pixels[rows] = pixels
+                self._replies.append((rows, reply))
+                self._changed.notify_all()
+
+    def _rows(self) -> int:
+        return int(self._replies[-1][0].stop) if self._replies else 0
+
+    def _compute(self, make_engine: Callable[[], Engine]) -> None:
         try:
             engine = make_engine()
         except Exception as error:
             engine = _failing(error)
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting)
-                pixels, waiting = self._pixels, self._waiting
-                self._pixels, self._spare, self._waiting = self._spare, pixels, []
-            while waiting:
-                first = waiting[0][0].start
-                count = sum(rows.stop - first <= self._most for rows, _ in waiting)
-                self._answer(engine, pixels[first:], first, waiting[:count])
-                del waiting[:count]
-
-    def _answer(
-        self, engine: Engine, pixels: Bytes, first: int, batches: list[tuple[slice, Reply]]
-    ) -> None:
-        """Compute some batches at once, which `pixels` begin with, at position `first`."""
-        size = batches[-1][0].stop - first
-        # Kernels are tuned anew for each number of images, so there are few.
-        padded = min(self._most, 1 << (size - 1).bit_length()) if size else 0
-        try:
-            features, logits = engine(pixels[:padded])
-        except Exception as error:
-            for _, reply in batches:
-                reply(_handed_on(error))
-            return
-        for rows, reply in batches:
-            place = slice(rows.start - first, rows.stop - first)
-            reply((features[place], logits[place]))
+                while not self._replies:
+                    self._changed.wait()
+                pixels, replies, size = self._pixels, self._replies, self._rows()
+                self._pixels, self._spare, self._replies = self._spare, pixels, []
+                self._changed.notify_all()
+            # Kernels are tuned anew for each number of images, so there are few.
+            padded = min(self._most, 1 << (size - 1).bit_length()) if size else 0
+            try:
+                features, logits = engine(pixels[:padded])
+            except Exception as error:
+                for _, reply in replies:
+                    reply(_handed_on(error))
+            else:
+                for rows, reply in replies:
+                    reply((features[rows], logits[rows]))
 
 
 def _failing(error: Exception) -> Engine:
