@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.002, help="for a batch of up to 256")
     arguments = parser.parse_args()
-    ray.init(num_cpus=CORES, num_gpus=1, include_dashboard=False, log_to_driver=False)
+    ray.init("local", num_cpus=CORES, num_gpus=1, include_dashboard=False, log_to_driver=False)
     figures: dict[str, list[float]] = {"decode": [], "score": [], "share": []}
     with tempfile.TemporaryDirectory(prefix="monkeyray-accelerator-") as name:
         images = Path(name) / "images"

@@ -86,9 +86,17 @@ def open_turbo(data: bytes) -> Array:
     return np.asarray(cv2.resize(image, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
 
 
+def open_same(data: bytes) -> Array:
+    """Decode as MonkeyRay does."""
+    from monkeyray.images.decode import decode
+
+    return np.asarray(decode(data, SIZE, views=("middle",)).pixels[0])
+
+
 DECODERS: dict[str, Callable[[bytes], Array]] = {
     "pillow": open_pillow,
     "turbo": open_turbo,
+    "same": open_same,
 }
 
 

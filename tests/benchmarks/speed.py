@@ -6,6 +6,8 @@
 The contenders take turns, each in a process of its own, on the photographs of FOLDER, repeated up
 to the number of --images. The table has the median of the rounds, with the smallest and largest.
 
+Of the loops, `same` decodes as MonkeyRay does, the others have decoders of their own.
+
 - steady: images/s from when 20% of the images are ready until 80% are.
 - with start-up: images/s from the start of the process to its end.
 
@@ -141,7 +143,7 @@ def main() -> None:
         engines = ["tensorflow-float32", "openvino-float32", "openvino-mixed"]
         for engine in engines + ["openvino-int8"] * arguments.int8:
             plan[f"limit, {engine}"] = ("limit", ["--engine", engine])
-            for decoder in ("pillow", "turbo"):
+            for decoder in ("pillow", "turbo", "same"):
                 plan[f"loop, {engine}, {decoder}"] = (
                     "loop", ["--engine", engine, "--decoder", decoder],
                 )  # fmt: skip
