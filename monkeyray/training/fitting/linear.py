@@ -69,8 +69,8 @@ def fit_linear(
     these images (m,); `weight`: each image's weight in each head's loss, float (m, heads), 0 for
     images that a head must not see. A head minimises the
     weighted sum of the cross-entropies plus l2 / 2 times the sum of squares of its kernel, on
-    features scaled by one number to a mean variance of 1. The bias is not penalised, so every head
-    needs an image of every label.
+    features scaled by one number to a mean variance of 1. The bias is not penalised; of a label
+    without an image it falls until the tolerance ends the fit, and the head never predicts it.
 
     All workers get the same arguments except `rank`, of `world`; `all_reduce` sums an array over
     them. `fold`: the index of the head that each image is held out of, int (m,), negative for none.

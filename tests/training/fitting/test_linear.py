@@ -50,6 +50,17 @@ def test_each_head_is_the_optimum_of_its_images(seed: int, l2: float) -> None:
         np.testing.assert_allclose(residual.sum(axis=0), 0, atol=tolerance * its.sum() + 1e-4)
 
 
+def test_a_head_never_predicts_a_label_that_it_has_not_seen() -> None:
+    """Such as one that is at the location alone that the head is measured at."""
+    vectors, truth, weight = problem(2)
+    weight[truth == 1, 0] = 0
+    steps: list[Progress] = []
+    head, other, _ = fit_linear(vectors, truth, weight, LABELS, 1.0, on_step=steps.append)
+    assert len(steps) < 100
+    assert not (head_logits(head, vectors).argmax(axis=1) == 1).any()
+    assert (head_logits(other, vectors).argmax(axis=1) == 1).sum() > 5
+
+
 def test_it_is_the_regression_of_scikit_learn() -> None:
     from sklearn.linear_model import LogisticRegression
 
