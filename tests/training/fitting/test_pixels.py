@@ -1,4 +1,4 @@
-"""Augmentation: seeded, and a picture of the same animal all the same."""
+"""Augmentation: seeded, and a picture of the same animal all the same; the steps of an epoch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monkeyray.images.decode import decode
-from monkeyray.training.fitting.pixels import augment
+from monkeyray.storage.store import Storage
+from monkeyray.training.fitting.pixels import PixelSource, augment
 
 KEYS = st.tuples(*[st.integers(0, 2**63 - 1)] * 3)
 
@@ -51,3 +52,16 @@ def test_what_is_drawn(photos: Path) -> None:
     assert 60 <= sum(mirrored) <= 140
     light = [float(result.mean()) / float(pixels.mean()) for result in results]
     assert min(light) < 0.9 < 1.1 < max(light)
+
+
+def test_steps_come_in_their_order_without_a_cluster(photos: Path) -> None:
+    uris = np.array([str(path) for path in sorted((photos / "n0").iterdir())[:6]], dtype=object)
+    source = PixelSource(uris, 32, ("middle",), Storage(), augment_seed=5)
+    index = np.array([[3, 0], [5, 5], [1, 2], [4, 4], [0, 1]])
+    plain, augmented = (list(source(index, epoch)) for epoch in (None, 2))
+    for step, pixels, changed in zip(index, plain, augmented, strict=True):
+        np.testing.assert_array_equal(pixels, source.reader(step)())
+        assert changed.shape == pixels.shape == (2, 1, 32, 32, 3)
+        expected = [augment(pixels[i, 0], (5, 2, image)) for i, image in enumerate(step)]
+        np.testing.assert_array_equal(changed[:, 0], expected)
+    assert list(source(index[:0], None)) == []
