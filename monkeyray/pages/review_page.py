@@ -34,13 +34,15 @@ _ROWS, _PLOTS = 40, 11
 #: Labels with a lower score are not offered, except the second best.
 _LEAST = 0.005
 
+_MORE = "; review again with your labels as --corrections to estimate how many animals are missed"
+
 #: Title and description of each section.
 _SECTIONS = {
     NEXT: ("To label next", "chosen by --select, most informative first"),
     UNCERTAIN: ("Least certain", "the two best labels have the closest scores"),
     OUTLIERS: ("Least typical", "least like the training images, by ood_score"),
-    BLANKS: ("Called blank", "a random sample of images that the model calls blank"),
-    BELOW: ("Below threshold", "a random sample of images that no threshold accepted"),
+    BLANKS: ("Called blank", f"a random sample of images that the model calls blank{_MORE}"),
+    BELOW: ("Below threshold", f"a random sample of images that no threshold accepted{_MORE}"),
     LABELS: ("By label", "a random sample of each label"),
     PROBLEMS: ("Not scored", "missing, broken or refused files"),
 }

@@ -35,7 +35,7 @@ NAMES = {"n0": "red fox", "n1": HOSTILE}
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Two reviews as files: of all, and with some chosen to be labelled next."""
+    """Reviews as files: of all, with some chosen to be labelled next, and with missed animals."""
     folder = tmp_path_factory.mktemp("review")
     rows: list[dict[str, Any]] = []
     names = [f"A/{i}.jpg" for i in range(5)] + [f"B/{ODD_FILE}", f"B/{LONG}.jpg", "B/7.jpg"]
@@ -54,7 +54,11 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     rows.append({"uri": str(folder / "images/B/8.jpg"), "status": "unreadable", "error": HOSTILE})
     predict(folder / "predictions", rows, images=str(folder / "images"), model_id="ab" * 32)
     (folder / "names.csv").write_text(f"label,name\nn0,red fox\nn1,{HOSTILE}\n")
-    for name, select in (("all", None), ("next", "uncertain")):
+    # Of two images called blank, people see animals in both.
+    blank = [row["uri"] for row in rows if row.get("label") == "n1"]
+    (folder / "seen.csv").write_text("\n".join(["uri,label", *(f"{uri},n0" for uri in blank)]))
+    for name, select in (("all", None), ("next", "uncertain"), ("missed", None)):
+        missed: dict[str, Any] = {"blank": ("n1",), "corrections": (str(folder / "seen.csv"),)}
         config = ReviewConfig(
             predictions=str(folder / "predictions"),
             output=str(folder / f"{name}.html"),
@@ -63,9 +67,10 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             select=select,  # type: ignore[arg-type]
             count=3,
             store=StoreConfig(quiet=True),
+            **(missed if name == "missed" else {}),
         )
         review(config)
-    return {name: folder / f"{name}.html" for name in ("all", "next")}
+    return {name: folder / f"{name}.html" for name in ("all", "next", "missed")}
 
 
 @pytest.fixture
@@ -115,6 +120,16 @@ def export(page: Page, how: Callable[[], None], to: Path) -> dict[str, str]:
         )
     table = list_labelled(str(to), Storage(), Counter())
     return dict(zip(table["uri"].to_pylist(), table["label"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
+def test_missed_animals(show: Callable[..., Page], width: int) -> None:
+    page = show("missed", width)
+    assert "About 2 images with an animal" in page.locator("section:has(#missed)").inner_text()
+    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
+    assert [each for each in page.evaluate(STICKING_OUT) if not each.startswith("<option")] == []
+    page.select_option("select[name=section]", "blanks")
+    assert len(shown(page)) == 2
 
 
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
