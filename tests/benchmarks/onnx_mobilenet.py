@@ -13,7 +13,10 @@ and compares the out-of-fold accuracy and the labels that both models give to al
 from __future__ import annotations
 
 import argparse
+import pickle
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -102,9 +105,14 @@ def compare_labels(photos: Path, file: Path, work: Path, seeds: int) -> None:
             )
 
 
-def compare_speed(pair: tuple[Network, Network], paths: list[Path], rounds: int) -> None:
-    """Print images/s of both, and the ratio, as medians of rounds in which they take turns."""
-    both, pixels = engines(pair), pictures(paths[:BATCH], pair[0].size)
+def compare_speed(file: Path) -> None:
+    """Print images/s of both, and the ratio, as medians of rounds in which they take turns.
+
+    `file`: the pickled networks, pixels and number of rounds. In a process without TensorFlow, as a
+    worker is one, since the native engine's graph depends on it.
+    """
+    pair, pixels, rounds = pickle.loads(file.read_bytes())
+    both = engines(pair)
     rates: dict[str, list[float]] = {title: [] for title in both}
     for _ in range(rounds + 1):
         for title, engine in both.items():
@@ -115,6 +123,7 @@ def compare_speed(pair: tuple[Network, Network], paths: list[Path], rounds: int)
     ratios = [theirs / native for native, theirs in zip(*rates.values(), strict=True)]
     median = {title: statistics.median(series) for title, series in rates.items()}
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    assert "tensorflow" not in sys.modules
     print(
         f"images/s in one thread: {median['native']:.1f} native, {median['ONNX']:.1f} ONNX; "
         f"ratio of a round {middle:.3f} ({low:.3f}-{high:.3f})"
@@ -126,12 +135,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", required=True, type=Path)
+    parser.add_argument("--photos", type=Path)
     parser.add_argument("--backbone", default="mobilenet", choices=list(BACKBONES))
     parser.add_argument("--only", choices=["features", "labels", "speed"], nargs="*")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--turns", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.turns is not None:
+        compare_speed(arguments.turns)
+        return
     steps = arguments.only or ["features", "labels", "speed"]
     with tempfile.TemporaryDirectory(prefix="monkeyray-onnx-") as name:
         file = Path(name) / f"{arguments.backbone}.onnx"
@@ -140,7 +153,10 @@ def main() -> None:
         if "features" in steps:
             compare_features(pair, paths)
         if "speed" in steps:
-            compare_speed(pair, paths, arguments.rounds)
+            pixels = pictures(paths[:BATCH], pair[0].size)
+            work = Path(name) / "turns"
+            work.write_bytes(pickle.dumps((pair, pixels, arguments.rounds)))
+            subprocess.run([sys.executable, "-m", __spec__.name, "--turns", str(work)], check=True)
         if "labels" in steps:
             compare_labels(arguments.photos, file, Path(name), arguments.seeds)
 
