@@ -46,7 +46,8 @@ def networks(name: str, file: Path) -> tuple[Network, Network]:
         weights = load_weights(name, "imagenet", Storage())
     else:
         weights = named_weights(build_backbone(name, seed=1))
-    export_onnx(weights, file, name)
+    if not file.exists():
+        export_onnx(weights, file, name)
     pixels = "tf" if spec.offset else "raw"
     theirs, properties = load_onnx(Location.parse(str(file)), Storage(), pixels=pixels)
     return Network(name, weights, VIEWS), Network(ONNX, theirs, VIEWS, onnx=properties)
@@ -75,34 +76,32 @@ def compare_features(pair: tuple[Network, Network], paths: list[Path]) -> None:
     print(f"features of {len(paths)} photographs: at most {most:.1e} apart, of up to {largest:.1f}")
 
 
-def compare_labels(photos: Path, file: Path, work: Path, seeds: int) -> None:
+def compare_labels(photos: Path, file: Path, work: Path, seeds: list[int]) -> None:
     """Print the accuracy of heads on both, and how often their labels agree."""
     import monkeyray
-    from monkeyray.runs.cluster import connected
 
     quiet = monkeyray.StoreConfig(quiet=True)
     paths = [str(path) for path in sorted(photos.glob("*/*")) if path.is_file()]
-    with connected("local"):
-        for seed in range(seeds):
-            found, labels = [], []
-            choices: dict[str, dict[str, Any]] = {
-                "native": {},
-                "onnx": {"backbone": str(file), "pixels": "tf"},
-            }
-            for title, options in choices.items():
-                model, features = str(work / f"{title}-{seed}"), str(work / title)
-                trained = monkeyray.train(
-                    images=str(photos), model=model, features=features, seed=seed, store=quiet,
-                    **options,
-                )  # fmt: skip
-                found.append(trained.model["metrics"]["estimate"]["accuracy"])
-                labels.append(load_model(model).predict(paths)["label"].to_pylist())
-            same = sum(one == other for one, other in zip(*labels, strict=True))
-            print(
-                f"seed {seed}: out-of-fold accuracy {found[0]:.4f} native, {found[1]:.4f} ONNX; "
-                f"{same} of {len(paths)} photographs with the same label",
-                flush=True,
-            )
+    for seed in seeds:
+        found, labels = [], []
+        choices: dict[str, dict[str, Any]] = {
+            "native": {},
+            "onnx": {"backbone": str(file), "pixels": "tf"},
+        }
+        for title, options in choices.items():
+            model, features = str(work / f"{title}-{seed}"), str(work / title)
+            trained = monkeyray.train(
+                images=str(photos), model=model, features=features, seed=seed, store=quiet,
+                **options,
+            )  # fmt: skip
+            found.append(trained.model["metrics"]["estimate"]["accuracy"])
+            labels.append(load_model(model).predict(paths)["label"].to_pylist())
+        same = sum(one == other for one, other in zip(*labels, strict=True))
+        print(
+            f"seed {seed}: out-of-fold accuracy {found[0]:.4f} native, {found[1]:.4f} ONNX; "
+            f"{same} of {len(paths)} photographs with the same label",
+            flush=True,
+        )
 
 
 def compare_speed(file: Path) -> None:
@@ -138,7 +137,8 @@ def main() -> None:
     parser.add_argument("--photos", type=Path)
     parser.add_argument("--backbone", default="mobilenet", choices=list(BACKBONES))
     parser.add_argument("--only", choices=["features", "labels", "speed"], nargs="*")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--keep", type=Path, help="folder to keep file and features in")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--turns", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -147,7 +147,9 @@ def main() -> None:
         return
     steps = arguments.only or ["features", "labels", "speed"]
     with tempfile.TemporaryDirectory(prefix="monkeyray-onnx-") as name:
-        file = Path(name) / f"{arguments.backbone}.onnx"
+        keep = arguments.keep or Path(name)
+        keep.mkdir(parents=True, exist_ok=True)
+        file = keep / f"{arguments.backbone}.onnx"
         pair = networks(arguments.backbone, file)
         paths = [path for path in sorted(arguments.photos.glob("*/*")) if path.is_file()]
         if "features" in steps:
@@ -158,7 +160,7 @@ def main() -> None:
             work.write_bytes(pickle.dumps((pair, pixels, arguments.rounds)))
             subprocess.run([sys.executable, "-m", __spec__.name, "--turns", str(work)], check=True)
         if "labels" in steps:
-            compare_labels(arguments.photos, file, Path(name), arguments.seeds)
+            compare_labels(arguments.photos, file, keep, arguments.seeds)
 
 
 if __name__ == "__main__":
