@@ -175,7 +175,8 @@ def _event_ids(db: duckdb.DuckDBPyConnection) -> Iterator[str | None]:
 _EVENTS = """
 SELECT event_id AS "eventID", deployment AS "deploymentID", start_instant AS "eventStart",
     end_instant AS "eventEnd", label, score, count, scored,
-    CASE accepted WHEN TRUE THEN $accepted WHEN FALSE THEN $below END AS decision, rollup
+    CASE accepted WHEN TRUE THEN $accepted WHEN FALSE THEN $below END AS decision,
+    taxon, taxon_score
 FROM events JOIN observations USING (event) ORDER BY event, score DESC, label
 """
 
@@ -294,7 +295,7 @@ class _Rows:
             for line in its:
                 rolled = None
                 if roll_up is not None and line["scored"]:
-                    taxon, score = line["rollup"]["taxon"], line["rollup"]["score"]
+                    taxon, score = line["taxon"], line["taxon_score"]
                     if line["decision"] == ACCEPTED:
                         taxon, score = roll_up.own[line["label"]], line["score"]
                     rolled = None if taxon is None else (roll_up.groups[taxon], score)

@@ -1,9 +1,11 @@
 """Events: visits to a camera, found in predictions with DuckDB in limited memory.
 
 Rows of one camera belong to an event if each was taken within a gap after the one before, and
-within an event to a burst by a shorter gap. A burst shows one label, that of its mean scores;
-unless a frame of it has several boxes, which may be of several species, and then each label of a
-box is pooled by itself. An event has an observation for each label of its bursts.
+within an event to a burst by a shorter gap. The rows of a burst that are labelled as animals show
+one, that of their mean scores; unless a frame of it has several boxes, which may be of several
+species, and then each label of a box is pooled by itself, as are blank frames, people and vehicles:
+an animal is often in few frames of a burst. An event has an observation for each label of its
+bursts.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from monkeyray.arrays import Flags
 from monkeyray.console import Advance
 from monkeyray.exports.deployments import Origin
 from monkeyray.exports.job import Source
@@ -43,40 +46,51 @@ _INSERT = f"""
     top_k, detection_conf, taken, instant, camera, site, deployment
 """
 _USABLE = "camera IS NOT NULL AND taken IS NOT NULL"
-#: `event` and `burst` are numbers in the order of cameras and times.
+#: `event`, `burst` and `frame` (the rows of one image): numbers in the order of cameras and times.
+#: `begins` and `ends`: whether the row is the first or the last of its event.
 _GROUPED = f"""
 CREATE TABLE grouped AS
-SELECT number, uri, label, observed, sum(new_event) OVER whole AS event,
-    sum(new_burst) OVER whole AS burst
+SELECT number, label, observed, new_event AS begins, lead(new_event, 1, TRUE) OVER ordered AS ends,
+    sum(new_event::INT) OVER whole AS event, sum(new_burst::INT) OVER whole AS burst,
+    sum(new_frame::INT) OVER whole AS frame
 FROM (
-    SELECT *, (coalesce(since > $gap, TRUE))::INT AS new_event,
-        (coalesce(since > $burst_gap, TRUE))::INT AS new_burst
+    SELECT *, coalesce(since > $gap, TRUE) AS new_event,
+        coalesce(since > $burst_gap, TRUE) AS new_burst
     FROM (
-        SELECT number, uri, label, observed, camera, taken,
+        SELECT number, label, observed, camera, taken,
             if(camera = lag(camera) OVER ordered,
-                epoch_us(taken) - lag(epoch_us(taken)) OVER ordered, NULL) AS since
+                epoch_us(taken) - lag(epoch_us(taken)) OVER ordered, NULL) AS since,
+            uri IS DISTINCT FROM lag(uri) OVER ordered AS new_frame
         FROM rows WHERE {_USABLE} WINDOW ordered AS (ORDER BY camera, taken, number)))
-WINDOW whole AS (ORDER BY camera, taken, number ROWS UNBOUNDED PRECEDING)
+WINDOW ordered AS (ORDER BY camera, taken, number),
+    whole AS (ORDER BY camera, taken, number ROWS UNBOUNDED PRECEDING)
 """
-#: `own`: the label that a row is pooled with; null if it is pooled with all of its burst.
+#: `own`: the label that a row is pooled with; null if it is pooled with all animals of its burst.
+#: The unit's number is then odd.
 _UNITS = """
 CREATE TABLE units AS
 WITH frames AS (
-    SELECT burst, uri, count(*) AS boxes FROM grouped WHERE label IS NOT NULL GROUP BY ALL),
+    SELECT burst, frame, count(*) AS boxes FROM grouped WHERE label IS NOT NULL GROUP BY ALL),
 herds AS (SELECT burst FROM frames GROUP BY burst HAVING max(boxes) > 1)
-SELECT number, event, dense_rank() OVER (ORDER BY burst, own NULLS FIRST) AS unit
-FROM (SELECT *, if(label IS NULL OR burst IN (FROM herds), observed, NULL) AS own FROM grouped)
+SELECT number, event, frame, begins, ends,
+    2 * dense_rank() OVER (ORDER BY burst, own NULLS FIRST) + (own IS NULL)::INT AS unit
+FROM (
+    SELECT grouped.*, if(
+        label IS NULL OR burst IN (FROM herds) OR kind IN ('blank', 'human', 'vehicle'),
+        observed, NULL) AS own
+    FROM grouped LEFT JOIN labels USING (label))
 """
 _POOLED = """
 CREATE TABLE pooled (unit BIGINT, label VARCHAR, score DOUBLE, taxon INTEGER, taxon_score DOUBLE)
 """
 #: Each row with the label of its unit; what a detector saw has its confidence. `taxon`: an index in
-#: the groups of the roll-up.
+#: the groups of the roll-up. `accepted`: null without thresholds.
 _NAMED = """
 CREATE TABLE named AS
-SELECT number, event, if(rows.label IS NULL, observed, pooled.label) AS label,
+SELECT number, event, frame, if(rows.label IS NULL, observed, pooled.label) AS label,
     if(rows.label IS NULL, conf, pooled.score)::DOUBLE AS score,
-    rows.label = pooled.label AS agrees, taxon, taxon_score
+    rows.label = pooled.label AS agrees,
+    if(decision IS NULL, NULL, agrees AND decision = 'accepted') AS accepted, taxon, taxon_score
 FROM units JOIN rows USING (number) LEFT JOIN pooled USING (unit)
 """
 #: `accepted`: whether a row with this label was; null without thresholds. `scored`: by the model,
@@ -84,18 +98,16 @@ FROM units JOIN rows USING (number) LEFT JOIN pooled USING (unit)
 _OBSERVATIONS = """
 CREATE TABLE observations AS
 WITH frames AS (
-    SELECT event, named.label, uri, count(*) AS boxes, sum(score) AS total, min(number) AS first,
-        bool_or(agrees AND decision = 'accepted') FILTER (decision IS NOT NULL) AS accepted,
-        bool_or(agrees IS NOT NULL) AS scored,
-        arg_max({taxon: taxon, score: taxon_score}, {score: score, number: -number}) AS rollup,
-        max(score) AS best
-    FROM named JOIN rows USING (number) WHERE named.label IS NOT NULL GROUP BY ALL),
+    SELECT event, label, frame, count(*) AS boxes, sum(score) AS total, max(score) AS best,
+        bool_or(accepted) AS accepted, bool_or(agrees IS NOT NULL) AS scored,
+        arg_max(taxon, score) AS taxon, arg_max(taxon_score, score) AS taxon_score
+    FROM named WHERE label IS NOT NULL GROUP BY ALL),
 found AS (
-    SELECT event, label, kind, scientific_name, max(boxes) AS count, count(*) AS images,
-        sum(total) / sum(boxes) AS score, bool_or(accepted) AS accepted, bool_or(scored) AS scored,
-        arg_max(rollup, {score: best, number: -first}) AS rollup
-    FROM frames JOIN labels USING (label) GROUP BY ALL)
-SELECT * FROM found
+    SELECT event, label, max(boxes) AS count, count(*) AS images, sum(total) / sum(boxes) AS score,
+        bool_or(accepted) AS accepted, bool_or(scored) AS scored, arg_max(taxon, best) AS taxon,
+        arg_max(taxon_score, best) AS taxon_score
+    FROM frames GROUP BY ALL)
+SELECT * FROM found JOIN labels USING (label)
 QUALIFY kind <> 'blank' OR NOT bool_or(kind <> 'blank') OVER (PARTITION BY event)
     AND row_number() OVER (PARTITION BY event ORDER BY images DESC, label) = 1
 """
@@ -104,13 +116,11 @@ _EVENTS = """
 CREATE TABLE events AS
 SELECT event, left(sha256(concat_ws(chr(31), first.camera, first.uri)), 16) AS event_id, first.site,
     first.camera, first.deployment, first.taken AS "start", last.taken AS "end",
-    first.instant AS start_instant, last.instant AS end_instant, images
+    first.instant AS start_instant, last.instant AS end_instant
 FROM (
-    SELECT event, arg_min(rows, {taken: taken, number: number}) AS first,
-        arg_max(rows, {taken: taken, number: number}) AS last, count(DISTINCT uri) AS images
-    FROM units JOIN (
-        SELECT number, uri, taken, instant, camera, site, deployment FROM rows) rows USING (number)
-    GROUP BY event)
+    SELECT event, max(if(begins, number, NULL)) AS begin, max(if(ends, number, NULL)) AS final
+    FROM units GROUP BY event)
+JOIN rows first ON first.number = begin JOIN rows last ON last.number = final
 """
 
 #: Why rows are in no event; the first that applies.
@@ -168,7 +178,8 @@ def find_events(
     db.execute(_GROUPED, {"gap": gap, "burst_gap": min(gap, burst_gap)})
     db.execute(_UNITS)
     roll_up = None if rollup_threshold is None else RollUp(taxa, labels, rollup_threshold)
-    residual = _pool(db, labels, roll_up)
+    animals = [taxa.of(label).kind in ("animal", "unknown") for label in labels]
+    residual = _pool(db, labels, np.array(animals, bool), roll_up)
     for statement in (_NAMED, _OBSERVATIONS, _EVENTS):
         db.execute(statement)
     counts = dict(
@@ -194,8 +205,13 @@ def _register_labels(db: duckdb.DuckDBPyConnection, labels: list[str], taxa: Tax
     db.register("labels", pa.table(table))
 
 
-def _pool(db: duckdb.DuckDBPyConnection, labels: list[str], roll_up: RollUp | None) -> float:
-    """Fill the table of pooled units. Returns the average residual of the scored rows."""
+def _pool(
+    db: duckdb.DuckDBPyConnection, labels: list[str], animals: Flags, roll_up: RollUp | None
+) -> float:
+    """Fill the table of pooled units. Returns the average residual of the scored rows.
+
+    `animals`: which labels may be those of animals, bool (labels,).
+    """
     db.execute(_POOLED)
     # Of its own connection, since rows are inserted meanwhile.
     reading = db.cursor()
@@ -207,7 +223,9 @@ def _pool(db: duckdb.DuckDBPyConnection, labels: list[str], roll_up: RollUp | No
         residual += rest
         if not len(units):
             continue
-        best = means.argmax(axis=1)
+        # Of two animals between which the rows are divided, and not blank, which neither row says.
+        allowed = animals | (units % 2 == 0)[:, None]
+        best = np.where(allowed, means, -1).argmax(axis=1)
         which, sums = roll_up(means) if roll_up else (np.full(len(units), -1), np.zeros(len(units)))
         table = {
             "unit": units,

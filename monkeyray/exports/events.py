@@ -36,8 +36,8 @@ _EVENTS = """
 SELECT event_id, site, deployment AS deployment_id, "start", "end", label, kind AS observation_type,
     scientific_name, score::FLOAT AS score, accepted,
     if(kind = 'blank', NULL, count)::INTEGER AS count, observations.images::INTEGER AS images,
-    rank AS rollup_rank, name AS rollup_taxon, rollup.score::FLOAT AS rollup_score
-FROM events JOIN observations USING (event) LEFT JOIN taxa ON rollup.taxon = taxa.number
+    rank AS rollup_rank, name AS rollup_taxon, taxon_score::FLOAT AS rollup_score
+FROM events JOIN observations USING (event) LEFT JOIN taxa ON taxon = taxa.number
 ORDER BY event, label
 """
 _ROWS = """

@@ -128,6 +128,23 @@ def test_long_events_keep_the_labels_of_their_bursts(tmp_path: Path) -> None:
     assert (done.events, done.observations) == (2, 3)
 
 
+def test_an_animal_in_few_frames_of_a_burst(tmp_path: Path) -> None:
+    """Blank frames do not outvote it, nor does their share of the scores of other frames."""
+    doubts = [("lion", 0.4), ("leopard", 0.4)]
+    rows = [
+        *(visit(f"/x/A/1/{i}.jpg", START + timedelta(seconds=i), "empty") for i in range(5)),
+        *(scored(f"/x/A/1/{i + 5}.jpg", best, ("empty", 0.35), ("person", 0.25),
+                 captured_at=(START + timedelta(seconds=5 + i)).isoformat())
+          for i, best in enumerate(doubts)),
+        visit("/x/A/1/8.jpg", START + timedelta(seconds=8), "person"),
+    ]  # fmt: skip
+    predict(tmp_path / "predictions", rows, images="/x")
+    _, tables = run(tmp_path)
+    found = [(row["label"], row["images"], row["observation_type"]) for row in tables["events"]]
+    assert found == [("leopard", 2, "animal"), ("person", 1, "human")]
+    assert tables["events"][0]["score"] == pytest.approx(0.2)
+
+
 @pytest.fixture
 def herd(tmp_path: Path) -> Path:
     """Two frames of zebras, a gazelle and a ranger with his car, then one of a fox alone, twice."""
@@ -510,23 +527,37 @@ def test_the_command_line(place: Path, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_events_of_the_standards_example(standard: Path, tmp_path: Path) -> None:
-    """The images of Camtrap DP's example package fall into the events that its authors made."""
+    """The images of Camtrap DP's example, with observations as boxes, fall into the events that its
+    authors made, with the same species."""
     folder = standard / "example"
     with open(folder / "media.csv", newline="") as file:
         media = {row["mediaID"]: row for row in csv.DictReader(file)}
     with open(folder / "observations.csv", newline="") as file:
-        observed = [row for row in csv.DictReader(file) if row["mediaID"]]
-    theirs = {row["mediaID"]: row["eventID"] for row in observed}
-    rows = [
-        scored(f"/x/{media[each]['deploymentID']}/{each}.jpg", ("animal", 0.9),
-               captured_at=media[each]["timestamp"])
-        for each in theirs
-    ]  # fmt: skip
+        observed = list(csv.DictReader(file))
+    given = sorted((row for row in observed if row["mediaID"]), key=lambda row: row["mediaID"])
+    theirs = {row["mediaID"]: row["eventID"] for row in given}
+    rows = []
+    for number, row in enumerate(given):
+        image = media[row["mediaID"]]
+        label = row["scientificName"] or row["observationType"]
+        where = f"/x/{image['deploymentID']}/{row['mediaID']}.jpg"
+        found = scored(where, (label, 0.9), captured_at=image["timestamp"])
+        rows.append({**found, **box(number, "animal", 0.9, 0, 0, 1, 1)})
     predict(tmp_path / "predictions", rows, images="/x")
     _, tables = run(tmp_path, gap="2min", site_pattern="{deployment}/*")
-    ours = {Path(row["uri"]).stem: row["event_id"] for row in tables["rows"]}
-    pairs = {(ours[each], theirs[each]) for each in theirs}
-    assert len(pairs) == len({ours[each] for each in theirs}) == len(set(theirs.values()))
+    names = {row["event_id"]: theirs[Path(row["uri"]).stem] for row in tables["rows"]}
+    ours = {Path(row["uri"]).stem: names[row["event_id"]] for row in tables["rows"]}
+    assert ours == theirs
+    assert len(names) == len(set(theirs.values())) == 34
+    told = {
+        (row["eventID"], row["scientificName"] or row["observationType"])
+        for row in observed
+        if row["observationLevel"] == "event" and row["eventID"] in theirs.values()
+    }
+    found_there = {(names[row["event_id"]], row["label"]) for row in tables["events"]}
+    # Three blank images have no observation of their event, and people were made anonymous there.
+    assert Counter(label for _, label in found_there - told) == {"blank": 3, "Homo sapiens": 1}
+    assert {label for _, label in told - found_there} == {"unclassified"}
 
 
 _PEAK = """
