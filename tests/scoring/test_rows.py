@@ -10,10 +10,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from monkeyray.arrays import Array
+from monkeyray.arrays import Array, Flags
 from monkeyray.errors import BundleError
 from monkeyray.images.decode import Limits
 from monkeyray.runs.workers.fetch import Batch, Fetched
+from monkeyray.scoring.allowed import Allowed
 from monkeyray.scoring.rows import OVERFLOW, BatchScorer, PostProcessor, ScoreOptions
 from tests.support.bundles import WIDTH, make_bundle
 
@@ -25,7 +26,9 @@ def postprocessor() -> PostProcessor:
     )
 
 
-def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
+def rows(
+    answers: list[float], monkeypatch: pytest.MonkeyPatch, allowed: Allowed | None = None
+) -> pa.Table:
     """The rows of images of which the network says each of these for its first label."""
 
     def engine(pixels: Array) -> tuple[Any, Any]:
@@ -36,14 +39,29 @@ def rows(answers: list[float], monkeypatch: pytest.MonkeyPatch) -> pa.Table:
     Image.new("RGB", (300, 200), "green").save(file, "PNG")
     uris = [f"/{number}.png" for number in range(len(answers))]
     nothing = pa.nulls(len(uris))
-    plan = pa.table({"uri": uris, "size_bytes": nothing, "version": nothing})
+    plan = pa.table({"uri": uris, "size_bytes": nothing, "version": nothing, "site": uris})
     batch = Batch(plan, [Fetched(file.getvalue(), "v")] * len(uris))
     bundle = make_bundle()
-    scorer = BatchScorer(
-        bundle, ScoreOptions(bundle.views, 2, None, embeddings=True, limits=Limits())
-    )
+    options = ScoreOptions(bundle.views, 2, None, embeddings=True, limits=Limits(), allowed=allowed)
+    scorer = BatchScorer(bundle, options)
     columns, pixels, good = batch.decode(224, Limits())
     return scorer(batch, columns, good, *engine(pixels))
+
+
+def test_labels_are_allowed_by_the_columns_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    only: dict[tuple[str, ...], Flags] = {
+        ("/0.png", "", ""): np.array([True, True]), ("/1.png", "", ""): np.array([False, True]),
+        ("", "", ""): np.array([True, False]),
+    }  # fmt: skip
+    found = rows([3, 3, np.nan, -3], monkeypatch, Allowed(only, None, None, "0")).to_pylist()
+    first, second = make_bundle().labels
+    assert [row["label"] for row in found] == [first, first, None, first]
+    assert [row["excluded_label"] for row in found] == [None, None, None, second]
+    del only["", "", ""]
+    found = rows([3, 3, np.nan, -3], monkeypatch, Allowed(only, None, None, "0")).to_pylist()
+    assert [row["label"] for row in found] == [first, second, None, second]
+    assert [row["excluded_label"] for row in found] == [None, first, None, None]
+    assert "excluded_label" not in rows([3], monkeypatch).column_names
 
 
 def test_an_image_that_overflows_is_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
