@@ -68,9 +68,8 @@ def select_rows(array: Array, chosen: Flags) -> Array:
 def map_rows(source: Array, shape: tuple[int, ...], rows: Callable[[slice], Array]) -> Array:
     """An array of that shape, whose rows are made from those of `source`: block by block in a new
     file beside that of a mapped one."""
-    if not isinstance(source, MappedArray):
+    if not isinstance(source, MappedArray) or source.filename is None:  # or computed from one
         return np.asarray(rows(slice(None)))
-    assert source.filename is not None
     made = create_mapped(Path(source.filename).parent, source.dtype, shape)
     for start in range(0, shape[0], _ROWS):
         made[start : start + _ROWS] = rows(slice(start, start + _ROWS))

@@ -54,6 +54,10 @@ def test_rows_are_made_in_a_file_from_those_of_one(tmp_path: Path) -> None:
         np.testing.assert_array_equal(twice, 2 * plain)
     assert len(list(tmp_path.iterdir())) == 3
     assert select_rows(array, np.zeros(len(array), bool)).shape == (0, 3)
+    # One that was computed from it is in no file.
+    computed = array[np.arange(len(array)) % 2 == 0]
+    made = map_rows(computed, computed.shape, functools.partial(double, computed))
+    np.testing.assert_array_equal(made, 2 * np.asarray(computed))
 
 
 def test_a_full_disk_is_found_before_it_is_written_to(
