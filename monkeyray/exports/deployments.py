@@ -280,11 +280,13 @@ _NO_OFFSET = timedelta(0)
 @dataclass(frozen=True)
 class Origin:
     """An image's deployment, or else the site and camera in its path, or neither. `time`: when it
-    was taken, an instant within its deployment, if that is known."""
+    was taken, an instant within its deployment, if that is known. `outside`: it was taken when none
+    of its camera's deployments was active."""
 
     deployment: Deployment | None = None
     found: dict[str, str] | None = None
     time: datetime | None = None
+    outside: bool = False
 
     @property
     def clock_offset(self) -> timedelta:
@@ -319,8 +321,10 @@ def origin(
 
     An image without a single matching deployment belongs to the camera that the pattern finds.
     """
+    outside = False
     if deployments is not None:
         dated = deployments.date(path, captured_at)
+        outside = dated.reason == "outside_deployment"
         if dated.deployment is not None:
-            return Origin(dated.deployment, time=dated.time)
-    return Origin(found=pattern.match(path) if pattern is not None else None)
+            return Origin(dated.deployment, time=dated.time, outside=outside)
+    return Origin(found=pattern.match(path) if pattern is not None else None, outside=outside)

@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from monkeyray.arrays import Flags
 from monkeyray.console import Advance
-from monkeyray.exports.deployments import Origin
+from monkeyray.exports.deployments import REASONS, Origin
 from monkeyray.exports.job import Source
 from monkeyray.exports.pooling import pooled_means
 from monkeyray.exports.row_table import located_tables
@@ -38,14 +38,14 @@ _TABLE = """
 CREATE TABLE rows (
     number BIGINT, uri VARCHAR, status VARCHAR, detection INTEGER, label VARCHAR, observed VARCHAR,
     decision VARCHAR, top_k STRUCT(label VARCHAR, score FLOAT)[], conf FLOAT, taken TIMESTAMP,
-    instant VARCHAR, camera VARCHAR, site VARCHAR, deployment VARCHAR)
+    instant VARCHAR, camera VARCHAR, site VARCHAR, deployment VARCHAR, outside BOOLEAN)
 """
 _SEEN = " ".join(f"WHEN '{status}' THEN '{kind}'" for status, kind in OBSERVED.items())
 _INSERT = f"""
     number, uri, status, detection, label, coalesce(label, CASE status {_SEEN} END), decision,
-    top_k, detection_conf, taken, instant, camera, site, deployment
+    top_k, detection_conf, taken, instant, camera, site, deployment, outside
 """
-_USABLE = "camera IS NOT NULL AND taken IS NOT NULL"
+_USABLE = "camera IS NOT NULL AND taken IS NOT NULL AND NOT outside"
 #: `event`, `burst` and `frame` (the rows of one image): numbers in the order of cameras and times.
 #: `begins` and `ends`: whether the row is the first or the last of its event.
 _GROUPED = f"""
@@ -123,9 +123,12 @@ FROM (
 JOIN rows first ON first.number = begin JOIN rows last ON last.number = final
 """
 
-#: Why rows are in no event; the first that applies.
-_NO_CAMERA = "no camera in their path"
-_NO_TIME = "no time in their EXIF: give a table of --times"
+#: Why rows are in no event, by the first reason that applies.
+_APART = {
+    "camera": "no camera in their path",
+    "time": REASONS["no_time"],
+    "outside": REASONS["outside_deployment"],
+}
 
 
 @dataclass(frozen=True)
@@ -171,6 +174,7 @@ def find_events(
         }
         for name, values in made.items():
             table = table.append_column(name, pa.array(values, pa.string()))
+        table = table.append_column("outside", pa.array([each.outside for each in kept]))
         db.from_arrow(table).project(_INSERT).insert_into("rows")
     db.commit()
     labels = sorted(known)
@@ -182,13 +186,11 @@ def find_events(
     residual = _pool(db, labels, np.array(animals, bool), roll_up)
     for statement in (_NAMED, _OBSERVATIONS, _EVENTS):
         db.execute(statement)
-    counts = dict(
-        db.execute(f"""
-            SELECT if(camera IS NULL, '{_NO_CAMERA}', '{_NO_TIME}') AS why, count(*)
-            FROM rows WHERE NOT ({_USABLE}) AND status <> '{ELIMINATED}' GROUP BY why
-        """).fetchall()
-    )
-    apart = {why: counts.get(why, 0) for why in (_NO_CAMERA, _NO_TIME)}
+    rows = db.execute(f"""
+        SELECT CASE WHEN outside THEN 'outside' WHEN camera IS NULL THEN 'camera' ELSE 'time' END
+            AS why, count(*)
+        FROM rows WHERE NOT ({_USABLE}) AND status <> '{ELIMINATED}' GROUP BY why""").fetchall()
+    apart = {words: dict(rows).get(why, 0) for why, words in _APART.items()}
     return Found(residual, apart, roll_up)
 
 

@@ -106,7 +106,7 @@ def test_events_of_cameras(place: Path) -> None:
     }  # fmt: skip
     assert other["start"] == datetime(2021, 5, 31, 7, 59, 55)
     assert (done.rows, done.events, done.observations, done.changed) == (8, 3, 3, 2)
-    assert list(done.apart.values()) == [1, 1]
+    assert list(done.apart.values()) == [1, 1, 0]
     assert done.notes == ()
     assert "8 rows in 3 events with 3 observations" in str(done)
 
@@ -185,7 +185,7 @@ def test_boxes_are_counted_and_people_and_vehicles_are_what_they_are(herd: Path)
     assert tables["events"][4]["score"] == pytest.approx((0.75 + 0.375) / 2)
     assert tables["events"][1]["score"] == pytest.approx(0.9)
     assert done.changed == 1
-    assert list(done.apart.values()) == [0, 0]
+    assert list(done.apart.values()) == [0, 0, 0]
     assert len({row["event_id"] for row in tables["rows"]} - {None}) == 3
 
 
@@ -213,6 +213,9 @@ def test_rates_at_sites(tmp_path: Path) -> None:
         visit("/x/A/2/other.jpg", noon, "fox"),
         visit("/x/A/1/hare.jpg", noon + timedelta(hours=5), "hare"),
         visit("/x/B/1/fox.jpg", noon + timedelta(hours=11), "fox"),
+        # At home, before and after.
+        visit("/x/B/1/home.jpg", datetime(2021, 4, 30), "fox"),
+        visit("/x/B/1/back.jpg", datetime(2021, 6, 30), "fox"),
     ]
     predict(tmp_path / "predictions", rows, images="/x")
     (tmp_path / "deployments.csv").write_text(
@@ -225,7 +228,8 @@ def test_rates_at_sites(tmp_path: Path) -> None:
         "b1,B,1,2021-05-01,2021-05-21,UTC,2021-05-21T00:00:00/2021-06-01|2020-01-01/2020-12-31\n"
         "c1,C,1,2021-05-01,2021-05-04,UTC,\n"
     )
-    _, tables = run(tmp_path, gap="30min", deployments=str(tmp_path / "deployments.csv"))
+    done, tables = run(tmp_path, gap="30min", deployments=str(tmp_path / "deployments.csv"))
+    assert list(done.apart.values()) == [0, 0, 2]
     found = {(row["site"], row["label"]): row for row in tables["sites"]}
     assert {where: row["events"] for where, row in found.items()} == {
         ("A", "fox"): 3, ("A", "hare"): 1, ("B", "fox"): 1, ("B", "hare"): 0, ("C", "fox"): 0,
@@ -289,7 +293,7 @@ def test_given_times_count_before_those_of_the_predictions(place: Path, form: st
         ["A/1/a.jpg", "A/1/b.jpg", "A/1/c.jpg", "A/1/d.jpg"],
         ["A/2/a.jpg", "A/2/b.jpg", "A/2/z.jpg"],
     ]  # fmt: skip
-    assert list(done.apart.values()) == [1, 0]
+    assert list(done.apart.values()) == [1, 0, 0]
 
 
 @pytest.mark.parametrize(
