@@ -26,6 +26,10 @@ L2, TOLERANCE = 10.0, 1e-4
 #: Images that are converted to float64 at a time.
 _ROWS = 1024
 
+#: Images up to which one thread is as fast as two: they wait for each other busily, and several
+#: times as long where other programs use the cores too.
+_FEW = 10_000
+
 #: How many steps L-BFGS remembers, and the maximum that it takes; 50 to 150 are typical.
 _MEMORY, _STEPS = 20, 2000
 
@@ -262,7 +266,8 @@ class LinearTraining:
                 worker.checkpoint(state)
                 last = time.monotonic()
 
-        with threadpool_limits(worker.threads, "blas"):
+        # The number of threads changes no bit.
+        with threadpool_limits(1 if len(learned) <= _FEW else worker.threads, "blas"):
             found = fit_linear(
                 self.vectors,
                 folds.truth[learned],
