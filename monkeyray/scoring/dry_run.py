@@ -80,7 +80,7 @@ def estimate(
     try:
         with hold(trial, work.storage, lambda line: None) as lease:
             run = create_run(trial, lease, {}, sample, sizes, ending="trial")
-            job, one = Job("scoring", run, work), replace(workers, workers=1, cpus=1.0)
+            job, one = Job("scoring", run, work), replace(workers, workers=1, cpus=1.0, grows=False)
             pool.run(job, list(range(len(sizes))), one, say, lambda rows: None)
             tables = [table for _, table in run.read_files(["status", "predicted_at"])]
     finally:

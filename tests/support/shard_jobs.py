@@ -62,8 +62,10 @@ def mapper(
     seen: list[int | None] = [None] * table.num_rows
     for place, image in zip(good, features, strict=True):
         seen[place] = int(image[0, 0])
-    pid = pa.array([os.getpid()] * table.num_rows)
-    return table.append_column("seen", pa.array(seen, pa.int64())).append_column("pid", pid)
+    columns = {"seen": seen, "pid": [os.getpid()] * len(seen), "worker": [os.getppid()] * len(seen)}
+    for name, values in columns.items():
+        table = table.append_column(name, pa.array(values, pa.int64()))
+    return table
 
 
 def dying_engine() -> Engine:

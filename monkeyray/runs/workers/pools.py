@@ -18,7 +18,6 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -240,9 +239,7 @@ class RayPool:
         """Make the given shards; see Pool. `images` gives the job metrics in Ray."""
         if not shards:
             return Counter()
-        at_once = max(1, workers.decoders)
-        workers = replace(workers, workers=min(workers.workers, -(-len(shards) // at_once)))
-        wait_for_workers(workers.workers, workers.gpu, say, workers.cpus)
+        wait_for_workers(1, workers.gpu, say, workers.cpus)
         meter = None if images is None else Meter(job.task, job.place or str(job.run.place), images)
         try:
             with quiet_data():
@@ -303,6 +300,8 @@ def _run_on_ray(
     import ray.data
 
     spent, at_once = Counter[str](), max(1, workers.decoders)
+    useful = -(-len(shards) // at_once)
+    size = min(workers.workers, useful)
     tally = ray.remote(num_cpus=0, max_restarts=-1)(Tally).remote()
     data = ray.data.from_arrow([pa.table({"shard": [shard]}) for shard in shards])
     with warnings.catch_warnings():
@@ -314,14 +313,18 @@ def _run_on_ray(
             # A shard at a time; a number, because Ray wants one for GPUs.
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(
-                size=workers.workers,
+                # Shards are made as soon as the first has room, and by what joins the cluster.
+                min_size=1,
+                initial_size=size,
+                max_size=useful if workers.grows else size,
                 max_concurrent_calls_per_actor=at_once,
                 max_tasks_in_flight_per_actor=2 * at_once,
                 enable_true_multi_threading=True,
             ),
             num_cpus=workers.cpus,
             num_gpus=workers.gpu,
-            # Ray restarts without end by default, even an actor that always dies.
+            # Ray restarts without end by default, even an actor that always dies. It does not count
+            # restarts because of a node that was drained, as spot nodes are.
             max_restarts=_MAX_RESTARTS,
         )
 

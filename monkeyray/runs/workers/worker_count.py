@@ -17,11 +17,13 @@ class WorkerCount:
     cores.
 
     Without a GPU a worker is one process. With one it is an engine and `decoders` more processes.
+    `grows`: a cluster may have room for more of them later, which are then used too.
     """
 
     workers: int
     gpu: float = 0.0
     cpus: float = 1.0
+    grows: bool = False
 
     @property
     def decoders(self) -> int:
@@ -98,8 +100,10 @@ def choose_worker_count(option: str, asked: int | None, gpu: bool) -> WorkerCoun
 
     Raises ClusterError if the cluster can never have as many.
     """
-    workers = choose_workers(option, asked, gpu)
-    return WorkerCount(workers, 1.0, capacity().gpu_cpus) if gpu else WorkerCount(workers)
+    workers, grows = choose_workers(option, asked, gpu), asked is None
+    if not gpu:
+        return WorkerCount(workers, grows=grows)
+    return WorkerCount(workers, 1.0, capacity().gpu_cpus, grows)
 
 
 def choose_workers(option: str, asked: int | None, gpu: bool) -> int:

@@ -34,11 +34,11 @@ def test_cores_are_those_that_a_process_may_use(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("has", "asked", "gpu", "workers"),
     [
-        (Capacity(4, 0, 4, 0, 1), None, False, WorkerCount(4)),
+        (Capacity(4, 0, 4, 0, 1), None, False, WorkerCount(4, grows=True)),
         (Capacity(4, 0, 4, 0, 1), 3, False, WorkerCount(3)),
         # A GPU each, and the cores of its node for each GPU.
-        (Capacity(16, 1, 16, 1, 1, 16.0), None, True, WorkerCount(1, 1.0, 16.0)),
-        (Capacity(20, 2, 20, 2, 3, 4.0), None, True, WorkerCount(2, 1.0, 4.0)),
+        (Capacity(16, 1, 16, 1, 1, 16.0), None, True, WorkerCount(1, 1.0, 16.0, grows=True)),
+        (Capacity(20, 2, 20, 2, 3, 4.0), None, True, WorkerCount(2, 1.0, 4.0, grows=True)),
         (Capacity(16, 4, 16, 4, 1, 4.0), 2, True, WorkerCount(2, 1.0, 4.0)),
         # An explicit number may count on what an autoscaler can add.
         (Capacity(0, 0, 64, 4, 1, 16.0), 4, True, WorkerCount(4, 1.0, 16.0)),
