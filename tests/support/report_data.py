@@ -300,7 +300,7 @@ def hostile_model(text: str = HOSTILE) -> dict[str, Any]:
         "rare_labels": [{"label": text, "train": 1, "groups": 1, "test": 0}],
         "class_weights": {text: 1.5},
         "locations": {
-            "level": text,
+            "level": "location",
             "count": 1,
             "unknown": 1,
             "untested": [{"label": text, "locations": 1}],

@@ -93,7 +93,7 @@ def test_a_click_selects_a_path_to_copy(show: Callable[..., Page], case: str, pa
 def test_the_contents_lead_to_every_section(show: Callable[..., Page]) -> None:
     page = show("full", 390)
     links = page.locator("nav a")
-    assert links.count() == 21
+    assert links.count() == 22
     links.last.click()
     assert page.url.endswith("#configuration")
     assert page.locator("#configuration").bounding_box()["y"] < 844  # type: ignore[index]
