@@ -112,7 +112,7 @@ def export_camtrap(job: Job) -> Export:
             )
         }
         rows = _Rows(job, *tables.values())
-        db = stack.enter_context(open_database("128MB"))
+        db = stack.enter_context(open_database("256MB"))
         gaps = (parse_gap("gap", job.config.gap), parse_gap("burst-gap", job.config.burst_gap))
         threshold = job.config.rollup_threshold
         events = find_events(

@@ -50,14 +50,15 @@ _USABLE = "camera IS NOT NULL AND taken IS NOT NULL AND NOT outside"
 #: `begins` and `ends`: whether the row is the first or the last of its event.
 _GROUPED = f"""
 CREATE TABLE grouped AS
-SELECT number, label, observed, new_event AS begins, lead(new_event, 1, TRUE) OVER ordered AS ends,
+SELECT number, label, observed, accepted, conf, new_event AS begins,
+    lead(new_event, 1, TRUE) OVER ordered AS ends,
     sum(new_event::INT) OVER whole AS event, sum(new_burst::INT) OVER whole AS burst,
     sum(new_frame::INT) OVER whole AS frame
 FROM (
     SELECT *, coalesce(since > $gap, TRUE) AS new_event,
         coalesce(since > $burst_gap, TRUE) AS new_burst
     FROM (
-        SELECT number, label, observed, camera, taken,
+        SELECT number, label, observed, decision = 'accepted' AS accepted, conf, camera, taken,
             if(camera = lag(camera) OVER ordered,
                 epoch_us(taken) - lag(epoch_us(taken)) OVER ordered, NULL) AS since,
             uri IS DISTINCT FROM lag(uri) OVER ordered AS new_frame
@@ -72,7 +73,7 @@ CREATE TABLE units AS
 WITH frames AS (
     SELECT burst, frame, count(*) AS boxes FROM grouped WHERE label IS NOT NULL GROUP BY ALL),
 herds AS (SELECT burst FROM frames GROUP BY burst HAVING max(boxes) > 1)
-SELECT number, event, frame, begins, ends,
+SELECT number, label, observed, accepted, conf, event, frame, begins, ends,
     2 * dense_rank() OVER (ORDER BY burst, own NULLS FIRST) + (own IS NULL)::INT AS unit
 FROM (
     SELECT grouped.*, if(
@@ -87,11 +88,11 @@ CREATE TABLE pooled (unit BIGINT, label VARCHAR, score DOUBLE, taxon INTEGER, ta
 #: the groups of the roll-up. `accepted`: null without thresholds.
 _NAMED = """
 CREATE TABLE named AS
-SELECT number, event, frame, if(rows.label IS NULL, observed, pooled.label) AS label,
-    if(rows.label IS NULL, conf, pooled.score)::DOUBLE AS score,
-    rows.label = pooled.label AS agrees,
-    if(decision IS NULL, NULL, agrees AND decision = 'accepted') AS accepted, taxon, taxon_score
-FROM units JOIN rows USING (number) LEFT JOIN pooled USING (unit)
+SELECT number, event, frame, if(units.label IS NULL, observed, pooled.label) AS label,
+    if(units.label IS NULL, conf, pooled.score)::DOUBLE AS score,
+    units.label = pooled.label AS agrees,
+    if(accepted IS NULL, NULL, accepted AND agrees) AS accepted, taxon, taxon_score
+FROM units LEFT JOIN pooled USING (unit)
 """
 #: `accepted`: whether a row with this label was; null without thresholds. `scored`: by the model,
 #: not only by a detector.
@@ -218,7 +219,7 @@ def _pool(
     # Of its own connection, since rows are inserted meanwhile.
     reading = db.cursor()
     rows = reading.sql("""
-        SELECT unit, top_k FROM units JOIN rows USING (number) WHERE label IS NOT NULL
+        SELECT unit, top_k FROM units JOIN rows USING (number) WHERE units.label IS NOT NULL
         ORDER BY unit, number""")
     residual = 0.0
     for units, means, rest in pooled_means(rows.to_arrow_reader(ROWS), labels):

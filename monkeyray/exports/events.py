@@ -120,7 +120,7 @@ def events(config: EventsConfig) -> Events:
         threshold = source.predictions.run.identity.get("threshold") or 0.5
     gaps = (parse_gap("gap", config.gap), parse_gap("burst-gap", config.burst_gap))
     reporter = config.store.reporter()
-    with open_database("128MB") as db:
+    with open_database("256MB") as db:
         with reporter.bar("finding events") as bar:
             found = find_events(db, source, taxa, *gaps, bar, rollup_threshold=threshold)
         days = trap_days(source.deployments.rows if source.deployments else [])
