@@ -158,7 +158,8 @@ def test_an_image_of_many_boxes_is_fetched_once(tmp_path: Path, threads: int) ->
     (tmp_path / "herd.jpg").write_bytes(b"bytes")
     names = ["gone.jpg"] * 9 + ["herd.jpg"] * 7 + ["lost.jpg"] * 2
     uris = [str(tmp_path / name) for name in names]
-    plan = pa.table({"uri": uris, "size_bytes": [5] * 18, "detection": list(range(18))})
+    columns = {"uri": uris, "size_bytes": [5] * 18, "version": ["1"] * 18}
+    plan = pa.table({**columns, "detection": list(range(18))})
     Counting.asked.clear()
     storage = Counting()
     refusals = Refusals(storage, 3)  # of the images, not of their boxes
