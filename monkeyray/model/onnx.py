@@ -11,6 +11,7 @@ import importlib.util
 import io
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -91,7 +92,11 @@ def load_onnx(
             scale=tuple(1 / 255 / each for each in deviation),
             offset=tuple(-m / d for m, d in zip(mean, deviation, strict=True)),
         )
-        return {ONNX: np.frombuffer(data, np.uint8)}, _try(file, unpooled, pooling)
+        # OpenVINO replaces its thread's stack for signals, and may leave a freed one behind: then
+        # an interrupt is a segmentation fault. This thread gets no interrupts.
+        with ThreadPoolExecutor(1) as trial:
+            spec = trial.submit(_try, file, unpooled, pooling).result()
+        return {ONNX: np.frombuffer(data, np.uint8)}, spec
     except ValueError as error:
         raise ConfigError(f"{what} {error}") from error
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -242,3 +245,17 @@ def test_mobilenet_is_what_keras_made_of_it(photos: Path, tmp_path: Path) -> Non
     for choice in (OPENVINO, RUNTIME):
         features, _ = choice.build(Network(ONNX, theirs, views, onnx=spec))(pixels)
         np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
+
+
+def test_the_stack_for_signals_is_never_a_freed_one(tmp_path: Path) -> None:
+    class Stack(ctypes.Structure):
+        _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+    for pool in ("mean", None, None):
+        with contextlib.suppress(ConfigError):  # None is refused, after a trial
+            load(tmp_path, transformer(), pixels="tf", pool=pool)
+        gc.collect()
+        stack = Stack()
+        ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+        ranges = (line.split()[0].split("-") for line in open("/proc/self/maps"))  # noqa: SIM115
+        assert any(int(low, 16) <= stack.start < int(high, 16) for low, high in ranges)
