@@ -28,7 +28,8 @@ from monkeyray.model.backbones import import_keras
 from monkeyray.model.bundle import Bundle, load_bundle
 from monkeyray.model.engines import choose_engine
 from monkeyray.options import Engine, Precision, StoreConfig, check, require
-from monkeyray.runs.workers.fetch import FETCH_THREADS, Batch, Fetched, attempt, fetch
+from monkeyray.runs.workers.batches import Batch, attempt
+from monkeyray.runs.workers.fetch import FETCH_THREADS, Fetched, fetch
 from monkeyray.scoring.options import parse_top_k
 from monkeyray.scoring.rows import BatchScorer, ScoreOptions
 from monkeyray.scoring.schema import EMBEDDING, prediction_schema

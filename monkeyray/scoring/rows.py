@@ -21,7 +21,7 @@ from monkeyray.model.engines import TENSORFLOW, EngineChoice
 from monkeyray.model.head import head_logits
 from monkeyray.runs.plan import same_rows
 from monkeyray.runs.reader import Predictions
-from monkeyray.runs.workers.fetch import IMAGE_FIELDS, Batch
+from monkeyray.runs.workers.batches import IMAGE_FIELDS, Batch
 from monkeyray.scoring.allowed import Allowed, masked
 from monkeyray.scoring.schema import (
     EMBEDDING,

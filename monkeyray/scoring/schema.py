@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import BOX_FIELDS
-from monkeyray.runs.workers.fetch import IMAGE_FIELDS
+from monkeyray.runs.workers.batches import IMAGE_FIELDS
 from monkeyray.storage.tables import rename_reserved
 
 #: Increases when a column changes its name, type or meaning.

@@ -19,7 +19,8 @@ from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES
 from monkeyray.labels.listing import list_labelled
-from monkeyray.runs.workers.fetch import Refusals, batches
+from monkeyray.runs.workers.batches import batches
+from monkeyray.runs.workers.fetch import Refusals
 from monkeyray.scoring.schema import prediction_schema
 from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.store import Storage

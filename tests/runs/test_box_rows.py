@@ -18,7 +18,8 @@ from monkeyray.images.detections import parse_detections
 from monkeyray.images.listing import list_images
 from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.plan import Listing, collect
-from monkeyray.runs.workers.fetch import Refusals, batches
+from monkeyray.runs.workers.batches import batches
+from monkeyray.runs.workers.fetch import Refusals
 from monkeyray.runs.workers.fetch import categories as categories_of
 from monkeyray.storage.backends.protocol import Blob
 from monkeyray.storage.keys import OTHER_FORM

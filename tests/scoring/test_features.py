@@ -17,8 +17,9 @@ from monkeyray.console import Reporter
 from monkeyray.model.backbones import weights_hash
 from monkeyray.model.engines import EngineChoice
 from monkeyray.model.network import Network
+from monkeyray.runs.workers.batches import Batch
 from monkeyray.runs.workers.decode_process import Work
-from monkeyray.runs.workers.fetch import Batch, fetch
+from monkeyray.runs.workers.fetch import fetch
 from monkeyray.runs.workers.worker import Job
 from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.scoring.features import FeatureCache, find_cached

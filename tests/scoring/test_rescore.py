@@ -24,7 +24,8 @@ from monkeyray.model.bundle import Bundle, describe, load_bundle, save_bundle
 from monkeyray.model.network import Network
 from monkeyray.options import StoreConfig
 from monkeyray.runs.reader import open_predictions
-from monkeyray.runs.workers.fetch import Batch, fetch
+from monkeyray.runs.workers.batches import Batch
+from monkeyray.runs.workers.fetch import fetch
 from monkeyray.runs.workers.pools import MachinePool
 from monkeyray.scoring.options import RescoreConfig
 from monkeyray.scoring.rescore import rescore

@@ -13,7 +13,8 @@ from PIL import Image
 from monkeyray.arrays import Array, Flags
 from monkeyray.errors import BundleError
 from monkeyray.images.decode import Limits
-from monkeyray.runs.workers.fetch import Batch, Fetched
+from monkeyray.runs.workers.batches import Batch
+from monkeyray.runs.workers.fetch import Fetched
 from monkeyray.scoring.allowed import Allowed
 from monkeyray.scoring.rows import OVERFLOW, BatchScorer, PostProcessor, ScoreOptions
 from tests.support.bundles import WIDTH, make_bundle

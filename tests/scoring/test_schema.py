@@ -5,7 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from monkeyray.images.boxes import BOX_FIELDS
-from monkeyray.runs.workers.fetch import IMAGE_FIELDS
+from monkeyray.runs.workers.batches import IMAGE_FIELDS
 from monkeyray.scoring.schema import BOX_COLUMNS, COLUMNS, describe_columns, prediction_schema
 
 

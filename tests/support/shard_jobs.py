@@ -20,8 +20,8 @@ from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes
 from monkeyray.runs.run import Run
+from monkeyray.runs.workers.batches import IMAGE_FIELDS, Batch
 from monkeyray.runs.workers.decode_process import Work
-from monkeyray.runs.workers.fetch import IMAGE_FIELDS, Batch
 from monkeyray.storage.store import Storage
 
 SIZE = 4

@@ -24,7 +24,8 @@ from monkeyray.images.listing import list_images
 from monkeyray.options import StoreConfig
 from monkeyray.runs import lease as leases
 from monkeyray.runs.run import read_parquet
-from monkeyray.runs.workers.fetch import Fetched, Refusals, batches
+from monkeyray.runs.workers.batches import batches
+from monkeyray.runs.workers.fetch import Fetched, Refusals
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.score import score
 from monkeyray.scoring.summary import Summary

@@ -34,16 +34,8 @@ import pyarrow as pa
 from monkeyray.arrays import Array, Floats
 from monkeyray.errors import ClusterError, DecodeError, MonkeyRayError
 from monkeyray.images.decode import Decoded, Limits, decode
-from monkeyray.runs.workers.fetch import (
-    FETCH_THREADS,
-    Batch,
-    Decode,
-    Outcomes,
-    Refusals,
-    attempt,
-    batches,
-    fetch,
-)
+from monkeyray.runs.workers.batches import Batch, Decode, Outcomes, attempt, batches
+from monkeyray.runs.workers.fetch import FETCH_THREADS, Refusals, fetch
 from monkeyray.storage.store import Storage
 
 if TYPE_CHECKING:

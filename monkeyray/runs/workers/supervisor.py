@@ -25,8 +25,9 @@ import pyarrow.compute as pc
 
 from monkeyray.errors import ClusterError, DecodeError
 from monkeyray.images.decode import Decoded
+from monkeyray.runs.workers.batches import Outcomes, how_to_decode
 from monkeyray.runs.workers.decode_process import OpenImage, Slots, Work, no_engine
-from monkeyray.runs.workers.fetch import REFUSED, Outcomes, how_to_decode
+from monkeyray.runs.workers.fetch import REFUSED
 from monkeyray.runs.workers.shared_engine import Results, SharedEngine
 
 #: For how long a network may load, or compute a batch: this, or so many times its slowest batch.

@@ -14,7 +14,8 @@ import pytest
 
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
-from monkeyray.runs.workers.fetch import Fetched, Refusals, batches
+from monkeyray.runs.workers.batches import batches
+from monkeyray.runs.workers.fetch import Fetched, Refusals
 from monkeyray.storage.store import Storage
 
 
