@@ -111,7 +111,7 @@ def marks(hint: Any) -> Iterator[Any]:
     """What annotates a type or its parts, such as IsPlace, Range and OneOf.
 
     >>> list(marks(tuple[Place, ...] | None))
-    [IsPlace(words=(), checked=True)]
+    [IsPlace(words=(), checked=True, ending='')]
     """
     yield from getattr(hint, "__metadata__", ())
     if typing.get_origin(hint) is Literal:

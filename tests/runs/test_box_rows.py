@@ -19,8 +19,8 @@ from monkeyray.images.listing import list_images
 from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.runs.workers.batches import batches
+from monkeyray.runs.workers.batches import categories as categories_of
 from monkeyray.runs.workers.fetch import Refusals
-from monkeyray.runs.workers.fetch import categories as categories_of
 from monkeyray.storage.backends.protocol import Blob
 from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location

@@ -81,8 +81,7 @@ from monkeyray.errors import ClusterError, ConfigError
 from monkeyray.runs import cluster
 ray.get_runtime_context = lambda: SimpleNamespace(gcs_address="127.0.0.1:9")
 cluster._LOST_SECONDS, cluster._LEAVE_SECONDS = 0.2, 1
-if not {leaves}:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGINT, signal.default_int_handler if {leaves} else signal.SIG_IGN)
 try:
     with cluster._watched():
         time.sleep(60)
