@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from monkeyray.console import Say
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES, count_true, read_manifest
-from monkeyray.storage.archives import LINKS, Index, Member, broken_version
+from monkeyray.storage.archives import LINKS, Index, Member, broken_version, is_archive
 from monkeyray.storage.backends.local import local_errors
 from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.keys import OTHER_FORM, nfc, nfc_column
@@ -232,9 +232,11 @@ def _with_members(
                 yield Entry(entry.uri, entry.size_bytes, version)
 
         for entry in entries:
-            is_archive = Location.of(entry.uri).is_archive
-            future = pool.submit(storage.read_index, entry) if is_archive else None
-            ahead.append((entry, future))
+            archived = is_archive(entry.uri)
+            if not archived and not ahead:
+                yield entry
+                continue
+            ahead.append((entry, pool.submit(storage.read_index, entry) if archived else None))
             if len(ahead) > _ARCHIVES:
                 yield from take()
         while ahead:

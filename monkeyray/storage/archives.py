@@ -99,6 +99,11 @@ class Index:
         return self.members.get(_fragment(unquote(name, errors="surrogateescape"), int(number)))
 
 
+def is_archive(uri: str) -> bool:
+    """Whether a file is a tar or zip archive by its name."""
+    return uri.lower().endswith((".tar", ".zip"))
+
+
 def broken_version(version: str | None, reason: str) -> str:
     """The version of an archive whose row says that it is broken."""
     return f"{version or ''}{_BROKEN}{reason}"

@@ -131,16 +131,12 @@ class Location:
         'b.tar/c 1.jpg'
         """
         path = Location.of(uri).path if uri.startswith("file://") else uri
-        if match := _MEMBER.fullmatch(path):
+        # Regular expressions are slow, and few names have a #.
+        if "#" in path and (match := _MEMBER.fullmatch(path)):
             path = f"{match[1]}/{unquote(match[2], errors='surrogateescape')}"
         if not path.startswith(self.prefix) or path == self.prefix:
             return None
         return path[len(self.prefix) :]
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether this is a tar or zip archive by its name."""
-        return self.path.lower().endswith((".tar", ".zip"))
 
     def split_member(self) -> tuple[Location, str] | None:
         """The archive that this would be a member of, and the member's percent-encoded name; None
