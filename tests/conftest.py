@@ -107,6 +107,24 @@ def embedded(few: Path, trained: Trained, tmp_path_factory: pytest.TempPathFacto
     return folder / "predictions"
 
 
+@pytest.fixture(scope="module")
+def on_ray(
+    embedded: Path, trained: Trained, ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Predictions of the same images, made by the module's Ray."""
+    import monkeyray
+
+    place = tmp_path_factory.mktemp("ray") / "predictions"
+    monkeyray.score(
+        images=str(embedded.parent / "images"),
+        model=trained.uri,
+        predictions=str(place),
+        workers=1,
+        store=monkeyray.StoreConfig(quiet=True),
+    )
+    return place
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     """A SeaweedFS S3 server on loopback with the bucket `photos`."""

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-import monkeyray
 from monkeyray.cli.main import entry, main
 from monkeyray.errors import ConfigError, InputError, StorageError
 from monkeyray.labels.listing import list_labelled
@@ -167,22 +166,15 @@ def test_a_password_in_the_environment(name: str, monkeypatch: pytest.MonkeyPatc
 
 
 def test_results_and_logs_hold_no_credential(
-    trained: Trained, embedded: Path, ray_session: None, tmp_path: Path
+    trained: Trained, embedded: Path, on_ray: Path
 ) -> None:
     import ray
 
-    monkeyray.score(
-        images=str(embedded.parent / "images"),
-        model=trained.uri,
-        predictions=str(tmp_path / "on-ray"),
-        workers=1,
-        store=monkeyray.StoreConfig(quiet=True),
-    )
     # conftest has planted it before Ray began.
     secret = os.environ["AWS_SECRET_ACCESS_KEY"].encode()
     assert secret == b"secret-of-tests"
     session = Path(ray._private.worker._global_node.get_session_dir_path())
-    folders = [Path(trained.uri), embedded, tmp_path / "on-ray", session]
+    folders = [Path(trained.uri), embedded, on_ray, session]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     assert {"model.json", "report.html", "config.toml", "_run.json"} <= {f.name for f in files}
     assert any(path.suffix == ".log" for path in files)

@@ -9,9 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import monkeyray
 from monkeyray.runs.workers.telemetry import Meter, Total
-from monkeyray.training.summary import Trained
 
 
 def scrape(until: Callable[[dict[str, float]], bool]) -> dict[str, float]:
@@ -35,17 +33,8 @@ def scrape(until: Callable[[dict[str, float]], bool]) -> dict[str, float]:
     return found
 
 
-def test_prometheus_sees_what_was_done(
-    trained: Trained, embedded: Path, ray_session: None, tmp_path: Path
-) -> None:
-    monkeyray.score(
-        images=str(embedded.parent / "images"),
-        model=trained.uri,
-        predictions=str(tmp_path / "out"),
-        workers=1,
-        store=monkeyray.StoreConfig(quiet=True),
-    )
-    scoring = f"scoring {tmp_path / 'out'}"
+def test_prometheus_sees_what_was_done(embedded: Path, on_ray: Path) -> None:
+    scoring = f"scoring {on_ray}"
     images = "ray_monkeyray_images_total"
     # A job that is at work now, in a place whose name Ray would not take.
     meter = Meter("scoring", "/é", 10)
