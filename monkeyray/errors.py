@@ -87,8 +87,8 @@ class KeyNameError(ObjectError):
     kind = "unsupported"
 
 
-class MemberError(ObjectError):
-    """A member of an archive cannot be unpacked. `kind` is the status of its row."""
+class _ReasonedError(MonkeyRayError):
+    """`kind`: the status of the image's row; `reason`: its error."""
 
     def __init__(self, kind: str, reason: str) -> None:
         super().__init__(kind, reason)
@@ -99,13 +99,9 @@ class MemberError(ObjectError):
         return self.reason
 
 
-class DecodeError(MonkeyRayError):
-    """The bytes cannot be decoded as an image. `kind` is the status of its row."""
+class MemberError(_ReasonedError, ObjectError):
+    """A member of an archive cannot be unpacked."""
 
-    def __init__(self, kind: str, reason: str) -> None:
-        super().__init__(kind, reason)
-        self.kind = kind
-        self.reason = reason
 
-    def __str__(self) -> str:
-        return self.reason
+class DecodeError(_ReasonedError):
+    """The bytes cannot be decoded as an image."""

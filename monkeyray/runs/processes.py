@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self
 
 from monkeyray.errors import ClusterError
-from monkeyray.runs.workers.decode_process import die_with
+from monkeyray.runs.child import die_with, start_child
 
 #: How often a call starts again whose process died.
 _RETRIES = 2
@@ -48,24 +48,14 @@ class FunctionProcess:
         import multiprocessing
 
         self._pipe, far = multiprocessing.Pipe()
-        paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
-        # Never to standard output, which holds the job's result.
-        printed, quiet = (2, {}) if debug else (subprocess.DEVNULL, _QUIET)
         try:
-            self._process = subprocess.Popen(
-                # No imports from the working directory, which may hold a queue.py.
-                [
-                    sys.executable, "-P", "-m", "monkeyray.runs.processes",
-                    str(far.fileno()), str(os.getpid()), *needed,
-                ],
-                pass_fds=[far.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=printed,
-                stderr=printed,
-                # An interrupt at the terminal is for the job alone, which then kills its children.
-                start_new_session=True,
-                env={**_ENVIRONMENT, **quiet, **os.environ, "PYTHONPATH": paths},
-            )  # fmt: skip
+            self._process = start_child(
+                "monkeyray.runs.processes",
+                [far.fileno()],
+                needed,
+                {**_ENVIRONMENT, **({} if debug else _QUIET), **os.environ},
+                quiet=not debug,
+            )
         except OSError as error:
             self._pipe.close()
             raise ClusterError(f"cannot start a process ({error}): free some memory") from None
@@ -167,7 +157,7 @@ def _call_shared(function: Callable[[Any, Any], Any], item: Any) -> Any:
     return function(item, _shared)
 
 
-def main(descriptor: int, parent: int, *needed: str) -> None:
+def main(parent: int, descriptor: int, *needed: str) -> None:
     """The process: load what is needed, then answer calls until the other end closes."""
     die_with(parent)
     pipe = Connection(descriptor)

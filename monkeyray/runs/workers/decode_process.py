@@ -10,12 +10,10 @@ Shared memory also records the open image, which identifies the fatal one.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import math
 import mmap
 import os
-import signal
 import struct
 import sys
 import tempfile
@@ -34,6 +32,7 @@ import pyarrow as pa
 from monkeyray.arrays import Array, Floats
 from monkeyray.errors import ClusterError, DecodeError, MonkeyRayError
 from monkeyray.images.decode import Decoded, Limits, decode
+from monkeyray.runs.child import die_with
 from monkeyray.runs.workers.batches import Batch, Decode, Outcomes, attempt, batches
 from monkeyray.runs.workers.fetch import FETCH_THREADS, Refusals, fetch
 from monkeyray.storage.store import Storage
@@ -289,15 +288,6 @@ class _Server:
             outcome = attempt(work.decode, item.data, work.size, work.limits, how)
             self._opened.set(None)
         self._pipe.send(("outcome", outcome))
-
-
-def die_with(parent: int) -> None:
-    """Kill this process when the thread that started it ends, even if native code hangs."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(0)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@ archive with one request."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from monkeyray.console import counted
@@ -19,6 +20,7 @@ from monkeyray.errors import (
 )
 from monkeyray.images.decode import Limits
 from monkeyray.storage.archives import RANGE_BYTES, Extent, Member, broken_reason, unpack
+from monkeyray.storage.backends.protocol import Blob
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -55,8 +57,12 @@ def fetch(
     if size_bytes is not None and size_bytes > limits.max_bytes:
         reason = f"{size_bytes} bytes, the limit is {limits.max_bytes}"
         return Fetched(None, None, "too_large", reason)
+    return _outcome(lambda: storage.read(uri, limits.max_bytes), limits)
+
+
+def _outcome(read: Callable[[], Blob], limits: Limits) -> Fetched:
     try:
-        blob = storage.read(uri, limits.max_bytes)
+        blob = read()
     except TooLargeError:
         return Fetched(None, None, "too_large", f"more bytes than the limit, {limits.max_bytes}")
     except NoFileError:
@@ -126,20 +132,14 @@ def fetch_neighbours(
     except (ConflictError, ObjectError):
         # The archive was changed or is gone: each member is looked for where it is now.
         return [fetch(storage, uri, size, limits) for uri, size, _ in plan]
-    found = []
-    for _, size, version in plan:
+
+    def member(size: int | None, version: str | None) -> Blob:
         extent = Extent.parse(version)
         assert extent is not None
         part = data[extent.start - group.start : extent.end - group.start]
-        try:
-            bytes_ = unpack(part, Member(size or 0, extent), limits.max_bytes)
-            found.append(Fetched(bytes_, version))
-        except TooLargeError:
-            reason = f"more bytes than the limit, {limits.max_bytes}"
-            found.append(Fetched(None, version, "too_large", reason))
-        except MemberError as error:
-            found.append(Fetched(None, version, error.kind, error.reason))
-    return found
+        return Blob(unpack(part, Member(size or 0, extent), limits.max_bytes), version)
+
+    return [_outcome(functools.partial(member, size, version), limits) for _, size, version in plan]
 
 
 class Refusals:

@@ -12,7 +12,6 @@ import os
 import pickle
 import signal
 import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +24,7 @@ import pyarrow.compute as pc
 
 from monkeyray.errors import ClusterError, DecodeError
 from monkeyray.images.decode import Decoded
+from monkeyray.runs.child import start_child
 from monkeyray.runs.workers.batches import Outcomes, how_to_decode
 from monkeyray.runs.workers.decode_process import OpenImage, Slots, Work, no_engine
 from monkeyray.runs.workers.fetch import REFUSED
@@ -72,34 +72,19 @@ class DecodeProcess:
         #: Held while the pipe is used by the engine, or closed.
         self._open = threading.Lock()
         self._image = OpenImage.create()
-        paths = os.pathsep.join(dict.fromkeys(path or os.getcwd() for path in sys.path))  # noqa: PTH109
         handed = [far.fileno(), self._image.descriptor]
         if engine is not None:
             handed.append(os.memfd_create("slots"))
             self._slots = Slots(handed[-1], engine.work)
-        # Never to standard output, which holds the job's result.
-        said = subprocess.DEVNULL if quiet else 2
         try:
             # From a thread that stays, because the child dies with the thread that started it.
             self._process = _starter.submit(
-                subprocess.Popen,
-                [
-                    sys.executable,
-                    # No imports from the working directory: it may be a checkout of another
-                    # version, or hold a queue.py.
-                    "-P",
-                    "-m",
-                    "monkeyray.runs.workers.decode_process",
-                    str(os.getpid()),
-                    *map(str, handed),
-                ],
-                pass_fds=handed,
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                # An interrupt at the terminal is for the job alone, which then kills its children.
-                start_new_session=True,
-                env={**os.environ, **(environment or {}), "PYTHONPATH": paths},
+                start_child,
+                "monkeyray.runs.workers.decode_process",
+                handed,
+                (),
+                {**os.environ, **(environment or {})},
+                quiet,
             ).result()
         except OSError as error:
             self._pipe.close()
