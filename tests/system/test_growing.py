@@ -8,8 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# Each node has one CPU, so room for one worker; rows have the id of its process. Each image takes
-# 0.2 s.
+# Each node has one CPU, so room for one worker; rows have the id of its process. Each worker writes
+# one file and holds its next one back until the last change has been made.
 JOB = """
 import json, sys, time
 from collections import Counter
@@ -37,7 +37,7 @@ nodes = [cluster.add_node(num_cpus=1)]
 ray.init(address=cluster.address, log_to_driver=False)
 images, out = folder / "images", folder / "out"
 images.mkdir()
-plan = plan_of(images, {f"{i:04d}.jpg": b"slow" + bytes([i % 250]) for i in range(320)})
+plan = plan_of(images, {f"{i:04d}.jpg": f"until {folder}/changed".encode() for i in range(320)})
 
 def rows_by_worker():
     tables = [table for _, table in run.read_files(["worker"])]
@@ -67,10 +67,11 @@ def change(made):
         cluster.remove_node(node, allow_graceful=False)
         nodes.append(cluster.add_node(num_cpus=1))
     await_another()
+    (folder / "changed").touch()
 
 with hold(Location.of(str(out)), Storage(), print) as lease:
     run = prepare(lease, plan, 8)
-    pool, job, say = pools.RayPool(), Job("scoring", run, work(Limits())), Reporter(True).say
+    pool, job, say = pools.RayPool(), Job("scoring", run, work(Limits(decode_seconds=600))), Reporter(True).say
     counted = pool.count("workers", None, False)
     with ThreadPoolExecutor(1) as other:
         made = other.submit(pool.run, job, list(run.pending()), counted, say, print)
