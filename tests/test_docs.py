@@ -14,7 +14,7 @@ import pytest
 from monkeyray.cli.commands import COMMANDS
 from monkeyray.cli.fields import options_of
 from monkeyray.cli.parsing import completion, parse
-from monkeyray.exports.camtrap_profile import read_project
+from monkeyray.exports.camtrap.profile import read_project
 from monkeyray.exports.deployments import read_deployments
 from monkeyray.exports.taxonomy import Taxa
 from monkeyray.images.site_pattern import SitePattern

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from monkeyray.exports.events import events
+from monkeyray.exports.events.tables import events
 from monkeyray.exports.options import EventsConfig
 from monkeyray.images.listing import VIDEOS
 from monkeyray.runs.run import to_parquet

@@ -31,7 +31,7 @@ MODULES = {
     "rescore": "monkeyray.scoring.rescore",
     "evaluate": "monkeyray.scoring.evaluation.evaluate",
     "export": "monkeyray.exports.export",
-    "events": "monkeyray.exports.events",
+    "events": "monkeyray.exports.events.tables",
     "review": "monkeyray.pages.review",
     "demo": "monkeyray.cli.demo",
 }

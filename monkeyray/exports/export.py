@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from monkeyray.exports.camtrap_profile import FILES, read_project
+from monkeyray.exports.camtrap.profile import FILES, read_project
 from monkeyray.exports.job import Export, Job, open_source
 from monkeyray.exports.options import ExportConfig
 from monkeyray.exports.taxonomy import read_taxa
@@ -15,7 +15,7 @@ from monkeyray.storage.location import Location
 
 #: The module and the function of each format. The function writes `job.output`.
 _FORMATS = {
-    "camtrap-dp": ("monkeyray.exports.camtrap", "export_camtrap"),
+    "camtrap-dp": ("monkeyray.exports.camtrap.tables", "export_camtrap"),
     "megadetector": ("monkeyray.exports.megadetector", "export_megadetector"),
     "csv": ("monkeyray.exports.csv", "export_csv"),
     "failures": ("monkeyray.exports.failures", "export_failures"),

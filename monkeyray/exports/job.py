@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from monkeyray.console import Advance, Result, counted
 from monkeyray.errors import ConfigError, InputError, StorageError
-from monkeyray.exports.camtrap_profile import Project
+from monkeyray.exports.camtrap.profile import Project
 from monkeyray.exports.deployments import Deployments, Origin, origin, read_deployments
 from monkeyray.exports.options import ExportConfig, PredictionsConfig
 from monkeyray.exports.taxonomy import Taxa

@@ -15,7 +15,7 @@ from monkeyray.images.boxes import ANIMAL, BOX_FIELDS
 from monkeyray.images.listing import PLAN_SCHEMA, list_images
 from monkeyray.images.manifest import count_true
 from monkeyray.labels.folders import label_by_folder
-from monkeyray.labels.formats import recognise
+from monkeyray.labels.formats.recognise import recognise
 from monkeyray.labels.manifest import label_by_column
 from monkeyray.labels.options import DEFAULTS, LabelOptions
 from monkeyray.labels.paths import find_images, slashed

@@ -8,7 +8,7 @@ __all__ = ["Bundle", "Network", "choose_engine", "load_bundle", "save_bundle"]
 
 if TYPE_CHECKING:
     from monkeyray.model.bundle import Bundle, load_bundle, save_bundle
-    from monkeyray.model.engines import choose_engine
+    from monkeyray.model.engines.choice import choose_engine
     from monkeyray.model.network import Network
 else:
     # Hidden from type checkers, which would accept any name.
@@ -17,6 +17,6 @@ else:
         {
             "bundle": "Bundle load_bundle save_bundle",
             "network": "Network",
-            "engines": "choose_engine",
+            "engines.choice": "choose_engine",
         },
     )

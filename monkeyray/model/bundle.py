@@ -37,7 +37,7 @@ from monkeyray.model.bundle_schema import (
     check_types,
     spec_of,
 )
-from monkeyray.model.int8 import check_arrays as check_int8
+from monkeyray.model.engines.int8 import check_arrays as check_int8
 from monkeyray.model.known_images import KnownImages
 from monkeyray.model.network import Network
 from monkeyray.statistics.thresholds import Thresholds

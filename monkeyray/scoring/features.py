@@ -21,7 +21,7 @@ from monkeyray.images.boxes import BOX_COLUMNS, has_boxes
 from monkeyray.images.decode import DECODE_VERSION, Limits, decode
 from monkeyray.images.listing import with_versions
 from monkeyray.model.backbones import weights_hash
-from monkeyray.model.engines import TENSORFLOW, EngineChoice
+from monkeyray.model.engines.choice import TENSORFLOW, EngineChoice
 from monkeyray.model.network import Network
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run

@@ -10,7 +10,7 @@ from monkeyray.console import Say
 from monkeyray.errors import InputError
 from monkeyray.images.decode import Limits, decode
 from monkeyray.model.bundle import Bundle, int8_sha256
-from monkeyray.model.engines import choose_engine
+from monkeyray.model.engines.choice import choose_engine
 from monkeyray.options import flag
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import clear, create_run

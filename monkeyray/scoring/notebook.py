@@ -26,7 +26,7 @@ from monkeyray.errors import ConfigError, DecodeError, InputError
 from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.model.backbones import import_keras
 from monkeyray.model.bundle import Bundle, load_bundle
-from monkeyray.model.engines import choose_engine
+from monkeyray.model.engines.choice import choose_engine
 from monkeyray.options import Engine, Precision, StoreConfig, check, require
 from monkeyray.runs.workers.batches import Batch, attempt
 from monkeyray.runs.workers.fetch import FETCH_THREADS, Fetched, fetch

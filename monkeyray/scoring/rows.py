@@ -17,7 +17,7 @@ from monkeyray.images.boxes import BOX_FIELDS, has_boxes
 from monkeyray.images.decode import Limits
 from monkeyray.model.backbones import Weights
 from monkeyray.model.bundle import Bundle
-from monkeyray.model.engines import TENSORFLOW, EngineChoice
+from monkeyray.model.engines.choice import TENSORFLOW, EngineChoice
 from monkeyray.model.head import head_logits
 from monkeyray.runs.plan import same_rows
 from monkeyray.runs.reader import Predictions

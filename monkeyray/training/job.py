@@ -15,7 +15,7 @@ import pyarrow as pa
 from monkeyray.arrays import Array
 from monkeyray.console import Reporter, counted
 from monkeyray.errors import InputError
-from monkeyray.model.engines import EngineChoice, choose_engine
+from monkeyray.model.engines.choice import EngineChoice, choose_engine
 from monkeyray.model.network import Network
 from monkeyray.runs.cluster import connected, is_asked_for
 from monkeyray.runs.workers.pools import MachinePool, Pool, RayPool

@@ -27,7 +27,7 @@ from monkeyray.console import Reporter
 from monkeyray.images.decode import Limits, decode
 from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
-from monkeyray.model.engines import Engine
+from monkeyray.model.engines.choice import Engine
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes

@@ -124,7 +124,7 @@ def spread(task: Callable[..., Any], *arguments: Any) -> list[Any]:
 
 def _loop(core: int, images: str, model: str, out: str, engine: str, decoder: str) -> list[Any]:
     one_thread()
-    from monkeyray.model.engines import EngineChoice
+    from monkeyray.model.engines.choice import EngineChoice
 
     network = load_network(model, engine.endswith("int8"))
     run = EngineChoice(*engine.split("-")).build(network)
@@ -149,7 +149,7 @@ def loop(arguments: argparse.Namespace) -> list[Any]:
 
 def _compute(core: int, images: str, model: str, engine: str) -> float:
     one_thread()
-    from monkeyray.model.engines import EngineChoice
+    from monkeyray.model.engines.choice import EngineChoice
 
     run = EngineChoice(*engine.split("-")).build(load_network(model, engine.endswith("int8")))
     pixels = next(batches_of(paths_of(images)[:BATCH], open_pillow))

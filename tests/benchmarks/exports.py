@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from monkeyray.exports.events import events
+from monkeyray.exports.events.tables import events
 from monkeyray.exports.export import export
 from monkeyray.exports.options import EventsConfig, ExportConfig
 from monkeyray.options import StoreConfig

@@ -27,9 +27,9 @@ import numpy as np
 from monkeyray.arrays import Array
 from monkeyray.images.decode import decode
 from monkeyray.model.backbones import BACKBONES, ONNX, build_backbone, load_weights, named_weights
-from monkeyray.model.engines import EngineChoice
+from monkeyray.model.engines.choice import EngineChoice
+from monkeyray.model.engines.onnx import load_onnx
 from monkeyray.model.network import Network
-from monkeyray.model.onnx import load_onnx
 from monkeyray.scoring.notebook import load_model
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage

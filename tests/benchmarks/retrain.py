@@ -36,7 +36,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance
 
 from monkeyray.model.backbones import load_weights
-from monkeyray.model.engines import choose_engine
+from monkeyray.model.engines.choice import choose_engine
 from monkeyray.model.network import Network
 from monkeyray.scoring.features import FeatureCache
 from monkeyray.storage.location import Location

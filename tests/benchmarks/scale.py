@@ -38,7 +38,7 @@ from monkeyray.console import Reporter
 from monkeyray.images.decode import Limits
 from monkeyray.images.listing import list_images
 from monkeyray.model.bundle import load_bundle
-from monkeyray.model.engines import Engine, choose_engine
+from monkeyray.model.engines.choice import Engine, choose_engine
 from monkeyray.options import StoreConfig
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import create_run, open_run

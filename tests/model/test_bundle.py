@@ -21,7 +21,7 @@ from monkeyray.model.bundle import (
     load_known_images,
     save_bundle,
 )
-from monkeyray.model.int8 import to_arrays
+from monkeyray.model.engines.int8 import to_arrays
 from monkeyray.model.known_images import KnownImages
 from monkeyray.storage.store import Storage
 from tests.support.bundles import ARRAYS, BIAS, KERNEL, STORAGE, WIDTH, edit, load, make_bundle

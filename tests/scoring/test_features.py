@@ -15,7 +15,7 @@ from PIL import Image
 from monkeyray.arrays import Array, Floats
 from monkeyray.console import Reporter
 from monkeyray.model.backbones import weights_hash
-from monkeyray.model.engines import EngineChoice
+from monkeyray.model.engines.choice import EngineChoice
 from monkeyray.model.network import Network
 from monkeyray.runs.workers.batches import Batch
 from monkeyray.runs.workers.decode_process import Work

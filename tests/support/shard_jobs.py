@@ -15,7 +15,7 @@ import pyarrow as pa
 from monkeyray.arrays import Array, Floats
 from monkeyray.errors import DecodeError
 from monkeyray.images.decode import Decoded, Limits
-from monkeyray.model.engines import Engine
+from monkeyray.model.engines.choice import Engine
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.place import create_run
 from monkeyray.runs.plan import collect, shard_sizes

@@ -71,7 +71,8 @@ def change(made):
 
 with hold(Location.of(str(out)), Storage(), print) as lease:
     run = prepare(lease, plan, 8)
-    pool, job, say = pools.RayPool(), Job("scoring", run, work(Limits(decode_seconds=600))), Reporter(True).say
+    pool, say = pools.RayPool(), Reporter(True).say
+    job = Job("scoring", run, work(Limits(decode_seconds=600)))
     counted = pool.count("workers", None, False)
     with ThreadPoolExecutor(1) as other:
         made = other.submit(pool.run, job, list(run.pending()), counted, say, print)

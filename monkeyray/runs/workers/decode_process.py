@@ -38,7 +38,7 @@ from monkeyray.runs.workers.fetch import FETCH_THREADS, Refusals, fetch
 from monkeyray.storage.store import Storage
 
 if TYPE_CHECKING:
-    from monkeyray.model.engines import Engine
+    from monkeyray.model.engines.choice import Engine
 
 #: Maps a batch to a finished table, in the same order: the batch, the columns and places that
 #: `Batch.decode` returns, and the features and logits of the images at these places.

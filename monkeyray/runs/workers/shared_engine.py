@@ -21,7 +21,7 @@ from monkeyray.errors import MonkeyRayError
 from monkeyray.runs.workers.decode_process import Work, no_engine
 
 if TYPE_CHECKING:
-    from monkeyray.model.engines import Engine
+    from monkeyray.model.engines.choice import Engine
 
 #: Batches of decode processes that are computed at once, if as many are there.
 _AT_ONCE = 8

@@ -28,7 +28,7 @@ from monkeyray.labels.contradictions import describe_contradictions
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.policies import say_labels
 from monkeyray.model.bundle import Bundle, load_bundle, load_known_images
-from monkeyray.model.engines import choose_engine
+from monkeyray.model.engines.choice import choose_engine
 from monkeyray.model.known_images import describe_known_images
 from monkeyray.options_file import write_options
 from monkeyray.runs.cluster import check_places

@@ -13,10 +13,10 @@ from monkeyray.arrays import Array
 from monkeyray.errors import ConfigError
 from monkeyray.images.views import choose_views
 from monkeyray.model.backbones import ONNX, Weights, load_weights
-from monkeyray.model.engines import EngineChoice, choose_engine
+from monkeyray.model.engines.choice import EngineChoice, choose_engine
+from monkeyray.model.engines.onnx import load_onnx, takes_batches
+from monkeyray.model.engines.quantise import IMAGES, Quantised, check_installed, compare, quantise
 from monkeyray.model.network import Network
-from monkeyray.model.onnx import load_onnx, takes_batches
-from monkeyray.model.quantise import IMAGES, Quantised, check_installed, compare, quantise
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from monkeyray.training.assess import (

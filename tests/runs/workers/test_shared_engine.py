@@ -12,7 +12,7 @@ import pytest
 from monkeyray.arrays import Array, Floats
 from monkeyray.errors import BundleError, MonkeyRayError
 from monkeyray.images.decode import Limits
-from monkeyray.model.engines import Engine
+from monkeyray.model.engines.choice import Engine
 from monkeyray.runs.workers.shared_engine import SharedEngine
 from tests.support.shard_jobs import SIZE, work
 

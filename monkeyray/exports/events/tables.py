@@ -17,8 +17,8 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from monkeyray.console import Result, counted
-from monkeyray.exports.effort import trap_days
-from monkeyray.exports.event_rows import Found, find_events
+from monkeyray.exports.events.effort import trap_days
+from monkeyray.exports.events.find import Found, find_events
 from monkeyray.exports.job import open_source
 from monkeyray.exports.options import EventsConfig, parse_gap
 from monkeyray.exports.row_table import open_database

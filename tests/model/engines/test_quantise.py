@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from monkeyray.errors import ConfigError
-from monkeyray.model.quantise import check_installed, compare
+from monkeyray.model.engines.quantise import check_installed, compare
 from monkeyray.training.summary import Trained
 
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from monkeyray.errors import BundleError
 from monkeyray.model.backbones import Weights
+from monkeyray.model.engines.runtimes import reason_of
 from monkeyray.model.network import Network, network_graph
-from monkeyray.model.runtimes import reason_of
 
 #: Both uint8: the graph as OpenVINO XML, and its constants.
 _ARRAYS = ("graph", "constants")

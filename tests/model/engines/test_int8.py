@@ -16,11 +16,11 @@ from monkeyray.arrays import Array
 from monkeyray.errors import BundleError
 from monkeyray.images.decode import decode
 from monkeyray.model.bundle import int8_sha256, load_bundle
-from monkeyray.model.engines import EngineChoice
+from monkeyray.model.engines.choice import EngineChoice
+from monkeyray.model.engines.int8 import int8_model, to_arrays
+from monkeyray.model.engines.openvino import OpenVinoEngine
 from monkeyray.model.head import head_logits
-from monkeyray.model.int8 import int8_model, to_arrays
 from monkeyray.model.network import Network
-from monkeyray.model.openvino import OpenVinoEngine
 from monkeyray.scoring.features import FeatureCache
 from monkeyray.scoring.job import run_identity, score_options
 from monkeyray.scoring.options import ScoreConfig
@@ -34,7 +34,7 @@ VIEWS = ("middle", "middle-mirrored")
 ALONE = """
 import pickle, sys
 sys.modules |= dict.fromkeys(["nncf", "tensorflow", "keras", "torch"])
-from monkeyray.model.openvino import OpenVinoEngine
+from monkeyray.model.engines.openvino import OpenVinoEngine
 network, pixels, out = pickle.load(open(sys.argv[1], "rb"))
 engine = OpenVinoEngine(network, "int8")
 pickle.dump([engine(pixels), engine(pixels[1:2]), engine(pixels[:0])], open(out, "wb"))

@@ -21,8 +21,8 @@ from monkeyray.model.backbones import (
     load_weights,
     named_weights,
 )
+from monkeyray.model.engines.openvino import OpenVinoEngine, cached_graph
 from monkeyray.model.network import Network, TensorFlowEngine
-from monkeyray.model.openvino import OpenVinoEngine, cached_graph
 from monkeyray.storage.store import Storage
 
 VIEWS = ("middle", "middle-mirrored")
@@ -30,7 +30,7 @@ VIEWS = ("middle", "middle-mirrored")
 # In a process of its own, where Keras is not on TensorFlow yet.
 ALONE = """
 import pickle, sys
-from monkeyray.model import openvino
+from monkeyray.model.engines import openvino
 networks, pixels, out = pickle.load(open(sys.argv[1], "rb"))
 for network in networks:
     openvino.OpenVinoEngine(network)
@@ -120,7 +120,7 @@ def test_openvino_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("HOME", str(tmp_path))
     plain, ours = (
         "import openvino",
-        "from monkeyray.model.runtimes import import_openvino as o; o()",
+        "from monkeyray.model.engines.runtimes import import_openvino as o; o()",
     )
     for code, told in ((ours, []), (plain, ["intel"])):
         # Nor does this test: there is no way to the Internet through that proxy.

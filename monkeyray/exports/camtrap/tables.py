@@ -29,10 +29,10 @@ import pyarrow.csv
 
 from monkeyray.console import counted
 from monkeyray.errors import InputError
-from monkeyray.exports.camtrap_package import describe_package
-from monkeyray.exports.camtrap_profile import deployments_csv, table_fields
+from monkeyray.exports.camtrap.package import describe_package
+from monkeyray.exports.camtrap.profile import deployments_csv, table_fields
 from monkeyray.exports.deployments import REASONS, Deployment, Origin
-from monkeyray.exports.event_rows import ROWS, find_events
+from monkeyray.exports.events.find import ROWS, find_events
 from monkeyray.exports.job import Export, Job
 from monkeyray.exports.options import parse_gap
 from monkeyray.exports.row_table import open_database

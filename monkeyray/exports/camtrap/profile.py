@@ -123,7 +123,7 @@ def _problem(content: Any) -> str | None:
 
 
 def _schema(name: str) -> Any:
-    return json.loads((files("monkeyray.exports") / "schemas" / name).read_bytes())
+    return json.loads((files("monkeyray.exports.camtrap") / "schemas" / name).read_bytes())
 
 
 @functools.cache

@@ -18,12 +18,12 @@ from onnx.reference import ReferenceEvaluator
 from monkeyray.errors import BundleError, ConfigError
 from monkeyray.images.decode import decode
 from monkeyray.model.backbones import ONNX, OnnxBackbone, load_weights
-from monkeyray.model.engines import EngineChoice
+from monkeyray.model.engines.choice import EngineChoice
+from monkeyray.model.engines.onnx import OnnxEngine, load_onnx, pooling
+from monkeyray.model.engines.openvino import OpenVinoEngine
+from monkeyray.model.engines.quantise import quantise_backbone
 from monkeyray.model.head import head_logits
 from monkeyray.model.network import Network
-from monkeyray.model.onnx import OnnxEngine, load_onnx, pooling
-from monkeyray.model.openvino import OpenVinoEngine
-from monkeyray.model.quantise import quantise_backbone
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.keras_onnx import export_onnx
@@ -190,7 +190,7 @@ def test_what_cannot_be_a_backbone_is_refused(
 def test_files_that_are_absent_or_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"--backbone .*no\.onnx cannot be read: .*: correct the"):
         load_onnx(Location.parse(str(tmp_path / "no.onnx")), Storage())
-    monkeypatch.setattr("monkeyray.model.onnx.MOST_BYTES", 1000)
+    monkeypatch.setattr("monkeyray.model.engines.onnx.MOST_BYTES", 1000)
     with pytest.raises(ConfigError, match=r"cannot be read: .*1000"):
         load(tmp_path, transformer())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from monkeyray.errors import InputError
-from monkeyray.labels import camtrap_dp, coco, lila, timelapse, wildlife_insights
+from monkeyray.labels.formats import camtrap_dp, coco, lila, timelapse, wildlife_insights
 from monkeyray.labels.source import Format, Source
 from monkeyray.storage.tables import key
 

@@ -19,11 +19,11 @@ from monkeyray.arrays import Array
 from monkeyray.console import silence_stderr
 from monkeyray.errors import ConfigError
 from monkeyray.model.backbones import Weights, import_keras
+from monkeyray.model.engines.int8 import to_arrays
+from monkeyray.model.engines.openvino import OpenVinoEngine, convert
+from monkeyray.model.engines.runtimes import import_openvino, unreported
 from monkeyray.model.head import head_logits
-from monkeyray.model.int8 import to_arrays
 from monkeyray.model.network import Network
-from monkeyray.model.openvino import OpenVinoEngine, convert
-from monkeyray.model.runtimes import import_openvino, unreported
 from monkeyray.statistics.metrics import softmax, wilson
 
 #: Calibration images, NNCF's default.

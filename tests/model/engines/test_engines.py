@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 
 from monkeyray.errors import ConfigError
-from monkeyray.model.engines import EngineChoice, choose_engine
+from monkeyray.model.engines.choice import EngineChoice, choose_engine
 
 
 def test_auto_takes_openvino_on_cpus_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:

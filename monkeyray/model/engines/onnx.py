@@ -28,16 +28,16 @@ from monkeyray.model.backbones import (
     OnnxBackbone,
     Weights,
 )
-from monkeyray.model.head import head_logits
-from monkeyray.model.network import Network, network_graph
-from monkeyray.model.onnx_file import OnnxFile, read_onnx
-from monkeyray.model.runtimes import (
+from monkeyray.model.engines.runtimes import (
     compile_model,
     import_onnxruntime,
     import_openvino,
     reason_of,
     threads,
 )
+from monkeyray.model.head import head_logits
+from monkeyray.model.network import Network, network_graph
+from monkeyray.model.onnx_file import OnnxFile, read_onnx
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 

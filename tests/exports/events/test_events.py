@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import monkeyray.exports.event_rows
+import monkeyray.exports.events.find
 from monkeyray.cli.main import main
 from monkeyray.errors import ConfigError, InputError, RunError, StorageError
-from monkeyray.exports.events import Events, events
+from monkeyray.exports.events.tables import Events, events
 from monkeyray.exports.options import EventsConfig, parse_gap
 from monkeyray.options import StoreConfig
 from tests.support.predicted import box, predict, scored
@@ -441,7 +441,7 @@ def test_batches_do_not_change_the_result(tmp_path: Path, monkeypatch: pytest.Mo
         (row,) = [r for r in tables["rows"] if r["uri"] == f"/x/{images[0]}"]
         expected = "lion" if sum(lions) / 3 > 0.4375 else "leopard"
         assert row["pooled_label"] == expected
-    monkeypatch.setattr(monkeyray.exports.event_rows, "ROWS", 7)
+    monkeypatch.setattr(monkeyray.exports.events.find, "ROWS", 7)
     again, same = run(tmp_path, site_pattern="{site}/*", output=str(tmp_path / "again"))
     assert same == tables
     assert whole.changed == again.changed
@@ -568,7 +568,7 @@ _PEAK = """
 import re, sys
 sys.path.insert(0, sys.argv[1])
 from monkeyray.exports.options import EventsConfig
-from monkeyray.exports.events import events
+from monkeyray.exports.events.tables import events
 from monkeyray.options import StoreConfig
 events(EventsConfig(predictions=sys.argv[2], output=sys.argv[3], site_pattern="{site}/*",
                     store=StoreConfig(quiet=True)))
@@ -582,7 +582,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     for count in (8_000, 60_000):
         place = tmp_path / str(count)
         predict(place, shuffled(count), images="/x")
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         command = [sys.executable, "-c", _PEAK, root, str(place), f"{place}-events"]
         peaks.append(int(subprocess.run(command, capture_output=True, check=True).stdout))
     # As Python objects, the rows would take some 100 MB more.

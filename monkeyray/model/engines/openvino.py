@@ -23,11 +23,11 @@ from monkeyray.model.backbones import (
     import_keras,
     weights_hash,
 )
+from monkeyray.model.engines.int8 import int8_model, refusal
+from monkeyray.model.engines.onnx import onnx_model
+from monkeyray.model.engines.runtimes import compile_model, import_openvino, unreported
 from monkeyray.model.head import build_head
-from monkeyray.model.int8 import int8_model, refusal
 from monkeyray.model.network import Network, TensorFlowEngine
-from monkeyray.model.onnx import onnx_model
-from monkeyray.model.runtimes import compile_model, import_openvino, unreported
 
 #: Bump when the code below builds a different graph.
 _GRAPH_VERSION = 1

@@ -10,9 +10,9 @@ import numpy as np
 
 from monkeyray.arrays import Array, Floats
 from monkeyray.errors import ConfigError
+from monkeyray.model.engines.onnx import ONNXRUNTIME, OnnxEngine, onnx_refusal, takes_batches
+from monkeyray.model.engines.openvino import OpenVinoEngine
 from monkeyray.model.network import Network, TensorFlowEngine
-from monkeyray.model.onnx import ONNXRUNTIME, OnnxEngine, onnx_refusal, takes_batches
-from monkeyray.model.openvino import OpenVinoEngine
 
 
 class Engine(Protocol):

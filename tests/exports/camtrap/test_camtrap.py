@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from monkeyray.errors import ConfigError, InputError
-from monkeyray.exports.camtrap import file_path
-from monkeyray.exports.camtrap_profile import deployments_csv
+from monkeyray.exports.camtrap.profile import deployments_csv
+from monkeyray.exports.camtrap.tables import file_path
 from monkeyray.exports.deployments import read_deployments
 from monkeyray.exports.options import ExportConfig
 from monkeyray.images.decode import decode

@@ -20,8 +20,8 @@ import pyarrow as pa
 from monkeyray.arrays import Flags
 from monkeyray.console import Advance
 from monkeyray.exports.deployments import REASONS, Origin
+from monkeyray.exports.events.pooling import pooled_means
 from monkeyray.exports.job import Source
-from monkeyray.exports.pooling import pooled_means
 from monkeyray.exports.row_table import located_tables
 from monkeyray.exports.taxonomy import RollUp, Taxa
 from monkeyray.images.boxes import ELIMINATED, OBSERVED

@@ -1,0 +1,1 @@
+"""Visits to cameras: found in predictions, counted, and set against sampling effort."""

@@ -1,0 +1,1 @@
+"""The formats of labels that are recognised, a module each."""
