@@ -48,6 +48,7 @@ import pyarrow.parquet as pq
 
 from monkeyray.console import counted
 from monkeyray.errors import ConfigError, ConflictError, LeaseError, MissingError, RunError
+from monkeyray.runs.lease import NAME as LEASE
 from monkeyray.runs.lease import Lease
 from monkeyray.runs.plan import Plan, row_keys, same_rows
 from monkeyray.storage.backends.protocol import Entry
@@ -278,7 +279,8 @@ class Run:
         for entry in entries:
             name = self.place.relative(entry.uri) or ""
             match = FILE_NAME.fullmatch(name)
-            left = name.startswith(".part-") and name.endswith(".tmp")
+            # The lease's own is in use: it is being renewed.
+            left = re.fullmatch(rf"\.(?!{LEASE}).*\.tmp", name)
             if left or (match and files.get(int(match[1])) != match[2]):
                 self.storage.delete(entry.uri)
         summary = {
