@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -41,7 +42,8 @@ def test_the_demo_trains_and_scores(
     printed = capsys.readouterr()
     assert f"report {folder}/model/report.html" in printed.out
     assert f"{folder}/predictions/*.parquet" in printed.out
-    assert "Traceback" not in printed.err
+    # Of the demo: Ray marks the lines that other tests' workers print.
+    assert not re.search("^Traceback", printed.err, re.MULTILINE)
     assert outside.is_dir()
     assert {path.name for path in folder.iterdir()} == {
         ".monkeyray-demo", "images", "model", "predictions",

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-import monkeyray.exports
+import monkeyray.exports.camtrap
 from monkeyray.exports.export import export
 from monkeyray.exports.job import Export
 from monkeyray.exports.options import ExportConfig
 from monkeyray.options import StoreConfig
 from tests.support.predicted import predict
 
-SCHEMAS = Path(monkeyray.exports.__file__).parent / "schemas"
+SCHEMAS = Path(monkeyray.exports.camtrap.__file__).parent / "schemas"
 PROJECT: dict[str, Any] = {
     "title": "A package",
     "contributors": [{"title": "A Person", "role": "contact"}],

@@ -36,16 +36,16 @@ def scrape(until: Callable[[dict[str, float]], bool]) -> dict[str, float]:
 def test_prometheus_sees_what_was_done(embedded: Path, on_ray: Path) -> None:
     scoring = f"scoring {on_ray}"
     images = "ray_monkeyray_images_total"
+    rate = "ray_monkeyray_images_per_second scoring /\\\\xe9"
     # A job that is at work now, in a place whose name Ray would not take.
     meter = Meter("scoring", "/é", 10)
 
     def until(found: dict[str, float]) -> bool:
         meter.images({"ok": 5}, 100)
-        return "ray_monkeyray_images_planned scoring /\\\\xe9" in found
+        return rate in found and "ray_monkeyray_images_planned scoring /\\\\xe9" in found
 
     found = scrape(until)
-    rate = found["ray_monkeyray_images_per_second scoring /\\\\xe9"]
-    assert 0 < rate <= 5 / 0.01
+    assert 0 < found[rate] <= 5 / 0.01
     assert found["ray_monkeyray_images_planned scoring /\\\\xe9"] == 10
     # And what has been done before in this process.
     assert found[f"{images} {scoring} ok"] == 42
