@@ -579,7 +579,7 @@ print(int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) /
 
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     peaks = []
-    for count in (8_000, 60_000):
+    for count in (20_000, 72_000):
         place = tmp_path / str(count)
         predict(place, shuffled(count), images="/x")
         root = str(Path(__file__).parents[3])
