@@ -175,6 +175,10 @@ class StoreConfig(Checked):
     store_patience_seconds: Annotated[float, Range(0)] = PATIENCE_SECONDS
     """Seconds to keep retrying a store that throttles or does not answer."""
 
+    index_archives: bool = False
+    """Write an index beside each tar archive of more than 24 MiB that is listed
+    (NAME.tar.index.jsonl), so that later commands need not read the archive to list it."""
+
     ray_address: str | None = None
     """Ray cluster to use: its address, auto for the one that `ray start` started here, or local for
     a new one on this machine. Default: RAY_ADDRESS; otherwise no cluster, and a new local one for
@@ -225,6 +229,7 @@ class StoreConfig(Checked):
             profiles=profiles,
             anonymous=tuple(map(Location.parse, _each(self.anonymous))),
             patience_seconds=self.store_patience_seconds,
+            index_archives=self.index_archives,
         )
 
     def reporter(self) -> Reporter:

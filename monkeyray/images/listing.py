@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from monkeyray.console import Say
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES, count_true, read_manifest
-from monkeyray.storage.archives import LINKS, Index, Member, broken_version, is_archive
+from monkeyray.storage.archives import LINKS, STALE, Index, Member, broken_version, is_archive
 from monkeyray.storage.backends.local import local_errors
 from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.keys import OTHER_FORM, nfc, nfc_column
@@ -52,8 +52,6 @@ _PACKED = (
 )  # fmt: skip
 _MEMBERS = r"(?i)\.(tar|zip)#."
 _CHUNK = 8_192
-#: Archives that are indexed at the same time.
-_ARCHIVES = 8
 #: Requests at the same time.
 _THREADS = 16
 
@@ -129,9 +127,9 @@ def with_versions(images: pa.Table, storage: Storage) -> pa.Table:
 
 
 def say_notes(skipped: Counter[str], say: Say) -> None:
-    """Report how many paths were read differently from how they are written, and remove these
-    counts from `skipped`."""
-    for note in (BACKSLASHES, DRIVES, BLANKS, OTHER_FORM):
+    """Report how many paths were read differently from how they are written, and what archives
+    have besides images, and remove these counts from `skipped`."""
+    for note in (BACKSLASHES, DRIVES, BLANKS, OTHER_FORM, LINKS, STALE):
         if count := skipped.pop(note, 0):
             say(f"{note}: {count}")
 
@@ -207,7 +205,7 @@ def _with_members(
     entries: Iterator[Entry], storage: Storage, skipped: Counter[str]
 ) -> Iterator[Entry]:
     """With the members of archives in their place, which are indexed some ahead of use."""
-    with ThreadPoolExecutor(_ARCHIVES) as pool:
+    with ThreadPoolExecutor(_THREADS) as pool:
         ahead: deque[tuple[Entry, Future[Index] | None]] = deque()
 
         def take() -> Iterator[Entry]:
@@ -221,6 +219,7 @@ def _with_members(
                 yield entry  # its row says why it cannot be read
                 return
             skipped[LINKS] += index.links
+            skipped[STALE] += index.stale
             for fragment, member in index.members.items():
                 if reason := _not_image(unquote(fragment, errors="replace")):
                     skipped[reason] += 1
@@ -237,7 +236,7 @@ def _with_members(
                 yield entry
                 continue
             ahead.append((entry, pool.submit(storage.read_index, entry) if archived else None))
-            if len(ahead) > _ARCHIVES:
+            if len(ahead) > _THREADS:
                 yield from take()
         while ahead:
             yield from take()

@@ -166,9 +166,10 @@ def _pictures(
     a decoder is not opened again."""
     scored = [row for row in rows if row.status in (*SCORED, BLANK)]
     boxes = {row.uri: row.bbox for row in scored if row.bbox is not None}
+    versions = {row.uri: row.version for row in scored}
     return thumbnails(
         [row.uri for row in scored],
-        lambda uri: storage.read(uri, _MOST_BYTES).data,
+        lambda uri: storage.read(uri, _MOST_BYTES, versions[uri]).data,
         side,
         boxes,
         padding,

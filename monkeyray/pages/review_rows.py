@@ -40,7 +40,8 @@ CANDIDATES = 20_000
 LISTED = 5
 
 _COLUMNS = [
-    "uri", "status", "error", "label", "decision", "ood_score", "top_k", "captured_at", "sha256",
+    "uri", "etag_or_mtime", "status", "error", "label", "decision", "ood_score", "top_k",
+    "captured_at", "sha256",
 ]  # fmt: skip
 #: Images of which none is reported as an animal: called blank, or below the thresholds.
 _STRATA = {
@@ -59,13 +60,13 @@ _MOST = 999_999
 #: start of their SHA-256, which orders images as if at random.
 _TABLE = """
 CREATE TABLE predictions (
-    number BIGINT, uri VARCHAR, status VARCHAR, error VARCHAR, label VARCHAR, decision VARCHAR,
-    ood_score FLOAT, listed STRUCT(label VARCHAR, score FLOAT)[], taken TIMESTAMP, site VARCHAR,
-    conf FLOAT, bbox FLOAT[], content UBIGINT, draw VARCHAR)
+    number BIGINT, uri VARCHAR, version VARCHAR, status VARCHAR, error VARCHAR, label VARCHAR,
+    decision VARCHAR, ood_score FLOAT, listed STRUCT(label VARCHAR, score FLOAT)[],
+    taken TIMESTAMP, site VARCHAR, conf FLOAT, bbox FLOAT[], content UBIGINT, draw VARCHAR)
 """
 _INSERT = f"""
-    number, uri, status, error, label, decision, ood_score, top_k[1:{LISTED}], taken, site,
-    detection_conf, detection_bbox, hash(coalesce(sha256, uri)),
+    number, uri, etag_or_mtime, status, error, label, decision, ood_score, top_k[1:{LISTED}],
+    taken, site, detection_conf, detection_bbox, hash(coalesce(sha256, uri)),
     left(coalesce(sha256, sha256(uri)), 12)
 """
 #: An image's rows are its boxes, and the most confident scored one stands for it.
@@ -96,16 +97,18 @@ FROM {table} LEFT JOIN people USING (uri)
 class Shown:
     """An image on a page.
 
-    `path`: below the images' folder, or the URI if it is not below it. `listed`: the best labels
-    with their scores, best first; empty if the image was not scored. `taken`: the camera's local
-    time, corrected by its deployment's clock offset. `bbox`: the box that was scored, in runs with
-    detections. `people`: the boxes of people to blur. `sections`: its rank in each section that it
-    is in, from 0.
+    `version`: as it was scored, which says where a member of an archive is. `path`: below the
+    images' folder, or the URI if it is not below it. `listed`: the best labels with their scores,
+    best first; empty if the image was not scored. `taken`: the camera's local time, corrected by
+    its deployment's clock offset. `bbox`: the box that was scored, in runs with detections.
+    `people`: the boxes of people to blur. `sections`: its rank in each section that it is in, from
+    0.
     """
 
     uri: str
     path: str
     status: str
+    version: str | None = None
     error: str | None = None
     listed: tuple[tuple[str, float | None], ...] = ()
     decision: str | None = None
@@ -298,7 +301,7 @@ def _shown(
     for section, members in numbers.items():
         for rank, number in enumerate(members):
             sections.setdefault(number, {})[section] = rank
-    names = "uri, status, error, decision, ood_score, site, taken"
+    names = "uri, status, error, decision, ood_score, site, taken, version"
     rows = db.execute(
         f"""SELECT number, listed, bbox, human, people, {names} FROM images
             WHERE number IN (SELECT unnest(?))""",

@@ -13,6 +13,7 @@ from monkeyray.runs.box_rows import count_unused, make_rows, match
 from monkeyray.runs.plan import Listing, collect
 from monkeyray.scoring.options import ScoreConfig
 from monkeyray.scoring.schema import check_columns
+from monkeyray.storage.archives import LINKS, STALE
 from monkeyray.storage.keys import OTHER_FORM
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -46,10 +47,7 @@ def list_collection(
         "images left out by --include and --exclude": skipped["excluded"],
         "rows with a URI that was listed before": listing.repeated,
         "videos by name, which are not scored": count_videos(listing.tables()),
-        BACKSLASHES: skipped[BACKSLASHES],
-        DRIVES: skipped[DRIVES],
-        BLANKS: skipped[BLANKS],
-        OTHER_FORM: skipped[OTHER_FORM],
+        **{note: skipped[note] for note in (BACKSLASHES, DRIVES, BLANKS, OTHER_FORM, LINKS, STALE)},
     }
     if detections is None:
         return listing, notes

@@ -7,7 +7,9 @@ without the archive's index: `<version of the archive>@<start>-<end><kind>`.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import re
 import stat
 import struct
@@ -25,8 +27,14 @@ from monkeyray.errors import MemberError, TooLargeError
 #: Members that are no regular files are counted under this name.
 LINKS = "links and special files in archives"
 
+#: Indexes beside archives that are of another version, or damaged, are counted under this name.
+STALE = "indexes beside archives that do not match them and were not used"
+
+#: The name of the index beside a tar archive is the archive's with this ending.
+INDEX_ENDING = ".index.jsonl"
+
 #: Bytes of a tar archive that are read at once for its index, and a range of members at most.
-RANGE_BYTES = 16 * 2**20
+RANGE_BYTES = 24 * 2**20
 
 _VERSION = re.compile(r"(?s)(.*)@(\d+)-(\d+)([tz])")
 _BROKEN = "@broken: "
@@ -83,11 +91,13 @@ class Member:
 @dataclass
 class Index:
     """What an archive holds. `members`: by the part of the URI after #, in the archive's order.
-    `links`: how many members are no regular files. `broken`: why there are not more members."""
+    `links`: how many members are no regular files. `broken`: why there are not more members.
+    `stale`: whether an index beside the archive was not used, because it does not match."""
 
     members: dict[str, Member] = field(default_factory=dict)
     links: int = 0
     broken: str | None = None
+    stale: bool = False
 
     def find(self, fragment: str) -> Member | None:
         """The member with a name that is percent-encoded in any way."""
@@ -127,6 +137,42 @@ def index_archive(file: IO[bytes], is_zip: bool, version: str) -> Index:
         times[name] += 1
         extent = Extent(version, start, end, "z" if is_zip else "t")
         index.members[_fragment(name, times[name])] = Member(size_bytes, extent)
+    return index
+
+
+def dump_index(index: Index, size_bytes: int, version: str) -> bytes:
+    """The index of a tar archive as lines of JSON, to keep beside it: what it is of, then name,
+    first byte and size of each member."""
+    lines = "".join(
+        f"{json.dumps([name, member.extent.start, member.size_bytes])}\n"
+        for name, member in index.members.items()
+    ).encode()
+    about = {
+        "size_bytes": size_bytes, "version": version, "links": index.links,
+        "broken": index.broken, "sha256": hashlib.sha256(lines).hexdigest(),
+    }  # fmt: skip
+    return f"{json.dumps(about)}\n".encode() + lines
+
+
+def load_index(data: bytes, size_bytes: int, version: str) -> Index:
+    """The index that was kept beside a tar archive of this size and version.
+
+    Raises ValueError if it is of another size or version, or damaged.
+    """
+    try:
+        head, _, lines = data.partition(b"\n")
+        about = json.loads(head)
+        if (about["size_bytes"], about["version"]) != (size_bytes, version):
+            raise ValueError("it is of another version of the archive")
+        if about["sha256"] != hashlib.sha256(lines).hexdigest():
+            raise ValueError("it is damaged")
+        index = Index({}, int(about["links"]), about["broken"])
+        for name, start, size in map(json.loads, lines.splitlines()):
+            if not 0 <= start <= start + size <= size_bytes:
+                raise ValueError("it names bytes that the archive does not have")
+            index.members[name] = Member(size, Extent(version, start, start + size, "t"))
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError("it is not an index") from error
     return index
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from monkeyray.storage.location import Location
 from monkeyray.storage.retries import with_retries
@@ -12,6 +12,7 @@ from monkeyray.storage.retries import with_retries
 _TAIL_BYTES = 2**16
 
 
+@runtime_checkable
 class Ranges(Protocol):
     """A store from which ranges of objects can be read."""
 
@@ -29,15 +30,27 @@ class Ranges(Protocol):
 
 
 class RangeFile(io.RawIOBase):
-    """One version of an object, read in ranges with retries."""
+    """One version of an object, read in ranges with retries.
 
-    def __init__(self, store: Ranges, place: Location) -> None:
-        self._store, self._place = store, place
+    `whole`: its size and version, if they are known; `ahead`: then the bytes of a range at least,
+    for reading from the start.
+    """
+
+    def __init__(
+        self, store: Ranges, place: Location, whole: tuple[int, str] | None = None, ahead: int = 0
+    ) -> None:
+        self._store, self._place, self._ahead = store, place, ahead
+        self._at = 0
+        #: The bytes at hand, and where they begin.
+        self._held, self._start = b"", 0
+        if whole is not None:
+            self._size, self._version = whole
+            return
         # Parquet is read from the end first, and small files fit into this one request.
-        self._tail, self._size, self._version = with_retries(
+        self._held, self._size, self._version = with_retries(
             lambda: store.get_tail(place, _TAIL_BYTES), store.patience_seconds
         )
-        self._at = 0
+        self._start = self._size - len(self._held)
 
     def readable(self) -> bool:
         return True
@@ -58,14 +71,20 @@ class RangeFile(io.RawIOBase):
         end = min(self._at + len(view), self._size)
         if end <= self._at:
             return 0
-        tail = self._size - len(self._tail)
-        if self._at >= tail:
-            data = self._tail[self._at - tail : end - tail]
+        if self._ahead and not self._is_held():
+            self._held = b""  # two of them need not be in memory
+            self._held = self._get(self._at, min(max(end, self._at + self._ahead), self._size))
+            self._start = self._at
+        if self._is_held():
+            data = self._held[self._at - self._start : end - self._start]
         else:
             data = self._get(self._at, end)
         view[: len(data)] = data
-        self._at = end
+        self._at += len(data)
         return len(data)
+
+    def _is_held(self) -> bool:
+        return self._start <= self._at < self._start + len(self._held)
 
     def _get(self, start: int, end: int) -> bytes:
         return with_retries(

@@ -11,10 +11,26 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
-from monkeyray.errors import ConflictError, ForbiddenError, MissingError, StorageError
-from monkeyray.storage.archives import RANGE_BYTES, Index, Member, index_archive, unpack
+from monkeyray.errors import (
+    ConflictError,
+    ForbiddenError,
+    MissingError,
+    ObjectError,
+    StorageError,
+)
+from monkeyray.storage.archives import (
+    INDEX_ENDING,
+    RANGE_BYTES,
+    Extent,
+    Index,
+    Member,
+    dump_index,
+    index_archive,
+    load_index,
+    unpack,
+)
 from monkeyray.storage.backends.clouds import AZURE, GOOGLE, CloudAccess, open_cloud
 from monkeyray.storage.backends.http import HttpStore
 from monkeyray.storage.backends.local import LocalStore, local_errors
@@ -22,6 +38,7 @@ from monkeyray.storage.backends.others import ArrowStore
 from monkeyray.storage.backends.protocol import ABSENT, Blob, Entry, Store
 from monkeyray.storage.backends.s3 import S3Access, S3Store
 from monkeyray.storage.location import Location
+from monkeyray.storage.ranges import RangeFile, Ranges
 from monkeyray.storage.retries import PATIENCE_SECONDS, START_PATIENCE_SECONDS, with_retries
 
 if TYPE_CHECKING:
@@ -51,7 +68,8 @@ class Storage:
     `patience_seconds`, so those that are raised have lasted.
 
     `s3_endpoint`, `profile`: for the buckets that `endpoints` and `profiles` do not name.
-    `anonymous`: prefixes to read without credentials.
+    `anonymous`: prefixes to read without credentials. `index_archives`: whether to write an index
+    beside each large tar archive that has none.
     """
 
     s3_endpoint: str | None = None
@@ -60,6 +78,7 @@ class Storage:
     profiles: Mapping[str, str] = field(default_factory=dict)
     anonymous: tuple[Location, ...] = ()
     patience_seconds: float = PATIENCE_SECONDS
+    index_archives: bool = False
     _stores: dict[Access, Store] = field(default_factory=dict, repr=False, compare=False)
     _indexes: dict[Location, Index] = field(default_factory=dict, repr=False, compare=False)
 
@@ -110,22 +129,32 @@ class Storage:
 
     # -- whole files ---------------------------------------------------------------------------
 
-    def read(self, place: Place, max_bytes: int | None = None) -> Blob:
+    def read(self, place: Place, max_bytes: int | None = None, version: str | None = None) -> Blob:
         """All bytes of a file, or of a member of an archive if no file has that very name.
+
+        `version`: the one that a row has, which says where a member of a tar archive is; without
+        it, or if the archive has changed, the member is looked for.
 
         Raises an ObjectError for what the store says of this file (missing, forbidden, more than
         `max_bytes`, not a regular file) or the archive of this member, and StorageError for
         everything else, after retries.
         """
         store, place = self._at(place)
+        extent, split = Extent.parse(version), place.split_member()
+        if split and extent is not None and extent.kind == "t":
+            with contextlib.suppress(ConflictError, ObjectError):
+                found = Member(extent.end - extent.start, extent)
+                return self._read_member(split[0], found, max_bytes)
         try:
             return self._retried(lambda: store.read(place, max_bytes))
         except MissingError as missing:
-            archive, member = self._member(place, missing)
-            where = member.extent
-            end = where.clamped_end(max_bytes)
-            data = self.read_range(archive, where.start, end, where.version)
-            return Blob(unpack(data, member, max_bytes), str(where))
+            return self._read_member(*self._member(place, missing), max_bytes)
+
+    def _read_member(self, archive: Location, member: Member, max_bytes: int | None) -> Blob:
+        where = member.extent
+        end = where.clamped_end(max_bytes)
+        data = self.read_range(archive, where.start, end, where.version)
+        return Blob(unpack(data, member, max_bytes), str(where))
 
     def read_range(self, place: Place, start: int, end: int, version: str) -> bytes:
         """A file's bytes from `start` to before `end`.
@@ -158,12 +187,44 @@ class Storage:
             return self._indexes[archive]
 
     def read_index(self, archive: Entry) -> Index:
-        """What a tar or zip archive holds, in its present version. Raises as `read` does."""
-        with self.open(archive.uri) as file:
+        """What a tar or zip archive holds, as it was listed, or as it is now if it has changed
+        since. Of a large tar archive, by the index beside it, if that is of this very version.
+
+        Raises as `read` does, and as `write` does where indexes are to be written.
+        """
+        try:
+            return self._read_index(archive)
+        except ConflictError:
+            return self._read_index(self.stat(archive.uri))
+
+    def _read_index(self, archive: Entry) -> Index:
+        size, version = archive.size_bytes or 0, archive.version or ""
+        is_zip = archive.uri.lower().endswith(".zip")
+        # Looking for an index costs as much as reading a small archive.
+        has_index = size > RANGE_BYTES and version != "" and not is_zip
+        beside, stale = f"{archive.uri}{INDEX_ENDING}", False
+        if has_index:
+            try:
+                return load_index(self.read(beside).data, size, version)
+            except ValueError:
+                stale = True
+            except ObjectError:  # which a store may say of a name that it does not have
+                pass
+        store, place = self._at(archive.uri)
+        file: Any
+        if isinstance(store, Ranges) and size and version and not is_zip:
+            # Only a header at a time is taken from what is read ahead.
+            file = io.BufferedReader(RangeFile(store, place, (size, version), RANGE_BYTES))
+        else:
+            file = store.open(place)
             if isinstance(file, io.RawIOBase):
-                file = cast(IO[bytes], io.BufferedReader(file, RANGE_BYTES))
-            is_zip = archive.uri.lower().endswith(".zip")
-            return index_archive(file, is_zip, archive.version or "")
+                file = io.BufferedReader(file, RANGE_BYTES)
+        with file:
+            index = index_archive(file, is_zip, version)
+        index.stale = stale
+        if self.index_archives and has_index:
+            self.write(beside, dump_index(index, size, version))
+        return index
 
     def _member(self, place: Location, missing: MissingError) -> tuple[Location, Member]:
         """The archive that has a file which is `missing` as such, and where in it. Raises that

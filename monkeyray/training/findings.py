@@ -66,17 +66,22 @@ def find(data: Dataset, found: Assessment, given: Mapping[str, str]) -> dict[str
 
 
 def with_pictures(
-    findings: Mapping[str, Any], places: Mapping[str, str], storage: Storage
+    findings: Mapping[str, Any], places: Mapping[str, tuple[str, str | None]], storage: Storage
 ) -> dict[str, Any]:
     """The findings with a `thumbnail` (None if unreadable) for each image that the report shows.
-    `places`: each image's URI by its name."""
+    `places`: each image's URI and version by its name."""
     shown = {
         "label_errors": findings["label_errors"][:_SHOWN],
         "mistakes": findings["mistakes"],
         "uncertain": findings["uncertain"],
     }
     uris = {row["uri"] for rows in shown.values() for row in rows}
-    pictures = thumbnails(uris, lambda uri: storage.read(places[uri]).data)
+
+    def read(name: str) -> bytes:
+        uri, version = places[name]
+        return storage.read(uri, version=version).data
+
+    pictures = thumbnails(uris, read)
     return dict(findings) | {
         name: [row | {"thumbnail": pictures.get(row["uri"])} for row in findings[name]]
         for name in shown

@@ -65,7 +65,9 @@ def publish(
     uris = list(dict.fromkeys([*data.uris.tolist(), *clashing]))
     shown = display_names(uris, Location.parse(job.config.images), test)
     findings = find(data, found, dict(zip(uris, shown, strict=True)))
-    pictures = with_pictures(findings, dict(zip(shown, uris, strict=True)), job.storage)
+    versions = dict(zip(data.uris.tolist(), data.images["version"].to_pylist(), strict=True))
+    places = {name: (uri, versions.get(uri)) for name, uri in zip(shown, uris, strict=True)}
+    pictures = with_pictures(findings, places, job.storage)
     page, figures = render_report(model, pictures), to_json(model, findings)
     assert network.head_weights is not None
     bundle = Bundle(model, network.backbone_weights, network.head_weights, outliers, network.int8)

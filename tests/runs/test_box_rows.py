@@ -149,9 +149,11 @@ class Counting(Storage):
 
     asked: ClassVar[Counter[str]] = Counter()
 
-    def read(self, uri: str | Location, limit: int | None = None) -> Blob:
-        self.asked[str(uri)] += 1
-        return super().read(uri, limit)
+    def read(
+        self, place: str | Location, max_bytes: int | None = None, version: str | None = None
+    ) -> Blob:
+        self.asked[str(place)] += 1
+        return super().read(place, max_bytes, version)
 
 
 @pytest.mark.parametrize("threads", [1, 4])

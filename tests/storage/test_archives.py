@@ -5,14 +5,25 @@ import stat
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import monkeyray.storage.store
 from monkeyray.errors import ConflictError, MemberError, MissingError, TooLargeError
-from monkeyray.storage.archives import Extent, Index, Member, index_archive, unpack
+from monkeyray.storage.archives import (
+    Extent,
+    Index,
+    Member,
+    dump_index,
+    index_archive,
+    unpack,
+)
+from monkeyray.storage.backends.protocol import Entry
+from monkeyray.storage.backends.s3 import S3Store
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -202,3 +213,69 @@ def test_an_archive_that_never_ends_is_not_read_for_ever(tmp_path: Path) -> None
     assert [member.size_bytes for member in index.members.values()] == [2**40]
     with pytest.raises(TooLargeError):
         Storage().read(f"{path}#big.jpg", 1000)
+
+
+def test_an_index_beside_a_tar_is_used_if_it_is_of_this_very_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monkeyray.storage.store, "RANGE_BYTES", 5000)
+    path, beside = tmp_path / "a.tar", tmp_path / "a.tar.index.jsonl"
+    files = [(name, bytes(1000 + number)) for number, name in enumerate(NAMES)]
+    path.write_bytes(make_tar(files))
+    entry = Storage().stat(str(path))
+    scanned = Storage().read_index(entry)
+    assert not beside.exists()
+    assert Storage(index_archives=True).read_index(entry) == scanned
+    written = beside.read_bytes()
+
+    def scan(*_: object) -> Index:
+        return Index(broken="the archive was read")
+
+    monkeypatch.setattr(monkeyray.storage.store, "index_archive", scan)
+    assert Storage().read_index(entry) == scanned
+    lines = written.splitlines(keepends=True)
+    damaged = [written[:-20], lines[0], written.replace(b"n/a", b"n/b"), b"", b"[]\n", b"\xff\n"]
+    for data in damaged:
+        beside.write_bytes(data)
+        assert Storage().read_index(entry) == Index(broken="the archive was read", stale=True)
+    beside.write_bytes(written)
+    assert Storage().read_index(replace(entry, version="other")).stale
+    assert Storage().read_index(replace(entry, size_bytes=len(path.read_bytes()) + 1)).stale
+    # One that lies about the archive, with a right hash.
+    index = Index({"a.jpg": Member(10**9, Extent("v", 512, 512 + 10**9, "t"))})
+    beside.write_bytes(dump_index(index, entry.size_bytes or 0, entry.version or ""))
+    assert Storage().read_index(entry).stale
+
+
+def test_a_tar_in_a_store_is_read_once_in_large_ranges(
+    s3: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(monkeyray.storage.store, "RANGE_BYTES", 30_000)
+    files = [(f"{number}.jpg", bytes([number]) * 1500) for number in range(100)]
+    data = make_tar(files)
+    version = s3.write("s3://photos/ranges/a.tar", data)
+    asked: list[tuple[int, int]] = []
+    get_range = S3Store.get_range
+
+    def noted(self: S3Store, place: Location, start: int, end: int, version: str) -> bytes:
+        asked.append((start, end))
+        return get_range(self, place, start, end, version)
+
+    monkeypatch.setattr(S3Store, "get_range", noted)
+    (entry,) = s3.list("s3://photos/ranges/a.tar")
+    index = s3.read_index(entry)
+    assert (contents(data, index), index.broken) == (dict(files), None)
+    assert len(asked) <= -(-len(data) // 30_000)
+    assert sum(end - start for start, end in asked) <= len(data)
+
+    # With the version of its row, a member is read by one request, and by more if that is old.
+    asked.clear()
+    row = str(index.members["7.jpg"].extent)
+    uri = "s3://photos/ranges/a.tar#7.jpg"
+    assert s3.read(uri, version=row).data == files[7][1]
+    assert len(asked) == 1
+    s3.write("s3://photos/ranges/a.tar", make_tar(files[5:]))
+    assert s3.read(uri, version=row).data == files[7][1]
+    # An archive that has changed since it was listed is read as it is now.
+    changed = s3.read_index(Entry(entry.uri, entry.size_bytes, version))
+    assert next(iter(changed.members)) == "5.jpg"

@@ -155,7 +155,7 @@ def pasted(few: Path, folder: Path, where: tuple[float, ...]) -> Path:
 
 def test_fine_tuning_sees_the_crop(few: Path, tmp_path: Path) -> None:
     path = pasted(few, tmp_path, LEFT)
-    rows = pa.table({"uri": [str(path)], "image": [0]})
+    rows = pa.table({"uri": [str(path)], "version": ["v1"], "image": [0]})
     boxed = rows.append_column("bbox", pa.array([LEFT], pa.list_(pa.float32(), 4)))
     decoder = Decoder(STORAGE, 64, ("middle",), None, padding=0.0)
     whole, crop = decoder(rows)["pixels"], decoder(boxed)["pixels"]

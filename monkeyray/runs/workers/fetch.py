@@ -49,7 +49,8 @@ def fetch(
 ) -> Fetched:
     """One image's bytes; a definite answer of the store about this image becomes its status.
 
-    `version`: that of the plan, which may say that this is a broken archive.
+    `version`: that of the plan, which may say where in a tar archive the image is, or that this is
+    a broken archive.
     Raises StorageError for faults, which are not about the image.
     """
     if (reason := broken_reason(version)) is not None:
@@ -57,7 +58,7 @@ def fetch(
     if size_bytes is not None and size_bytes > limits.max_bytes:
         reason = f"{size_bytes} bytes, the limit is {limits.max_bytes}"
         return Fetched(None, None, "too_large", reason)
-    return _outcome(lambda: storage.read(uri, limits.max_bytes), limits)
+    return _outcome(lambda: storage.read(uri, limits.max_bytes, version), limits)
 
 
 def _outcome(read: Callable[[], Blob], limits: Limits) -> Fetched:

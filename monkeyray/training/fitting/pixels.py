@@ -56,18 +56,19 @@ class Decoder:
     padding: float = 0.0
 
     def __call__(self, rows: pa.Table) -> dict[str, Any]:
-        """A table with the columns `uri`, `image` and, for crops, `bbox`, to uint8 pixels of shape
-        (n, views, size, size, 3).
+        """A table with the columns `uri`, `version`, `image` and, for crops, `bbox`, to pixels,
+        uint8 of shape (n, views, size, size, 3).
 
         Raises InputError for an image that can no longer be read.
         """
         pixels = []
         boxes = rows["bbox"] if "bbox" in rows.column_names else pa.nulls(rows.num_rows)
-        for uri, image, bbox in zip(
-            *(column.to_pylist() for column in (rows["uri"], rows["image"], boxes)), strict=True
+        columns = (rows["uri"], rows["version"], rows["image"], boxes)
+        for uri, version, image, bbox in zip(
+            *(column.to_pylist() for column in columns), strict=True
         ):
             try:
-                data = self.storage.read(uri).data
+                data = self.storage.read(uri, version=version).data
                 views = decode(
                     data, self.size, _LIMITS, self.views, bbox=bbox, padding=self.padding
                 ).pixels
@@ -83,9 +84,13 @@ class Decoder:
 
 @dataclass(frozen=True)
 class PixelSource:
-    """Bytes of images by index, fetched and decoded at every call, and augmented for training."""
+    """Bytes of images by index, fetched and decoded at every call, and augmented for training.
+
+    `versions`: as listed, a string or None for each of the `uris`.
+    """
 
     uris: Array
+    versions: Array
     size: int
     views: tuple[str, ...]
     storage: Storage
@@ -114,7 +119,11 @@ class PixelSource:
         return functools.partial(_read, decoder, self._rows(images))
 
     def _rows(self, step: Array) -> pa.Table:
-        rows = {"uri": pa.array(self.uris[step], pa.string()), "image": pa.array(step)}
+        rows = {
+            "uri": pa.array(self.uris[step], pa.string()),
+            "version": pa.array(self.versions[step], pa.string()),
+            "image": pa.array(step),
+        }
         if self.boxes is not None:
             rows["bbox"] = pa.array(list(self.boxes[step]), pa.list_(pa.float32(), 4))
         return pa.table(rows)
@@ -158,6 +167,7 @@ def pixel_source(
         boxes = np.array(data.images["detection_bbox"].to_pylist(), np.float32)
     return PixelSource(
         data.uris,
+        np.array(data.images["version"].to_pylist(), dtype=object),
         network.size,
         network.views,
         storage,

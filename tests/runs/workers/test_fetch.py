@@ -30,9 +30,9 @@ class Counting(Storage):
         self.ranges.append((start, end))
         return super().read_range(place, start, end, version)
 
-    def read(self, place: Any, max_bytes: int | None = None) -> Any:
+    def read(self, place: Any, max_bytes: int | None = None, version: str | None = None) -> Any:
         self.reads.append(place)
-        return super().read(place, max_bytes)
+        return super().read(place, max_bytes, version)
 
 
 def fetched(storage: Storage, plan: pa.Table, limits: Limits, start: int = 0) -> list[Fetched]:

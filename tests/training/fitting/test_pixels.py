@@ -56,7 +56,8 @@ def test_what_is_drawn(photos: Path) -> None:
 
 def test_steps_come_in_their_order_without_a_cluster(photos: Path) -> None:
     uris = np.array([str(path) for path in sorted((photos / "n0").iterdir())[:6]], dtype=object)
-    source = PixelSource(uris, 32, ("middle",), Storage(), augment_seed=5)
+    versions = np.array([None] * 6, dtype=object)
+    source = PixelSource(uris, versions, 32, ("middle",), Storage(), augment_seed=5)
     index = np.array([[3, 0], [5, 5], [1, 2], [4, 4], [0, 1]])
     plain, augmented = (list(source(index, epoch)) for epoch in (None, 2))
     for step, pixels, changed in zip(index, plain, augmented, strict=True):
