@@ -44,7 +44,7 @@ class SitePattern:
                 "each at most once, such as {site}/{camera}/*"
             )
 
-    @property
+    @cached_property
     def fields(self) -> tuple[str, ...]:
         """The names in the pattern, in the order of FIELDS."""
         return tuple(name for name in FIELDS if f"{{{name}}}" in self.text)

@@ -32,7 +32,7 @@ from monkeyray.errors import InputError
 from monkeyray.exports.camtrap.package import describe_package
 from monkeyray.exports.camtrap.profile import deployments_csv, table_fields
 from monkeyray.exports.deployments import REASONS, Deployment, Origin
-from monkeyray.exports.events.find import ROWS, find_events
+from monkeyray.exports.events.find import ROWS, find_events, group_rows
 from monkeyray.exports.job import Export, Job
 from monkeyray.exports.options import parse_gap
 from monkeyray.exports.row_table import open_database
@@ -112,13 +112,18 @@ def export_camtrap(job: Job) -> Export:
             )
         }
         rows = _Rows(job, *tables.values())
-        db = stack.enter_context(open_database("256MB"))
+        has_events = job.config.observation_level == "event"
+        db = stack.enter_context(open_database("256MB" if has_events else "128MB"))
         gaps = (parse_gap("gap", job.config.gap), parse_gap("burst-gap", job.config.burst_gap))
         threshold = job.config.rollup_threshold
-        events = find_events(
-            db, job.source, job.taxa, *gaps, job.advance,
-            rollup_threshold=threshold, keep=rows.keeps,
-        )  # fmt: skip
+        roll_up = None
+        if has_events:
+            roll_up = find_events(
+                db, job.source, job.taxa, *gaps, job.advance,
+                rollup_threshold=threshold, keep=rows.keeps,
+            ).roll_up  # fmt: skip
+        else:
+            group_rows(db, job.source, *gaps, job.advance, keep=rows.keeps, labels=False)
         ids = _event_ids(db)
         columns = [*_COLUMNS, *job.predictions.box_columns]
         for table in job.predictions.tables([*columns, "top_k"], job.advance):
@@ -127,8 +132,8 @@ def export_camtrap(job: Job) -> Export:
                 rows.add(row, found, next(ids))
             for each in tables.values():
                 each.flush()
-        if job.config.observation_level == "event":
-            rows.add_events(db, events.roll_up)
+        if has_events:
+            rows.add_events(db, roll_up)
         counts = rows.counts
         left_out = Counter({WHY[reason]: count for reason, count in counts.left_out.items()})
         if not counts.kinds:
@@ -166,7 +171,7 @@ def _notes(output: Location, counts: Counts) -> Iterator[str]:
 def _event_ids(db: duckdb.DuckDBPyConnection) -> Iterator[str | None]:
     """The event of each row of the predictions, in order."""
     reading = db.cursor()
-    found = reading.sql("""SELECT event_id FROM rows LEFT JOIN units USING (number)
+    found = reading.sql("""SELECT event_id FROM rows LEFT JOIN grouped USING (number)
         LEFT JOIN events USING (event) ORDER BY number""")
     for batch in found.to_arrow_reader(ROWS):
         yield from batch["event_id"].to_pylist()

@@ -30,7 +30,8 @@ from monkeyray.scoring.schema import listed_labels
 #: Rows at a time.
 ROWS = 8192
 
-_COLUMNS = ["uri", "status", "label", "decision", "captured_at", "top_k"]
+#: What rows are grouped by, and what their labels are pooled from.
+_PLACE, _LABELS = ["uri", "captured_at"], ["status", "label", "decision", "top_k"]
 
 #: `label`: null if the row has no score. `observed`: the label, or what the detector saw. `camera`:
 #: null if it is unknown. `instant`: the time with its UTC offset, if that is known.
@@ -120,7 +121,7 @@ SELECT event, left(sha256(concat_ws(chr(31), first.camera, first.uri)), 16) AS e
     first.instant AS start_instant, last.instant AS end_instant
 FROM (
     SELECT event, max(if(begins, number, NULL)) AS begin, max(if(ends, number, NULL)) AS final
-    FROM units GROUP BY event)
+    FROM grouped GROUP BY event)
 JOIN rows first ON first.number = begin JOIN rows last ON last.number = final
 """
 
@@ -153,16 +154,48 @@ def find_events(
     rollup_threshold: float | None = None,
     keep: Callable[[str, Origin], bool] | None = None,
 ) -> Found:
-    """Make the tables `rows`, `named`, `observations` and `events` in a database.
+    """Make the tables `rows`, `grouped`, `events`, `named` and `observations` in a database.
 
     `gap`, `burst_gap`: in microseconds, inclusive. `keep`: which images, by URI and origin, may be
     in events. Raises InputError for predictions that cannot be read.
     """
+    labels = sorted(group_rows(db, source, gap, burst_gap, advance, keep=keep))
+    _register_labels(db, labels, taxa)
+    db.execute(_UNITS)
+    roll_up = None if rollup_threshold is None else RollUp(taxa, labels, rollup_threshold)
+    animals = [taxa.of(label).kind in ("animal", "unknown") for label in labels]
+    residual = _pool(db, labels, np.array(animals, bool), roll_up)
+    for statement in (_NAMED, _OBSERVATIONS):
+        db.execute(statement)
+    rows = db.execute(f"""
+        SELECT CASE WHEN outside THEN 'outside' WHEN camera IS NULL THEN 'camera' ELSE 'time' END
+            AS why, count(*)
+        FROM rows WHERE NOT ({_USABLE}) AND status <> '{ELIMINATED}' GROUP BY why""").fetchall()
+    apart = {words: dict(rows).get(why, 0) for why, words in _APART.items()}
+    return Found(residual, apart, roll_up)
+
+
+def group_rows(
+    db: duckdb.DuckDBPyConnection,
+    source: Source,
+    gap: int,
+    burst_gap: int,
+    advance: Advance,
+    *,
+    keep: Callable[[str, Origin], bool] | None = None,
+    labels: bool = True,
+) -> set[str]:
+    """Make the tables `rows`, `grouped` and `events`, and return the labels that rows list.
+
+    `labels`: False leaves them out, and all else that does not decide which rows are of one event.
+    """
     db.execute(_TABLE)
     known: set[str] = set()
+    wanted = [*_PLACE, *(_LABELS if labels else [])]
     db.begin()
-    for table, origins in located_tables(source, _COLUMNS, advance):
-        known |= listed_labels(table["top_k"])
+    for table, origins in located_tables(source, wanted, advance):
+        if labels:
+            known |= listed_labels(table["top_k"])
         uris = table["uri"].to_pylist()
         kept = [
             each if keep is None or keep(uri, each) else Origin()
@@ -172,27 +205,16 @@ def find_events(
             "camera": ["/".join(each.camera) or None for each in kept],
             "deployment": [each.deployment and each.deployment.id for each in kept],
             "instant": [each.time and each.time.isoformat(timespec="seconds") for each in kept],
+            **({} if labels else dict.fromkeys(_LABELS, [None] * len(kept))),
         }
         for name, values in made.items():
             table = table.append_column(name, pa.array(values, pa.string()))
         table = table.append_column("outside", pa.array([each.outside for each in kept]))
         db.from_arrow(table).project(_INSERT).insert_into("rows")
     db.commit()
-    labels = sorted(known)
-    _register_labels(db, labels, taxa)
     db.execute(_GROUPED, {"gap": gap, "burst_gap": min(gap, burst_gap)})
-    db.execute(_UNITS)
-    roll_up = None if rollup_threshold is None else RollUp(taxa, labels, rollup_threshold)
-    animals = [taxa.of(label).kind in ("animal", "unknown") for label in labels]
-    residual = _pool(db, labels, np.array(animals, bool), roll_up)
-    for statement in (_NAMED, _OBSERVATIONS, _EVENTS):
-        db.execute(statement)
-    rows = db.execute(f"""
-        SELECT CASE WHEN outside THEN 'outside' WHEN camera IS NULL THEN 'camera' ELSE 'time' END
-            AS why, count(*)
-        FROM rows WHERE NOT ({_USABLE}) AND status <> '{ELIMINATED}' GROUP BY why""").fetchall()
-    apart = {words: dict(rows).get(why, 0) for why, words in _APART.items()}
-    return Found(residual, apart, roll_up)
+    db.execute(_EVENTS)
+    return known
 
 
 def _register_labels(db: duckdb.DuckDBPyConnection, labels: list[str], taxa: Taxa) -> None:
