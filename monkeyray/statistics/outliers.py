@@ -183,12 +183,9 @@ def _distances(model: OutlierModel, features: Array) -> tuple[Array, Array]:
 
 def _discriminants(vectors: Array, truth: Array) -> tuple[Array, Array]:
     """Fisher's discriminants with unit variance within labels, and the class means in them."""
-    from sklearn.covariance import ledoit_wolf
-
     _, index = np.unique(truth, return_inverse=True)
     means = np.stack([vectors[index == i].mean(axis=0) for i in range(index.max() + 1)])
-    # Often there are fewer images than dimensions; shrinkage makes the matrix invertible.
-    covariance, _ = ledoit_wolf(vectors - means[index], assume_centered=True)
+    covariance = _shrunk_covariance(vectors - means[index])
     covariance += np.eye(len(covariance)) * (1e-9 + 1e-6 * np.trace(covariance) / len(covariance))
     apart = means - means.mean(axis=0)
     towards = np.linalg.solve(covariance, apart.T)
@@ -196,6 +193,24 @@ def _discriminants(vectors: Array, truth: Array) -> tuple[Array, Array]:
     kept = np.flatnonzero(values > 1e-6 * values.max())[-MOST_DIRECTIONS:]
     directions = towards @ rotation[:, kept] / np.sqrt(values[kept])
     return directions, means @ directions
+
+
+def _shrunk_covariance(centred: Array) -> Array:
+    """The covariance of centred vectors (n, width) after Ledoit and Wolf (J. Multivariate Analysis
+    88, 2004), float64 (width, width). Often there are fewer images than dimensions; shrinkage makes
+    the matrix invertible.
+
+    scikit-learn's takes ten times as long: it multiplies all pairs of squared features to add them
+    up, where the square of each image's sum is the same.
+    """
+    images, width = centred.shape
+    covariance = centred.T @ centred / images
+    mean = np.trace(covariance) / width
+    square = (covariance**2).sum()
+    apart = square - width * mean**2
+    noise = (((centred**2).sum(axis=1) ** 2).mean() - square) / images
+    share = min(noise, apart) / apart if noise > 0 else 0.0
+    return np.asarray((1 - share) * covariance + share * mean * np.eye(width))
 
 
 def _balanced(truth: Array, seed: int) -> Array:
