@@ -200,8 +200,8 @@ def _shrunk_covariance(centred: Array) -> Array:
     88, 2004), float64 (width, width). Often there are fewer images than dimensions; shrinkage makes
     the matrix invertible.
 
-    scikit-learn's takes ten times as long: it multiplies all pairs of squared features to add them
-    up, where the square of each image's sum is the same.
+    It agrees with scikit-learn's, which takes nine times as long: that one adds up the products of
+    all pairs of squared features, whose sum is the square of the sum of each image's.
     """
     images, width = centred.shape
     covariance = centred.T @ centred / images

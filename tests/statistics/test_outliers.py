@@ -158,3 +158,17 @@ def test_too_few_images_give_no_model() -> None:
         fit_outliers({1: features}, truth, np.full(10, -1))
     with pytest.raises(ValueError, match="1 images, 1 of them in folds"):
         fit_outliers({1: features[:1]}, truth[:1], np.zeros(1, int))
+
+
+@pytest.mark.parametrize("images", [2, 30, 500])
+def test_the_covariance_is_shrunk_as_by_scikit_learn(images: int) -> None:
+    from sklearn.covariance import ledoit_wolf
+
+    random = np.random.default_rng(images)
+    vectors = random.normal(size=(images, WIDTH)) * random.gamma(1.0, 1.0, WIDTH)
+    vectors -= vectors.mean(axis=0)
+    expected, share = ledoit_wolf(vectors, assume_centered=True)
+    assert 0 < share <= 1
+    np.testing.assert_allclose(outliers._shrunk_covariance(vectors), expected, atol=1e-12)
+    # Equal vectors have no covariance.
+    assert not outliers._shrunk_covariance(np.zeros((images, 3))).any()
