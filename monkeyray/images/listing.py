@@ -7,6 +7,8 @@ of modification), the last two null for a manifest; then the manifest's other co
 from __future__ import annotations
 
 import functools
+import itertools
+import json
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -52,6 +54,7 @@ _PACKED = (
 )  # fmt: skip
 _MEMBERS = r"(?i)\.(tar|zip)#."
 _CHUNK = 8_192
+_SHARD_LIST_BYTES = 64 * 2**20
 #: Requests at the same time.
 _THREADS = 16
 
@@ -68,7 +71,8 @@ def list_images(
     folder: Location | None = None,
     names: Mapping[str, str] | None = None,
 ) -> Iterator[pa.Table]:
-    """All images below a folder or prefix, or in a manifest, in tables of some thousand rows.
+    """All images below a folder or prefix, in a manifest, or in the archives that an index of
+    WebDataset's wids lists, in tables of some thousand rows.
 
     `include` and `exclude` are globs in which * also matches slashes, compared with the path below
     a folder or with the URI in a manifest: an image must match one of the first, if there are any,
@@ -78,7 +82,10 @@ def list_images(
     Raises InputError if the place does not exist, or a manifest has no column `uri`.
     """
     place = Location.parse(uri)
-    if is_table(str(place)):
+    if (shards := _read_shard_list(place, storage)) is not None:
+        tables = _plan_tables(_with_members(iter(shards), storage, skipped))
+        root: Location | None = place.parent
+    elif is_table(str(place)):
         rows = read_manifest(place, storage, skipped, folder, names)
         tables, root = _with_extents(rows, storage), None
     else:
@@ -181,14 +188,22 @@ def _list_folder(place: Location, storage: Storage, skipped: Counter[str]) -> It
             exists = Path(place.path).exists()
         if not exists:
             raise InputError(f"no such folder of images: {place}")
-    entries: list[Entry] = []
-    for entry in _with_members(_list_files(place, storage, skipped), storage, skipped):
-        entries.append(entry)
-        if len(entries) == _CHUNK:
-            yield _plan_table(entries)
-            entries = []
-    if entries:
-        yield _plan_table(entries)
+    files = _list_files(place, storage, skipped)
+    yield from _plan_tables(_with_members(files, storage, skipped))
+
+
+def _read_shard_list(place: Location, storage: Storage) -> list[Entry] | None:
+    """The archives that an index of WebDataset's wids lists, in its order; None for other files.
+    It says where they are and how many samples they have, and not where these are in them."""
+    if not place.path.lower().endswith(".json"):
+        return None
+    try:
+        content = json.loads(storage.read(place, _SHARD_LIST_BYTES).data)
+        names = [str(shard["url"]) for shard in content["shardlist"]]
+    except (ObjectError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    places = (Location.parse(name) if "://" in name else place.parent / name for name in names)
+    return [Entry(str(shard), None, None) for shard in places]
 
 
 def _list_files(place: Location, storage: Storage, skipped: Counter[str]) -> Iterator[Entry]:
@@ -265,6 +280,11 @@ def _extent(uri: str, storage: Storage) -> Member | None:
         return split and storage.index(split[0]).find(split[1])
     except ObjectError:
         return None  # a plain file of this name, or its row says why it cannot be read
+
+
+def _plan_tables(entries: Iterator[Entry]) -> Iterator[pa.Table]:
+    while some := list(itertools.islice(entries, _CHUNK)):
+        yield _plan_table(some)
 
 
 def _plan_table(entries: list[Entry]) -> pa.Table:

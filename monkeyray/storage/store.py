@@ -192,6 +192,8 @@ class Storage:
 
         Raises as `read` does, and as `write` does where indexes are to be written.
         """
+        if archive.version is None:
+            archive = self.stat(archive.uri)
         try:
             return self._read_index(archive)
         except ConflictError:

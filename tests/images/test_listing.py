@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tarfile
 from collections import Counter
@@ -125,3 +126,25 @@ def test_archives_that_can_only_be_read_from_their_start_are_refused(tmp_path: P
     (tmp_path / "a.tar.gz").write_bytes(b"")
     with pytest.raises(InputError, match=r"a\.tar\.gz is an archive .* unpack it, or pack it as"):
         list(list_images(str(tmp_path / "a.tar.gz"), Storage(), Counter()))
+
+
+def test_an_index_of_wids_lists_archives(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"data")
+    for name in ("b.tar", "a.tar", "c.tar"):
+        with tarfile.open(tmp_path / name, "w") as archive:
+            archive.add(tmp_path / "1.jpg", "1.jpg")
+    urls = ["b.tar", f"file://{tmp_path}/a.tar", "gone.tar"]
+    shards = [{"url": url, "nsamples": 1, "filesize": 10240, "md5sum": ""} for url in urls]
+    index = {"__kind__": "wids-shard-index-v1", "wids_version": 1, "shardlist": shards}
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps(index))
+    table = pa.concat_tables(list_images(str(path), Storage(), Counter()))
+    names = [uri.removeprefix(f"{tmp_path}/") for uri in table["uri"].to_pylist()]
+    assert names == ["b.tar#1.jpg", "a.tar#1.jpg", "gone.tar"]
+    assert table["size_bytes"].to_pylist() == [4, 4, None]
+    only = pa.concat_tables(list_images(str(path), Storage(), Counter(), ["a.tar/*"]))
+    assert only.num_rows == 1
+    for other in ('{"images": []}', '{"shardlist": 3}', "[]"):
+        path.write_text(other)
+        with pytest.raises(InputError, match="JSON"):
+            list(list_images(str(path), Storage(), Counter()))

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -146,15 +147,17 @@ class Job:
 
 
 def rows_of(files: dict[str, bytes], images: str = "") -> dict[str, tuple[object, ...]]:
-    """What the files say, by image, with its path below `images`; asserts that none is twice."""
+    """What the files say, by image, with its path below `images`, which may be an archive; asserts
+    that none is twice."""
     columns = ["uri", "status", "error", "label", "score", "width", "height", "sha256"]
     table = pa.concat_tables(
         pq.read_table(io.BytesIO(data), columns=columns) for data in files.values()
     )
     rows = {}
     for row in table.to_pylist():
-        assert row["uri"].startswith(images)
-        row["uri"] = row["uri"].removeprefix(images)
+        if images:
+            row["uri"] = Location.of(images).below(row["uri"])
+            assert row["uri"] is not None
         rows[row["uri"]] = tuple(row.values())
     assert len(rows) == table.num_rows
     return rows
@@ -182,6 +185,20 @@ def places(request: pytest.FixtureRequest, many: Path, tmp_path: Path) -> tuple[
     return f"{root}/images", f"{root}/out", storage
 
 
+@pytest.fixture
+def packed(request: pytest.FixtureRequest, many: Path, tmp_path: Path) -> tuple[str, str, Storage]:
+    """The same with the images in a tar archive."""
+    archive = tmp_path / "many.tar"
+    with tarfile.open(archive, "w") as tar:
+        for path in sorted(many.rglob("*.jpg")):
+            tar.add(path, path.relative_to(many))
+    if request.param == "local":
+        return str(archive), str(tmp_path / "out"), Storage()
+    s3: Storage = request.getfixturevalue("s3")
+    s3.write("s3://photos/packed/many.tar", archive.read_bytes())
+    return "s3://photos/packed/many.tar", "s3://photos/packed/out", s3
+
+
 @pytest.fixture(scope="module")
 def undisturbed(
     many: Path, model: str, tmp_path_factory: pytest.TempPathFactory
@@ -195,18 +212,34 @@ def undisturbed(
 def test_killed_at_any_moment(
     places: tuple[str, str, Storage], model: str, undisturbed: dict[str, tuple[object, ...]]
 ) -> None:
-    images, place, storage = places
-    assert len(undisturbed) == IMAGES
-    dice = random.Random(0)
     # The driver in half of the rounds, a worker in the other half, in other places other rounds
     # first; in some, while a file or _SUCCESS is being published.
-    first = {"/": 0, "s": 3, "a": 6}[place[0]]
+    _rounds(*places, model, undisturbed, {"/": 0, "s": 3, "a": 6}[places[1][0]])
+
+
+@pytest.mark.parametrize("packed", ["s3", "local"][:ROUNDS], indirect=True)
+def test_killed_while_an_archive_is_read(
+    packed: tuple[str, str, Storage], model: str, undisturbed: dict[str, tuple[object, ...]]
+) -> None:
+    _rounds(*packed, model, undisturbed, 6)
+
+
+def _rounds(
+    images: str,
+    place: str,
+    storage: Storage,
+    model: str,
+    expected: dict[str, tuple[object, ...]],
+    first: int,
+) -> None:
+    assert len(expected) == IMAGES
+    dice = random.Random(0)
     for number in range(first, first + ROUNDS):
         storage.delete_tree(place)
         victim = "driver" if number % 2 == 0 else "worker"
         moments = ("file", "middle", "success", "middle", "plan")
         moment = moments[number % len(moments)]
-        _round(Job(images, model, place, storage), victim, moment, dice, undisturbed)
+        _round(Job(images, model, place, storage), victim, moment, dice, expected)
 
 
 def _round(
