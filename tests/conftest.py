@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from monkeyray.model.backbones import import_keras
 from monkeyray.storage.store import Storage
 from tests.support import azurite
 from tests.support.required import skip_or_fail
@@ -34,6 +35,14 @@ os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
 os.environ.update(AWS_ACCESS_KEY_ID="admin", AWS_SECRET_ACCESS_KEY="secret-of-tests")
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ.update(azurite.ENVIRONMENT)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def tensorflow_first(request: pytest.FixtureRequest) -> None:
+    """Keras keeps the backend that it is imported with: TensorFlow, whatever test comes first."""
+    needed = {"model", "scoring", "training", "system"}
+    if any(needed & {*item.path.parts} for item in request.session.items):
+        import_keras()
 
 
 @pytest.fixture(scope="session")
