@@ -29,7 +29,8 @@ MOST_DIRECTIONS = 100
 #: Images drawn at random to estimate the covariance.
 MOST_IMAGES = 20_000
 
-#: Images out of fold that suffice for the scale; further folds are not measured.
+#: Images out of fold that suffice for the scale: of a fold with twice as many an even selection is
+#: measured, and further folds are not.
 ENOUGH_MEASURED = 5_000
 
 _ROWS = 2048
@@ -136,6 +137,7 @@ def fit_outliers(
             break
         model = _fit(most, images[(its_fold != number) & (its_second != number)], truth, seed)
         held = images[its_fold == number]
+        held = held[:: max(1, len(held) // ENOUGH_MEASURED)]
         for views, each in features.items():
             for start in range(0, len(held), _ROWS):
                 some = each[held[start : start + _ROWS]]

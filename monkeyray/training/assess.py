@@ -174,12 +174,14 @@ def _unseen_logits(
     head: Weights, fold_heads: Mapping[int, Weights], features: Array, fold: Array
 ) -> Array:
     """The logits of all images, each by the head that has not seen it, if there is one."""
-    logits = head_logits(head, features)
-    for number, fold_head in fold_heads.items():
-        its = np.flatnonzero(fold == number)
+    logits = np.empty((len(features), len(head[max(head)])))
+    seen = ~np.isin(fold, list(fold_heads))
+    parts = [(head, seen), *((each, fold == number) for number, each in fold_heads.items())]
+    for weights, chosen in parts:
+        its = np.flatnonzero(chosen)
         for start in range(0, len(its), _ROWS):
             rows = its[start : start + _ROWS]
-            logits[rows] = head_logits(fold_head, features[rows])
+            logits[rows] = head_logits(weights, features[rows])
     return logits
 
 

@@ -137,6 +137,12 @@ def test_enough_images_give_the_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outliers, "ENOUGH_MEASURED", 100)
     found = fit_outliers({1: features}, truth, fold)
     np.testing.assert_array_equal(found.weights[1], wanted.weights[1])
+    # Of a fold with more, every second image is measured, by a model without any of the fold.
+    monkeypatch.setattr(outliers, "ENOUGH_MEASURED", 60)
+    found = fit_outliers({1: features}, truth, fold)
+    its, others = (np.where(np.arange(600) % 10 == rest, 0, -1) for rest in (0, 5))
+    wanted = fit_outliers({1: features}, truth, its, others)
+    np.testing.assert_array_equal(found.weights[1], wanted.weights[1])
 
 
 @settings(deadline=None, max_examples=25)
