@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import tarfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from monkeyray.errors import ConfigError, InputError, MonkeyRayError, StorageErr
 from monkeyray.options import StoreConfig
 from monkeyray.pages.options import ReviewConfig
 from monkeyray.pages.review import Review, review
+from monkeyray.storage.store import Storage
 from tests.support.pictures import encode
 from tests.support.predicted import box, predict, scored
 
@@ -169,6 +171,21 @@ def test_images_where_the_detector_found_nothing_are_shown_whole(tmp_path: Path)
         ("blank", "blanks:0")
     ]
     assert re.findall(r'<button type="button" value="(\w*)"', page) == ["blank"]
+
+
+def test_members_of_a_tar_are_read_where_their_rows_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, archive = tmp_path / "1.png", tmp_path / "a.tar"
+    Image.new("RGB", (80, 40), (0, 200, 0)).save(picture)
+    with tarfile.open(archive, "w") as tar:
+        tar.add(picture, "1.png")
+    ((_, member),) = Storage().index(str(archive)).members.items()
+    row = scored(f"{archive}#1.png", ("fox", 0.9), etag_or_mtime=str(member.extent))
+    predict(tmp_path / "predictions", [row], images=str(archive))
+    monkeypatch.delattr(Storage, "index")
+    done = run(tmp_path)
+    assert (done.shown, done.unseen) == (1, 0)
 
 
 @pytest.mark.parametrize("boxes", [False, True])

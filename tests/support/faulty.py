@@ -88,6 +88,7 @@ class FaultyProxy:
         self.delay_seconds = delay_seconds
         self.latency_seconds = latency_seconds
         self.requests = 0
+        self.sent_bytes = 0
         self.disturbed: Counter[str] = Counter()
         self._random = random.Random(seed)
         self._deck: list[Kind] = []
@@ -220,6 +221,8 @@ class FaultyProxy:
                     client.sendall(answer.head + answer.body[: len(answer.body) // 2])
                     return
                 client.sendall(answer.head + answer.body)
+                with self._lock:
+                    self.sent_bytes += len(answer.body)
                 if answer.closes or request.closes:
                     return
         except (OSError, _GoneError):
