@@ -48,9 +48,6 @@ def export(config: ExportConfig) -> Export:
 
 def _notes(job: Job) -> Iterator[str]:
     """Notes about images and labels that the given tables lack."""
-    deployments = job.source.deployments
-    if deployments is not None and deployments.unknown is not None:
-        yield f"without a deployment: {deployments.unknown}"
     # The notes of a Camtrap DP name the labels without a scientific name anyway.
     if job.config.taxonomy and job.config.format != "camtrap-dp":
         yield from job.taxa.notes()

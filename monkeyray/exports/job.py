@@ -67,7 +67,9 @@ class Source:
         ]
 
     def notes(self) -> Iterator[str]:
-        """A note if the predictions are incomplete."""
+        """Notes about images without a deployment, and predictions that are incomplete."""
+        if self.deployments is not None and self.deployments.unknown is not None:
+            yield f"without a deployment: {self.deployments.unknown}"
         if self.config.partial and not self.predictions.is_complete:
             done, planned = self.predictions.rows, self.predictions.run.rows
             yield f"partial: {done} of {planned} images are scored so far"

@@ -102,7 +102,8 @@ def _absolute(
         raise InputError(f"manifest {manifest} has two columns {twice[0]!r}: rename one")
     if "uri" not in table.column_names:
         raise InputError(
-            f"manifest {manifest} has no column 'uri', only {', '.join(table.column_names)}"
+            f"manifest {manifest} has no column 'uri', only {', '.join(table.column_names)}: "
+            "rename the one with the images' paths, or in a table of labels name it by --uri-column"
         )
     written = as_text(manifest, table, "uri")
     uris = pc.utf8_trim_whitespace(written)

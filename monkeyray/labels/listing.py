@@ -77,7 +77,10 @@ def list_labelled(
     if options.label_level is not None:
         skipped[f"{NOTE}of {place}, which has no taxa for --label-level"] += table.num_rows
     if table.num_rows == 0:
-        raise InputError(f"no images in {place}: give a folder whose sub-folders are the labels")
+        raise InputError(
+            f"no images in {place}: "
+            + ("it has no rows" if from_table else "give a folder whose sub-folders are the labels")
+        )
     if from_table:
         table = label_by_column(place, table)
     else:

@@ -41,7 +41,10 @@ def label_by_column(manifest: Location, table: pa.Table) -> pa.Table:
     """
     if "label" not in table.column_names:
         names = [name for name in table.column_names if name not in PLAN_SCHEMA.names[1:]]
-        raise InputError(f"manifest {manifest} has no column 'label', only {', '.join(names)}")
+        raise InputError(
+            f"manifest {manifest} has no column 'label', only {', '.join(names)}: rename the one "
+            "with the labels, or name it by --label-column"
+        )
     for name in ("label", "split", "group"):
         if name not in table.column_names:
             continue

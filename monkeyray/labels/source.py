@@ -206,7 +206,10 @@ def _of_json(source: Source) -> Source | None:
     try:
         content = json.loads(source.read(source.main))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{source.main} of {source.place} is not JSON: {error}") from error
+        raise InputError(
+            f"{source.place} is not JSON ({error}): it is damaged or incomplete, so export or "
+            "download it again"
+        ) from error
     if not isinstance(content, dict):
         return None
     return replace(source, fields=tuple(content), content=content)

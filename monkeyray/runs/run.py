@@ -60,7 +60,7 @@ from monkeyray.storage.store import Storage
 MAY_PASS = ("missing", "forbidden", "archived", "crashed", "timeout")
 
 #: Columns whose values each file counts in its footer, where it has them.
-COUNTED = ("status", "label", "decision")
+COUNTED = ("status", "label", "decision", "excluded_label")
 
 FILE_NAME = re.compile(r"part-(\d{5,})-([0-9a-f]{8})\.(parquet|trial)")
 _FOOTER = b"monkeyray.shard"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -40,7 +41,7 @@ class Allowed:
 
     `by_place`: which labels each place allows, bool (labels,). `pattern`, `root`: find the place in
     an image's path below the root; otherwise it is in the image's columns. `sha256`: of the table's
-    content. `unknown`: its labels that the model does not have.
+    content. `unknown`: its labels that the model does not have, in words.
     """
 
     by_place: dict[_Where, Flags]
@@ -59,17 +60,28 @@ class Allowed:
         """
         return np.stack([self._at(where) for where in self._places(images)])
 
-    def check(self, columns: Sequence[str]) -> None:
-        """Raise InputError if the table is by place and nothing says where images were taken.
+    def check(self, images: pa.Table) -> str | None:
+        """A warning if none of some images is at a place of the table, as when its names differ.
 
-        `columns`: those that the images have.
+        Raises InputError if the table is by place and nothing says where images were taken.
         """
         names = {name for its in _PLACES.values() for name in its}
-        if self.pattern is None and any(map(any, self.by_place)) and names.isdisjoint(columns):
+        listed = [place for place in self.by_place if any(place)]
+        if self.pattern is None and listed and names.isdisjoint(images.column_names):
             raise InputError(
                 "--allowed is by site, camera or deployment, and the images have no such column: "
-                "give --site-pattern, such as {site}/* for the paths below the images' folder"
+                "add it, or give --site-pattern, such as {site}/* for the paths below the images' "
+                "folder"
             )
+        places = self._places(images)
+        if places and listed and not any(_covers(a, b) for a in listed for b in set(places)):
+            theirs, ours = (", ".join(filter(None, each)) for each in (listed[0], max(places)))
+            return (
+                f"WARNING: none of the first {counted(len(places), 'image')} is at a place in "
+                f"--allowed: the table has {theirs}, the images "
+                + (f"are of {ours}" if ours else "have none")
+            )
+        return None
 
     def notes(self) -> Iterator[str]:
         """A note about labels of the table that the model does not have."""
@@ -93,12 +105,17 @@ class Allowed:
             its = [
                 labels
                 for place, labels in self.by_place.items()
-                if any(place) and all(a in ("", b) for a, b in zip(place, where, strict=True))
+                if any(place) and _covers(place, where)
             ]
             general = [self.by_place[place] for place in self.by_place if not any(place)]
             whole = its + general or list(self.by_place.values())
             self._found[where] = np.logical_or.reduce(whole)
         return self._found[where]
+
+
+def _covers(place: _Where, where: _Where) -> bool:
+    """Whether a place of the table, in which empty names stand for all, includes an image's."""
+    return all(a in ("", b) for a, b in zip(place, where, strict=True))
 
 
 def masked(logits: Array, mask: Flags | None) -> Array:
@@ -157,7 +174,14 @@ def read_allowed(
         if label in index:
             mask[index[label]] = True
         elif label.lower() not in ALWAYS:
-            unknown.add(label)
+            close = difflib.get_close_matches(label, labels, 1)
+            unknown.add(f"{label} (the model has {close[0]})" if close else label)
+    named = {name for names in _PLACES.values() for name in names}
+    if pattern is not None and named.isdisjoint(row):
+        raise InputError(
+            f"--site-pattern finds images in --allowed by site, camera or deployment, and {place} "
+            f"has no such column, only {', '.join(row)}: rename one, or drop --site-pattern"
+        )
     for where, mask in by_place.items():
         if not mask.any():
             its = ", ".join(filter(None, where)) or "all places"

@@ -30,9 +30,10 @@ from monkeyray.model.engines.choice import choose_engine
 from monkeyray.options import Engine, Precision, StoreConfig, check, require
 from monkeyray.runs.workers.batches import Batch, attempt
 from monkeyray.runs.workers.fetch import FETCH_THREADS, Fetched, fetch
+from monkeyray.scoring.allowed import read_allowed
 from monkeyray.scoring.options import parse_top_k
 from monkeyray.scoring.rows import BatchScorer, ScoreOptions
-from monkeyray.scoring.schema import EMBEDDING, prediction_schema
+from monkeyray.scoring.schema import EMBEDDING, EXCLUDED, prediction_schema
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 
@@ -100,19 +101,27 @@ class Model:
 
         The columns are those of `score`'s predictions that do not describe a file: uri (null if
         none was given), status, error, label, score, decision, ood_score, top_k, width, height,
-        captured_at and embedding. For an image that is null or cannot be read, status and error
-        say why, and score is null. `.to_pandas()` turns the table into a DataFrame.
+        captured_at, excluded_label (with a table of allowed labels) and embedding. For an image
+        that is null or cannot be read, status and error say why, and score is null. `.to_pandas()`
+        turns the table into a DataFrame.
 
         PIL images and arrays are resized from their full resolution, JPEGs given by path or bytes
         are decoded at a reduced scale as in training; above twice the network's input size their
         scores can differ slightly.
 
-        Raises InputError for objects that are not images, ConfigError for a malformed URI, and
+        Raises InputError for objects that are not images and for a table of allowed labels by
+        place, since nothing says where the images were taken; ConfigError for a malformed URI, and
         StorageError if the store cannot be used.
         """
         require(batch_size >= 1, "batch-size", batch_size, "1 or more")
-        names = [*_COLUMNS, *([EMBEDDING.name] if embeddings else [])]
-        whole = prediction_schema(PLAN, int(self._bundle.model["feature_width"]))
+        allowed = self._options.allowed
+        if allowed is not None:
+            allowed.check(PLAN.empty_table())
+        whole = prediction_schema(
+            PLAN, int(self._bundle.model["feature_width"]), allowed=allowed is not None
+        )
+        wanted = (*_COLUMNS, EXCLUDED.name, *([EMBEDDING.name] if embeddings else []))
+        names = [name for name in wanted if name in whole.names]
         schema = pa.schema([whole.field(name) for name in names], metadata=whole.metadata)
         size = max(1, batch_size // len(self._options.views))
         tables = [schema.empty_table()]
@@ -172,6 +181,7 @@ def load_model(
     views: int | None = None,
     top_k: int | str = 5,
     threshold: float | None = None,
+    allowed: str | os.PathLike[str] | None = None,
     engine: str = "auto",
     precision: str = "float32",
     gpu: bool = False,
@@ -182,7 +192,8 @@ def load_model(
         model = monkeyray.load_model("models/first")
         model.predict(sorted(Path("photographs").rglob("*.jpg"))).to_pandas()
 
-    The options are those of ScoreConfig; `top_k` may be a number. OpenVINO computes in one thread,
+    The options are those of ScoreConfig; `top_k` may be a number. A table of `allowed` labels by
+    site is for Scorer, whose batches may have a column site. OpenVINO computes in one thread,
     or in OMP_NUM_THREADS of the environment. Unlike in a job, images are decoded in this process,
     so a malicious one can crash it or keep it busy. Keras must run on TensorFlow, unless the
     model's backbone came as an ONNX file, which needs neither. A model that was trained on crops of
@@ -201,12 +212,18 @@ def load_model(
     bundle = load_bundle(os.fspath(uri), storage, model_id, int8=precision == "int8")
     if note := bundle.unlike(None):
         store.reporter().say(note)
+    table = None
+    if allowed is not None:
+        table = read_allowed(os.fspath(allowed), storage, bundle.labels)
+        for note in table.notes():
+            store.reporter().say(note)
     options = ScoreOptions(
         views=bundle.choose_views(views),
         top_k=parse_top_k(top_k, len(bundle.labels)),
         threshold=threshold,
         embeddings=True,
         limits=Limits(),
+        allowed=table,
         engine=choose_engine(engine, precision, gpu, bundle.onnx is not None),
     )
     # Otherwise OpenVINO's engine would choose Keras's backend, for the whole notebook.

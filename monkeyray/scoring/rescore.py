@@ -47,8 +47,8 @@ def rescore(config: RescoreConfig) -> Summary:
     old = predictions.run
     allowed = open_allowed(config, storage, bundle, predictions.root, reporter.say)
     options = replace(_options(config, old, bundle), allowed=allowed)
-    if allowed is not None:
-        allowed.check(old.plan.schema().names)
+    if allowed and (warning := allowed.check(old.plan.read(0))):
+        reporter.say(warning)
     identity = _identity(config, old, bundle, options)
     rescorer = Rescorer(predictions, PostProcessor(bundle, options), bundle.head_weights)
     storage.check_conditions(place)

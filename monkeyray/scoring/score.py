@@ -56,8 +56,8 @@ def score(config: ScoreConfig) -> Summary | Estimate:
         listed = None
         if found is None or config.update:
             listed = list_collection(config, storage, detections)
-            if allowed is not None:
-                allowed.check(listed[0].schema.names)
+            if allowed and (warning := allowed.check(next(listed[0].tables()))):
+                reporter.say(warning)
         del detections  # may be a gigabyte
         with open_pool(config.store, config.gpu, reporter.say) as pool:
             workers = pool.count("workers", config.workers, config.gpu)

@@ -25,7 +25,8 @@ def nothing_scored(statuses: Counter[str]) -> bool:
 @dataclass(frozen=True, repr=False)
 class Summary(Result):
     """Summary of a scoring. `scored`: images of this call; `already`: images scored before;
-    `boxes`: whether rows are boxes; `spent`: the workers' nanoseconds by worker.SPENT."""
+    `boxes`: whether rows are boxes; `spent`: the workers' nanoseconds by worker.SPENT; `excluded`:
+    rows with another label because of --allowed, by the label that it excludes."""
 
     uri: str
     statuses: Counter[str]
@@ -38,6 +39,7 @@ class Summary(Result):
     seconds: float
     boxes: bool = False
     spent: Counter[str] = field(default_factory=Counter)
+    excluded: Counter[str] = field(default_factory=Counter)
 
     @classmethod
     def of(
@@ -48,7 +50,7 @@ class Summary(Result):
         return cls(
             str(run.place), totals["status"], totals["label"], totals["decision"], names, run.notes,
             scored, run.rows - scored, seconds, bool(run.identity.get("detections")),
-            spent or Counter(),
+            spent or Counter(), totals["excluded_label"],
         )  # fmt: skip
 
     @property
@@ -64,7 +66,8 @@ class Summary(Result):
     def to_json(self) -> dict[str, Any]:
         """For --summary-json: `predictions`, their place; `images`, the number of rows (with
         `boxes`, one per box or image without one), of which this call made `scored_now` and earlier
-        ones `already_there`; rows by `statuses`, `labels` and `decisions`; `seconds` and
+        ones `already_there`; rows by `statuses`, `labels` and `decisions`, and those with
+        another label because of --allowed by their `excluded_labels`; `seconds` and
         `images_per_second`, including start-up, null if none was scored; `worker_seconds` of all
         workers, by fetch, decode, compute and write; `notes`, counts by sentences for people."""
         return {
@@ -76,6 +79,7 @@ class Summary(Result):
             "statuses": dict(self.statuses),
             "labels": dict(self.labels),
             "decisions": dict(self.decisions),
+            "excluded_labels": dict(self.excluded),
             "seconds": self.seconds,
             "images_per_second": self.scored / self.seconds if self.scored else None,
             "worker_seconds": {name: self.spent[name] / 1e9 for name in SPENT},
@@ -96,6 +100,12 @@ class Summary(Result):
         if self.decisions:
             counts = (f"{count} {what}" for what, count in self.decisions.most_common())
             lines.append(", ".join(counts))
+        if self.excluded:
+            some = ", ".join(f"{label} {count}" for label, count in self.excluded.most_common(5))
+            lines.append(
+                f"{self.excluded.total()} with another label because of --allowed, which excludes "
+                f"their likeliest: {some}"
+            )
         lines += [f"{note}: {count}" for note, count in self.notes.items() if count]
         if self.scored:
             lines.append(

@@ -124,6 +124,11 @@ def list_dataset(
         table = pa.concat_tables([table, test])
     for uri in config.corrections:
         table = apply_corrections(table, read_later(uri, table), skipped)
+    if config.group_column is not None and table["group"].null_count == table.num_rows:
+        raise InputError(
+            f"--group-column {config.group_column}: no labelled image has a value in a column of "
+            "this name; correct the name or leave the option out"
+        )
     labels = set(table["label"].to_pylist())
     if len(labels) < 2:
         raise InputError(

@@ -146,8 +146,9 @@ def test_a_nan_label_is_missing(tmp_path: Path) -> None:
     [
         ("uri,uri\na,b\n", "two columns 'uri'"),
         ("uri,label,label\na,b,c\n", "two columns 'label'"),
-        ("path,label\na,b\n", "no column 'uri', only path, label"),
-        ("uri,name\na,b\n", "no column 'label', only uri, name$"),
+        ("path,label\na,b\n", "no column 'uri', only path, label: .* --uri-column"),
+        ("uri,name\na,b\n", "no column 'label', only uri, name: .* --label-column"),
+        ("uri,label\n", "list.csv: it has no rows"),
         ("uri,label\na,b\na,c\n", "two labels"),
         ("uri,label\na,\n", "1 row with no label"),
         ("uri,label\na,NA\nb,NaN\nc,null\nd,Nasua\n", "3 rows with no label .blank, or NA"),

@@ -34,7 +34,7 @@ def allowed(found: Allowed, **columns: list[Any]) -> list[set[str]]:
 
 
 def test_labels_of_sites_and_of_all(tmp_path: Path) -> None:
-    table = "label,location\nlion,A\nzebra,A\ntiger,B\nzebra,\nwolf,B\n"
+    table = "label,location\nlion,A\nzebra,A\ntiger,B\nzebra,\nwolf,B\nzbra,B\n"
     found = read(tmp_path, table)
     assert found.mask(pa.table({"site": ["A"]}))[0, 3:].all()
     # What is given for all is so at every site, and alone where the site is unknown or not listed.
@@ -42,7 +42,9 @@ def test_labels_of_sites_and_of_all(tmp_path: Path) -> None:
     for column in ("site", "location"):
         assert allowed(found, **{column: ["A", " B", "C", "", None]}) == expected
     assert allowed(found, uri=["/a.jpg"]) == [{"zebra"}]
-    assert list(found.notes()) == ["1 label of --allowed unknown to the model: wolf"]
+    assert list(found.notes()) == [
+        "2 labels of --allowed unknown to the model: wolf, zbra (the model has zebra)"
+    ]
 
 
 def test_without_labels_for_all_an_unknown_site_has_those_of_any(tmp_path: Path) -> None:
@@ -72,11 +74,20 @@ def test_sites_in_paths(tmp_path: Path) -> None:
     assert allowed(found, uri=uris, site=["B"] * 4) == [
         {"lion"}, {"tiger"}, *[{"lion", "tiger"}] * 2,
     ]  # fmt: skip
-    found.check(["uri"])
-    with pytest.raises(InputError, match="give --site-pattern"):
-        read(tmp_path, table).check(["uri", "habitat"])
-    read(tmp_path, table).check(["uri", "location"])
-    read(tmp_path, "label\nlion\n").check(["uri"])
+    assert found.check(pa.table({"uri": uris})) is None
+    with pytest.raises(InputError, match="add it, or give --site-pattern"):
+        read(tmp_path, table).check(pa.table({"uri": uris, "habitat": uris}))
+    assert read(tmp_path, table).check(pa.table({"location": ["B", "C"]})) is None
+    assert read(tmp_path, "label\nlion\n").check(pa.table({"uri": uris})) is None
+
+
+def test_a_table_whose_places_have_other_names(tmp_path: Path) -> None:
+    found = read(tmp_path, "label,site\nlion,Site A\n")
+    warning = found.check(pa.table({"site": ["site-a", None]})) or ""
+    assert warning.endswith("--allowed: the table has Site A, the images are of site-a")
+    assert (found.check(pa.table({"site": [""]})) or "").endswith("the images have none")
+    with pytest.raises(InputError, match="has no such column, only label, plot: rename one"):
+        read(tmp_path, "label,plot\nlion,A\n", pattern="{site}/*", root=Location.of("/x"))
 
 
 def test_the_hash_is_of_the_content(tmp_path: Path) -> None:

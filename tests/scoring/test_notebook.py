@@ -16,6 +16,7 @@ import monkeyray.scoring.notebook
 from monkeyray.errors import BundleError, ConfigError, InputError
 from monkeyray.model.bundle import Bundle
 from monkeyray.scoring.notebook import Model, load_model
+from monkeyray.scoring.stage import Scorer
 from monkeyray.training.summary import Trained
 from tests.support.predicted import assert_scored_alike
 
@@ -133,6 +134,24 @@ def test_a_model_is_loaded_as_asked(
     (row,) = model.predict(rows[5]["uri"]).to_pylist()
     assert (len(row["top_k"]), row["decision"]) == (3, "accepted")
     assert "trained with None" in capsys.readouterr().err
+
+
+def test_labels_that_live_here(
+    trained: Trained, rows: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = rows[5]
+    other = next(label for label in ("n0", "n5", "n9") if label != row["label"])
+    (tmp_path / "here.csv").write_text(f"label\n{other}\n{other}0\n")
+    model = load_model(trained.uri, allowed=tmp_path / "here.csv")
+    (found,) = model.predict(row["uri"]).to_pylist()
+    assert (found["label"], found["excluded_label"]) == (other, row["label"])
+    assert f"{other}0 (the model has {other})" in capsys.readouterr().err
+    (tmp_path / "sites.csv").write_text(f"label,site\n{other},A\n{row['label']},B\n")
+    with pytest.raises(InputError, match="the images have no such column"):
+        load_model(trained.uri, allowed=tmp_path / "sites.csv").predict(b"")
+    scorer = Scorer(trained.uri, allowed=tmp_path / "sites.csv")
+    table = scorer(pa.table({"uri": [row["uri"]] * 2, "site": ["A", "B"]}))
+    assert table["label"].to_pylist() == [other, row["label"]]
 
 
 @pytest.mark.parametrize(

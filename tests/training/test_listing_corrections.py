@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -85,6 +86,15 @@ def test_corrections_that_are_not_there(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"manifest .*no\.csv does not exist"):
         list_dataset(config, Storage())
+
+
+def test_a_column_of_groups_that_no_table_has(tmp_path: Path) -> None:
+    (tmp_path / "i.csv").write_text("uri,label,visit\na,fox,1\nb,owl,2\nc,fox,3\nd,owl,4\n")
+    config = TrainConfig(images=str(tmp_path / "i.csv"), model="m", group_column="visits")
+    with pytest.raises(InputError, match="--group-column visits: no labelled image has a value"):
+        list_dataset(config, Storage())
+    found, _, _ = list_dataset(replace(config, group_column="visit"), Storage())
+    assert found["group"].to_pylist() == ["1", "2", "3", "4"]
 
 
 def test_a_bundle_does_not_say_where_corrections_were() -> None:

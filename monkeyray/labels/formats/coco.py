@@ -37,14 +37,16 @@ _ROUNDING = 0.01
 
 def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Table:
     rows = {name: source.content[name] for name in ("images", "categories", "annotations")}
+    path = _named(rows["images"], options.uri_column, "file_name")
     for name, each in rows.items():
-        needs = {"images": ("id", options.uri_column or "file_name"), "categories": ("id", "name"),
+        needs = {"images": ("id", path), "categories": ("id", "name"),
                  "annotations": ("image_id", "category_id")}[name]  # fmt: skip
         _check(source, name, each, needs)
     images, annotations = rows["images"], rows["annotations"]
     keys = pa.array([str(image["id"]) for image in images], pa.string())
     where = pc.index_in(_strings(annotations, "image_id"), value_set=keys)
-    names = {str(row["id"]): row.get(options.label_column or "name") for row in rows["categories"]}
+    called = _named(rows["categories"], options.label_column, "name")
+    names = {str(row["id"]): row.get(called) for row in rows["categories"]}
     category = _strings(annotations, "category_id").to_pylist()
     label = pa.array([names.get(each) for each in category], pa.string())
     boxes = _boxes(images, annotations, where, notes)
@@ -58,7 +60,7 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
         {
             name: _strings(images, *fields).take(where)
             for name, fields in {
-                "path": (options.uri_column or "file_name",),
+                "path": (path,),
                 "group": (options.group_column or "",),
                 "location": ("location",),
                 "time": ("datetime", "date_captured"),
@@ -101,6 +103,12 @@ def _one_label_each(sequence: pa.Array, label: pa.Array, notes: Counter[str]) ->
         NOTE + "sequences without differing labels, which may be of the sequence, not of each image"
     ] += several
     return np.asarray(there)
+
+
+def _named(rows: Any, wanted: str | None, usual: str) -> str:
+    """The field that is wanted, if a row has it, otherwise the usual one."""
+    has = isinstance(rows, list) and any(isinstance(x, dict) and wanted in x for x in rows)
+    return wanted if wanted is not None and has else usual
 
 
 def _check(source: Source, name: str, rows: Any, needs: Iterable[str]) -> None:

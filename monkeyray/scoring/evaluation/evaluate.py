@@ -215,9 +215,9 @@ def _from_images(
     if allowed is None:
         sample = build()
     else:
-        allowed.check(
-            [name for name in images.column_names if images[name].null_count < len(images)]
-        )
+        filled = [name for name in images.column_names if images[name].null_count < len(images)]
+        if warning := allowed.check(images.select(filled)):
+            reporter.say(warning)
         mask = allowed.mask(images)
         sample = build(mask)
         sample.data["without_allowed"] = _without_allowed(sample, build(), mask, images)

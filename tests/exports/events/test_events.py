@@ -230,6 +230,7 @@ def test_rates_at_sites(tmp_path: Path) -> None:
     )
     done, tables = run(tmp_path, gap="30min", deployments=str(tmp_path / "deployments.csv"))
     assert list(done.apart.values()) == [0, 0, 2]
+    assert "without a deployment" not in str(done)
     found = {(row["site"], row["label"]): row for row in tables["sites"]}
     assert {where: row["events"] for where, row in found.items()} == {
         ("A", "fox"): 3, ("A", "hare"): 1, ("B", "fox"): 1, ("B", "hare"): 0, ("C", "fox"): 0,
@@ -370,6 +371,12 @@ def test_deployments_divide_events_and_set_the_clock_right(place: Path) -> None:
     last = tables["events"][-1]
     assert (last["deployment_id"], last["images"]) == ("d3", 2)
     assert last["start"] == datetime(2021, 5, 31, 6, 59, 55)
+
+
+def test_a_camera_without_a_deployment_is_named(place: Path) -> None:
+    (place / "deployments.csv").write_text("deployment_id,site,camera\nd1,A,1\n")
+    done, _ = run(place, deployments=str(place / "deployments.csv"))
+    assert "without a deployment: A/2/a.jpg has site 'A', camera '2'" in str(done)
 
 
 def test_single_deployment_needs_no_pattern(place: Path) -> None:

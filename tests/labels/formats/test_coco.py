@@ -103,6 +103,9 @@ def test_every_quirk(tmp_path: Path) -> None:
     dropped, notes = read_counted(place, sequence_labels="drop")
     assert len(dropped) == 4
     assert notes["of sequences, left out"] == 1
+    # As of another table with these columns.
+    usual, _ = read_counted(place, uri_column="path", label_column="Species")
+    assert usual.equals(table)
     with pytest.raises(InputError, match=r"two\.JPG the labels elk, gray_wolf .2 such images"):
         read(place, several_labels="refuse")
     with pytest.raises(InputError, match=r"label-level genus: .* has no genus"):
@@ -165,6 +168,14 @@ def test_original_coco_in_a_zip(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "images/b.jpg")
     table = read(tmp_path / "labels.zip", images_root=str(tmp_path / "images"))
     assert labels_of(table, tmp_path / "images") == {"a.jpg": "dog", "b.jpg": "dog"}
+
+
+def test_a_download_that_broke_off(tmp_path: Path) -> None:
+    (tmp_path / "labels.json").write_text('{"images": [')
+    with pytest.raises(
+        InputError, match=r"labels\.json is not JSON \(.*export or download it again"
+    ):
+        read(tmp_path / "labels.json")
 
 
 @pytest.mark.parametrize(
