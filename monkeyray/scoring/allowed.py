@@ -30,6 +30,7 @@ _PLACES = {
     "camera": ("camera",),
     "deployment": ("deployment", "deploymentid"),
 }
+_NAMES = {name for names in _PLACES.values() for name in names}
 
 #: A site, camera and deployment, each empty if it is unknown or any.
 _Where = tuple[str, ...]
@@ -65,9 +66,8 @@ class Allowed:
 
         Raises InputError if the table is by place and nothing says where images were taken.
         """
-        names = {name for its in _PLACES.values() for name in its}
         listed = [place for place in self.by_place if any(place)]
-        if self.pattern is None and listed and names.isdisjoint(images.column_names):
+        if self.pattern is None and listed and _NAMES.isdisjoint(images.column_names):
             raise InputError(
                 "--allowed is by site, camera or deployment, and the images have no such column: "
                 "add it, or give --site-pattern, such as {site}/* for the paths below the images' "
@@ -176,8 +176,7 @@ def read_allowed(
         elif label.lower() not in ALWAYS:
             close = difflib.get_close_matches(label, labels, 1)
             unknown.add(f"{label} (the model has {close[0]})" if close else label)
-    named = {name for names in _PLACES.values() for name in names}
-    if pattern is not None and named.isdisjoint(row):
+    if pattern is not None and _NAMES.isdisjoint(row):
         raise InputError(
             f"--site-pattern finds images in --allowed by site, camera or deployment, and {place} "
             f"has no such column, only {', '.join(row)}: rename one, or drop --site-pattern"
