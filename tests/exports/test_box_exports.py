@@ -60,7 +60,7 @@ def run(place: Path, **options: Any) -> Any:
     return export(ExportConfig(predictions=str(place / "predictions"), store=QUIET, **options))
 
 
-def test_megadetectors_form_has_the_boxes_back(place: Path) -> None:
+def test_a_megadetector_export_returns_the_boxes(place: Path) -> None:
     import json
 
     done = run(place, format="megadetector", output=str(place / "out.json"))

@@ -84,7 +84,7 @@ def test_sites_are_compared_in_either_unicode_form(tmp_path: Path, site: str) ->
         assert dated.deployment.site == "\u00c9tang"
 
 
-def test_the_tables_zone_goes_before_the_exifs(two: Deployments) -> None:
+def test_the_time_zone_of_the_table_overrides_exif(two: Deployments) -> None:
     dated = two.date("A/1/x.jpg", "2021-07-01T08:25:38+08:00")
     assert dated.time is not None
     assert (stamp(dated.time), dated.contradicted) == ("2021-07-01T08:25:38+02:00", True)
@@ -170,7 +170,7 @@ def test_no_patterns(text: str) -> None:
         SitePattern(text)
 
 
-def test_the_deployment_counts_before_the_pattern(tmp_path: Path) -> None:
+def test_a_deployment_overrides_the_pattern(tmp_path: Path) -> None:
     table = tmp_path / "deployments.csv"
     table.write_text(
         "deployment_id,site,camera,time_zone,clock_offset,start,end\n"

@@ -63,7 +63,7 @@ def test_the_first_column_is_the_label(tmp_path: Path) -> None:
         ("label,kind\n,animal\n", "without a label"),
     ],
 )
-def test_tables_that_cannot_be_meant(tmp_path: Path, text: str, message: str) -> None:
+def test_unusable_tables_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "taxa.csv"
     path.write_text(text)
     with pytest.raises(InputError, match=message):
@@ -113,13 +113,13 @@ def rolled(threshold: float = 0.8, **scores: float) -> tuple[str, str, float] | 
         ({}, None),
     ],
 )
-def test_the_lowest_that_is_sure_enough(
+def test_the_lowest_taxon_that_reaches_the_threshold(
     scores: dict[str, float], expected: tuple[str, str, float] | None
 ) -> None:
     assert rolled(**scores) == expected
 
 
-def test_labels_of_one_species_count_together_and_wider_taxa_are_told() -> None:
+def test_labels_of_one_species_count_together_and_higher_taxa_are_reported() -> None:
     rows = {
         "ewe": {"scientificname": "Ovis aries", "family": "Bovidae"},
         "ram": {"scientificname": "ovis_aries", "family": "Bovidae"},

@@ -75,7 +75,7 @@ def test_the_hours_of_summer_time(wall: str, expected: str) -> None:
         ["Europe/Brussels", "America/Sao_Paulo", "Australia/Lord_Howe", "Asia/Kolkata"]
     ),
 )
-def test_an_instant_comes_back_from_its_wall_time(moment: datetime, name: str) -> None:
+def test_an_instant_survives_a_round_trip_through_local_time(moment: datetime, name: str) -> None:
     """Lord Howe's summer time is half an hour, Sao Paulo's began at midnight."""
     zone = parse_zone(name)
     local = moment.replace(tzinfo=UTC).astimezone(zone)

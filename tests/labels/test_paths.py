@@ -112,7 +112,7 @@ def test_images_that_are_not_there(tmp_path: Path) -> None:
     assert notes == {f"images that are not in {tmp_path}/images, left out ({some})": 8}
 
 
-def test_none_is_there(tmp_path: Path) -> None:
+def test_no_image_is_found(tmp_path: Path) -> None:
     touch(tmp_path / "images", *FILES)
     touch(tmp_path / "tables", "other.jpg")
     place = write(tmp_path / "tables/labels.json", [f"images/{name}" for name in FILES])

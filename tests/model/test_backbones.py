@@ -177,7 +177,7 @@ def test_keras_settings_of_the_user_have_no_effect(tmp_path: Path) -> None:
             np.testing.assert_array_equal(one, other)
 
 
-def test_names_of_weights_do_not_depend_on_what_was_built_before() -> None:
+def test_names_of_weights_do_not_depend_on_earlier_models() -> None:
     first, second = built("inception_v3"), build_backbone("inception_v3")
     assert first.layers[1].name != second.layers[1].name
     assert list(named_weights(first)) == list(named_weights(second))
@@ -205,7 +205,7 @@ def test_packaged_weights_are_as_good_as_the_published_ones(photos: Path) -> Non
     assert cosine.min() >= 0.9999
 
 
-def test_weights_that_cannot_be_had_are_named(tmp_path: Path) -> None:
+def test_unavailable_weights_are_named(tmp_path: Path) -> None:
     other = tmp_path / "other.weights.h5"
     built("mobilenet_v3_small").save_weights(other)
     with pytest.raises(ConfigError, match=r"other\.weights\.h5 does not fit mobilenet"):
@@ -264,7 +264,7 @@ def block_of(layer: Any) -> str:
 
 
 @every
-def test_blocks_are_those_that_the_names_of_layers_tell(name: str) -> None:
+def test_blocks_match_the_names_of_layers(name: str) -> None:
     model = built(name)
     count = MODULES[name][1]
     blocks: list[list[Any]] = []

@@ -33,7 +33,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "m"
 
 
-def test_a_base_in_int8_is_there_for_those_who_ask(place: Path) -> None:
+def test_int8_weights_are_loaded_only_on_request(place: Path) -> None:
     with pytest.raises(BundleError, match="no backbone in int8: train it again with --int8"):
         load_bundle(str(place), STORAGE, int8=True)
     arrays = to_arrays(b"<net/>", b"\0\1")
@@ -87,7 +87,7 @@ def test_id_depends_only_on_what_decides_scores() -> None:
     assert make_bundle(head=0.25).model_id != make_bundle().model_id
 
 
-def test_a_newer_one_takes_its_place_and_leaves_other_files(place: Path) -> None:
+def test_a_newer_bundle_replaces_the_old_one_and_keeps_other_files(place: Path) -> None:
     (place / "notes.html").write_text("mine")
     (place / "backbone-mine.safetensors").write_text("mine")
     first = [*load(place).model["files"]]
@@ -222,7 +222,7 @@ def test_wrong_types_are_damage(place: Path, key: str, value: object) -> None:
     ["../backbone-0123456789abcdef.safetensors", "backbone-/../../secret.safetensors",
      "/etc/passwd", "backbone-..\\x.safetensors", "backbone-0123456789abcdef.safetensors/../x"],
 )  # fmt: skip
-def test_names_lead_nowhere_else(place: Path, name: str) -> None:
+def test_names_of_components_cannot_leave_the_bundle(place: Path, name: str) -> None:
     def change(model: dict[str, Any]) -> None:
         backbone = next(x for x in model["files"] if x.startswith("backbone-"))
         model["files"][name] = model["files"].pop(backbone)
@@ -385,7 +385,7 @@ def test_what_is_too_large_is_not_read(
         load(place)
 
 
-def test_images_seen_are_loaded_apart(tmp_path: Path) -> None:
+def test_known_images_are_loaded_separately(tmp_path: Path) -> None:
     uri = str(tmp_path / "m")
     seen = KnownImages(np.ones((3, 16), np.uint8), np.ones((2, 32, 32), np.uint8))
     for kept in (seen, KnownImages(seen.hashes[:1], seen.thumbnails), seen):

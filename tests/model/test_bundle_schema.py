@@ -63,7 +63,7 @@ def test_content_that_would_fail_later(
         load(place)
 
 
-def test_numbers_that_are_infinite_to_the_network(tmp_path: Path) -> None:
+def test_weights_beyond_float32_are_refused(tmp_path: Path) -> None:
     head = ARRAYS["head"] | {BIAS: np.array([0, 1e300])}
     save_bundle(str(tmp_path / "m"), STORAGE, make_bundle(changed={"head": head}), "", "{}")
     with pytest.raises(BundleError, match=r"its head has non-finite numbers in "):
@@ -82,7 +82,7 @@ def test_numbers_that_are_infinite_to_the_network(tmp_path: Path) -> None:
         (None, b"\x80\x04cos\nsystem\n(S'touch pwned'\ntR."),
     ],
 )
-def test_files_of_weights_that_are_none(
+def test_files_that_are_not_weights(
     place: Path, header: dict[str, Any] | None, body: bytes
 ) -> None:
     data = body
@@ -99,7 +99,7 @@ def test_files_of_weights_that_are_none(
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", ["model.json", "backbone-*"])
-def test_links_and_pipes_are_waited_for_by_nobody(place: Path, tmp_path: Path, name: str) -> None:
+def test_links_and_pipes_do_not_block(place: Path, tmp_path: Path, name: str) -> None:
     path = next(place.glob(name))
     os.mkfifo(tmp_path / "pipe")
     secret = tmp_path / "secret.txt"

@@ -113,7 +113,7 @@ def test_pooling_does_not_matter(pooling: str, tmp_path: Path) -> None:
     same(read("mobilenet", path), model)
 
 
-def test_the_kind_is_in_the_file_and_not_in_its_name(tmp_path: Path) -> None:
+def test_the_kind_of_file_is_recognised_by_content(tmp_path: Path) -> None:
     model = built("mobilenet")
     model.save_weights(tmp_path / "m.weights.h5")
     path = (tmp_path / "m.weights.h5").rename(tmp_path / "mobilenet_1_0_224_tf_no_top.h5")
@@ -135,7 +135,7 @@ def test_a_whole_model_of_keras_2_and_the_old_writer_of_keras_3_are_read(tmp_pat
         same(read("mobilenet", tmp_path / file_name), model)
 
 
-def test_the_state_of_an_optimiser_is_no_weight(tmp_path: Path) -> None:
+def test_the_state_of_an_optimiser_is_ignored(tmp_path: Path) -> None:
     model = network("mobilenet_v3_small")
     model.compile("adam", "mse")
     model.optimizer.build(model.trainable_variables)
@@ -144,7 +144,7 @@ def test_the_state_of_an_optimiser_is_no_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mobilenet", "mobilenet_v3_small"])
-def test_a_file_with_the_top_says_which_to_take(name: str, tmp_path: Path) -> None:
+def test_a_file_with_its_classifier_names_the_one_to_use(name: str, tmp_path: Path) -> None:
     model = network(name, include_top=True, classes=1000)
     model.save_weights(tmp_path / "top.weights.h5")
     legacy(model, tmp_path / "top.h5")
@@ -243,7 +243,7 @@ def test_external_links_are_not_opened(
         read("mobilenet", path)
 
 
-def test_a_circle_of_links_ends(tmp_path: Path) -> None:
+def test_circular_links_are_followed_once(tmp_path: Path) -> None:
     path = legacy(built("mobilenet"), tmp_path / "m_no_top.h5")
     with h5py.File(path, "a") as file:
         file["conv1/again"] = file["/"]
@@ -251,7 +251,7 @@ def test_a_circle_of_links_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e39])
-def test_weights_that_are_no_finite_numbers_are_refused(value: float, tmp_path: Path) -> None:
+def test_non_finite_weights_are_refused(value: float, tmp_path: Path) -> None:
     path = legacy(built("mobilenet"), tmp_path / "m_no_top.h5")
     with h5py.File(path, "a") as file:
         key = "conv_pw_7/conv_pw_7/kernel:0"

@@ -34,7 +34,7 @@ def scaled(data: bytes) -> bytes:
     return sink.getvalue()
 
 
-def test_photographs_are_known_again(photos: Path) -> None:
+def test_photographs_are_recognised(photos: Path) -> None:
     files = [path.read_bytes() for path in sorted((photos / "n5").iterdir())[:24]]
     seen = remember(*facts(files[:12]))
     shown = [*files[6:18], scaled(files[2]), scaled(files[20])]
@@ -94,7 +94,7 @@ def test_locations_are_known_by_name() -> None:
     assert KnownImages.from_arrays(remember(*draw(3)).to_arrays()).at(["site 1"]) is None
 
 
-def test_they_are_described() -> None:
+def test_known_images_are_described() -> None:
     found = np.array(["", "near", "identical", "near"], dtype=object)
     assert describe_known_images(found, list("abcd"), 0.5) == {
         "images": 3, "identical": 1, "near": 2, "compared": 0.5,

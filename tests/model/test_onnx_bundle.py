@@ -69,7 +69,7 @@ def test_it_holds_the_file_itself(tmp_path: Path) -> None:
     assert not file.exists()
 
 
-def test_what_features_depend_on() -> None:
+def test_properties_that_decide_features() -> None:
     other = replace(SPEC, offset=(-1.0,) * 3)
     one, two = bundle(), bundle(spec=other)
     assert one.model_id != two.model_id
@@ -109,7 +109,7 @@ def change(*path: str, to: Any) -> Callable[[dict[str, Any]], None]:
         change("preprocessing", "axes", to=None),
     ],
 )
-def test_a_preprocessing_that_cannot_be(
+def test_invalid_preprocessing_is_refused(
     broken: Callable[[dict[str, Any]], None], tmp_path: Path
 ) -> None:
     save_bundle(str(tmp_path), STORAGE, bundle(), "", "{}")

@@ -19,7 +19,7 @@ from tests.support.onnx_files import IMAGE, SIZE, means, model, transformer
 GOOD = transformer().SerializeToString()
 
 
-def test_what_it_says() -> None:
+def test_the_header_of_a_file() -> None:
     file = read_onnx(transformer(metadata={"a": "b", "c": ""}).SerializeToString())
     assert (file.input, file.output, file.dtype) == ("image", "tokens", "float32")
     assert (file.channels_first, file.batch, file.size) == (True, None, SIZE)
@@ -41,7 +41,7 @@ def test_the_shapes_of_an_image(shape: tuple[Any, ...], expected: Any) -> None:
     assert (file.channels_first, file.batch, file.size) == expected
 
 
-def test_weights_that_are_listed_as_inputs_are_none() -> None:
+def test_weights_listed_as_inputs_are_not_inputs() -> None:
     old = transformer()
     for tensor in old.graph.initializer:
         old.graph.input.append(
@@ -114,7 +114,7 @@ def test_external_data_is_found_anywhere(add: Callable[[onnx.ModelProto], None])
         read_onnx(GOOD + made.SerializeToString())
 
 
-def test_operators_of_its_own_are_refused_unless_it_defines_them() -> None:
+def test_custom_operators_are_refused_unless_the_file_defines_them() -> None:
     made = transformer()
     made.graph.node.append(helper.make_node("Magic", ["tokens"], ["more"], domain="own"))
     with pytest.raises(ValueError, match=r"operators that are not ONNX's own \(own.Magic\)"):
@@ -149,7 +149,7 @@ def test_files_of_other_kinds(data: bytes) -> None:
         read_onnx(data)
 
 
-def test_graphs_within_graphs_have_an_end() -> None:
+def test_nesting_of_graphs_is_limited() -> None:
     body = b""
     for _ in range(60):
         for number in (6, 5, 1):  # the graph of an attribute of a node
@@ -159,7 +159,7 @@ def test_graphs_within_graphs_have_an_end() -> None:
         read_onnx(bytes([7 << 3 | 2, len(body) & 127 | 128, len(body) >> 7]) + body)
 
 
-def test_a_number_of_fields_that_no_network_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_fields_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("monkeyray.model.onnx_file._MOST_FIELDS", 50)
     with pytest.raises(ValueError, match="is not an ONNX file"):
         read_onnx(GOOD)

@@ -132,7 +132,7 @@ def test_seen_and_unseen_cameras_are_side_by_side() -> None:
     assert "Cameras seen" not in Page(report("plain")).text
 
 
-def test_accuracy_is_not_rounded_up_to_all() -> None:
+def test_accuracy_below_1_is_not_shown_as_100_percent() -> None:
     model = plain_model()
     model["metrics"]["test"]["accuracy"] = 0.99999
     assert "Test accuracy 99.9% 95% interval" in Page(render_report(model)).text
@@ -199,7 +199,7 @@ def test_curves_follow_the_history() -> None:
     assert best.count(loss[2][0]) == 4  # in both charts the tick of epoch 3 and the mark
 
 
-def test_curves_leave_out_what_is_no_number() -> None:
+def test_curves_skip_values_that_are_not_finite() -> None:
     model = plain_model()
     model["metrics"]["history"][1]["train_loss"] = None
     model["metrics"]["history"][2]["train_loss"] = float("nan")
@@ -325,7 +325,7 @@ def test_missing_values_are_dashes() -> None:
     assert ["unusable", "0"] in [row for table in page.tables for row in table]
 
 
-def test_no_error_no_head_other_scripts() -> None:
+def test_a_report_without_errors_or_head_and_with_other_scripts() -> None:
     model = plain_model()
     model["metrics"]["test"]["confusion"] = [[61, 0, 0], [0, 53, 0], [0, 0, 47]]
     model["head"] = []
@@ -356,7 +356,7 @@ def test_number_of_labels(count: int) -> None:
     assert scrolling == len(page.tables) - len(page.all("table", "pairs"))
 
 
-def test_a_lacking_figure_is_an_error_not_a_blank() -> None:
+def test_a_missing_figure_is_an_error() -> None:
     model = plain_model()
     del model["data"]["fingerprint"]
     with pytest.raises(jinja2.UndefinedError, match="fingerprint"):
@@ -374,7 +374,7 @@ def test_rendering_is_pure() -> None:
 # -- sections of later formats -----------------------------------------------------------------
 
 
-def test_what_is_absent_or_none_is_left_out() -> None:
+def test_absent_and_null_properties_are_left_out() -> None:
     plain = plain_model()
     some = plain_model()
     keys = (
@@ -500,7 +500,7 @@ def test_thresholds_by_label() -> None:
     assert "They accept none of the 161 test images" in page.text
 
 
-def test_coverage_is_drawn_and_told() -> None:
+def test_coverage_is_drawn_and_described() -> None:
     model = full_model()
     page = Page(render_report(model))
     assert "target 90%" in page.text
@@ -567,7 +567,7 @@ def test_a_search_shows_its_best_trials() -> None:
 # -- findings ----------------------------------------------------------------------------------
 
 
-def test_galleries_tell_truth_from_prediction() -> None:
+def test_galleries_show_truth_and_prediction() -> None:
     findings = full_findings()
     page = Page(render_report(plain_model(), findings))
     assert len(page.all("ul", "gallery")) == 2
@@ -626,7 +626,7 @@ def test_leaks_and_duplicates_are_named_and_counted() -> None:
     assert page.text.count("more pictures") == 1  # of those under several labels
 
 
-def test_nothing_found_is_said() -> None:
+def test_empty_findings_are_stated() -> None:
     page = Page(report("empty"))
     assert "None: no model mislabelled an image" in page.text
     assert "None: no test image is also a training image." in page.text

@@ -220,7 +220,7 @@ def test_people_are_blurred_or_left_out(tmp_path: Path, boxes: bool) -> None:
     assert run(tmp_path, people="omit", overwrite=True).shown == 0
 
 
-def test_uncertain_ones(place: Path) -> None:
+def test_uncertain_images_are_selected(place: Path) -> None:
     (place / "labelled.csv").write_text("uri,label\nimages/site/b.jpg,fox\n")
     run(place, select="uncertain", count=2)
     assert chosen(place) == ["a", "b"]
@@ -231,7 +231,7 @@ def test_uncertain_ones(place: Path) -> None:
     assert "chose all that are without a label, 3 of --count 9" in str(done)
 
 
-def test_diverse_ones(place: Path) -> None:
+def test_diverse_images_are_selected(place: Path) -> None:
     # First the one in the middle, then the farthest from all before.
     run(place, select="diverse", count=3)
     assert chosen(place) == ["c", "a", "d"]
@@ -240,7 +240,7 @@ def test_diverse_ones(place: Path) -> None:
     assert chosen(place) == ["a"]  # 60 degrees away, and b 50
 
 
-def test_diverse_ones_need_embeddings(place: Path) -> None:
+def test_diverse_images_need_embeddings(place: Path) -> None:
     rows = [scored("/x/a.jpg", ("fox", 0.5))]
     predict(place / "bare", rows, images="/x", embeddings=False)
     with pytest.raises(InputError, match=r"bare has none: score the images with --embeddings"):

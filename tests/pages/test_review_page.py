@@ -91,7 +91,7 @@ def test_pictures_from_elsewhere_are_not_shown() -> None:
     assert [image["src"] for image in images] == [PICTURE]
 
 
-def test_what_a_card_has() -> None:
+def test_contents_of_a_card() -> None:
     card = row(
         "/images/A/a.jpg", path="A/a.jpg", site="A", taken=datetime(2025, 3, 4, 5, 6),
         ood_score=1.25, decision="below_threshold", sections={"next": 3, "uncertain": 0},

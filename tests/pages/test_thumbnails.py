@@ -125,6 +125,6 @@ def test_hostile_files_give_a_thumbnail_or_an_error(photos: Path) -> None:
     assert seen > 50
 
 
-def test_a_photograph_is_small(photos: Path) -> None:
+def test_thumbnails_of_photographs_are_small(photos: Path) -> None:
     sizes = [len(thumbnail(path.read_bytes())) for path in sorted((photos / "n5").iterdir())[:20]]
     assert max(sizes) < 16_000  # so that a report with a hundred is still sent by mail

@@ -278,7 +278,7 @@ def test_csv_has_the_same_tables(place: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["uri", "exiftool"])
-def test_given_times_count_before_those_of_the_predictions(place: Path, form: str) -> None:
+def test_given_times_override_those_of_the_predictions(place: Path, form: str) -> None:
     columns, folder, between = {
         "uri": ("uri,captured_at", "/x/", ""),
         "exiftool": ("SourceFile,FileSize,DateTimeOriginal", "./cards/", "9,"),

@@ -67,7 +67,7 @@ def test_odd_values(tmp_path: Path, kind: str, data: st.DataObject) -> None:
         assert table.num_rows <= 1
 
 
-def test_the_good_ones(tmp_path: Path) -> None:
+def test_intact_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"x")
     for kind, label in (("coco", "fox"), ("package", "Vulpes vulpes")):
         (tmp_path / "labels.json").write_text(json.dumps(_GOOD[kind]))

@@ -15,7 +15,7 @@ def test_auto_takes_openvino_on_cpus_where_it_is_installed(monkeypatch: pytest.M
     assert choose_engine("auto", "float32", gpu=False) == EngineChoice("tensorflow", "float32")
 
 
-def test_an_engine_that_cannot_be_had_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="--gpu asks for GPUs: drop one"):
         choose_engine("openvino", "float32", gpu=True)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

@@ -53,7 +53,7 @@ def pixels(photos: Path) -> Array:
     return np.stack([decode(path.read_bytes(), 224, views=VIEWS).pixels for path in paths])
 
 
-def test_openvino_alone_computes_it_and_near_to_float32(
+def test_int8_runs_on_openvino_only_and_is_close_to_float32(
     network: Network, pixels: Array, tmp_path: Path
 ) -> None:
     (tmp_path / "in").write_bytes(pickle.dumps((network, pixels, str(tmp_path / "out"))))

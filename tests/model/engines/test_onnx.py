@@ -117,7 +117,7 @@ def test_the_types_of_numbers(kind: int, tmp_path: Path) -> None:
         np.testing.assert_allclose(features, PIXELS.mean(axis=(2, 3)), rtol=1e-3)
 
 
-def test_the_file_may_say_it_all_and_options_go_first(tmp_path: Path) -> None:
+def test_metadata_is_enough_and_options_override_it(tmp_path: Path) -> None:
     says = {"monkeyray.pixels": "unit", "monkeyray.input_size": "32", "monkeyray.pool": "cls"}
     made = transformer((1, 3, "h", "w"), metadata=says)
     spec = load(tmp_path, made).onnx
@@ -179,9 +179,7 @@ def graph(*nodes: onnx.NodeProto, **constants: Any) -> onnx.ModelProto:
         ),
     ],
 )
-def test_what_cannot_be_a_backbone_is_refused(
-    made: onnx.ModelProto, words: str, tmp_path: Path
-) -> None:
+def test_unusable_backbones_are_refused(made: onnx.ModelProto, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=rf"it\.onnx .*{words}") as caught:
         load(tmp_path, made, pixels="tf")
     assert "\n" not in str(caught.value)
@@ -247,7 +245,7 @@ def test_mobilenet_is_what_keras_made_of_it(photos: Path, tmp_path: Path) -> Non
         np.testing.assert_allclose(features, expected, rtol=0, atol=1e-4)
 
 
-def test_the_stack_for_signals_is_never_a_freed_one(tmp_path: Path) -> None:
+def test_the_signal_stack_is_never_freed_memory(tmp_path: Path) -> None:
     class Stack(ctypes.Structure):
         _fields_ = [("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
 

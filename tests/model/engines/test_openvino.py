@@ -114,7 +114,7 @@ def test_without_a_head_there_are_features_alone(pixels: Array) -> None:
     assert logits.shape == (0, 0)
 
 
-def test_openvino_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_sends_no_telemetry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it would, it keeps a name for this user in a file first."""
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -170,7 +170,7 @@ _WRONG_SIZE = hashlib.sha256(b"\xff" * 8).digest() + b"\xff" * 8
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", _WRONG_SIZE, None])
-def test_a_damaged_one_is_built_again(damage: bytes | None, folder: Path) -> None:
+def test_a_damaged_graph_is_rebuilt(damage: bytes | None, folder: Path) -> None:
     cached_graph("a", make("one"))
     (file,) = folder.iterdir()
     data = bytearray(file.read_bytes())
@@ -180,7 +180,7 @@ def test_a_damaged_one_is_built_again(damage: bytes | None, folder: Path) -> Non
     assert cached_graph("a", never)[0] == b"new"
 
 
-def test_few_are_kept_and_the_last_used_among_them(folder: Path) -> None:
+def test_the_cache_keeps_the_most_recently_used_graphs(folder: Path) -> None:
     for index in range(12):
         cached_graph(f"{index}", make("x"))
         if index:

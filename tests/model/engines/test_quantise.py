@@ -12,7 +12,7 @@ from monkeyray.model.engines.quantise import check_installed, compare
 from monkeyray.training.summary import Trained
 
 
-def test_a_training_says_what_int8_does(quantised: Trained) -> None:
+def test_a_training_reports_the_effect_of_int8(quantised: Trained) -> None:
     metrics = quantised.model["metrics"]
     found = metrics["int8"]
     assert found["images"] > 0
