@@ -78,7 +78,7 @@ def read_onnx(data: bytes) -> OnnxFile:
     except _MalformedError:
         graphs = []
     if not graphs:
-        raise ValueError("is not an ONNX file, or is damaged: export or copy it again")
+        raise ValueError("is not an ONNX file, or is damaged")
     if scan.external:
         raise ValueError(
             "keeps its weights in other files: write it as one file, for example with "

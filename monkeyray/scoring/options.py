@@ -114,9 +114,9 @@ class AllowedConfig(JobConfig):
     """The options about labels that can occur at a site."""
 
     allowed: Place | None = None
-    """Table (CSV or Parquet) of the labels that can occur: label, and if it depends on them site
-    (or location), camera or deployment. Other labels get no probability. Blank images, people and
-    vehicles are always allowed."""
+    """Table (CSV or Parquet) of the labels that can occur, in a column label; optional columns site
+    (or location), camera and deployment limit a row to one place. Other labels get no probability.
+    Blank images, people and vehicles are always allowed."""
 
     site_pattern: str | None = None
     """With --allowed: where the path of an image below the images' folder names its site, camera or
