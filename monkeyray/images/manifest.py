@@ -103,7 +103,7 @@ def _absolute(
     if "uri" not in table.column_names:
         raise InputError(
             f"manifest {manifest} has no column 'uri', only {', '.join(table.column_names)}: "
-            "rename the one with the images' paths, or in a table of labels name it by --uri-column"
+            "rename the one with the images' paths (train, tune and evaluate take --uri-column)"
         )
     written = as_text(manifest, table, "uri")
     uris = pc.utf8_trim_whitespace(written)

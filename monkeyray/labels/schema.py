@@ -98,6 +98,14 @@ def with_labels(table: pa.Table, columns: Sequence[Any]) -> pa.Table:
     return table.take(pa.array(rows[order])).set_column(at, "label", whole.take(pa.array(order)))
 
 
+def has_column(name: str | None, table: pa.Table, notes: Counter[str]) -> bool:
+    """Whether a table has the column that an option names; `notes` counts the rows if not."""
+    found = name in table.column_names
+    if name is not None and not found:
+        notes[f"{NOTE}read from the usual column, since there is no column {name}"] += len(table)
+    return found
+
+
 def texts(table: pa.Table, name: str | None) -> Any:
     """A column as trimmed text (string) in NFC, null where it is blank or one of MISSING_TEXTS; all
     null if the table has no such column."""

@@ -25,7 +25,7 @@ from monkeyray.storage.store import Storage
 from monkeyray.storage.tables import is_parquet, is_table, stream_table
 
 #: Files of labels whose names are not those of tables.
-_OTHERS = (".zip", ".ddb", ".db")
+_OTHERS = (".zip", ".ddb", ".tdb", ".db")
 #: Files that make a folder one of labels.
 PACKAGE, DEPLOYMENTS = "datapackage.json", "deployments.csv"
 

@@ -77,7 +77,9 @@ def allowed_identity(config: AllowedConfig, options: ScoreOptions) -> dict[str, 
     """The part of --allowed in a run's identity."""
     if options.allowed is None:
         return {}
-    return {"allowed": {"sha256": options.allowed.sha256, "site_pattern": config.site_pattern}}
+    table = f"table {options.allowed.sha256[:16]}"
+    pattern = config.site_pattern
+    return {"allowed": table if pattern is None else f"{table} by {pattern}"}
 
 
 def open_or_create(

@@ -16,6 +16,7 @@ from monkeyray.labels.schema import (
     IMAGE,
     NOTE,
     SEQUENCE,
+    has_column,
     labels_table,
     leave_out,
     texts,
@@ -46,6 +47,7 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
     media, seen = media.take(pairs["media"]), seen.take(pairs["observation"])
     kind, name = texts(seen, "observationType"), texts(seen, "scientificName")
     tags = pc.extract_regex(texts(seen, "observationTags"), _TAG)
+    has_column(options.label_column, seen, notes)
     called = texts(seen, options.label_column)
     called = pc.coalesce(called, name, pc.struct_field(tags, "label"))
     known = pc.if_else(pc.is_in(kind, pa.array(["human", "vehicle", "blank"])), kind, None)

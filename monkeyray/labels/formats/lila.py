@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from monkeyray.errors import InputError
 from monkeyray.labels.options import LabelOptions
-from monkeyray.labels.schema import HUMAN, NOTE, binomial, labels_table, texts, times
+from monkeyray.labels.schema import HUMAN, NOTE, binomial, has_column, labels_table, texts, times
 from monkeyray.labels.source import Format, Source
 
 #: The columns of URLs, the first of which is the default, and the web addresses of stores that are
@@ -31,7 +31,8 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
     if uri not in source.fields:
         raise InputError(
             f"{source.place} looks like LILA's table of all data sets, but lacks "
-            f"{uri or ', '.join(_CLOUDS)}: name the column of the URLs by --uri-column"
+            f"{uri or ', '.join(_CLOUDS)}: give --uri-column the name of its column of URLs, such "
+            "as url_gcp, url_aws or url_azure"
         )
     label = options.label_column if options.label_column in source.fields else "scientific_name"
     wanted = {
@@ -48,6 +49,7 @@ def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Tabl
         notes[NOTE + "of images or sequences, which the table does not say"] += pc.sum(
             unknown
         ).as_py()
+        has_column(options.label_column, table, notes)
         chosen = texts(table, label)
         if label == "scientific_name":
             # Images without animals have no scientific name.

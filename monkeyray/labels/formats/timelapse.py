@@ -12,6 +12,7 @@ from monkeyray.labels.options import LabelOptions
 from monkeyray.labels.schema import (
     HUMAN,
     IMAGE,
+    has_column,
     is_true,
     labels_table,
     leave_out,
@@ -57,6 +58,7 @@ def _labels(
 ) -> pa.Table:
     named = {key(name): name for name in reversed(table.column_names)}
     label = _label_column(source, named, options)
+    has_column(options.label_column, table, notes)
     if "deleteflag" in named:
         deleted = is_true(texts(table, named["deleteflag"]))
         table = leave_out(table, deleted, notes, "of images marked for deletion, left out")
@@ -88,9 +90,11 @@ def _label_column(source: Source, named: dict[str, str], options: LabelOptions) 
         return str(options.label_column)
     found = next((named[each] for each in _LABELS if each in named), None)
     if found is None:
+        given = options.label_column
         raise InputError(
-            f"{source.place} is of Timelapse, whose template decides which column has the labels: "
-            f"name it by --label-column, one of {', '.join(sorted(columns))}"
+            f"{source.place} comes from Timelapse, whose templates name the column of labels, and "
+            + ("it has no Species" if given is None else f"it has no {given}")
+            + f": give one of its columns by --label-column: {', '.join(sorted(columns))}"
         )
     return found
 

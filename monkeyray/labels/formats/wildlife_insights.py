@@ -17,6 +17,7 @@ from monkeyray.labels.schema import (
     MACHINE,
     SEQUENCE,
     binomial,
+    has_column,
     is_true,
     labels_table,
     texts,
@@ -106,7 +107,7 @@ def _identified(
     species = binomial(genus, texts(rows, "species"))
     # Common names are not unique, so that they count only where nothing else is known.
     label = pc.coalesce(species, genus, family, order, class_, common)
-    if options.label_column in rows.column_names:
+    if has_column(options.label_column, rows, notes):
         label = texts(rows, options.label_column)
     pending = pc.is_in(pc.utf8_lower(class_), _UNIDENTIFIED)
     label = pc.if_else(pending, None, label)

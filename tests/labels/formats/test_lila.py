@@ -110,6 +110,6 @@ def test_what_is_nearly_lilas(tmp_path: Path) -> None:
     for cloud in ("gcp", "aws", "azure"):
         text = text.replace(f"url_{cloud}", f"{cloud}_address")
     place.write_text(text)
-    with pytest.raises(InputError, match=r"lacks url_gcp, url_aws, .* by --uri-column"):
+    with pytest.raises(InputError, match=r"lacks url_gcp, url_aws, .* give --uri-column"):
         read(place)
     assert len(read(place, uri_column="gcp_address")) == 5

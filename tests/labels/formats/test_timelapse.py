@@ -89,13 +89,34 @@ def test_a_database_is_only_read(tmp_path: Path) -> None:
             database.execute(f"INSERT INTO DataTable ({columns}) VALUES ({marks})", values)
     database.close()
     before = place.read_bytes()
-    with pytest.raises(InputError, match="by --label-column, one of Kind, animal, empty, person"):
+    with pytest.raises(
+        InputError, match=r"no Species: .*--label-column: Kind, animal, empty, person"
+    ):
         read(place)
+    with pytest.raises(InputError, match="it has no kind: "):
+        read(place, label_column="kind")
     table, notes = read_counted(place, label_column="Kind")
     assert labels_of(table, tmp_path) == LABELS
     assert notes == COUNTS
     assert place.read_bytes() == before
     assert set(tmp_path.glob("*.ddb*")) == {place}
+
+
+def test_a_template(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "t.tdb") as database:
+        database.execute("CREATE TABLE TemplateTable (Type TEXT, DataLabel TEXT)")
+    with pytest.raises(InputError, match=r"lacks datatable: give the \.ddb"):
+        read(tmp_path / "t.tdb")
+
+
+def test_a_column_of_labels_that_is_not_there(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "t.csv").write_text(
+        "File,RelativePath,DateTime,DeleteFlag,Species\na.jpg,,,0,Fox\n"
+    )
+    table, notes = read_counted(tmp_path / "t.csv", label_column="species")
+    assert labels_of(table, tmp_path) == {"a.jpg": "Fox"}
+    assert notes == {"read from the usual column, since there is no column species": 1}
 
 
 def test_a_csv_without_the_folder_of_its_files(tmp_path: Path) -> None:
