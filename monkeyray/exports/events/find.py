@@ -10,7 +10,7 @@ bursts.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -187,7 +187,7 @@ def group_rows(
 ) -> set[str]:
     """Make the tables `rows`, `grouped` and `events`, and return the labels that rows list.
 
-    `labels`: False leaves them out, and all else that does not decide which rows are of one event.
+    `labels`: False leaves out all columns that do not decide which rows are of one event.
     """
     db.execute(_TABLE)
     known: set[str] = set()
@@ -201,12 +201,16 @@ def group_rows(
             each if keep is None or keep(uri, each) else Origin()
             for uri, each in zip(uris, origins, strict=True)
         ]
-        made = {
-            "camera": ["/".join(each.camera) or None for each in kept],
-            "deployment": [each.deployment and each.deployment.id for each in kept],
-            "instant": [each.time and each.time.isoformat(timespec="seconds") for each in kept],
-            **({} if labels else dict.fromkeys(_LABELS, [None] * len(kept))),
+        made: dict[str, Sequence[object]] = {
+            "camera": ["/".join(each.camera) or None for each in kept]
         }
+        if labels:
+            made["deployment"] = [each.deployment and each.deployment.id for each in kept]
+            made["instant"] = [
+                each.time and each.time.isoformat(timespec="seconds") for each in kept
+            ]
+        else:
+            made |= dict.fromkeys(("deployment", "instant", *_LABELS), [None] * len(kept))
         for name, values in made.items():
             table = table.append_column(name, pa.array(values, pa.string()))
         table = table.append_column("outside", pa.array([each.outside for each in kept]))
