@@ -184,6 +184,11 @@ def _of_archive(source: Source) -> Source | None:
     if PACKAGE in paths:
         return _of_json(inside)
     found = [path for path in paths if path.lower().endswith(".json")]
+    if 1 < len(found) == len(paths):
+        raise InputError(
+            f"{source.place} has {len(found)} JSON files ({', '.join(found[:3])}): unpack it, and "
+            "give one of them"
+        )
     return _of_json(replace(inside, main=found[0])) if len(found) == 1 else _of_tables(inside)
 
 

@@ -39,11 +39,12 @@ class ReviewConfig(KindsConfig):
 
     sample: Annotated[int, Range(0, 10_000)] = 48
     """Number of images to show, drawn at random, of those that the model calls blank, and of those
-    below the thresholds. With --corrections, they tell how many animals are missed."""
+    below the thresholds. With --corrections, they give an estimate of how many animals are
+    missed."""
 
     corrections: tuple[Place, ...] = ()
-    """Labels exported from an earlier review of the same predictions, which say what the sampled
-    images show."""
+    """Labels exported from an earlier review of the same predictions, for the estimate of missed
+    animals."""
 
     label_names: Place | None = None
     """Table (CSV or Parquet) with the columns label and name, as for train."""
@@ -63,7 +64,7 @@ class ReviewConfig(KindsConfig):
 
     people: Literal["show", "blur", "omit"] = "show"
     """People in the pictures: show them, blur their boxes, or omit the images. Without boxes, blur
-    and omit are about images whose label is one of --human."""
+    and omit apply to images whose label is one of --human."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -163,7 +163,7 @@ def test_labels_that_are_not_allowed_at_a_site(
     table, out = tmp_path / "allowed.csv", tmp_path / "out"
     table.write_text("label,site\nn5,n0\nn9,n0\nn0,\nn5,\n")
     given = {"allowed": str(table), "site_pattern": "{site}/*", "threshold": 0.5, "top_k": "all"}
-    run(embedded, trained.uri, out, **given)
+    done = run(embedded, trained.uri, out, **given)
     old, new = (pa.concat_tables(shards(place).values()) for place in (embedded, out))
     both = zip(new.to_pylist(), old.to_pylist(), strict=True)
     rows = [(row, was) for row, was in both if row["status"] == "ok"]
@@ -180,6 +180,9 @@ def test_labels_that_are_not_allowed_at_a_site(
         assert row["excluded_label"] == (was["label"] if was["label"] in excluded else None)
     assert {row["excluded_label"] for row, _ in rows} == {None, "n9"}
     assert new["excluded_label"].null_count >= 28
+    changed = len(new) - new["excluded_label"].null_count
+    assert done.excluded == {"n9": changed}
+    assert f"{changed} with another label because of --allowed" in str(done)
     # The table is part of the run's identity, whatever the order of its rows.
     table.write_text("label,site\nn0,\nn5,\nn9,n0\nn5,n0\n")
     assert run(embedded, trained.uri, out, **given).scored == 0

@@ -168,6 +168,11 @@ def test_original_coco_in_a_zip(tmp_path: Path) -> None:
     touch(tmp_path, "images/a.jpg", "images/b.jpg")
     table = read(tmp_path / "labels.zip", images_root=str(tmp_path / "images"))
     assert labels_of(table, tmp_path / "images") == {"a.jpg": "dog", "b.jpg": "dog"}
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.write(place, "train.json")
+        archive.write(place, "test.json")
+    with pytest.raises(InputError, match=r"2 JSON files \(train\.json, test\.json\): unpack it"):
+        read(tmp_path / "two.zip")
 
 
 def test_a_download_that_broke_off(tmp_path: Path) -> None:
