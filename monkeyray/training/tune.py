@@ -99,7 +99,11 @@ def _search(config: TuneConfig, job: Job, data: Dataset) -> tuple[TrainConfig, d
     tried = choices(config)
     trainings = [config.choose(**asdict(choice)) for choice in tried]
     found = run_trials(
-        [functools.partial(head_training, each, labels=len(data.labels)) for each in trainings],
+        # The fold heads alone are compared.
+        [
+            functools.partial(head_training, each, labels=len(data.labels), last=False)
+            for each in trainings
+        ],
         data.folds,
         job.trainer.share(mean_views(data.vectors)),
         job.trainer,

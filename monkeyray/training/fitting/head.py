@@ -100,8 +100,14 @@ def _subsets(data: Dataset) -> dict[float, Array]:
     return {share: ranks < share for share in shares}
 
 
-def head_training(config: TrainConfig, folds: Folds, vectors: Array, labels: int) -> Training:
-    """How the fold heads and the last one are trained on features of shape (n, width)."""
+def head_training(
+    config: TrainConfig, folds: Folds, vectors: Array, labels: int, *, last: bool = True
+) -> Training:
+    """How the fold heads and the last one are trained on features of shape (n, width).
+
+    `last`: whether a last head with Dense layers is trained at all; the fold heads are the same
+    without it. Linear heads are solved together.
+    """
     widths, heads = parse_head(config.head), folds.count + 1
     if not widths:
         settings = LinearConfig(
@@ -118,5 +124,6 @@ def head_training(config: TrainConfig, folds: Folds, vectors: Array, labels: int
         seed=seed,
         checkpoint_seconds=config.checkpoint_seconds,
     )
+    heads -= not last
     make = functools.partial(HeadLearner, vectors.shape[1], widths, labels, heads, seed)
     return LoopTraining(fit_config, make, folds, CachedSource(vectors))

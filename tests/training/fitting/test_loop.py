@@ -216,6 +216,17 @@ def test_a_fold_of_its_own_is_a_validation_split(folds: Folds, vectors: Any) -> 
         np.testing.assert_array_equal(one, another)
 
 
+def test_fold_heads_are_the_same_without_the_last_one(
+    states: list[State], folds: Folds, vectors: Any
+) -> None:
+    learner = HeadLearner(8, (6,), 3, 2, CONFIG.seed)
+    found = fit(CONFIG, learner, folds, CachedSource(vectors), Worker())
+    assert len(found.history) == len(states[-1].history)
+    for figures, others in zip(found.history, states[-1].history, strict=True):
+        for name in ("validation_loss", "validation_accuracy"):
+            assert figures[name] == pytest.approx(others[name], rel=1e-12)
+
+
 def test_numpy_and_keras_agree_on_a_head(vectors: Any) -> None:
     for head in ((), (6,), (7, 5)):
         learner = HeadLearner(8, head, 3, 2, 1)
