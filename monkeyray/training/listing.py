@@ -133,7 +133,7 @@ def list_dataset(
     if len(labels) < 2:
         raise InputError(
             f"{config.images} has only the label {next(iter(labels))!r}: a classifier needs two or "
-            "more, each in a sub-folder of its own"
+            "more, as names of sub-folders or in a table's column"
         )
     names = read_label_names(config.label_names, storage) if config.label_names else {}
     if names and not set(names) & labels:
