@@ -21,7 +21,7 @@ from monkeyray.scoring.score import score
 from monkeyray.training.train import train
 
 few, model, out = sys.argv[1:]
-ray.init(num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
+ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 quiet = StoreConfig(quiet=True)
 trained = train(TrainConfig(images=few, model=model, gpu=True, store=quiet))
 summary = score(ScoreConfig(images=few, model=model, predictions=out, gpu=True, store=quiet))
