@@ -174,8 +174,7 @@ def read_allowed(
         if label in index:
             mask[index[label]] = True
         elif label.lower() not in ALWAYS:
-            close = difflib.get_close_matches(label, labels, 1)
-            unknown.add(f"{label} (the model has {close[0]})" if close else label)
+            unknown.add(label)
     if pattern is not None and _NAMES.isdisjoint(row):
         raise InputError(
             f"--site-pattern finds images in --allowed by site, camera or deployment, and {place} "
@@ -190,7 +189,13 @@ def read_allowed(
             )
     content = fingerprint(sorted(lines))
     found = None if pattern is None else SitePattern(pattern)
-    return Allowed(by_place, found, root, content, tuple(sorted(unknown)))
+    return Allowed(by_place, found, root, content, _in_words(sorted(unknown), labels))
+
+
+def _in_words(unknown: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """Labels that the model does not have, with the one of its labels that is nearly the same."""
+    nearest = ((label, difflib.get_close_matches(label, labels, 1)) for label in unknown)
+    return tuple(f"{label} (the model has {near[0]})" if near else label for label, near in nearest)
 
 
 def _column(images: pa.Table, names: Sequence[str]) -> list[str]:

@@ -140,8 +140,8 @@ class Storage:
         everything else, after retries.
         """
         store, place = self._at(place)
-        extent, split = Extent.parse(version), place.split_member()
-        if split and extent is not None and extent.kind == "t":
+        extent = Extent.parse(version)
+        if extent and extent.kind == "t" and (split := place.split_member()):
             with contextlib.suppress(ConflictError, ObjectError):
                 found = Member(extent.end - extent.start, extent)
                 return self._read_member(split[0], found, max_bytes)
