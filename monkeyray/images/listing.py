@@ -220,7 +220,8 @@ def _with_members(
     entries: Iterator[Entry], storage: Storage, skipped: Counter[str]
 ) -> Iterator[Entry]:
     """With the members of archives in their place, which are indexed some ahead of use."""
-    with ThreadPoolExecutor(_THREADS) as pool:
+    at_once = storage.indexer.at_once if storage.indexer else _THREADS
+    with ThreadPoolExecutor(at_once) as pool:
         ahead: deque[tuple[Entry, Future[Index] | None]] = deque()
 
         def take() -> Iterator[Entry]:
@@ -251,7 +252,7 @@ def _with_members(
                 yield entry
                 continue
             ahead.append((entry, pool.submit(storage.read_index, entry) if archived else None))
-            if len(ahead) > _THREADS:
+            if len(ahead) > at_once:
                 yield from take()
         while ahead:
             yield from take()

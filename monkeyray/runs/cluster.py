@@ -75,14 +75,13 @@ def connected(address: str | None, debug: bool = False, say: Say | None = None) 
     logger levels in this process are restored at the end. Raises ClusterError if the cluster cannot
     be reached, or goes away meanwhile.
     """
-    global _nested
     import ray
 
     if ray.is_initialized():
         if _nested:
             yield
             return
-        with _watched():
+        with _watched(), _nesting():
             _introduce(say)
             yield
         return
@@ -110,15 +109,22 @@ def connected(address: str | None, debug: bool = False, say: Say | None = None) 
         if not own:
             ending.enter_context(_watched())
             _introduce(say)
-        _nested = True
-        try:
+        with _nesting():
             yield
-        finally:
-            _nested = False
 
 
-#: Whether `connected` has connected this process, rather than its caller.
+#: Whether this process is inside `connected`.
 _nested = False
+
+
+@contextlib.contextmanager
+def _nesting() -> Iterator[None]:
+    global _nested
+    _nested = True
+    try:
+        yield
+    finally:
+        _nested = False
 
 
 def _introduce(say: Say | None) -> None:
@@ -147,7 +153,7 @@ def _signal_handler_kept() -> Iterator[None]:
 
 
 #: How often a task whose process died starts again.
-_RETRIES = 2
+RETRIES = 2
 
 #: How long a cluster's head may be unreachable: less than the minute after which Ray ends this
 #: process.
@@ -376,8 +382,15 @@ def run_in_fresh_process(say: Say, function: Callable[..., Any], *arguments: Any
     import ray
 
     wait_for_workers(1, 0.0, say)
+    return result_of(ray.remote(num_cpus=0.5, max_calls=1)(function).remote(*arguments))
+
+
+def result_of(reference: Any) -> Any:
+    """The result of a task. Raises as `run_in_fresh_process` does."""
+    import ray
+
     try:
-        return ray.get(ray.remote(num_cpus=0.5, max_calls=1)(function).remote(*arguments))
+        return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, MonkeyRayError):
             raise error.cause from None
@@ -401,7 +414,7 @@ def map_in_tasks(
 
     wait_for_workers(1, 0.0, say)
     given = ray.put(shared)
-    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(function)
+    task = ray.remote(num_cpus=1, max_retries=RETRIES)(function)
     numbers = {task.remote(item, given): number for number, item in enumerate(items)}
     waiting = list(numbers)
     while waiting:

@@ -9,6 +9,7 @@ from monkeyray.model.bundle import load_bundle
 from monkeyray.options import takes_options
 from monkeyray.options_file import HIDDEN_NAME, write_options
 from monkeyray.runs.cluster import check_places
+from monkeyray.runs.indexing import indexed_on_cluster
 from monkeyray.runs.lease import hold
 from monkeyray.runs.place import open_run
 from monkeyray.runs.reader import root_of
@@ -43,30 +44,31 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     detections, sha256 = None, None
     if config.detections:
         detections, sha256 = read_detections(config.detections, storage)
-    if config.dry_run:
-        listing, _ = list_collection(config, storage, detections)
-        with open_pool(config.store, config.gpu, reporter.say) as pool:
-            workers = pool.count("workers", config.workers, config.gpu)
-            work = image_work(config, bundle, options, storage)
-            return estimate(place, listing, work, pool, workers, reporter.say)
-    with hold(place, storage, reporter.say) as lease:
-        identity = run_identity(config, bundle, options, sha256)
-        found = None if config.overwrite else open_run(place, storage, identity)
-        # Before the pool is opened, which is not needed if there is nothing to score.
-        listed = None
-        if found is None or config.update:
-            listed = list_collection(config, storage, detections)
-            if allowed and (warning := allowed.check(next(listed[0].tables()))):
-                reporter.say(warning)
-        del detections  # may be a gigabyte
-        with open_pool(config.store, config.gpu, reporter.say) as pool:
-            workers = pool.count("workers", config.workers, config.gpu)
-            run = open_or_create(
-                config, lease, place, identity, found, listed, workers.processes, reporter.say
-            )
-            write_options(place, config, storage, HIDDEN_NAME)
-            work = image_work(config, bundle, options, storage)
-            job = Job("scoring", run, work)
-            scored, spent = run_pending(job, lease, pool, workers, reporter)
-        totals = run.finish(lease)
+    with indexed_on_cluster(config.store, storage, reporter.say) as storage:
+        if config.dry_run:
+            listing, _ = list_collection(config, storage, detections)
+            with open_pool(config.store, config.gpu, reporter.say) as pool:
+                workers = pool.count("workers", config.workers, config.gpu)
+                work = image_work(config, bundle, options, storage)
+                return estimate(place, listing, work, pool, workers, reporter.say)
+        with hold(place, storage, reporter.say) as lease:
+            identity = run_identity(config, bundle, options, sha256)
+            found = None if config.overwrite else open_run(place, storage, identity)
+            # Before the pool is opened, which is not needed if there is nothing to score.
+            listed = None
+            if found is None or config.update:
+                listed = list_collection(config, storage, detections)
+                if allowed and (warning := allowed.check(next(listed[0].tables()))):
+                    reporter.say(warning)
+            del detections  # may be a gigabyte
+            with open_pool(config.store, config.gpu, reporter.say) as pool:
+                workers = pool.count("workers", config.workers, config.gpu)
+                run = open_or_create(
+                    config, lease, place, identity, found, listed, workers.processes, reporter.say
+                )
+                write_options(place, config, storage, HIDDEN_NAME)
+                work = image_work(config, bundle, options, storage)
+                job = Job("scoring", run, work)
+                scored, spent = run_pending(job, lease, pool, workers, reporter)
+            totals = run.finish(lease)
     return Summary.of(run, totals, bundle.names, scored, time.monotonic() - start, spent)

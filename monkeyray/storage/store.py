@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 from monkeyray.errors import (
     ConflictError,
@@ -59,6 +59,15 @@ Access = str | S3Access | CloudAccess
 T = TypeVar("T")
 
 
+class Indexer(Protocol):
+    """Reads the indexes of tar archives elsewhere, and is asked for up to `at_once` at a time.
+    Raises as `Storage.read_index` does."""
+
+    at_once: int
+
+    def __call__(self, archive: Entry) -> Index: ...
+
+
 @dataclass(frozen=True)
 class Storage:
     """Reads, writes and lists files in any store.
@@ -69,7 +78,8 @@ class Storage:
 
     `s3_endpoint`, `profile`: for the buckets that `endpoints` and `profiles` do not name.
     `anonymous`: prefixes to read without credentials. `index_archives`: whether to write an index
-    beside each large tar archive that has none.
+    beside each large tar archive that has none. `indexer`: reads tar archives in stores for this
+    process.
     """
 
     s3_endpoint: str | None = None
@@ -79,11 +89,12 @@ class Storage:
     anonymous: tuple[Location, ...] = ()
     patience_seconds: float = PATIENCE_SECONDS
     index_archives: bool = False
+    indexer: Indexer | None = field(default=None, repr=False, compare=False)
     _stores: dict[Access, Store] = field(default_factory=dict, repr=False, compare=False)
     _indexes: dict[Location, Index] = field(default_factory=dict, repr=False, compare=False)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_stores": {}, "_indexes": {}}
+        return {**self.__dict__, "indexer": None, "_stores": {}, "_indexes": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -192,6 +203,8 @@ class Storage:
 
         Raises as `read` does, and as `write` does where indexes are to be written.
         """
+        if self.indexer and not _is_zip(archive) and not Location.of(archive.uri).is_local:
+            return self.indexer(archive)
         if archive.version is None:
             archive = self.stat(archive.uri)
         try:
@@ -201,7 +214,7 @@ class Storage:
 
     def _read_index(self, archive: Entry) -> Index:
         size, version = archive.size_bytes or 0, archive.version or ""
-        is_zip = archive.uri.lower().endswith(".zip")
+        is_zip = _is_zip(archive)
         # Looking for an index costs as much as reading a small archive.
         has_index = size > RANGE_BYTES and version != "" and not is_zip
         beside, stale = f"{archive.uri}{INDEX_ENDING}", False
@@ -388,3 +401,7 @@ class Storage:
         pyarrow nor fsspec opens it."""
         store, place = self._at(place)
         return store.filesystem(place)
+
+
+def _is_zip(archive: Entry) -> bool:
+    return archive.uri.lower().endswith(".zip")

@@ -9,6 +9,7 @@ from typing import Any
 from monkeyray.console import Reporter, counted
 from monkeyray.options import takes_options
 from monkeyray.options_file import write_options
+from monkeyray.runs.indexing import indexed_on_cluster
 from monkeyray.runs.lease import hold
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -40,7 +41,10 @@ def train_with(config: TrainConfig, search: Search | None = None) -> Trained:
     """
     storage, reporter = config.store.storage(), config.store.reporter()
     check_places(config, storage)
-    with start_process(config) as machine:
+    with (
+        start_process(config) as machine,
+        indexed_on_cluster(config.store, storage, reporter.say) as storage,
+    ):
         return _train(config, search, storage, reporter, machine)
 
 

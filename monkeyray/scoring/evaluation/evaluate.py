@@ -32,6 +32,7 @@ from monkeyray.model.engines.choice import choose_engine
 from monkeyray.model.known_images import describe_known_images
 from monkeyray.options_file import write_options
 from monkeyray.runs.cluster import check_places
+from monkeyray.runs.indexing import indexed_on_cluster
 from monkeyray.runs.lease import hold
 from monkeyray.runs.reader import root_of
 from monkeyray.runs.workers.pools import open_pool
@@ -134,7 +135,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     with hold(output, storage, reporter.say) as lease:
         if config.images is not None:
             assert bundle is not None
-            sample = _from_images(config, storage, reporter, bundle)
+            with indexed_on_cluster(config.store, storage, reporter.say) as indexed:
+                sample = _from_images(config, indexed, reporter, bundle)
         else:
             assert config.predictions is not None
             assert config.labels is not None
