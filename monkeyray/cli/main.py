@@ -108,7 +108,8 @@ class _Shown:
         self.debug = "--debug" in arguments
         # Before the arguments are parsed, since parsing may fail.
         words = " ".join(arguments).replace("--log_format", "--log-format").replace("=", " ")
-        self.json = words.rpartition("--log-format ")[2].startswith("json")
+        _, found, last = words.rpartition("--log-format ")
+        self.json = bool(found) and last.startswith("json")
 
     def say(self, message: str, event: str, *, with_traceback: bool = False, **fields: Any) -> None:
         """Print a line to standard error, or the traceback in text form. `fields`: for JSON."""

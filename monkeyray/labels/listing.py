@@ -169,4 +169,9 @@ def _drop_duplicates(
     if clash.num_rows:
         notes[NOTE + "images with several labels, left out"] += clash.num_rows
     left = pc.invert(pc.is_in(table["uri"], clash["uri"].combine_chunks()))
-    return table.filter(pc.and_(left, pa.array(first)))
+    table = table.filter(pc.and_(left, pa.array(first)))
+    if not table.num_rows:
+        raise InputError(
+            f"no image in {place} has one label, {clash.num_rows} have several: keep one for each"
+        )
+    return table

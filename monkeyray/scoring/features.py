@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -180,7 +181,9 @@ class FeatureCache:
         self, todo: pa.Table, pool: Pool, workers: WorkerCount, reporter: Reporter
     ) -> None:
         files = [self.place.relative(entry.uri) or "" for entry in self.storage.list(self.place)]
-        number = len({file.split("/")[0] for file in files})
+        # One above the highest: an earlier pass may have been deleted.
+        passes = [int(each[1]) for file in files if (each := re.match(r"pass-(\d+)-", file))]
+        number = max(passes, default=-1) + 1
         name = f"pass-{number:05d}-{fingerprint(todo['uri'].to_pylist())[:8]}"
         place = self.place / name
         work = Work(

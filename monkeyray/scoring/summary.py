@@ -93,7 +93,7 @@ class Summary(Result):
             first += f" ({self.already} already there, {self.scored} scored now)"
         lines = [f"{first}, by status:"]
         lines += [f"  {count:>9} {status}" for status, count in self.statuses.most_common()]
-        lines += [f"the {'boxes' if self.boxes else 'images'} with status ok, by label:"]
+        lines += [f"the scored {'boxes' if self.boxes else 'images'}, by label:"]
         for label, count in self.labels.most_common():
             name = self.names.get(label, label)
             lines.append(f"  {count:>9} {label}" + (f" ({name})" if name != label else ""))

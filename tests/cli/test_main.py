@@ -208,6 +208,7 @@ def score(
         (score("--top-k", "²"), "--top-k is '²'"),
         (score("--top-k", "0"), "--top-k is '0'"),
         (["demo", "--seed", "-1"], "--seed is -1"),
+        (["jsonl"], "jsonl"),
     ],
 )
 @pytest.mark.usefixtures("bundles")

@@ -82,6 +82,12 @@ def test_exit_code_if_nothing_was_scored(
         assert told.exists()
 
 
+def test_truncated_images_count_as_scored() -> None:
+    statuses, labels = Counter(ok=1, truncated=1, missing=1), Counter(fox=2)
+    told = str(Summary("/out", statuses, labels, Counter(), {}, {}, 3, 0, 1.0))
+    assert "the scored images, by label:\n          2 fox\n" in told
+
+
 def test_an_export_and_events(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     given = ["--predictions", str(place / "predictions")]
     summary = ["--summary-json", str(place / "s" / "summary.json")]

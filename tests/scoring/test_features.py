@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,13 @@ def test_an_image_is_opened_once_for_each_of_its_versions(
     third = get("a.png", "b.png")
     assert third.vectors[:, 0].tolist() == [[0, 0, 255], [0, 255, 0]]
     assert (third.found, pool.opened) == (1, 4)
+    # After one was deleted, no two passes have the same number, which says which one is newer.
+    folder = tmp_path / "features"
+    shutil.rmtree(next(folder.glob("*/pass-00000-*")))
+    assert get("b.png", "c.png").found == 1
+    assert [path.name[:10] for path in sorted(folder.glob("*/pass-*"))] == [
+        "pass-00001", "pass-00002", "pass-00003",
+    ]  # fmt: skip
 
 
 def test_features_in_a_bucket_are_copied_once(

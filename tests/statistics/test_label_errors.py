@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -97,8 +99,18 @@ def test_sure_errors_are_off_the_confident_joints_diagonal(
     assert set(np.flatnonzero(doubted)) <= {error.index for error in found}
 
 
-def test_the_images_of_a_sequence_are_judged_together() -> None:
+@pytest.mark.parametrize("shape", [-1, (1, -1)])  # NumPy 2.0.0 has the second
+def test_the_images_of_a_sequence_are_judged_together(
+    shape: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In one sequence of a an image looks like b; another sequence is of b altogether."""
+    unique = np.unique
+
+    def shaped(*given: Any, **named: Any) -> Any:
+        values, first, inverse, counts = unique(*given, **named)
+        return values, first, inverse.reshape(shape), counts
+
+    monkeypatch.setattr(np, "unique", shaped)
     shown = np.array([0, 1, 0, 0, 1, 1, 1, 0, 1])
     truth = np.array([0, 0, 0, 0, 0, 0, 0, 1, 1])
     probabilities = np.where(np.eye(2)[shown] > 0, 0.9, 0.1)

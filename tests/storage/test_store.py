@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from monkeyray.errors import ConflictError, MissingError, NoFileError, StorageError
 from monkeyray.storage.backends.local import LocalStore
@@ -62,9 +63,15 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert list(tmp_path.iterdir()) == []
 
 
-def test_other_stores_through_fsspec() -> None:
+@pytest.mark.parametrize("uri", ["memory://other", "ftp://host:21/other/deep", "ftp://host"])
+def test_other_stores_through_fsspec(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if uri.startswith("ftp"):
+        # As in fsspec's FTP and pyarrow's HDFS, a path lacks the host.
+        files = MemoryFileSystem()
+        monkeypatch.setattr(files, "store", {})
+        monkeypatch.setattr("fsspec.url_to_fs", lambda uri: (files, f"/{Location.of(uri).path}"))
     storage = Storage()
-    root = Location.parse("memory://other")
+    root = Location.parse(uri)
     place = root / "a" / "b c.bin"
     storage.write(place, b"data")
     assert storage.read(str(place)).data == b"data"

@@ -352,8 +352,9 @@ def _run_on_ray(
     except ray.exceptions.RayTaskError:
         raise  # a bug of ours, shown as it is
     except ray.exceptions.RayError as error:
+        reason = next(iter(str(error).splitlines()), "")[:200]
         raise ClusterError(
-            f"Ray aborted the job ({type(error).__name__}: {str(error).splitlines()[0][:200]}). "
+            f"Ray aborted the job ({type(error).__name__}: {reason}). "
             "Finished files are kept; run the same command again to resume"
         ) from error
     finally:

@@ -96,7 +96,9 @@ class ArrowStore:
                 infos = filesystem.get_file_info(selector)
         for info in sorted(infos, key=lambda info: str(info.path)):
             if info.is_file:
-                uri = f"{place.scheme}://{info.path.lstrip('/')}"
+                # Many file systems' paths lack the URI's host.
+                below = info.path[len(path) :].lstrip("/")
+                uri = str(place / below if below else place)
                 yield Entry(uri, info.size, time_version(info.mtime_ns))
 
     def filesystem(self, place: Location) -> tuple[pyarrow.fs.FileSystem, str]:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import ray.cloudpickle
+import ray.exceptions
 
 from monkeyray.console import Reporter
-from monkeyray.errors import ConfigError, StorageError
+from monkeyray.errors import ClusterError, ConfigError, StorageError
 from monkeyray.images.decode import Limits
 from monkeyray.runs.cluster import map_in_tasks, run_in_fresh_process
 from monkeyray.runs.lease import hold
@@ -45,6 +46,21 @@ def test_a_fault_stops_the_job_with_its_own_error(
         with pytest.raises(StorageError, match=r"^\d+ consecutive images are missing, the last is"):
             RayPool().run(job, list(run.pending()), WorkerCount(1), say, lambda rows: None)
     assert not list((tmp_path / "out").glob("*.tmp"))
+
+
+def test_an_error_without_a_text_is_named(
+    ray_session: None, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise ray.exceptions.RayError
+
+    monkeypatch.setattr("ray.data.Dataset.iter_batches", fail)
+    with hold(Location.of(str(tmp_path / "out")), Storage(), print) as lease:
+        job = Job(
+            "scoring", prepare(lease, plan_of(images, {"a.jpg": b"good"}), 16), work(Limits())
+        )
+        with pytest.raises(ClusterError, match=r"^Ray aborted the job \(RayError: \)\. Finished"):
+            RayPool().run(job, [0], WorkerCount(1), print, lambda rows: None)
 
 
 def test_what_a_task_raises_is_raised_or_given_here(ray_session: None) -> None:
