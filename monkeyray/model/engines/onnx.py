@@ -231,7 +231,8 @@ class OnnxEngine:
         """See TensorFlowEngine."""
         network, spec = self._network, self._network.onnx
         assert spec is not None
-        count, views = pixels.shape[:2]
+        # Without images, pixels are not of as many views.
+        count, views = len(pixels), len(network.views)
         flat = pixels.reshape(-1, *pixels.shape[2:])
         features = np.empty((count, views, spec.width), np.float32)
         if count:

@@ -60,7 +60,7 @@ def test_an_error_without_a_text_is_named(
             "scoring", prepare(lease, plan_of(images, {"a.jpg": b"good"}), 16), work(Limits())
         )
         with pytest.raises(ClusterError, match=r"^Ray aborted the job \(RayError: \)\. Finished"):
-            RayPool().run(job, [0], WorkerCount(1), print, lambda rows: None)
+            RayPool().run(job, [0], WorkerCount(1), Reporter(True).say, lambda rows: None)
 
 
 def test_what_a_task_raises_is_raised_or_given_here(ray_session: None) -> None:
