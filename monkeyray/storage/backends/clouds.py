@@ -82,8 +82,17 @@ class ObstoreStore:
             return Blob(answer.bytes().to_bytes(), self._version(answer.meta))
 
     def stat(self, place: Location) -> Entry:
-        # Not HEAD: its error has no code, so a missing bucket would look like a missing key.
-        meta = self._get(place).meta
+        import obstore
+
+        try:
+            with cloud_errors(place, self.where):
+                meta = obstore.head(self.store, _key(place))
+        except FaultError:
+            raise
+        except StorageError:
+            # HEAD's error has no code, so a missing bucket looks like a missing key. GET alone
+            # would begin to send the file, and a large one costs its connection.
+            meta = self._get(place).meta
         return Entry(str(place), meta["size"], self._version(meta))
 
     def _get(self, place: Location, **options: Any) -> Any:
