@@ -160,7 +160,7 @@ def test_only_new_and_changed_images_are_embedded(
     assert second.model["data"]["used"] == 43
 
 
-def test_any_number_of_workers_gives_the_same_weights(other_heads: dict[int, Trained]) -> None:
+def test_any_number_of_workers_gives_the_same_dense_layers(other_heads: dict[int, Trained]) -> None:
     one, two = head_of(other_heads[1]), head_of(other_heads[2])
     for key in one:
         np.testing.assert_allclose(one[key], two[key], atol=1e-5, rtol=0)

@@ -75,30 +75,41 @@ def end(job: subprocess.Popen[str]) -> tuple[int, str]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")
 def test_both_jobs_are_submitted(
-    bare: Path, head: dict[str, str], few: Path, trained: Trained, tmp_path: Path
+    bare: Path,
+    head: dict[str, str],
+    few: Path,
+    trained: Trained,
+    embedded: Path,
+    tmp_path: Path,
 ) -> None:
     model, out = str(tmp_path / "model"), str(tmp_path / "out")
     train = ["jobs/train.py", "--images", str(few)]
     # That images are opened where the code was sent to shows in scoring.
     cached = ["--features", str(Path(trained.uri) / "features")]
-    job = submit(bare, head, *train, "--model", model, *cached)
+    job = submit(bare, head, *train, "--model", model, *cached, "--workers", "2")
     refused = submit(bare, head, *train, "--model", "relative")  # beside the other one
     code, printed = end(job)
     assert code == 0, printed
     assert "out-of-fold accuracy" in printed
-    # On this machine without a cluster, to the last bit.
+    # One worker on this machine, without a cluster, gave the same weights to the last bit.
     assert load_bundle(model, Storage()).model["model_id"] == trained.model["model_id"]
     code, printed = end(refused)
     assert code != 0
     assert "--model relative is a relative path" in printed
     code, printed = end(
         submit(
-            bare, head, "jobs/score.py", "--images", str(few), "--model", model,
-            "--predictions", out, "--workers", "1",
+            bare, head, "jobs/score.py", "--images", str(embedded.parent / "images"),
+            "--model", model, "--predictions", out, "--embeddings", "--rows-per-file", "2",
+            "--workers", "1",
         )
     )  # fmt: skip
     assert code == 0, printed
-    assert pq.read_table(out).num_rows == 42
+    submitted, local = (
+        pq.read_table(place).drop_columns(["predicted_at"]).sort_by("uri")
+        for place in (out, embedded)
+    )
+    assert submitted.equals(local)
+    assert local.num_rows == 44
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ray start is tested on Linux")

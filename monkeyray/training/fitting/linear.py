@@ -1,14 +1,16 @@
 """The linear head: multinomial logistic regression with an L2 penalty, to convergence.
 
 The loss is convex, so no seed decides the result. Every worker runs the same L-BFGS: it computes
-the loss and its gradient over its share of the images, and `all_reduce` adds these up. Nothing else
-is exchanged.
+the loss and its gradient over its shares of the images, and `all_reduce` gives it those of the
+others. Nothing else is exchanged. The shares, and the order in which they are added up, depend
+neither on the number of workers nor on that of threads, so neither do the heads.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,9 +28,8 @@ L2, TOLERANCE = 10.0, 1e-4
 #: Images that are converted to float64 at a time.
 _ROWS = 1024
 
-#: Images up to which one thread is as fast as two: they wait for each other busily, and several
-#: times as long where other programs use the cores too.
-_FEW = 10_000
+#: Shares of the images, a power of two. No more workers than these have anything to do.
+_SHARES = 16
 
 #: How many steps L-BFGS remembers, and the maximum that it takes; 50 to 150 are typical.
 _MEMORY, _STEPS = 20, 2000
@@ -57,6 +58,7 @@ def fit_linear(
     images: Array | None = None,
     rank: int = 0,
     world: int = 1,
+    threads: int | None = 1,
     all_reduce: Callable[[Array], Array] = lambda values: values,
     fold: Array | None = None,
     start: Array | None = None,
@@ -69,87 +71,109 @@ def fit_linear(
     (width, labels), and a bias, float32 (labels,).
 
     `vectors`: features (n, width), of which the rows `images` are used, int (m,), or all if None;
-    they may be in a file, and each worker reads its share block by block. `truth`: label indices of
-    these images (m,); `weight`: each image's weight in each head's loss, float (m, heads), 0 for
-    images that a head must not see. A head minimises the
-    weighted sum of the cross-entropies plus l2 / 2 times the sum of squares of its kernel, on
-    features scaled by one number to a mean variance of 1. The bias is not penalised; of a label
-    without an image it falls until the tolerance ends the fit, and the head never predicts it.
+    they may be in a file, and each worker reads its shares block by block. `truth`: label indices
+    of these images (m,); `weight`: each image's weight in each head's loss, float (m, heads), 0 for
+    images that a head must not see. A head minimises the weighted sum of the cross-entropies plus
+    l2 / 2 times the sum of squares of its kernel, on features scaled by one number to a mean
+    variance of 1. The bias is not penalised; of a label without an image it falls until the
+    tolerance ends the fit, and the head never predicts it.
 
-    All workers get the same arguments except `rank`, of `world`; `all_reduce` sums an array over
-    them. `fold`: the index of the head that each image is held out of, int (m,), negative for none.
-    `on_step` is called on all workers after each of at most `steps` steps; `due` is called on
-    worker 0, and all workers get its answer. To resume, pass the `values` of a Progress as `start`:
-    the result is the same within the tolerance.
+    All workers get the same arguments except `rank`, of `world`, and `threads`, about one for each
+    core if None; `all_reduce` sums an array over them. Any number of workers and threads gives the
+    same heads, to the last bit. `fold`: the index of the head that each image is held out of, int
+    (m,), negative for none. `on_step` is called on all workers after each of at most `steps` steps;
+    `due` is called on worker 0, and all workers get its answer. To resume, pass the `values` of a
+    Progress as `start`: the result is the same within the tolerance.
     """
     from scipy.optimize import minimize
+    from threadpoolctl import threadpool_limits
 
     heads, width = weight.shape[1], vectors.shape[1]
     images = np.arange(len(vectors)) if images is None else images
     mean, scale = _mean_and_scale(vectors, images)
-    own = slice(len(images) * rank // world, len(images) * (rank + 1) // world)
-    x, y, w = images[own], truth[own], weight[own]
-    own_fold = np.full(len(x), -1) if fold is None else fold[own]
+    own_fold = np.full(len(images), -1) if fold is None else fold
+    ends = len(images) * np.arange(_SHARES + 1) // _SHARES
+    own = range(_SHARES * rank // world, _SHARES * (rank + 1) // world)
+    # Workers with equally many shares send their sums; others send each share, so that all are
+    # added up in the same order.
+    slots = world if _SHARES % world == 0 else _SHARES
     biases, extra = heads * labels, 6
+    size = extra + (width + 1) * biases
     last: list[Array] = []
 
-    def sums(values: Array) -> Array:
-        """This worker's loss, measures, `due` and gradient, the latter without the penalty."""
-        both = values.reshape(width + 1, biases)
-        # Rather than each image's features, the kernel is scaled, and the bias takes the mean.
-        kernel = both[:-1] / scale
-        bias = both[-1] - mean @ kernel
-        loss, gradient, measures = 0.0, np.zeros_like(both), np.zeros(4)
-        for first in range(0, len(x), _ROWS):
-            rows = slice(first, first + _ROWS)
-            features = vectors[x[rows]].astype(np.float64)
+    def sums(kernel: Array, bias: Array, share: int) -> Array:
+        """The loss, the measures, 0 for `due`, and the gradient of a share of the images, the
+        latter without the penalty and for features that are neither centred nor scaled."""
+        found = np.zeros(size)
+        gradient, end = found[extra:].reshape(width + 1, biases), ends[share + 1]
+        for first in range(ends[share], end, _ROWS):
+            rows = slice(first, min(first + _ROWS, end))
+            features = vectors[images[rows]].astype(np.float64)
             logits = (features @ kernel + bias).reshape(-1, heads, labels)
             logits -= logits.max(axis=2, keepdims=True)
-            right = np.arange(len(features)), slice(None), y[rows]
-            losses, hits = -logits[right], logits.argmax(axis=2) == y[rows, None]
+            right = np.arange(len(features)), slice(None), truth[rows]
+            losses, hits = -logits[right], logits.argmax(axis=2) == truth[rows, None]
             np.exp(logits, out=logits)
             total = logits.sum(axis=2, keepdims=True)
             losses += np.log(total[:, :, 0])
             logits /= total
             logits[right] -= 1.0
-            logits *= w[rows, :, None]
+            logits *= weight[rows, :, None]
             residuals = logits.reshape(-1, biases)
-            loss += float((w[rows] * losses).sum())
-            measures += _measure(losses, hits, w[rows], own_fold[rows])
+            found[0] += (weight[rows] * losses).sum()
+            found[1 : extra - 1] += _measure(losses, hits, weight[rows], own_fold[rows])
             gradient[:-1] += features.T @ residuals
             gradient[-1] += residuals.sum(axis=0)
-        gradient[:-1] = (gradient[:-1] - np.outer(mean, gradient[-1])) / scale
-        return np.concatenate([[loss, *measures, float(rank == 0 and due())], gradient.ravel()])
+        return found
 
     def objective(values: Array) -> tuple[float, Array]:
-        found, kernel = all_reduce(sums(values)), values[:-biases]
+        both = values.reshape(width + 1, biases)
+        # Rather than each image's features, the kernel is scaled, and the bias takes the mean.
+        kernel = both[:-1] / scale
+        bias = both[-1] - mean @ kernel
+        parts = pool.map(lambda share: sums(kernel, bias, share), own)
+        known, each = np.zeros((slots, size)), _SHARES // slots
+        for slot in range(own.start // each, own.stop // each):
+            known[slot] = _add_up(parts, each)
+        known[0, extra - 1] = rank == 0 and due()
+        # Adding the zeros of other workers rounds nothing, but makes 0.0 of -0.0.
+        found = _add_up(iter(all_reduce(known)), slots) + 0.0
         last[:] = [found[1:extra]]
-        gradient = found[extra:].copy()
-        gradient[:-biases] += l2 * kernel
-        return float(found[0] + l2 / 2 * (kernel @ kernel)), gradient
+        gradient = found[extra:].reshape(width + 1, biases)
+        gradient[:-1] = (gradient[:-1] - np.outer(mean, gradient[-1])) / scale + l2 * both[:-1]
+        return float(found[0] + l2 / 2 * (both[:-1].ravel() @ both[:-1].ravel())), gradient.ravel()
 
     def step(intermediate_result: Any) -> None:
         loss, (*measures, due_now) = float(intermediate_result.fun), last[0]
         on_step(Progress(intermediate_result.x.copy(), loss, np.array(measures), due_now > 0))
 
     values = np.zeros((width + 1) * biases) if start is None else start
-    if steps:
-        values = minimize(
-            objective,
-            values,
-            jac=True,
-            method="L-BFGS-B",
-            callback=step,
-            options={
-                "maxcor": _MEMORY,
-                "maxiter": steps,
-                "maxfun": 2 * steps + 20,
-                "ftol": 0.0,
-                "gtol": tolerance * float(weight.sum(axis=0).min()),
-            },
-        ).x
-    both = values.reshape(width + 1, heads, labels)
-    return [_fold_scale(both[:-1, head], both[-1, head], mean, scale) for head in range(heads)]
+    # BLAS with another number of threads rounds differently.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
+        if steps:
+            values = minimize(
+                objective,
+                values,
+                jac=True,
+                method="L-BFGS-B",
+                callback=step,
+                options={
+                    "maxcor": _MEMORY,
+                    "maxiter": steps,
+                    "maxfun": 2 * steps + 20,
+                    "ftol": 0.0,
+                    "gtol": tolerance * float(weight.sum(axis=0).min()),
+                },
+            ).x
+        both = values.reshape(width + 1, heads, labels)
+        return [_fold_scale(both[:-1, head], both[-1, head], mean, scale) for head in range(heads)]
+
+
+def _add_up(parts: Iterator[Array], count: int) -> Array:
+    """The sum of the next parts, of which `count` is a power of two, in pairs of sums of pairs."""
+    if count == 1:
+        return next(parts)
+    return _add_up(parts, count // 2) + _add_up(parts, count // 2)
 
 
 def _measure(losses: Array, hits: Array, weight: Array, own_fold: Array) -> Array:
@@ -233,8 +257,6 @@ class LinearTraining:
     def __call__(self, worker: Worker) -> tuple[State, Weights]:
         """See Training. Each step counts as an epoch. A resumed training gives the same heads as an
         uninterrupted one, within the tolerance."""
-        from threadpoolctl import threadpool_limits
-
         state = worker.resume or State(0, [], [], [], 0, float("inf"))
         if worker.resume is not None and not state.done:
             state = replace(state, resumed_from=[*state.resumed_from, state.epoch])
@@ -266,41 +288,41 @@ class LinearTraining:
                 worker.checkpoint(state)
                 last = time.monotonic()
 
-        # The number of threads changes no bit.
-        with threadpool_limits(1 if len(learned) <= _FEW else worker.threads, "blas"):
+        found = fit_linear(
+            self.vectors,
+            folds.truth[learned],
+            weight[learned, None] * folds.seen(learned, self.heads),
+            self.labels,
+            config.l2,
+            images=learned,
+            rank=worker.rank,
+            world=worker.world,
+            threads=worker.threads,
+            all_reduce=worker.sum,
+            fold=np.where(folds.fold < self.heads, folds.fold, -1)[learned],
+            start=state.variables[0] if state.variables else None,
+            steps=0 if state.done else max(0, config.epochs - state.epoch),
+            due=lambda: time.monotonic() - last >= config.checkpoint_seconds,
+            on_step=on_step,
+        )
+        weights = _named("", found)
+        for fraction, subset in self.subsets.items():
+            some = learned[subset[learned]]
+            seen = folds.seen(some, folds.count)
             found = fit_linear(
                 self.vectors,
-                folds.truth[learned],
-                weight[learned, None] * folds.seen(learned, self.heads),
+                folds.truth[some],
+                weight[some, None] * seen,
                 self.labels,
                 config.l2,
-                images=learned,
+                images=some,
                 rank=worker.rank,
                 world=worker.world,
+                threads=worker.threads,
                 all_reduce=worker.sum,
-                fold=np.where(folds.fold < self.heads, folds.fold, -1)[learned],
-                start=state.variables[0] if state.variables else None,
-                steps=0 if state.done else max(0, config.epochs - state.epoch),
-                due=lambda: time.monotonic() - last >= config.checkpoint_seconds,
-                on_step=on_step,
             )
-            weights = _named("", found)
-            for share, subset in self.subsets.items():
-                some = learned[subset[learned]]
-                seen = folds.seen(some, folds.count)
-                found = fit_linear(
-                    self.vectors,
-                    folds.truth[some],
-                    weight[some, None] * seen,
-                    self.labels,
-                    config.l2,
-                    images=some,
-                    rank=worker.rank,
-                    world=worker.world,
-                    all_reduce=worker.sum,
-                )
-                weights |= _named(f"subset-{share}/", found)
-                weights[f"subset-{share}/images"] = seen.sum(axis=0).mean(keepdims=True)
+            weights |= _named(f"subset-{fraction}/", found)
+            weights[f"subset-{fraction}/images"] = seen.sum(axis=0).mean(keepdims=True)
         return replace(state, done=True), weights
 
 

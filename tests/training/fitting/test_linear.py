@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
 
 from monkeyray.arrays import Array
+from monkeyray.model.backbones import Weights
 from monkeyray.model.head import head_logits
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.splits import IN_NO_FOLD, TEST, Folds
+from monkeyray.training.fitting import linear
 from monkeyray.training.fitting.distributed import below
 from monkeyray.training.fitting.linear import LinearConfig, LinearTraining, Progress, fit_linear
 from monkeyray.training.fitting.worker import State, Worker
@@ -23,11 +27,11 @@ from monkeyray.training.fitting.worker import State, Worker
 LABELS, WIDTH = 3, 7
 
 
-def problem(seed: int, images: int = 60) -> tuple[Array, Array, Array]:
+def problem(seed: int, images: int = 60, width: int = WIDTH) -> tuple[Array, Array, Array]:
     """Features float32, truth, and the weights of three heads, two of which see only some."""
     random = np.random.default_rng(seed)
     truth = np.arange(images) % LABELS
-    vectors = random.normal(size=(images, WIDTH)) + np.eye(WIDTH)[truth]
+    vectors = random.normal(size=(images, width)) + np.eye(width)[truth]
     weight = random.uniform(0.5, 2, (images, 3))
     weight[: images // 3, 1] = weight[images // 3 : images // 2, 2] = 0
     return (5 + 3 * vectors).astype(np.float32), truth, weight
@@ -74,12 +78,16 @@ def test_it_is_the_regression_of_scikit_learn() -> None:
     )
 
 
-@pytest.mark.parametrize("world", [2, 3, 8])
-def test_any_number_of_workers_gives_the_same_heads(world: int) -> None:
-    vectors, truth, weight = problem(2, images=7 if world == 8 else 60)
+def fitted_by(world: int, images: int) -> list[tuple[list[Weights], list[Progress]]]:
+    """What each of some workers gets for `problem(2)`: the heads and its steps."""
+    vectors, truth, weight = problem(2, images)
+    fold = np.arange(images) % 2
     barrier, parts = threading.Barrier(world), [np.zeros(0)] * world
 
-    def work(rank: int) -> Any:
+    def work(rank: int) -> tuple[list[Weights], list[Progress]]:
+        steps: list[Progress] = []
+        answers = itertools.cycle([True, False, False])
+
         def all_reduce(values: Array) -> Array:
             parts[rank] = values
             barrier.wait()
@@ -87,16 +95,44 @@ def test_any_number_of_workers_gives_the_same_heads(world: int) -> None:
             barrier.wait()
             return np.asarray(total)
 
-        return fit_linear(
-            vectors, truth, weight, LABELS, rank=rank, world=world, all_reduce=all_reduce
-        )
+        heads = fit_linear(
+            vectors, truth, weight, LABELS,
+            rank=rank, world=world, threads=1 + world % 3, all_reduce=all_reduce, fold=fold,
+            due=lambda: rank == 0 and next(answers), on_step=steps.append,
+        )  # fmt: skip
+        return heads, steps
 
-    alone = fit_linear(vectors, truth, weight, LABELS)
-    with ThreadPoolExecutor(world) as pool:
-        for heads in pool.map(work, range(world)):
-            for head, one in zip(heads, alone, strict=True):
-                for name, array in one.items():
-                    np.testing.assert_allclose(head[name], array, rtol=0, atol=1e-6)
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(world) as pool:
+        return list(pool.map(work, range(world)))
+
+
+@pytest.mark.parametrize("images", [7, 60])
+def test_any_number_of_workers_gives_the_same_heads_to_the_last_bit(
+    images: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "_ROWS", 3)  # so that a share has several blocks
+    ((heads, steps),) = fitted_by(1, images)
+    assert {step.due for step in steps} == {True, False}
+    for world in (2, 3, 5, 8, 17):
+        for others, its in fitted_by(world, images):
+            for head, other in zip(heads, others, strict=True):
+                for name, array in head.items():
+                    np.testing.assert_array_equal(other[name], array)
+            for step, same in zip(steps, its, strict=True):
+                np.testing.assert_equal(asdict(same), asdict(step))
+
+
+def test_any_number_of_threads_takes_the_same_steps_to_the_last_bit() -> None:
+    # Enough features that BLAS would use its threads, and round differently.
+    vectors, truth, weight = problem(2, images=300, width=1200)
+    found: list[list[Progress]] = []
+    for threads in (1, 2, 5):
+        found.append([])
+        with threadpool_limits(threads, "blas"):
+            fit_linear(vectors, truth, weight, LABELS, threads=threads, on_step=found[-1].append)
+    for steps in found[1:]:
+        for step, other in zip(found[0], steps, strict=True):
+            np.testing.assert_equal(asdict(other), asdict(step))
 
 
 def test_it_resumes_from_any_step() -> None:
