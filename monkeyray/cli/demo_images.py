@@ -13,7 +13,6 @@ from numpy.random import Generator
 from PIL import ExifTags, Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
 from monkeyray.arrays import Array
-from monkeyray.errors import ConfigError
 
 LABELS = ("empty", "giraffe", "warthog", "zebra")
 CAMERAS = (("ACACIA", "A1"), ("ACACIA", "A2"), ("RIVER", "R1"), ("RIVER", "R2"))
@@ -76,17 +75,8 @@ def draw_demo_images(
     `bursts` bursts of 3 frames, spread evenly over LABELS and over CAMERAS, each camera at its
     own place; and five files among them that are not readable images. About 40 % are infrared
     night images. Equal arguments give equal bytes.
-
-    Raises ConfigError if a collection is already there, or a count is below 1.
     """
-    if labelled_per_label < 1 or bursts < 1:
-        raise ConfigError(
-            f"labelled_per_label={labelled_per_label}, bursts={bursts}: both must be 1 or more"
-        )
     demo = DemoImages(folder / "labelled", folder / "unlabelled", folder / "truth.csv")
-    for path in (demo.labelled, demo.unlabelled, demo.truth):
-        if path.exists():
-            raise ConfigError(f"{path} already exists: choose another folder, or delete it")
     rng = np.random.default_rng(seed)
     _draw_labelled(rng, demo.labelled, labelled_per_label)
     truth = _draw_unlabelled(rng, demo.unlabelled, bursts)

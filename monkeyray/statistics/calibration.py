@@ -17,6 +17,8 @@ from monkeyray.statistics.metrics import cross_entropy, softmax, wilson
 #: Bins of the top score, as in Guo et al.
 BINS = 15
 
+_RESAMPLES = 1000
+
 #: Bounds of the temperature, for fits on few images.
 LEAST, MOST = 0.05, 20.0
 
@@ -60,9 +62,7 @@ def expected_calibration_error(confidence: Array, correct: Array, bins: int = BI
     return _ece(_bin(confidence, bins), gap, bins)
 
 
-def ece_interval(
-    confidence: Array, correct: Array, bins: int = BINS, *, resamples: int = 1000, seed: int = 0
-) -> list[float] | None:
+def ece_interval(confidence: Array, correct: Array) -> list[float] | None:
     """The 95% percentile bootstrap interval [low, high] of the ECE; None without images.
 
     ECE is biased upwards on few images, and so is this interval.
@@ -71,12 +71,12 @@ def ece_interval(
     if not images:
         return None
     gap = np.asarray(correct, np.float64) - np.asarray(confidence, np.float64)
-    which = _bin(confidence, bins)
-    rng = np.random.default_rng(seed)
-    values = np.empty(resamples)
-    for i in range(resamples):
+    which = _bin(confidence, BINS)
+    rng = np.random.default_rng(0)
+    values = np.empty(_RESAMPLES)
+    for i in range(_RESAMPLES):
         drawn = rng.integers(0, images, images)
-        values[i] = _ece(which[drawn], gap[drawn], bins)
+        values[i] = _ece(which[drawn], gap[drawn], BINS)
     return [float(x) for x in np.percentile(values, [2.5, 97.5])]
 
 
@@ -105,14 +105,12 @@ def reliability(confidence: Array, correct: Array, bins: int = BINS) -> list[dic
     return rows
 
 
-def calibrate(
-    logits: Array, truth: Array, temperature: float | None = None, *, seed: int = 0
-) -> dict[str, Any]:
+def calibrate(logits: Array, truth: Array, temperature: float | None = None) -> dict[str, Any]:
     """The temperature and its effect on these images, in JSON types.
 
     `logits`: float (n, labels); `truth`: int label indices (n,). The temperature is fitted on these
     images unless given; a test split must be given one. `before` and `after` have `loss` in nats,
-    `ece`, `ece_interval` and `reliability`. `seed` is the bootstrap's.
+    `ece`, `ece_interval` and `reliability`.
     """
     chosen = fit_temperature(logits, truth) if temperature is None else float(temperature)
     exact = np.asarray(logits, np.float64)
@@ -121,18 +119,18 @@ def calibrate(
         "temperature": chosen,
         "fitted_here": temperature is None,
         "bins": BINS,
-        "before": _metrics(exact, truth, seed),
-        "after": _metrics(exact / chosen, truth, seed),
+        "before": _metrics(exact, truth),
+        "after": _metrics(exact / chosen, truth),
     }
 
 
-def _metrics(logits: Array, truth: Array, seed: int) -> dict[str, Any]:
+def _metrics(logits: Array, truth: Array) -> dict[str, Any]:
     confidence = softmax(logits).max(axis=1)
     correct = logits.argmax(axis=1) == truth
     return {
         "loss": cross_entropy(logits, truth) if len(truth) else None,
         "ece": expected_calibration_error(confidence, correct),
-        "ece_interval": ece_interval(confidence, correct, seed=seed),
+        "ece_interval": ece_interval(confidence, correct),
         "reliability": reliability(confidence, correct),
     }
 

@@ -16,10 +16,10 @@ from monkeyray.statistics.metrics import wilson
 #: Clusters below which a bootstrap says too little to be given.
 LEAST_CLUSTERS = 5
 
+_RESAMPLES = 5000
 
-def cluster_bootstrap(
-    hits: Flags, clusters: Array, *, resamples: int = 5000, seed: int = 0
-) -> list[float] | None:
+
+def cluster_bootstrap(hits: Flags, clusters: Array) -> list[float] | None:
     """The 95% bootstrap interval [low, high] of the share of hits, drawing whole clusters; None
     with fewer than LEAST_CLUSTERS.
 
@@ -38,7 +38,7 @@ def cluster_bootstrap(
     if share in (0.0, 1.0):
         return wilson(share, count)
     sums = np.stack([np.bincount(index, hits), np.bincount(index)])
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), resamples)
+    drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
     right, images = sums @ drawn.T
     tail = 100 * ndtr(np.sqrt(count / (count - 1)) * stdtrit(count - 1, 0.025))
     return [float(bound) for bound in np.percentile(right / images, [tail, 100 - tail])]

@@ -109,29 +109,29 @@ def choose_thresholds(
     truth: Array,
     labels: Sequence[str],
     target_precision: float,
-    confidence: float = CONFIDENCE,
 ) -> Thresholds:
-    """The lowest thresholds that guarantee `target_precision`.
+    """The lowest thresholds that guarantee `target_precision`, each with CONFIDENCE.
 
     `scores`: top scores (n,), calibrated or not; `predicted` and `truth`: int indices (n,) into
     `labels`, of images that the model was not trained on. A threshold accepts scores equal to it;
-    compare scores of the same dtype. Raises ValueError unless target and confidence are between 0
-    and 1, exclusive: no number of images proves 1.
+    compare scores of the same dtype. Raises ValueError unless the target is between 0 and 1,
+    exclusive: no number of images proves 1.
     """
-    for name, value in (("target precision", target_precision), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} is {value}; it must be between 0 and 1, exclusive")
+    if not 0 < target_precision < 1:
+        raise ValueError(
+            f"target precision is {target_precision}; it must be between 0 and 1, exclusive"
+        )
     correct = np.asarray(predicted) == np.asarray(truth)
 
     def choose(images: Array) -> tuple[float | None, Evidence]:
-        return _choose(scores[images], correct[images], target_precision, confidence)
+        return _choose(scores[images], correct[images], target_precision)
 
     own = {label: choose(predicted == i) for i, label in enumerate(labels)}
     left = [i for i, (threshold, _) in enumerate(own.values()) if threshold is None]
     pooled, pooled_evidence = choose(np.isin(predicted, left))
     return Thresholds(
         target=target_precision,
-        confidence=confidence,
+        confidence=CONFIDENCE,
         per_label={label: threshold for label, (threshold, _) in own.items()},
         pooled=pooled,
         evidence={label: evidence for label, (_, evidence) in own.items()},
@@ -152,9 +152,7 @@ def decide(scores: Array, predicted: Array, thresholds: Thresholds) -> Array:
     return np.where(np.isnan(least), NONE, np.where(reached, ACCEPTED, BELOW))
 
 
-def coverage_curve(
-    scores: Array, correct: Array, confidence: float = CONFIDENCE, points: int = 200
-) -> list[dict[str, float]]:
+def coverage_curve(scores: Array, correct: Array, points: int = 200) -> list[dict[str, float]]:
     """Coverage and precision over thresholds: at most `points` rows of a plot, highest first.
 
     `scores`: top scores (n,); `correct`: bool (n,). A row has the `threshold`, the share of images
@@ -166,7 +164,7 @@ def coverage_curve(
     if len(values) > points:
         chosen = np.unique(np.linspace(0, len(values) - 1, points).round().astype(np.int64))
         values, accepted, hits = values[chosen], accepted[chosen], hits[chosen]
-    lower = _lower(hits, accepted, confidence)
+    lower = _lower(hits, accepted, CONFIDENCE)
     return [
         {
             "threshold": float(values[i]),
@@ -195,16 +193,14 @@ def least_images(target: float, errors: int = 0, confidence: float = CONFIDENCE)
     return high
 
 
-def _choose(
-    scores: Array, correct: Array, target: float, confidence: float
-) -> tuple[float | None, Evidence]:
+def _choose(scores: Array, correct: Array, target: float) -> tuple[float | None, Evidence]:
     images = len(scores)
     values, accepted, hits = _prefixes(scores, correct)
-    first, second = (least_images(target, errors, confidence) for errors in (0, 1))
+    first, second = (least_images(target, errors) for errors in (0, 1))
     tested = np.flatnonzero(accepted >= first)
     if images >= second:
         tested = tested[(accepted[tested] >= second) | (tested == tested[0])]
-    lower = _lower(hits[tested], accepted[tested], confidence)
+    lower = _lower(hits[tested], accepted[tested], CONFIDENCE)
     passed = np.logical_and.accumulate(lower >= target).sum()
     if not passed:
         return None, Evidence(images, 0, 0, None)

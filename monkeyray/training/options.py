@@ -335,11 +335,6 @@ class TuneConfig(TrainConfig):
             )  # fmt: skip
 
     @property
-    def has_boxes(self) -> bool:
-        """Whether the crops of boxes are used instead of whole images."""
-        return self.detections is not None or self.crops
-
-    @property
     def _has_dense_layers(self) -> bool:
         return any(head != "linear" for head in self.heads)
 

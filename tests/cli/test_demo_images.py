@@ -23,7 +23,6 @@ from monkeyray.cli.demo_images import (
     DemoImages,
     draw_demo_images,
 )
-from monkeyray.errors import ConfigError
 
 PER_LABEL, BURSTS = 10, 8
 
@@ -194,17 +193,3 @@ def test_frames_of_a_burst_are_near_duplicates_but_not_equal(demo: DemoImages) -
         near += all(int((first != other).sum()) <= 10 for other in others)
         assert len({path.read_bytes() for path in burst}) == FRAMES_PER_BURST
     assert near >= 0.75 * BURSTS
-
-
-def test_a_collection_is_not_drawn_over_another(demo: DemoImages) -> None:
-    before = demo.truth.read_bytes()
-    with pytest.raises(ConfigError, match="already exists"):
-        draw_demo_images(demo.truth.parent, seed=1, labelled_per_label=1, bursts=1)
-    assert demo.truth.read_bytes() == before
-
-
-@pytest.mark.parametrize("counts", [(0, 1), (1, 0), (-1, 1)])
-def test_counts_below_one_are_refused(tmp_path: Path, counts: tuple[int, int]) -> None:
-    with pytest.raises(ConfigError, match="must be 1 or more"):
-        draw_demo_images(tmp_path, labelled_per_label=counts[0], bursts=counts[1])
-    assert list(tmp_path.iterdir()) == []
