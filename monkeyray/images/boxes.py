@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any, TypeGuard
 
 import pyarrow as pa
 
@@ -34,10 +36,18 @@ OBSERVED = {BLANK: "blank", PERSON: "human", VEHICLE: "vehicle"}
 #: The status of readable images without a detector result.
 UNDETECTED = "undetected"
 
+#: How far rounding may put a box outside of its image, as a share of its side.
+ROUNDING = 0.01
+
 
 def has_boxes(names: Sequence[str]) -> bool:
     """Whether the columns of a plan or table are those of a run with detections."""
     return "detection" in names
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value of a JSON file is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def pass_through(category: str | None) -> tuple[str, str | None]:

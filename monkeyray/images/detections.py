@@ -9,17 +9,16 @@ reading a file of 1 GB takes some 3 GB.
 from __future__ import annotations
 
 import json
-import math
 from array import array
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from monkeyray.arrays import Array
 from monkeyray.errors import InputError, ObjectError
-from monkeyray.images.boxes import ANIMAL, PERSON, VEHICLE
+from monkeyray.images.boxes import ANIMAL, PERSON, ROUNDING, VEHICLE, is_number
 from monkeyray.redact import masked
 from monkeyray.storage.keys import find, first_of_each, sha256, string_keys, utf8_name
 from monkeyray.storage.location import Location
@@ -33,9 +32,6 @@ KINDS = (ANIMAL, PERSON, VEHICLE)
 #: By the names that detectors write.
 _KINDS = {"animal": ANIMAL, "person": PERSON, "human": PERSON, "vehicle": VEHICLE}
 _SPECIESNET = {"1": "animal", "2": "human", "3": "vehicle"}
-
-#: How far rounding may put a box outside of the image, as a share of its side.
-_ROUNDING = 0.01
 
 _WAY_OUT = (
     "give MegaDetector's batch results, as written by its run_detector_batch, AddaxAI, or "
@@ -131,14 +127,14 @@ class _Reader:
         if not isinstance(detection, dict) or "bbox" not in detection:
             raise self._wrong(name, f"a detection without a bbox: {detection!r:.80}")
         bbox, conf = detection["bbox"], detection.get("conf")
-        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
             raise self._wrong(name, f"the bbox {bbox!r:.80}, which is not four numbers")
         # Negative confidences are valid: repeat-detection elimination writes them.
-        if not _is_number(conf) or not -1 <= conf <= 1:
+        if not is_number(conf) or not -1 <= conf <= 1:
             raise self._wrong(name, f"a detection whose conf is {conf!r:.80}, not from -1 to 1")
         left, top, width, height = bbox
         ends = (left, top, left + width, top + height)
-        if min(width, height) < 0 or min(ends) < -_ROUNDING or max(ends) > 1 + _ROUNDING:
+        if min(width, height) < 0 or min(ends) < -ROUNDING or max(ends) > 1 + ROUNDING:
             where = "in pixels" if max(bbox) > 2 else "not in the image"
             raise self._wrong(
                 name,
@@ -187,7 +183,7 @@ class _Reader:
             np.array(self._confs),
             np.array(self._boxes).reshape(-1, 4),
             np.array(self._failed, bool),
-            float(own) if _is_number(own) and 0 <= own <= 1 else THRESHOLD,
+            float(own) if is_number(own) and 0 <= own <= 1 else THRESHOLD,
             0,
         )
         return _deduplicated(found)
@@ -212,10 +208,6 @@ class _Reader:
             )
         kinds = (_KINDS.get(str(named[category]).lower()) for category in self._categories)
         return np.array([KINDS.index(kind) if kind else -1 for kind in kinds], np.int8)
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _deduplicated(found: Detections) -> Detections:

@@ -138,6 +138,7 @@ def _from_format(
 
 
 def _read(source: Source, kind: Format, options: LabelOptions, notes: Counter[str]) -> pa.Table:
+    assert kind.read is not None
     try:
         table = kind.read(source, options, notes)
     except (pa.ArrowException, TypeError, ValueError, AttributeError, sqlite3.Error) as error:

@@ -107,14 +107,15 @@ class Format:
 
     `called`: how errors name it; `marks`: fields by which it is recognised, if at least half are
     there; `needed`: fields without which it cannot be read; `way_out`: for a file without them.
-    `read`: to a table of schema.LABELS; its counter is for what it leaves out.
+    `read`: to a table of schema.LABELS; its counter is for what it leaves out. None for what is
+    recognised only to be refused.
     """
 
     called: str
     marks: frozenset[str]
     needed: frozenset[str]
     way_out: str
-    read: Callable[[Source, LabelOptions, Counter[str]], pa.Table]
+    read: Callable[[Source, LabelOptions, Counter[str]], pa.Table] | None = None
 
 
 def open_source(place: Location, storage: Storage) -> Source | None:

@@ -26,7 +26,7 @@ from monkeyray.scoring.allowed import open_allowed
 from monkeyray.scoring.job import allowed_identity
 from monkeyray.scoring.options import RescoreConfig, parse_top_k
 from monkeyray.scoring.rows import PostProcessor, Rescorer, ScoreOptions
-from monkeyray.scoring.schema import SCHEMA_VERSION
+from monkeyray.scoring.schema import check_version
 from monkeyray.scoring.summary import Summary
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -75,11 +75,7 @@ def rescore(config: RescoreConfig) -> Summary:
 def _options(config: RescoreConfig, old: Run, bundle: Bundle) -> ScoreOptions:
     """The new rows' options. Raises InputError unless the features are of the model's backbone."""
     was, model = old.identity, f"the model {bundle.model_id[:12]} in {config.model}"
-    if was.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"another version of MonkeyRay wrote the predictions in {old.place}: score the images "
-            "again"
-        )
+    check_version(old)
     if not was.get("embeddings"):
         raise InputError(
             f"the predictions in {old.place} have no embeddings: score the images again with "

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from monkeyray.arrays import Array
 from monkeyray.errors import InputError
 from monkeyray.images.boxes import BOX_FIELDS
+from monkeyray.runs.run import Run
 from monkeyray.runs.workers.batches import IMAGE_FIELDS
 from monkeyray.storage.tables import rename_reserved
 
@@ -145,6 +146,15 @@ def carried_columns(plan: pa.Schema) -> dict[str, str]:
     """
     theirs = [name for name in plan.names if name not in _PLAN_COLUMNS]
     return rename_reserved(theirs, {EMBEDDING.name, EXCLUDED.name, *(name for name, *_ in COLUMNS)})
+
+
+def check_version(run: Run) -> None:
+    """Raise InputError for the predictions of a run with another SCHEMA_VERSION."""
+    if run.identity.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"another version of MonkeyRay wrote the predictions in {run.place}: score the images "
+            "again"
+        )
 
 
 def check_columns(plan: pa.Schema) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -158,13 +158,10 @@ def _common_folders(uris: Sequence[str]) -> dict[str, str]:
     """The longest common folder of the URIs, by scheme and bucket, with a slash."""
     found: dict[str, list[str]] = {}
     for uri in uris:
-        folder, place = uri.split("/")[:-1], _place(uri)
-        before = found.get(place, folder)
-        both = itertools.takewhile(
-            lambda pair: pair[0] == pair[1], zip(before, folder, strict=False)
-        )
-        found[place] = [part for part, _ in both]
-    return {place: f"{'/'.join(parts)}/" for place, parts in found.items()}
+        found.setdefault(_place(uri), []).append(uri)
+    # Cut at a slash, so that "1/" and "12/" have no "1" in common.
+    starts = {place: os.path.commonprefix(its) for place, its in found.items()}  # noqa: RUF071
+    return {place: start[: start.rindex("/") + 1] for place, start in starts.items()}
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

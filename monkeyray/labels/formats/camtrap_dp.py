@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.errors import InputError
+from monkeyray.images.boxes import ROUNDING
 from monkeyray.labels.options import LabelOptions
 from monkeyray.labels.schema import (
     BOX,
@@ -28,8 +29,6 @@ _NEEDED = {
     "media": ("mediaID", "deploymentID", "filePath", "timestamp"),
     "observations": ("mediaID", "deploymentID", "observationLevel", "observationType"),
 }
-#: How far rounding may put a box outside of its image, as a share of its side.
-_ROUNDING = 0.01
 _BBOX = ("bboxX", "bboxY", "bboxWidth", "bboxHeight")
 #: How MonkeyRay's own packages give the label of an animal without a scientific name.
 _TAG = r"(?:^|\| )label:(?P<label>[^|]*[^| ])"
@@ -180,7 +179,7 @@ def _boxes(seen: pa.Table) -> pa.Array:
         number = pc.match_substring_regex(text, r"^[0-9]*\.?[0-9]+([eE]-?[0-9]+)?$")
         sides.append(np.asarray(pc.if_else(number, text, None).cast(pa.float32()), np.float32))
     box = np.stack(sides, axis=1)  # a missing number is NaN
-    inside = (box[:, 2:] > 0).all(axis=1) & (box[:, :2] + box[:, 2:] < 1 + _ROUNDING).all(axis=1)
+    inside = (box[:, 2:] > 0).all(axis=1) & (box[:, :2] + box[:, 2:] < 1 + ROUNDING).all(axis=1)
     return pa.FixedSizeListArray.from_arrays(box.ravel(), 4, mask=pa.array(~inside))
 
 
@@ -215,14 +214,8 @@ def _whole(column: Any) -> pa.Array:
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
 
 
-def _refuse(source: Source, options: LabelOptions, notes: Counter[str]) -> NoReturn:
-    raise InputError(
-        f"{source.place} is one table of a Camtrap DP package: give the package's folder, zip or "
-        "datapackage.json"
-    )
-
-
-_ONE_TABLE = "give the package's folder, zip or datapackage.json"
+_ONE_TABLE = "one table of a Camtrap DP package"
+_GIVE_ALL = "give the package's folder, zip or datapackage.json"
 
 FORMATS = (
     Format(
@@ -230,13 +223,11 @@ FORMATS = (
         "see https://camtrap-dp.tdwg.org/metadata", _read,
     ),
     Format(
-        "a table of Camtrap DP",
-        frozenset(["observationid", "deploymentid", "mediaid", "observationlevel"]),
-        frozenset(), _ONE_TABLE, _refuse,
+        _ONE_TABLE, frozenset(["observationid", "deploymentid", "mediaid", "observationlevel"]),
+        frozenset(), _GIVE_ALL,
     ),
     Format(
-        "a table of Camtrap DP",
-        frozenset(["mediaid", "deploymentid", "capturemethod", "filepath"]),
-        frozenset(), _ONE_TABLE, _refuse,
+        _ONE_TABLE, frozenset(["mediaid", "deploymentid", "capturemethod", "filepath"]),
+        frozenset(), _GIVE_ALL,
     ),
 )  # fmt: skip

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any, NoReturn, TypeGuard
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from monkeyray.arrays import Flags
 from monkeyray.errors import InputError
+from monkeyray.images.boxes import ROUNDING, is_number
 from monkeyray.labels.options import LabelOptions
 from monkeyray.labels.schema import (
     BOX,
@@ -31,8 +31,6 @@ from monkeyray.labels.source import Format, Source
 _SEQUENCES = ("seq_id", "sequence_id", "sequence")
 #: Sequences of several images, all with one label each, from which they may be what was labelled.
 _SUSPECT = 20
-#: How far rounding may put a box outside of its image, as a share of its side.
-_ROUNDING = 0.01
 
 
 def _read(source: Source, options: LabelOptions, notes: Counter[str]) -> pa.Table:
@@ -155,28 +153,17 @@ def _box(annotation: dict[str, Any], width: Any, height: Any) -> tuple[list[floa
     box = pixels or shares
     if not box:
         return None, ""
-    if not isinstance(box, list) or [*map(_is_number, box)] != [True] * 4:
+    if not isinstance(box, list) or [*map(is_number, box)] != [True] * 4:
         return None, "boxes that are not four numbers, read as labels of the image"
     if pixels:
-        if not (_is_number(width) and _is_number(height) and width > 0 and height > 0):
+        if not (is_number(width) and is_number(height) and width > 0 and height > 0):
             return None, "boxes in pixels of images of unknown size, read as labels of the image"
         box = [side / (width if i % 2 == 0 else height) for i, side in enumerate(box)]
     left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
-    if min(box[2:]) <= 0 or min(left, top) < -_ROUNDING or max(right, bottom) > 1 + _ROUNDING:
+    if min(box[2:]) <= 0 or min(left, top) < -ROUNDING or max(right, bottom) > 1 + ROUNDING:
         # As when a program writes the corner in place of width and height.
         return None, "boxes outside of their images, read as labels of the image"
     return [float(side) for side in box], ""
-
-
-def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _refuse(source: Source, options: LabelOptions, notes: Counter[str]) -> NoReturn:
-    raise InputError(
-        f"{source.place} has the results of a detector, not labels of people: give it as "
-        "--detections, and the labels as --images"
-    )
 
 
 FORMATS = (
@@ -188,10 +175,9 @@ FORMATS = (
         _read,
     ),
     Format(
-        "MegaDetector's results",
+        "the results of a detector, not labels of people",
         frozenset(["detectioncategories"]),
         frozenset(),
-        "",
-        _refuse,
+        "give it as --detections, and the labels as --images",
     ),
 )

@@ -20,7 +20,7 @@ def recognise(source: Source, uri_column: str | None) -> Format | None:
     """The format of a source; None for a plain table of images.
 
     A plain table has a column uri, or the one that is given. Raises InputError for what is nearly
-    one of the formats.
+    one of the formats, or cannot be read.
     """
     fields = set(map(key, source.fields))
 
@@ -37,4 +37,6 @@ def recognise(source: Source, uri_column: str | None) -> Format | None:
             f"{source.place} looks like {best.called} (it has {', '.join(written)}), but "
             f"{source.main} lacks {', '.join(missing)}: {best.way_out}"
         )
+    if best.read is None:
+        raise InputError(f"{source.place} is {best.called}: {best.way_out}")
     return best

@@ -26,7 +26,7 @@ from monkeyray.runs.reader import Predictions, open_predictions
 from monkeyray.scoring.allowed import masked
 from monkeyray.scoring.evaluation.measure import LabelledPredictions
 from monkeyray.scoring.features import Features, mean_views
-from monkeyray.scoring.schema import SCHEMA_VERSION, SCORED, listed_labels, listed_scores
+from monkeyray.scoring.schema import SCORED, check_version, listed_labels, listed_scores
 from monkeyray.statistics.duplicates import group_images
 from monkeyray.statistics.metrics import softmax
 from monkeyray.statistics.outliers import OutlierModel
@@ -142,11 +142,7 @@ def from_predictions(
     """
     read = open_predictions(place, storage)
     run, was = read.run, read.run.identity
-    if was.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"another version of MonkeyRay wrote the predictions in {run.place}: score the images "
-            "again"
-        )
+    check_version(run)
     if bundle is not None and bundle.model_id != was["model_id"]:
         raise InputError(
             f"the predictions in {run.place} were made by the model {was['model_id'][:12]}, and "
