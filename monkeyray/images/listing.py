@@ -24,7 +24,14 @@ import pyarrow.compute as pc
 from monkeyray.console import Say
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES, count_true, read_manifest
-from monkeyray.storage.archives import LINKS, STALE, Index, Member, broken_version, is_archive
+from monkeyray.storage.archives import (
+    LINKS,
+    STALE,
+    Index,
+    absent_version,
+    broken_version,
+    is_archive,
+)
 from monkeyray.storage.backends.local import local_errors
 from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.keys import OTHER_FORM, nfc, nfc_column
@@ -220,9 +227,11 @@ def _with_members(
     entries: Iterator[Entry], storage: Storage, skipped: Counter[str]
 ) -> Iterator[Entry]:
     """With the members of archives in their place, which are indexed some ahead of use."""
-    at_once = storage.indexer.at_once if storage.indexer else _THREADS
-    with ThreadPoolExecutor(at_once) as pool:
-        ahead: deque[tuple[Entry, Future[Index] | None]] = deque()
+    # The first may have as many images as are asked for.
+    most, at_once = storage.indexed_at_once, 1
+    ahead: deque[tuple[Entry, Future[Index] | None]] = deque()
+    pool = ThreadPoolExecutor(most)
+    try:
 
         def take() -> Iterator[Entry]:
             entry, future = ahead.popleft()
@@ -236,7 +245,7 @@ def _with_members(
                 return
             skipped[LINKS] += index.links
             skipped[STALE] += index.stale
-            for fragment, member in index.members.items():
+            for fragment, member in index.items():
                 if reason := _not_image(unquote(fragment, errors="replace")):
                     skipped[reason] += 1
                 else:
@@ -254,8 +263,11 @@ def _with_members(
             ahead.append((entry, pool.submit(storage.read_index, entry) if archived else None))
             if len(ahead) > at_once:
                 yield from take()
+                at_once = min(2 * at_once, most)
         while ahead:
             yield from take()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _with_extents(tables: Iterator[pa.Table], storage: Storage) -> Iterator[pa.Table]:
@@ -265,22 +277,26 @@ def _with_extents(tables: Iterator[pa.Table], storage: Storage) -> Iterator[pa.T
         if not pc.any(pc.match_substring_regex(uris, _MEMBERS)).as_py():
             yield table
             continue
-        found = [_extent(uri, storage) for uri in uris.to_pylist()]
+        splits = [Location.of(uri).split_member() for uri in uris.to_pylist()]
+        indexes = storage.indexes(split[0] for split in splits if split)
+        found = [split and _place_of(indexes[split[0]], split[1]) for split in splits]
         for name, values in (
-            ("size_bytes", [each and each.size_bytes for each in found]),
-            ("version", [each and str(each.extent) for each in found]),
+            ("size_bytes", [each and each[0] for each in found]),
+            ("version", [each and each[1] for each in found]),
         ):
             column = pa.array(values, table[name].type)
             table = table.set_column(table.column_names.index(name), name, column)
         yield table
 
 
-def _extent(uri: str, storage: Storage) -> Member | None:
-    split = Location.of(uri).split_member()
-    try:
-        return split and storage.index(split[0]).find(split[1])
-    except ObjectError:
+def _place_of(index: Index | ObjectError, fragment: str) -> tuple[int | None, str] | None:
+    """The size and version of a member; None if there is no such archive."""
+    if isinstance(index, ObjectError):
         return None  # a plain file of this name, or its row says why it cannot be read
+    member = index.find(fragment)
+    if member is None:
+        return None, absent_version(index.version)
+    return member.size_bytes, str(member.extent)
 
 
 def _plan_tables(entries: Iterator[Entry]) -> Iterator[pa.Table]:

@@ -1,63 +1,80 @@
-"""Tar archives in stores are read for their indexes by a cluster, if one is asked for, so that one
-machine's network does not limit listing."""
+"""Tar archives in stores are indexed by a cluster, if one is asked for, so that the network of one
+machine does not limit listing."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from monkeyray.console import Say
+from monkeyray.errors import ClusterError
 from monkeyray.options import StoreConfig
 from monkeyray.runs.cluster import RETRIES, connected, is_asked_for, result_of
-from monkeyray.runs.workers.worker_count import wait_for_workers
+from monkeyray.runs.workers.worker_count import choose_workers, wait_for_workers
 from monkeyray.storage.archives import Index
 from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.store import Storage
 
+#: How long a call may go on after the job has ended.
+_STEP_SECONDS = 0.5
+
 
 @contextlib.contextmanager
-def indexed_on_cluster(store: StoreConfig, storage: Storage, say: Say) -> Iterator[Storage]:
-    """The same storage. If a cluster is asked for, this process is connected to it, and its cores
-    index the tar archives that the storage lists. `say` is called with the cluster, and while it
-    has no room.
+def indexed_on_cluster(
+    store: StoreConfig, storage: Storage, say: Say, workers: int | None, gpu: bool
+) -> Iterator[Storage]:
+    """The same storage. If a cluster is asked for, this process is connected to it, and the
+    cluster's cores index the large tar archives in stores. `say` is called with the cluster, and
+    while it has no room.
 
-    Raises ClusterError if it cannot be reached.
+    Raises ClusterError if it cannot be reached, or has no room for the `workers` of the job.
     """
     if not is_asked_for(store.ray_address):
         yield storage
         return
     with connected(store.ray_address, store.debug, say):
-        yield replace(storage, indexer=_ClusterIndexer(storage, say))
+        choose_workers("workers", workers, gpu)
+        wait_for_workers(1, 0.0, say, cpus=1.0)
+        with contextlib.closing(_ClusterIndexer(storage)) as indexer:
+            yield replace(storage, indexer=indexer)
 
 
 class _ClusterIndexer:
     """Indexes each archive in a task of its own."""
 
-    #: More than one machine's network feeds; the results of as many wait for the first.
+    #: More than the network of one machine feeds. The indexes of as many wait for the first.
     at_once = 64
 
-    def __init__(self, storage: Storage, say: Say) -> None:
-        self._storage = storage
-        self._say = say
-        self._lock = threading.Lock()
-
-    def __call__(self, archive: Entry) -> Index:
-        with self._lock:
-            task, storage = self._task
-        index: Index = result_of(task.remote(archive, storage))
-        return index
-
-    @functools.cached_property
-    def _task(self) -> tuple[Any, Any]:
-        """The task and its storage, once there is an archive, and room for one."""
+    def __init__(self, storage: Storage) -> None:
         import ray
 
-        wait_for_workers(1, 0.0, self._say)
-        return ray.remote(num_cpus=1, max_retries=RETRIES)(_read_index), ray.put(self._storage)
+        remote = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")
+        self._task = remote(_read_index)
+        self._storage = ray.put(storage)
+        self._running = threading.BoundedSemaphore(self.at_once)
+        self._closed = threading.Event()
+
+    def __call__(self, archive: Entry) -> Index:
+        import ray
+
+        with self._running:
+            reference = None
+            while reference is None or not ray.wait([reference], timeout=_STEP_SECONDS)[0]:
+                if self._closed.is_set():
+                    raise ClusterError("the job has ended")
+                reference = reference or self._task.remote(archive, self._storage)
+            index: Index = result_of(reference)
+            return index
+
+    def close(self) -> None:
+        """End the calls of other threads, which nobody waits for any more: without a connection
+        Ray would start a cluster for them."""
+        self._closed.set()
+        for _ in range(self.at_once):
+            self._running.acquire()
+        self._running.release(self.at_once)
 
 
 def _read_index(archive: Entry, storage: Storage) -> Index:

@@ -8,6 +8,7 @@ A plan is written as it is listed. Memory holds 16 bytes for each image, not its
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.ipc
 
-from monkeyray.arrays import Flags, Hashes
+from monkeyray.arrays import Flags, Hashes, Ints
 from monkeyray.errors import RunError
 from monkeyray.images.boxes import has_boxes
 from monkeyray.storage.keys import first_of_each, string_keys
@@ -116,16 +117,37 @@ class Listing:
     keys: Hashes
     _file: IO[bytes]
     _first: Flags
+    #: The first of each batch in the file.
+    _starts: Ints
+
+    @functools.cached_property
+    def _batches(self) -> Any:
+        return pa.ipc.open_file(self._file)
+
+    @functools.cached_property
+    def _before(self) -> Ints:
+        """How many rows come before each batch."""
+        counts = np.add.reduceat(self._first, self._starts, dtype=np.int64)
+        return np.cumsum(counts) - counts
+
+    def _table(self, number: int) -> pa.Table:
+        batch = self._batches.get_batch(number)
+        start = self._starts[number]
+        keep = self._first[start : start + batch.num_rows]
+        return pa.Table.from_batches([batch.filter(pa.array(keep))])
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in order, in tables of some thousand."""
-        self._file.seek(0)
-        start = 0
-        with pa.ipc.open_stream(self._file) as reader:
-            for batch in reader:
-                keep = self._first[start : start + batch.num_rows]
-                start += batch.num_rows
-                yield pa.Table.from_batches([batch.filter(pa.array(keep))])
+        return map(self._table, range(len(self._starts)))
+
+    def take(self, rows: Ints) -> pa.Table:
+        """The rows of some numbers, which ascend."""
+        batches = np.searchsorted(self._before, rows, "right") - 1
+        found = [self.schema.empty_table()]
+        for number in np.unique(batches).tolist():
+            its = rows[batches == number] - self._before[number]
+            found.append(self._table(number).take(pa.array(its)))
+        return pa.concat_tables(found)
 
     def only(self, rows: Flags) -> Listing:
         """Some of the rows."""
@@ -153,17 +175,20 @@ def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | N
     file: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - the Listing keeps it
     writer: Any = None
     keys: list[Hashes] = []
+    starts: list[int] = []
     schema, rows = None, 0
     for table in tables:
         if not table.num_rows:
             continue
         if writer is None:
             schema = table.schema
-            writer = pa.ipc.new_stream(file, schema, options=_ZSTD)
+            writer = pa.ipc.new_file(file, schema, options=_ZSTD)
         table = table.cast(schema)
         keys.append(row_keys(table))
-        writer.write_table(table)
-        rows += table.num_rows
+        for batch in table.to_batches():
+            writer.write_batch(batch)
+            starts.append(rows)
+            rows += batch.num_rows
         # Without the repeated ones there may be fewer than asked for.
         if limit is not None and rows >= limit <= first_of_each(np.concatenate(keys)).sum():
             break
@@ -177,7 +202,7 @@ def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | N
         first[kept[limit:]] = False
         kept = kept[:limit]
     repeated = int(kept[-1]) + 1 - len(kept) if limit is not None else rows - len(kept)
-    return Listing(len(kept), repeated, schema, all_keys[kept], file, first)
+    return Listing(len(kept), repeated, schema, all_keys[kept], file, first, np.array(starts))
 
 
 def row_keys(table: pa.Table) -> Hashes:

@@ -82,9 +82,12 @@ class Changes:
         if not changed.any():
             return plan, np.flatnonzero(again & there).tolist()
         self.changed += int(changed.sum())
-        # The new size and version are known when it is read.
+        # In the order of the listing, which reads it in pieces.
+        rows, place = np.unique(now[changed], return_inverse=True)
+        listed = self._listed.listing.take(rows).take(pa.array(place))
         for name in ("size_bytes", "version"):
-            column = pc.if_else(pa.array(changed), pa.scalar(None, plan[name].type), plan[name])
+            old, new = plan[name].combine_chunks(), listed[name].combine_chunks()
+            column = pc.replace_with_mask(old, pa.array(changed), new)
             plan = plan.set_column(plan.column_names.index(name), name, column)
         if held is None:
             return plan, []

@@ -44,7 +44,8 @@ def score(config: ScoreConfig) -> Summary | Estimate:
     detections, sha256 = None, None
     if config.detections:
         detections, sha256 = read_detections(config.detections, storage)
-    with indexed_on_cluster(config.store, storage, reporter.say) as storage:
+    cluster = indexed_on_cluster(config.store, storage, reporter.say, config.workers, config.gpu)
+    with cluster as storage:
         if config.dry_run:
             listing, _ = list_collection(config, storage, detections)
             with open_pool(config.store, config.gpu, reporter.say) as pool:

@@ -7,6 +7,7 @@ without the archive's index: `<version of the archive>@<start>-<end><kind>`.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import json
@@ -16,8 +17,9 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import IO
 from urllib.parse import quote, unquote
@@ -38,6 +40,18 @@ RANGE_BYTES = 24 * 2**20
 
 _VERSION = re.compile(r"(?s)(.*)@(\d+)-(\d+)([tz])")
 _BROKEN = "@broken: "
+_ABSENT = "@absent"
+
+#: Headers of a tar archive that only name its next member, and how long they may be, in bytes:
+#: they are read into memory whole.
+_NAMING = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+_LONGEST_NAME = 2**20
+
+#: Sizes and places beyond it, which a zip archive can claim, are taken for it.
+_MOST = 2**63 - 1
 _BLOCK = 512
 #: Bytes of a zip archive's local header, with the names in it, and of what Deflate may add.
 _SLACK = 2**18
@@ -88,25 +102,59 @@ class Member:
     extent: Extent
 
 
+def _integers() -> array[int]:
+    return array("q")
+
+
 @dataclass
 class Index:
-    """What an archive holds. `members`: by the part of the URI after #, in the archive's order.
-    `links`: how many members are no regular files. `broken`: why there are not more members.
-    `stale`: whether an index beside the archive was not used, because it does not match."""
+    """What an archive of a `version` holds, in its order.
 
-    members: dict[str, Member] = field(default_factory=dict)
+    `names`: of each member the part of the URI after #; `sizes`: when unpacked; `starts`, `ends`:
+    the bytes of its extent, whose kind is `kind`. `links`: how many members are no regular files.
+    `broken`: why there are not more members. `stale`: whether an index beside the archive was not
+    used, because it does not match.
+    """
+
+    version: str
+    kind: str
+    # Of millions of members: no object for each.
+    names: list[str] = field(default_factory=list)
+    sizes: array[int] = field(default_factory=_integers)
+    starts: array[int] = field(default_factory=_integers)
+    ends: array[int] = field(default_factory=_integers)
     links: int = 0
     broken: str | None = None
     stale: bool = False
 
+    def add(self, name: str, size_bytes: int, start: int, end: int) -> None:
+        """Add a member."""
+        self.names.append(name)
+        for column, value in ((self.sizes, size_bytes), (self.starts, start), (self.ends, end)):
+            column.append(min(value, _MOST))
+
+    def items(self) -> Iterator[tuple[str, Member]]:
+        """The members in order, each with the part of its URI after #."""
+        return ((name, self._member(row)) for row, name in enumerate(self.names))
+
     def find(self, fragment: str) -> Member | None:
         """The member with a name that is percent-encoded in any way."""
-        if fragment in self.members:
-            return self.members[fragment]
-        name, semicolon, number = fragment.rpartition(";")
-        if not semicolon or not number.isdigit():
-            name, number = fragment, "1"
-        return self.members.get(_fragment(unquote(name, errors="surrogateescape"), int(number)))
+        row = self._rows.get(fragment)
+        if row is None:
+            name, semicolon, number = fragment.rpartition(";")
+            if not semicolon or not number.isdigit():
+                name, number = fragment, "1"
+            name = unquote(name, errors="surrogateescape")
+            row = self._rows.get(_fragment(name, int(number)))
+        return None if row is None else self._member(row)
+
+    def _member(self, row: int) -> Member:
+        extent = Extent(self.version, self.starts[row], self.ends[row], self.kind)
+        return Member(self.sizes[row], extent)
+
+    @functools.cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.names)}
 
 
 def is_archive(uri: str) -> bool:
@@ -124,31 +172,40 @@ def broken_reason(version: str | None) -> str | None:
     return (version or "").partition(_BROKEN)[2] or None
 
 
+def absent_version(archive_version: str) -> str:
+    """The version of a member that an archive was listed without."""
+    return f"{archive_version}{_ABSENT}"
+
+
+def is_absent(version: str | None) -> bool:
+    """Whether a row's version says that its archive was listed without it."""
+    return (version or "").endswith(_ABSENT)
+
+
 def index_archive(file: IO[bytes], is_zip: bool, version: str) -> Index:
     """The members of an archive that is open for reading at any position.
 
     An archive that ends early, or is none, has the members that are whole, and `broken`.
     """
-    index, times = Index(), Counter[str]()
+    index, times = Index(version, "z" if is_zip else "t"), Counter[str]()
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
     found = _zip_members(file, index) if is_zip else _tar_members(file, size, index)
     for name, size_bytes, start, end in found:
         times[name] += 1
-        extent = Extent(version, start, end, "z" if is_zip else "t")
-        index.members[_fragment(name, times[name])] = Member(size_bytes, extent)
+        index.add(_fragment(name, times[name]), size_bytes, start, end)
     return index
 
 
-def dump_index(index: Index, size_bytes: int, version: str) -> bytes:
-    """The index of a tar archive as lines of JSON, to keep beside it: what it is of, then name,
-    first byte and size of each member."""
+def dump_index(index: Index, size_bytes: int) -> bytes:
+    """The index of a tar archive of this size as lines of JSON, to keep beside it: what it is of,
+    then name, first byte and size of each member."""
     lines = "".join(
         f"{json.dumps([name, member.extent.start, member.size_bytes])}\n"
-        for name, member in index.members.items()
+        for name, member in index.items()
     ).encode()
     about = {
-        "size_bytes": size_bytes, "version": version, "links": index.links,
+        "size_bytes": size_bytes, "version": index.version, "links": index.links,
         "broken": index.broken, "sha256": hashlib.sha256(lines).hexdigest(),
     }  # fmt: skip
     return f"{json.dumps(about)}\n".encode() + lines
@@ -166,14 +223,14 @@ def load_index(data: bytes, size_bytes: int, version: str) -> Index:
             raise ValueError("it is of another version of the archive")
         if about["sha256"] != hashlib.sha256(lines).hexdigest():
             raise ValueError("it is damaged")
-        index = Index({}, int(about["links"]), about["broken"])
+        index = Index(version, "t", links=int(about["links"]), broken=about["broken"])
         for name, start, size in map(json.loads, lines.splitlines()):
             if not 0 <= start <= start + size <= size_bytes:
                 raise ValueError("it names bytes that the archive does not have")
-            index.members[name] = Member(size, Extent(version, start, start + size, "t"))
+            index.add(name, size, start, start + size)
+        return index
     except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("it is not an index") from error
-    return index
 
 
 def unpack(data: bytes, member: Member, max_bytes: int | None) -> bytes:
@@ -245,8 +302,11 @@ def _zip_members(file: IO[bytes], index: Index) -> Iterator[tuple[str, int, int,
         zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OverflowError,
         MemoryError,
     ) as error:  # fmt: skip
-        index.broken = f"its directory cannot be read ({str(error).lower() or 'it is too large'})"
-        yield from _scan_zip(file)
+        end = yield from _scan_zip(file)
+        reason = str(error).lower() or "it is too large"
+        index.broken = (
+            f"its directory cannot be read ({reason}), and no whole member after byte {end}"
+        )
         return
     infos.sort(key=lambda info: info.header_offset)
     end = directory
@@ -264,29 +324,40 @@ def _zip_members(file: IO[bytes], index: Index) -> Iterator[tuple[str, int, int,
         yield info.filename, info.file_size, info.header_offset, max(end, info.header_offset)
 
 
-def _scan_zip(file: IO[bytes]) -> Iterator[tuple[str, int, int, int]]:
+def _scan_zip(file: IO[bytes]) -> Generator[tuple[str, int, int, int], None, int]:
     """The whole members at the start of a zip archive without its directory, which is at its end,
-    as far as their headers say how long they are."""
+    as far as their headers say how long they are. Returns where the last of them ends."""
     size, start = file.seek(0, io.SEEK_END), 0
     while True:
         file.seek(start)
         header = file.read(_ZIP_HEADER.size)
         if len(header) < _ZIP_HEADER.size or not header.startswith(b"PK\3\4"):
-            return
+            return start
         _, _, flags, _, _, _, _, packed, unpacked, name_size, extra = _ZIP_HEADER.unpack(header)
         name = file.read(name_size).decode("utf-8" if flags & _UTF8 else "cp437", "replace")
         end = start + _ZIP_HEADER.size + name_size + extra + packed
         if flags & _SIZES_LATER or packed == _ZIP64 or end > size:
-            return
+            return start
         if not name.endswith("/"):
             yield name, unpacked, start, end
         start = end
 
 
+class _Header(tarfile.TarInfo):
+    """A member's headers, none of which may claim more memory than a name needs."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _NAMING and self.size > _LONGEST_NAME:
+            raise tarfile.ReadError(f"a header of {self.size} bytes at byte {self.offset}")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
+
+
 def _tar_members(file: IO[bytes], size: int, index: Index) -> Iterator[tuple[str, int, int, int]]:
     """Name, size in bytes, start and end of each regular file of a tar archive of `size` bytes."""
     try:
-        archive = tarfile.open(fileobj=file, mode="r:", errorlevel=0)  # noqa: SIM115 - not ours
+        archive = tarfile.open(  # noqa: SIM115 - not ours
+            fileobj=file, mode="r:", errorlevel=0, tarinfo=_Header
+        )
         while (info := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
             end = info.offset_data + info.size

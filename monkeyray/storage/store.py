@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
@@ -28,6 +28,7 @@ from monkeyray.storage.archives import (
     Member,
     dump_index,
     index_archive,
+    is_absent,
     load_index,
     unpack,
 )
@@ -47,8 +48,12 @@ if TYPE_CHECKING:
 _MAKING = threading.Lock()
 _INDEXING = threading.Lock()
 
-#: Indexes of archives that are kept, the last ones.
-_KEPT_INDEXES = 8
+#: Members of archives whose places are kept, those of the archives used last; 250 bytes each.
+_KEPT_MEMBERS = 3_000_000
+
+#: Archives that this process indexes at the same time, and what keeps it so.
+_INDEXED_HERE = 16
+_INDEXING_HERE = threading.BoundedSemaphore(_INDEXED_HERE)
 
 #: A parsed place, or the URI of one.
 Place = str | Location
@@ -102,7 +107,9 @@ class Storage:
     def hasty(self) -> Storage:
         """The same with little patience: for the start of a job, where a wrong address is likelier
         than a fault, and for optional work."""
-        return replace(self, patience_seconds=START_PATIENCE_SECONDS, _stores={}, _indexes={})
+        return replace(
+            self, patience_seconds=START_PATIENCE_SECONDS, indexer=None, _stores={}, _indexes={}
+        )
 
     def _at(self, place: Place) -> tuple[Store, Location]:
         place = Location.of(place)
@@ -143,8 +150,8 @@ class Storage:
     def read(self, place: Place, max_bytes: int | None = None, version: str | None = None) -> Blob:
         """All bytes of a file, or of a member of an archive if no file has that very name.
 
-        `version`: the one that a row has, which says where a member of a tar archive is; without
-        it, or if the archive has changed, the member is looked for.
+        `version`: the one that a row has, which says where a member of a tar archive is, or that
+        there is none; without it, or if the archive has changed, the member is looked for.
 
         Raises an ObjectError for what the store says of this file (missing, forbidden, more than
         `max_bytes`, not a regular file) or the archive of this member, and StorageError for
@@ -159,6 +166,8 @@ class Storage:
         try:
             return self._retried(lambda: store.read(place, max_bytes))
         except MissingError as missing:
+            if is_absent(version):
+                raise
             return self._read_member(*self._member(place, missing), max_bytes)
 
     def _read_member(self, archive: Location, member: Member, max_bytes: int | None) -> Blob:
@@ -172,6 +181,8 @@ class Storage:
 
         Raises ConflictError if it has another version now; otherwise as `read` does.
         """
+        if start >= end:
+            return b""  # of an empty member; no store has a range without bytes
         store, place = self._at(place)
         return self._retried(lambda: store.get_range(place, start, end, version))
 
@@ -186,16 +197,39 @@ class Storage:
             return Entry(str(place), member.size_bytes, str(member.extent))
 
     def index(self, archive: Place) -> Index:
-        """What a tar or zip archive holds; the last ones are kept. Raises as `read` does."""
+        """What a tar or zip archive holds, as in `indexes`. Raises as `read` does."""
         archive = Location.of(archive)
+        found = self.indexes([archive])[archive]
+        if isinstance(found, ObjectError):
+            raise found
+        return found
+
+    def indexes(self, archives: Iterable[Location]) -> dict[Location, Index | ObjectError]:
+        """What each of some archives holds, or what the store says of it. Several are read at the
+        same time, and the last ones are kept. Raises as `read_index` does."""
+
+        def read(archive: Location) -> Index | ObjectError:
+            try:
+                return self.read_index(Entry(str(archive), None, None))
+            except ObjectError as error:
+                return error
+
+        wanted, kept = dict.fromkeys(archives), self._indexes
         # Locked, because sixteen threads would read sixteen indexes.
-        with _INDEXING:
-            if archive not in self._indexes:
-                found = self.read_index(self.stat(archive))
-                while len(self._indexes) >= _KEPT_INDEXES:
-                    del self._indexes[next(iter(self._indexes))]
-                self._indexes[archive] = found
-            return self._indexes[archive]
+        with _INDEXING, ThreadPoolExecutor(self.indexed_at_once) as pool:
+            missing = [archive for archive in wanted if archive not in kept]
+            found = dict(zip(missing, pool.map(read, missing), strict=True))
+            found |= {archive: kept.pop(archive) for archive in wanted if archive in kept}
+            kept |= {key: index for key, index in found.items() if isinstance(index, Index)}
+            members = sum(len(index.names) for index in kept.values())
+            while members > _KEPT_MEMBERS and len(kept) > 1:
+                members -= len(kept.pop(next(iter(kept))).names)
+        return found
+
+    @property
+    def indexed_at_once(self) -> int:
+        """How many archives to ask `read_index` for at the same time."""
+        return self.indexer.at_once if self.indexer else _INDEXED_HERE
 
     def read_index(self, archive: Entry) -> Index:
         """What a tar or zip archive holds, as it was listed, or as it is now if it has changed
@@ -203,20 +237,22 @@ class Storage:
 
         Raises as `read` does, and as `write` does where indexes are to be written.
         """
-        if self.indexer and not _is_zip(archive) and not Location.of(archive.uri).is_local:
-            return self.indexer(archive)
         if archive.version is None:
             archive = self.stat(archive.uri)
-        try:
-            return self._read_index(archive)
-        except ConflictError:
-            return self._read_index(self.stat(archive.uri))
+        # Of a zip archive its directory is read, and of a local tar archive its headers.
+        is_long = not Location.of(archive.uri).is_local and _is_large_tar(archive)
+        if self.indexer and is_long:
+            return self.indexer(archive)
+        with _INDEXING_HERE:
+            try:
+                return self._read_index(archive)
+            except ConflictError:
+                return self._read_index(self.stat(archive.uri))
 
     def _read_index(self, archive: Entry) -> Index:
         size, version = archive.size_bytes or 0, archive.version or ""
-        is_zip = _is_zip(archive)
-        # Looking for an index costs as much as reading a small archive.
-        has_index = size > RANGE_BYTES and version != "" and not is_zip
+        is_zip = archive.uri.lower().endswith(".zip")
+        has_index = version != "" and _is_large_tar(archive)
         beside, stale = f"{archive.uri}{INDEX_ENDING}", False
         if has_index:
             try:
@@ -238,7 +274,7 @@ class Storage:
             index = index_archive(file, is_zip, version)
         index.stale = stale
         if self.index_archives and has_index:
-            self.write(beside, dump_index(index, size, version))
+            self.write(beside, dump_index(index, size))
         return index
 
     def _member(self, place: Location, missing: MissingError) -> tuple[Location, Member]:
@@ -403,5 +439,7 @@ class Storage:
         return store.filesystem(place)
 
 
-def _is_zip(archive: Entry) -> bool:
-    return archive.uri.lower().endswith(".zip")
+def _is_large_tar(archive: Entry) -> bool:
+    """Whether there may be an index beside an archive: to look for that of a small one costs as
+    much as reading it."""
+    return archive.uri.lower().endswith(".tar") and (archive.size_bytes or 0) > RANGE_BYTES

@@ -43,7 +43,9 @@ def train_with(config: TrainConfig, search: Search | None = None) -> Trained:
     check_places(config, storage)
     with (
         start_process(config) as machine,
-        indexed_on_cluster(config.store, storage, reporter.say) as storage,
+        indexed_on_cluster(
+            config.store, storage, reporter.say, config.workers, config.gpu
+        ) as storage,
     ):
         return _train(config, search, storage, reporter, machine)
 

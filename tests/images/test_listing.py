@@ -11,10 +11,11 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from monkeyray.errors import InputError
+from monkeyray.errors import InputError, MissingError
 from monkeyray.images.listing import PLAN_SCHEMA, VIDEOS, count_videos, list_images, with_versions
 from monkeyray.labels.listing import list_labelled
-from monkeyray.storage.archives import broken_reason
+from monkeyray.storage.archives import Index, broken_reason
+from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.store import Storage
 from tests.support.files import touch
 
@@ -95,7 +96,9 @@ def test_versions_that_a_manifest_lacks_are_looked_up(tmp_path: Path) -> None:
     assert table["size_bytes"].to_pylist() == [3, None, 7]
 
 
-def test_members_of_archives_are_images_beside_files(tmp_path: Path) -> None:
+def test_members_of_archives_are_images_beside_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "plain.jpg").write_bytes(b"plain")
     with tarfile.open(tmp_path / "b.tar", "w") as archive:
         for name in ("s1/1.jpg", "s1/1.cls", "s1/1.json", "s2/2.jpg", ".hidden/3.jpg"):
@@ -120,6 +123,36 @@ def test_members_of_archives_are_images_beside_files(tmp_path: Path) -> None:
     named = pa.concat_tables(list_images(str(manifest), Storage(), Counter()))
     assert named["size_bytes"].to_pylist() == [5, None, None]
     assert named["version"][0] == table["version"][1]
+    # No worker reads the archive for what it does not have.
+    with monkeypatch.context() as patch:
+        patch.delattr(Storage, "index")
+        with pytest.raises(MissingError):
+            Storage().read(named["uri"][2].as_py(), version=named["version"][2].as_py())
+
+
+def test_each_archive_is_indexed_once_however_a_manifest_is_ordered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"data")
+    for number in range(20):
+        with tarfile.open(tmp_path / f"{number}.tar", "w") as archive:
+            for name in range(50):
+                archive.add(tmp_path / "1.jpg", f"{name}.jpg")
+    rows = [f"{tmp_path}/{number}.tar#{name}.jpg" for name in range(50) for number in range(20)]
+    (tmp_path / "manifest.csv").write_text("\n".join(["uri", *rows * 10]))
+    read_index, read = Storage.read_index, Counter[str]()
+
+    def counted(self: Storage, archive: Entry) -> Index:
+        read[archive.uri] += 1
+        return read_index(self, archive)
+
+    monkeypatch.setattr(Storage, "read_index", counted)
+    table = pa.concat_tables(list_images(str(tmp_path / "manifest.csv"), Storage(), Counter()))
+    assert table["uri"].to_pylist() == rows * 10
+    assert table["size_bytes"].unique().to_pylist() == [4]
+    assert table["version"].null_count == 0
+    assert set(read.values()) == {1}
+    assert len(read) == 20
 
 
 def test_archives_that_can_only_be_read_from_their_start_are_refused(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_members_of_a_tar_are_read_where_their_rows_say(
     Image.new("RGB", (80, 40), (0, 200, 0)).save(picture)
     with tarfile.open(archive, "w") as tar:
         tar.add(picture, "1.png")
-    ((_, member),) = Storage().index(str(archive)).members.items()
+    ((_, member),) = Storage().index(str(archive)).items()
     row = scored(f"{archive}#1.png", ("fox", 0.9), etag_or_mtime=str(member.extent))
     predict(tmp_path / "predictions", [row], images=str(archive))
     monkeypatch.delattr(Storage, "index")

@@ -49,12 +49,12 @@ def test_a_cluster_lists_as_one_machine_does(
 
     monkeypatch.setattr(Storage, "_read_index", read_here)
     config = StoreConfig(s3_endpoint=s3.s3_endpoint, quiet=True)
-    with indexed_on_cluster(config, s3, config.reporter().say) as storage:
+    with indexed_on_cluster(config, s3, config.reporter().say, None, False) as storage:
         assert listed(storage) == alone
         assert not here
         with pytest.raises(MissingError):
             storage.read_index(Entry("s3://photos/none.tar", None, None))
         # This machine's disk may be out of the cluster's reach.
         on_disk = storage.stat(f"{folder}/0.tar")
-        assert storage.read_index(on_disk).members
+        assert storage.read_index(on_disk).names
         assert here == [on_disk.uri]

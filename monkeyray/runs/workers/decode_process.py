@@ -20,7 +20,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,8 +33,15 @@ from monkeyray.arrays import Array, Floats
 from monkeyray.errors import ClusterError, DecodeError, MonkeyRayError
 from monkeyray.images.decode import Decoded, Limits, decode
 from monkeyray.runs.child import die_with
-from monkeyray.runs.workers.batches import Batch, Decode, Outcomes, attempt, batches
-from monkeyray.runs.workers.fetch import FETCH_THREADS, Refusals, fetch
+from monkeyray.runs.workers.batches import (
+    Batch,
+    Decode,
+    Outcomes,
+    attempt,
+    batches,
+    how_to_decode,
+)
+from monkeyray.runs.workers.fetch import FETCH_THREADS, Readable, Refusals, fetch
 from monkeyray.storage.store import Storage
 
 if TYPE_CHECKING:
@@ -212,7 +219,7 @@ class _Server:
         plan: pa.Table,
         start: int,
         outcomes: Outcomes,
-        readable: str | None,
+        readable: Readable | None,
         unproven: int,
     ) -> None:
         work = self._work
@@ -279,12 +286,14 @@ class _Server:
         features, logits = slots.results(slot, answer)
         return features.copy(), logits.copy()
 
-    def _open(self, uri: str, how: Mapping[str, Any]) -> None:
+    def _open(self, row: pa.Table) -> None:
         work = self._work
-        item = fetch(work.storage, uri, None, work.limits)
+        uri, version = row["uri"][0].as_py(), row["version"][0].as_py()
+        item = fetch(work.storage, uri, None, work.limits, version)
         outcome: Decoded | DecodeError | None = None
         if item.data is not None:
             self._opened.set(0)
+            (how,) = how_to_decode(row)
             outcome = attempt(work.decode, item.data, work.size, work.limits, how)
             self._opened.set(None)
         self._pipe.send(("outcome", outcome))

@@ -143,6 +143,10 @@ def fetch_neighbours(
     return [_outcome(functools.partial(member, size, version), limits) for _, size, version in plan]
 
 
+#: The URI of an image that could be read, and its version, which says where in an archive it is.
+Readable = tuple[str, str | None]
+
+
 class Refusals:
     """Watches for consecutive missing or forbidden images.
 
@@ -153,11 +157,11 @@ class Refusals:
     def __init__(self, storage: Storage, limit: int) -> None:
         self._storage = storage
         self._limit = limit
-        self._readable: str | None = None
+        self._readable: Readable | None = None
         self._streak = 0
         self._unproven = 0
 
-    def recall(self, readable: str | None, unproven: int) -> None:
+    def recall(self, readable: Readable | None, unproven: int) -> None:
         """Take over the state of an earlier process: an image that it could read, and how many were
         refused since it last read that again."""
         self._readable = self._readable or readable
@@ -167,7 +171,7 @@ class Refusals:
         """Note an image. Raises StorageError if the images are not the cause."""
         if item.status not in REFUSED:
             if item.data is not None:
-                self._readable = uri
+                self._readable = uri, item.version
             # Refusals stay unproven: images are fetched concurrently, so this one may have been
             # read before the last one was refused.
             self._streak = 0
@@ -188,11 +192,12 @@ class Refusals:
         StorageError if it cannot be read now."""
         if not self._unproven or self._readable is None:
             return
+        uri, version = self._readable
         try:
-            self._storage.read(self._readable)
+            self._storage.read(uri, version=version)
         except ObjectError as error:
             raise StorageError(
-                f"{counted(self._unproven, 'image')} {status}, and {self._readable}, which could "
+                f"{counted(self._unproven, 'image')} {status}, and {uri}, which could "
                 f"be read before, is {error.kind} now: check the credentials and the path, then "
                 "run the same command again"
             ) from None

@@ -25,9 +25,9 @@ import pyarrow.compute as pc
 from monkeyray.errors import ClusterError, DecodeError
 from monkeyray.images.decode import Decoded
 from monkeyray.runs.child import start_child
-from monkeyray.runs.workers.batches import Outcomes, how_to_decode
+from monkeyray.runs.workers.batches import Outcomes
 from monkeyray.runs.workers.decode_process import OpenImage, Slots, Work, no_engine
-from monkeyray.runs.workers.fetch import REFUSED
+from monkeyray.runs.workers.fetch import REFUSED, Readable
 from monkeyray.runs.workers.shared_engine import Results, SharedEngine
 
 #: For how long a network may load, or compute a batch: this, or so many times its slowest batch.
@@ -111,7 +111,7 @@ class DecodeProcess:
         plan: pa.Table,
         start: int = 0,
         outcomes: Outcomes | None = None,
-        readable: str | None = None,
+        readable: Readable | None = None,
         unproven: int = 0,
     ) -> Iterator[pa.Table]:
         """Tables of the plan's rows from position `start` on, one per batch.
@@ -122,10 +122,10 @@ class DecodeProcess:
         """
         yield from self._ask(("run", plan, start, dict(outcomes or {}), readable, unproven))
 
-    def open(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
-        """Open one image, with the arguments `how` for the decoder; None if its bytes cannot be
-        read. Raises as `run` does."""
-        (outcome,) = self._ask(("open", uri, dict(how)))
+    def open(self, row: pa.Table) -> Decoded | DecodeError | None:
+        """Open the image of one row of the plan; None if its bytes cannot be read. Raises as `run`
+        does."""
+        (outcome,) = self._ask(("open", row))
         return outcome  # type: ignore[no-any-return]
 
     def _ask(self, request: tuple[Any, ...]) -> Iterator[Any]:
@@ -251,7 +251,7 @@ class SupervisedDecoder:
         self._packed = packed
         self._environment = dict(environment)
         self._quiet = quiet
-        self._readable: str | None = None
+        self._readable: Readable | None = None
         self._before: Counter[str] = Counter()
         self._stopped = threading.Event()
         self._alone: DecodeProcess | None = None
@@ -308,8 +308,7 @@ class SupervisedDecoder:
                     suspects = list(range(done, min(done + self._packed.reach, plan.num_rows)))
                 for position in suspects:
                     if position not in outcomes:
-                        row = plan.slice(position, 1)
-                        found = self._try_alone(row["uri"][0].as_py(), how_to_decode(row)[0])
+                        found = self._try_alone(plan.slice(position, 1))
                         if found is not None:
                             outcomes[position] = found
                             if isinstance(found, DecodeError):
@@ -324,14 +323,14 @@ class SupervisedDecoder:
 
     def _note(self, table: pa.Table) -> int:
         """Remember an image that could be read; returns how many were refused."""
-        read = table["uri"].filter(table["sha256"].is_valid())
+        read = table.select(["uri", "etag_or_mtime"]).filter(table["sha256"].is_valid())
         if len(read):
-            self._readable = read[-1].as_py()
+            self._readable = tuple(read.slice(len(read) - 1).to_pylist()[0].values())
         return int(pc.sum(pc.is_in(table["status"], pa.array(REFUSED))).as_py() or 0)
 
-    def _try_alone(self, uri: str, how: Mapping[str, Any]) -> Decoded | DecodeError | None:
-        """The outcome of an image in a process of its own, tried twice; None if its bytes cannot be
-        read. Raises ClusterError if such a process cannot even start."""
+    def _try_alone(self, row: pa.Table) -> Decoded | DecodeError | None:
+        """The outcome of an image, one row of the plan, in a process of its own, tried twice; None
+        if its bytes cannot be read. Raises ClusterError if such a process cannot even start."""
         died: list[DecodeProcessDiedError] = []
         failed = 0
         while len(died) < 2:
@@ -341,7 +340,7 @@ class SupervisedDecoder:
             try:
                 if self._stopped.is_set():
                     raise DecodeProcessDiedError(None, False, "stopped")
-                return child.open(uri, how)
+                return child.open(row)
             except DecodeProcessDiedError as death:
                 if self._stopped.is_set():
                     raise

@@ -135,7 +135,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     with hold(output, storage, reporter.say) as lease:
         if config.images is not None:
             assert bundle is not None
-            with indexed_on_cluster(config.store, storage, reporter.say) as indexed:
+            cluster = indexed_on_cluster(
+                config.store, storage, reporter.say, config.workers, config.gpu
+            )
+            with cluster as indexed:
                 sample = _from_images(config, indexed, reporter, bundle)
         else:
             assert config.predictions is not None
