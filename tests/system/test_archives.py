@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 import monkeyray
+import monkeyray.storage.store
+from monkeyray.errors import MissingError
+from monkeyray.images.listing import list_images
+from monkeyray.runs.cluster import connected
+from monkeyray.runs.indexing import indexed_on_cluster
+from monkeyray.storage.archives import Index
+from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.store import Storage
 from monkeyray.training.summary import Trained
 from tests.support.faulty import FaultyProxy
@@ -98,3 +106,42 @@ def test_an_update_scores_only_what_was_added(few: Path, trained: Trained, tmp_p
     assert (before.num_rows, after.num_rows) == (10, 12)
     stays = after.filter(pc.is_in(after["uri"], value_set=before["uri"].combine_chunks()))
     assert stays["predicted_at"].equals(before["predicted_at"])
+
+
+def test_a_cluster_indexes_the_tars_of_a_store(
+    s3: Storage, packed: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    season, whole = "s3://photos/on a cluster", (packed / "a.tar").read_bytes()
+    for name, data in (("1", whole), ("2", whole[: len(whole) // 2]), ("3", whole)):
+        s3.write(f"{season}/{name}.tar", data)
+    # Small ones are read at once, where the command runs.
+    monkeypatch.setattr(monkeyray.storage.store, "RANGE_BYTES", 50_000)
+
+    def listed(storage: Storage) -> tuple[pa.Table, Counter[str]]:
+        skipped: Counter[str] = Counter()
+        return pa.concat_tables(list_images(season, storage, skipped)), skipped
+
+    alone, here = listed(s3), list[str]()
+    read_index = Storage._read_index
+
+    def read_here(self: Storage, archive: Entry) -> Index:
+        here.append(archive.uri)
+        return read_index(self, archive)
+
+    monkeypatch.setattr(Storage, "_read_index", read_here)
+    config = monkeyray.StoreConfig(quiet=True, s3_endpoint=s3.s3_endpoint)
+    say = config.reporter().say
+    with connected(None):
+        with indexed_on_cluster(config, s3, say, None, False) as storage:
+            assert listed(storage) == alone
+            with pytest.raises(MissingError):
+                storage.read_index(Entry(f"{season}/none.tar", None, None))
+            with pytest.raises(MissingError):
+                storage.read_index(Entry(f"{season}/none.tar", 10**6, "v"))
+        rows = score(season, trained.uri, tmp_path / "out", s3.s3_endpoint)
+    assert not here
+    assert sorted(rows["uri"].to_pylist()) == sorted(alone[0]["uri"].to_pylist())
+    assert Counter(rows["status"].to_pylist())["unreadable"] == 1
+    on_disk = s3.stat(str(packed / "a.tar"))
+    assert storage.read_index(on_disk).names
+    assert here == [on_disk.uri]
