@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 
 from monkeyray.console import Result, Say, counted
 from monkeyray.runs.lease import hold
@@ -21,7 +20,12 @@ from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.scoring.summary import NOTHING_SCORED, nothing_scored
 from monkeyray.storage.location import Location
 
-_TRIAL_IMAGES = 64
+#: Images of the trial of a worker without a GPU, and the parts that it is timed in.
+_TRIAL_IMAGES, _PARTS = 64, 2
+
+#: With a GPU there are more parts, each of this many batches, or of one for each decode process:
+#: its engine computes up to eight at once.
+_GPU_PARTS, _GPU_BATCHES = 8, 16
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,27 +71,37 @@ class Estimate(Result):
 def estimate(
     place: Location, listing: Listing, work: Work, pool: Pool, workers: WorkerCount, say: Say
 ) -> Estimate:
-    """Score about 64 of the images, evenly spaced, with one worker, and estimate the time for all.
+    """Score some of the images, evenly spaced, with one worker, and estimate the time for all.
 
     The trial is written below `place`, so that it meets the same storage as the job, and deleted.
     """
+    one = replace(workers, workers=1, grows=False)
+    wanted, parts = _TRIAL_IMAGES, _PARTS
+    if one.decoders:
+        parts = _GPU_PARTS
+        wanted = parts * work.batch_size * max(_GPU_BATCHES, one.decoders)
     chosen = np.zeros(listing.rows, bool)
-    chosen[:: max(1, listing.rows // _TRIAL_IMAGES)] = True
+    chosen[:: max(1, listing.rows // wanted)] = True
     sample = listing.only(chosen)
     trial = place / f".trial-{time.time_ns()}"
-    half = -(-sample.rows // 2)
-    sizes = [size for size in (half, sample.rows - half) if size]
+    shards = np.array_split(np.arange(sample.rows), 2 * one.processes)
+    sizes = [len(shard) for shard in shards if len(shard)]
     try:
         with hold(trial, work.storage, lambda line: None) as lease:
             run = create_run(trial, lease, {}, sample, sizes, ending="trial")
-            job, one = Job("scoring", run, work), replace(workers, workers=1, cpus=1.0, grows=False)
+            job = Job("scoring", run, work)
             pool.run(job, list(range(len(sizes))), one, say, lambda rows: None)
             tables = [table for _, table in run.read_files(["status", "predicted_at"])]
     finally:
         work.storage.delete_tree(trial)
-    # The first half warms up the network; the second is timed, from last row to last row.
-    ends = [pc.max(table["predicted_at"]).as_py() for table in tables if table.num_rows]
-    seconds = (ends[-1] - ends[0]).total_seconds() if len(ends) > 1 else None
+    # The first part warms up; the others are timed, from last row to last row. The median leaves
+    # out the seconds in which a GPU's kernels are tuned for another number of batches.
+    times = np.sort(np.concatenate([table["predicted_at"].to_numpy() for table in tables]))
+    timed = [part for part in np.array_split(times, parts) if len(part)]
+    each = np.diff([part[-1] for part in timed]) / np.timedelta64(1, "s")
+    seconds = float(np.median(each)) if len(each) else 0.0
+    # Fewer images do not keep all processes of a GPU busy.
+    enough = seconds > 0 and (not one.decoders or sample.rows >= wanted)
+    rate = len(timed[-1]) / seconds * workers.workers if enough else None
     tried = Counter(status for table in tables for status in table["status"].to_pylist())
-    rate = sizes[-1] / seconds * workers.processes if seconds else None
     return Estimate(listing.rows, tried, rate, workers.workers)
