@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from monkeyray.console import Say, counted
@@ -136,23 +137,29 @@ def wait_for_workers(workers: int, gpu: float, say: Say, cpus: float = 0.5) -> N
     import ray
     from ray.util import placement_group, remove_placement_group
 
-    bundle = {"CPU": cpus, **({"GPU": gpu} if gpu else {})}
-    group = placement_group([bundle] * workers, strategy="SPREAD")
+    needs = {**({"GPU": gpu} if gpu else {}), "CPU": cpus}
+    group = placement_group([needs] * workers, strategy="SPREAD")
     try:
         start = time.monotonic()
         ready = group.ready()
         while not ray.wait([ready], timeout=_WAIT_LINE_SECONDS)[0]:
             waited = time.monotonic() - start
-            kind = "GPU" if gpu else "CPU"
-            free = ray.available_resources().get(kind, 0)
+            now = ray.available_resources()
+            free = {kind: now.get(kind, 0.0) for kind in needs}
             say(
-                f"waiting for room for {counted(workers, 'worker')}; free {kind}s: {free:g} "
+                f"waiting for room for {counted(workers, 'worker')} with {_amounts(needs)}"
+                f"{' each' if workers > 1 else ''}; free on all nodes together: {_amounts(free)} "
                 f"({waited:.0f} s so far)",
                 "waiting",
                 workers=workers,
-                waiting_for=kind,
+                needs=needs,
                 free=free,
                 elapsed_seconds=round(waited, 1),
             )
     finally:
         remove_placement_group(group)
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    """Resources in words, such as `1 GPU and 16 CPUs`."""
+    return " and ".join(f"{n:g} {kind}{'' if n == 1 else 's'}" for kind, n in resources.items())

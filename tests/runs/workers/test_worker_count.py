@@ -95,17 +95,23 @@ def test_missing_room_is_waited_for(ray_session: None, monkeypatch: pytest.Monke
 
     def say(message: str, event: str = "note", **fields: Any) -> None:
         lines.append(message)
-        assert (event, fields["waiting_for"], fields["workers"]) == ("waiting", "CPU", 1)
+        assert (event, fields["workers"]) == ("waiting", 1)
+        assert (fields["needs"], fields["free"]) == ({"CPU": 0.5}, {"CPU": 0.0})
         if len(lines) == 2:
             remove_placement_group(others)  # now there is room
 
     wait_for_workers(1, 0, say)
-    assert lines[0].startswith("waiting for room for 1 worker; free CPUs: 0 (")
+    told = "waiting for room for 1 worker with 0.5 CPUs; free on all nodes together: 0 CPUs ("
+    assert lines[0].startswith(told)
     assert len(lines) >= 2
 
     def stop(message: str, event: str = "note", **fields: Any) -> None:
-        assert message.startswith("waiting for room for 2 workers; free GPUs: 0")
+        assert message.startswith(
+            "waiting for room for 2 workers with 1 GPU and 16 CPUs each; free "
+        )
+        assert f"together: 0 GPUs and {cpus} CPU" in message
+        assert fields["free"] == {"GPU": 0.0, "CPU": cpus}
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        wait_for_workers(2, 0.5, stop)
+        wait_for_workers(2, 1.0, stop, 16.0)
