@@ -34,7 +34,10 @@ _CALL = re.compile(
 )
 _OURS = {option.flag for kind in COMMANDS.values() for option in options_of(kind)}
 #: Options of other programs, and --help.
-_OTHERS = {"--metrics-export-port", "--no-deps", "--photos", "--logdir", "--help", "--help-all"}
+_OTHERS = {
+    "--entrypoint-num-cpus", "--metrics-export-port", "--no-deps", "--photos", "--logdir", "--help",
+    "--help-all",
+}  # fmt: skip
 
 
 def prose(path: Path) -> str:
