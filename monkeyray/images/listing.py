@@ -226,8 +226,8 @@ def _list_files(place: Location, storage: Storage, skipped: Counter[str]) -> Ite
 def _with_members(
     entries: Iterator[Entry], storage: Storage, skipped: Counter[str]
 ) -> Iterator[Entry]:
-    """With the members of archives in their place, which are indexed some ahead of use."""
-    # The first may have as many images as are asked for.
+    """The entries, with archives replaced by their members. Archives are indexed ahead of use."""
+    # One at first, which may already hold as many images as --limit asks for.
     most, at_once = storage.indexed_at_once, 1
     ahead: deque[tuple[Entry, Future[Index] | None]] = deque()
     pool = ThreadPoolExecutor(most)
@@ -290,7 +290,8 @@ def _with_extents(tables: Iterator[pa.Table], storage: Storage) -> Iterator[pa.T
 
 
 def _place_of(index: Index | ObjectError, fragment: str) -> tuple[int | None, str] | None:
-    """The size and version of a member; None if there is no such archive."""
+    """A member's size in bytes and version: None and `absent_version` if the archive lacks it.
+    Returns None if the archive cannot be read."""
     if isinstance(index, ObjectError):
         return None  # a plain file of this name, or its row says why it cannot be read
     member = index.find(fragment)

@@ -173,6 +173,7 @@ def _drop_duplicates(
     table = table.filter(pc.and_(left, pa.array(first)))
     if not table.num_rows:
         raise InputError(
-            f"no image in {place} has one label, {clash.num_rows} have several: keep one for each"
+            f"no image in {place} has a single label ({clash.num_rows} with several): keep one for "
+            "each"
         )
     return table

@@ -106,9 +106,9 @@ class Format:
     """A format of labels.
 
     `called`: how errors name it; `marks`: fields by which it is recognised, if at least half are
-    there; `needed`: fields without which it cannot be read; `way_out`: for a file without them.
-    `read`: to a table of schema.LABELS; its counter is for what it leaves out. None for what is
-    recognised only to be refused.
+    there; `needed`: fields without which it cannot be read; `way_out`: what to do about a file
+    without them, or of a format that is refused. `read`: to a table of schema.LABELS; its counter
+    is for what it leaves out. None for formats that are recognised only to be refused.
     """
 
     called: str

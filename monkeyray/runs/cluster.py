@@ -152,7 +152,7 @@ def _signal_handler_kept() -> Iterator[None]:
             signal.signal(signal.SIGTERM, handler)
 
 
-#: How often a task whose process died starts again.
+#: How many times a task is restarted after its process has died.
 RETRIES = 2
 
 #: How long a cluster's head may be unreachable: less than the minute after which Ray ends this
@@ -386,7 +386,7 @@ def run_in_fresh_process(say: Say, function: Callable[..., Any], *arguments: Any
 
 
 def result_of(reference: Any) -> Any:
-    """The result of a task. Raises as `run_in_fresh_process` does."""
+    """Wait for the result of a task. Raises as `run_in_fresh_process` does."""
     import ray
 
     try:

@@ -1,4 +1,4 @@
-"""Tar archives in stores are indexed by a cluster, if one is asked for, so that the network of one
+"""Index the tar archives of stores on the cluster, if one is asked for, so that the network of one
 machine does not limit listing."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from monkeyray.storage.archives import Index
 from monkeyray.storage.backends.protocol import Entry
 from monkeyray.storage.store import Storage
 
-#: How long a call may go on after the job has ended.
+#: How long a call may outlast the job.
 _STEP_SECONDS = 0.5
 
 
@@ -26,10 +26,10 @@ def indexed_on_cluster(
     store: StoreConfig, storage: Storage, say: Say, workers: int | None, gpu: bool
 ) -> Iterator[Storage]:
     """The same storage. If a cluster is asked for, this process is connected to it, and the
-    cluster's cores index the large tar archives in stores. `say` is called with the cluster, and
-    while it has no room.
+    cluster's cores index the large tar archives in stores. `say` is called with the address and
+    size of the cluster, and every 30 s while the cluster has no room.
 
-    Raises ClusterError if it cannot be reached, or has no room for the `workers` of the job.
+    Raises ClusterError if the cluster cannot be reached, or can never have as many `workers`.
     """
     if not is_asked_for(store.ray_address):
         yield storage
@@ -44,7 +44,8 @@ def indexed_on_cluster(
 class _ClusterIndexer:
     """Indexes each archive in a task of its own."""
 
-    #: More than the network of one machine feeds. The indexes of as many wait for the first.
+    #: More than the network of one machine can feed. Indexes that are done wait in memory for the
+    #: first one.
     at_once = 64
 
     def __init__(self, storage: Storage) -> None:
@@ -69,8 +70,8 @@ class _ClusterIndexer:
             return index
 
     def close(self) -> None:
-        """End the calls of other threads, which nobody waits for any more: without a connection
-        Ray would start a cluster for them."""
+        """End the calls that are still running in other threads; their results are not needed any
+        more. After the disconnection, Ray would start a new cluster for them."""
         self._closed.set()
         for _ in range(self.at_once):
             self._running.acquire()

@@ -117,7 +117,7 @@ class Listing:
     keys: Hashes
     _file: IO[bytes]
     _first: Flags
-    #: The first of each batch in the file.
+    #: The position of each batch's first row in the file, int64 (batches,).
     _starts: Ints
 
     @functools.cached_property
@@ -126,7 +126,7 @@ class Listing:
 
     @functools.cached_property
     def _before(self) -> Ints:
-        """How many rows come before each batch."""
+        """How many of the rows come before each batch, int64 (batches,)."""
         counts = np.add.reduceat(self._first, self._starts, dtype=np.int64)
         return np.cumsum(counts) - counts
 
@@ -141,7 +141,7 @@ class Listing:
         return map(self._table, range(len(self._starts)))
 
     def take(self, rows: Ints) -> pa.Table:
-        """The rows of some numbers, which ascend."""
+        """The rows at some positions, int (n,), in ascending order."""
         batches = np.searchsorted(self._before, rows, "right") - 1
         found = [self.schema.empty_table()]
         for number in np.unique(batches).tolist():

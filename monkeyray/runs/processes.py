@@ -24,8 +24,8 @@ from monkeyray.runs.child import die_with, start_child
 #: How often a call starts again whose process died.
 _RETRIES = 2
 
-#: As in Ray's workers: libraries compute in one thread unless they are told otherwise. With other
-#: threads sums are rounded differently, and the weights would differ in their last bit.
+#: As in Ray's workers: libraries compute in one thread by default. With more, they may add in
+#: another order, and results may differ in their last bits.
 _ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 #: Keeps off the terminal what libraries print.

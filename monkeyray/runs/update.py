@@ -82,7 +82,7 @@ class Changes:
         if not changed.any():
             return plan, np.flatnonzero(again & there).tolist()
         self.changed += int(changed.sum())
-        # In the order of the listing, which reads it in pieces.
+        # In the order of the listing, which is read batch by batch.
         rows, place = np.unique(now[changed], return_inverse=True)
         listed = self._listed.listing.take(rows).take(pa.array(place))
         for name in ("size_bytes", "version"):

@@ -149,7 +149,7 @@ def carried_columns(plan: pa.Schema) -> dict[str, str]:
 
 
 def check_version(run: Run) -> None:
-    """Raise InputError for the predictions of a run with another SCHEMA_VERSION."""
+    """Raise InputError if the predictions of a run have another SCHEMA_VERSION."""
     if run.identity.get("schema_version") != SCHEMA_VERSION:
         raise InputError(
             f"another version of MonkeyRay wrote the predictions in {run.place}: score the images "

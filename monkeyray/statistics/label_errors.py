@@ -67,7 +67,7 @@ def _by_sequence(probabilities: Array, truth: Array, sequences: Ints) -> list[La
     _, first, unit, sizes = np.unique(
         keys, axis=1, return_index=True, return_inverse=True, return_counts=True
     )
-    unit = unit.ravel()  # in NumPy 2.0.0 it has two dimensions
+    unit = unit.ravel()  # NumPy 2.0.0 returns two dimensions
     mean = np.zeros((len(sizes), probabilities.shape[1]))
     np.add.at(mean, unit, probabilities / sizes[unit, None])
     members = np.split(np.argsort(unit, kind="stable"), np.cumsum(sizes)[:-1])

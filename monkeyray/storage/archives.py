@@ -26,7 +26,7 @@ from urllib.parse import quote, unquote
 
 from monkeyray.errors import MemberError, TooLargeError
 
-#: Members that are no regular files are counted under this name.
+#: Members that are not regular files are counted under this name.
 LINKS = "links and special files in archives"
 
 #: Indexes beside archives that are of another version, or damaged, are counted under this name.
@@ -42,15 +42,15 @@ _VERSION = re.compile(r"(?s)(.*)@(\d+)-(\d+)([tz])")
 _BROKEN = "@broken: "
 _ABSENT = "@absent"
 
-#: Headers of a tar archive that only name its next member, and how long they may be, in bytes:
-#: they are read into memory whole.
+#: Types of tar headers that only describe later members, and their maximum size in bytes. Python
+#: reads them into memory whole.
 _NAMING = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK,
     tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
 _LONGEST_NAME = 2**20
 
-#: Sizes and places beyond it, which a zip archive can claim, are taken for it.
+#: Sizes and positions are cut to this, the largest int64; a zip archive can claim more.
 _MOST = 2**63 - 1
 _BLOCK = 512
 #: Bytes of a zip archive's local header, with the names in it, and of what Deflate may add.
@@ -110,15 +110,15 @@ def _integers() -> array[int]:
 class Index:
     """What an archive of a `version` holds, in its order.
 
-    `names`: of each member the part of the URI after #; `sizes`: when unpacked; `starts`, `ends`:
-    the bytes of its extent, whose kind is `kind`. `links`: how many members are no regular files.
-    `broken`: why there are not more members. `stale`: whether an index beside the archive was not
-    used, because it does not match.
+    For each member, `names` has the part of its URI after #, `sizes` its size in bytes when
+    unpacked, and `starts` and `ends` the bytes of its extent; all extents have the same `kind`.
+    `links`: how many members are not regular files. `broken`: why there are not more members.
+    `stale`: whether an index beside the archive was not used because it does not match.
     """
 
     version: str
     kind: str
-    # Of millions of members: no object for each.
+    # Columns, not objects, because there may be millions of members.
     names: list[str] = field(default_factory=list)
     sizes: array[int] = field(default_factory=_integers)
     starts: array[int] = field(default_factory=_integers)
@@ -138,7 +138,7 @@ class Index:
         return ((name, self._member(row)) for row, name in enumerate(self.names))
 
     def find(self, fragment: str) -> Member | None:
-        """The member with a name that is percent-encoded in any way."""
+        """The member of a name that is percent-encoded in any way; None if it is absent."""
         row = self._rows.get(fragment)
         if row is None:
             name, semicolon, number = fragment.rpartition(";")
@@ -173,19 +173,20 @@ def broken_reason(version: str | None) -> str | None:
 
 
 def absent_version(archive_version: str) -> str:
-    """The version of a member that an archive was listed without."""
+    """The version given to a member that an archive of this version lacks."""
     return f"{archive_version}{_ABSENT}"
 
 
 def is_absent(version: str | None) -> bool:
-    """Whether a row's version says that its archive was listed without it."""
+    """Whether a row's version is that of a member which its archive lacked when it was listed."""
     return (version or "").endswith(_ABSENT)
 
 
 def index_archive(file: IO[bytes], is_zip: bool, version: str) -> Index:
     """The members of an archive that is open for reading at any position.
 
-    An archive that ends early, or is none, has the members that are whole, and `broken`.
+    Of an archive that ends early, or a file that is not one, the index has the members that are
+    whole, and `broken` is set.
     """
     index, times = Index(version, "z" if is_zip else "t"), Counter[str]()
     size = file.seek(0, io.SEEK_END)
@@ -198,8 +199,8 @@ def index_archive(file: IO[bytes], is_zip: bool, version: str) -> Index:
 
 
 def dump_index(index: Index, size_bytes: int) -> bytes:
-    """The index of a tar archive of this size as lines of JSON, to keep beside it: what it is of,
-    then name, first byte and size of each member."""
+    """The index of a tar archive of this size as lines of JSON, to keep beside it: the archive's
+    size and version, then the name, first byte and size of each member."""
     lines = "".join(
         f"{json.dumps([name, member.extent.start, member.size_bytes])}\n"
         for name, member in index.items()
@@ -305,7 +306,8 @@ def _zip_members(file: IO[bytes], index: Index) -> Iterator[tuple[str, int, int,
         end = yield from _scan_zip(file)
         reason = str(error).lower() or "it is too large"
         index.broken = (
-            f"its directory cannot be read ({reason}), and no whole member after byte {end}"
+            f"its directory cannot be read ({reason}), and there is no whole member after byte "
+            f"{end}"
         )
         return
     infos.sort(key=lambda info: info.header_offset)
@@ -325,8 +327,8 @@ def _zip_members(file: IO[bytes], index: Index) -> Iterator[tuple[str, int, int,
 
 
 def _scan_zip(file: IO[bytes]) -> Generator[tuple[str, int, int, int], None, int]:
-    """The whole members at the start of a zip archive without its directory, which is at its end,
-    as far as their headers say how long they are. Returns where the last of them ends."""
+    """The whole members at the start of a zip archive whose directory, at its end, is missing, up
+    to the first that is cut off or lacks its size. Returns the byte where the last of them ends."""
     size, start = file.seek(0, io.SEEK_END), 0
     while True:
         file.seek(start)
@@ -344,7 +346,8 @@ def _scan_zip(file: IO[bytes]) -> Generator[tuple[str, int, int, int], None, int
 
 
 class _Header(tarfile.TarInfo):
-    """A member's headers, none of which may claim more memory than a name needs."""
+    """A member's headers. Raises tarfile.ReadError for one that would take more memory than a
+    name needs."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _NAMING and self.size > _LONGEST_NAME:
@@ -369,7 +372,7 @@ def _tar_members(file: IO[bytes], size: int, index: Index) -> Iterator[tuple[str
             elif not info.isdir():
                 index.links += 1
         file.seek(archive.offset)
-        # Python takes a header that is none for the end.
+        # Python takes an invalid header for the end.
         if any(file.read(_BLOCK)):
             index.broken = f"it is damaged at byte {archive.offset}, where no member begins"
     except (tarfile.TarError, ValueError, OverflowError, MemoryError, RecursionError) as error:

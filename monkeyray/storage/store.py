@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 _MAKING = threading.Lock()
 _INDEXING = threading.Lock()
 
-#: Members of archives whose places are kept, those of the archives used last; 250 bytes each.
+#: Members in the indexes that are kept, of the archives used last; 250 bytes each.
 _KEPT_MEMBERS = 3_000_000
 
-#: Archives that this process indexes at the same time, and what keeps it so.
+#: How many archives this process indexes at the same time, and the semaphore for it.
 _INDEXED_HERE = 16
 _INDEXING_HERE = threading.BoundedSemaphore(_INDEXED_HERE)
 
@@ -65,8 +65,8 @@ T = TypeVar("T")
 
 
 class Indexer(Protocol):
-    """Reads the indexes of tar archives elsewhere, and is asked for up to `at_once` at a time.
-    Raises as `Storage.read_index` does."""
+    """Indexes tar archives elsewhere, up to `at_once` at the same time. Raises as
+    `Storage.read_index` does."""
 
     at_once: int
 
@@ -83,8 +83,8 @@ class Storage:
 
     `s3_endpoint`, `profile`: for the buckets that `endpoints` and `profiles` do not name.
     `anonymous`: prefixes to read without credentials. `index_archives`: whether to write an index
-    beside each large tar archive that has none. `indexer`: reads tar archives in stores for this
-    process.
+    beside each large tar archive that has none. `indexer`: indexes the large tar archives
+    in stores, if not this process.
     """
 
     s3_endpoint: str | None = None
@@ -150,8 +150,8 @@ class Storage:
     def read(self, place: Place, max_bytes: int | None = None, version: str | None = None) -> Blob:
         """All bytes of a file, or of a member of an archive if no file has that very name.
 
-        `version`: the one that a row has, which says where a member of a tar archive is, or that
-        there is none; without it, or if the archive has changed, the member is looked for.
+        `version`: that of a row, which has the place of a member of a tar archive, or marks it as
+        absent. Without a version, or if its place is out of date, the member is looked for.
 
         Raises an ObjectError for what the store says of this file (missing, forbidden, more than
         `max_bytes`, not a regular file) or the archive of this member, and StorageError for
@@ -182,7 +182,7 @@ class Storage:
         Raises ConflictError if it has another version now; otherwise as `read` does.
         """
         if start >= end:
-            return b""  # of an empty member; no store has a range without bytes
+            return b""  # an empty member: stores refuse a range without bytes
         store, place = self._at(place)
         return self._retried(lambda: store.get_range(place, start, end, version))
 
@@ -205,8 +205,9 @@ class Storage:
         return found
 
     def indexes(self, archives: Iterable[Location]) -> dict[Location, Index | ObjectError]:
-        """What each of some archives holds, or what the store says of it. Several are read at the
-        same time, and the last ones are kept. Raises as `read_index` does."""
+        """The index of each archive, or the ObjectError for one that cannot be read. Several are
+        read at the same time, and those used last are kept. Otherwise raises as `read_index`
+        does."""
 
         def read(archive: Location) -> Index | ObjectError:
             try:
@@ -215,7 +216,7 @@ class Storage:
                 return error
 
         wanted, kept = dict.fromkeys(archives), self._indexes
-        # Locked, because sixteen threads would read sixteen indexes.
+        # Locked, because sixteen threads would read the same index sixteen times.
         with _INDEXING, ThreadPoolExecutor(self.indexed_at_once) as pool:
             missing = [archive for archive in wanted if archive not in kept]
             found = dict(zip(missing, pool.map(read, missing), strict=True))
@@ -228,18 +229,19 @@ class Storage:
 
     @property
     def indexed_at_once(self) -> int:
-        """How many archives to ask `read_index` for at the same time."""
+        """How many archives to index with `read_index` at the same time."""
         return self.indexer.at_once if self.indexer else _INDEXED_HERE
 
     def read_index(self, archive: Entry) -> Index:
         """What a tar or zip archive holds, as it was listed, or as it is now if it has changed
-        since. Of a large tar archive, by the index beside it, if that is of this very version.
+        since. The index beside a large tar archive is used if it is of this very version.
 
         Raises as `read` does, and as `write` does where indexes are to be written.
         """
         if archive.version is None:
             archive = self.stat(archive.uri)
-        # Of a zip archive its directory is read, and of a local tar archive its headers.
+        # Others are fast: only the directory of a zip archive, or the headers of a local tar
+        # archive, are read.
         is_long = not Location.of(archive.uri).is_local and _is_large_tar(archive)
         if self.indexer and is_long:
             return self.indexer(archive)
@@ -440,6 +442,6 @@ class Storage:
 
 
 def _is_large_tar(archive: Entry) -> bool:
-    """Whether there may be an index beside an archive: to look for that of a small one costs as
-    much as reading it."""
+    """Whether a tar archive may have an index beside it: looking for that of a small one would cost
+    as much as reading the archive."""
     return archive.uri.lower().endswith(".tar") and (archive.size_bytes or 0) > RANGE_BYTES

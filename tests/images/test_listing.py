@@ -123,7 +123,7 @@ def test_members_of_archives_are_images_beside_files(
     named = pa.concat_tables(list_images(str(manifest), Storage(), Counter()))
     assert named["size_bytes"].to_pylist() == [5, None, None]
     assert named["version"][0] == table["version"][1]
-    # No worker reads the archive for what it does not have.
+    # Workers do not search the archive for a member that it lacks.
     with monkeypatch.context() as patch:
         patch.delattr(Storage, "index")
         with pytest.raises(MissingError):

@@ -170,7 +170,7 @@ def test_a_plain_table_with_other_columns_and_a_root(tmp_path: Path) -> None:
     _, notes = read_counted(table, several_labels="drop", label_level="genus", **chosen)
     assert notes[f"of {table}, which has no taxa for --label-level"] == 3
     table.write_text("path,name,herd\na.jpg,fox,h\na.jpg,elk,h\n")
-    with pytest.raises(InputError, match=r"no image in .* has one label, 1 have several: keep"):
+    with pytest.raises(InputError, match=r"no image in .* a single label \(1 with several\): keep"):
         read(table, several_labels="drop", **chosen)
     # As a table of corrections, which has the usual names.
     table.write_text("uri,label\n/x/a.jpg,fox\n")

@@ -116,7 +116,7 @@ def test_an_update_finds_what_is_new_changed_and_gone(tmp_path: Path, lease: Lea
     # 0 and 11, 41-44, 46-49 are gone; 10 has a row that is old, 45 has none yet.
     assert (changes.changed, changes.vanished) == (2, 10)
     assert run.pending() == {5: 1, **dict.fromkeys(range(20, 25), 2), 25: 1, 26: 1}
-    # Where a member of an archive is now must be in the plan, or its worker would look for it.
+    # The plan needs the new place of a member, or the worker would search the archive for it.
     assert run.plan.read(22)["version"].to_pylist() == ["1", "2"]
     assert run.plan.read(5)["version"].to_pylist() == ["2", "1"]
     assert run.rows == 52

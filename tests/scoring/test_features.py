@@ -129,7 +129,7 @@ def test_an_image_is_opened_once_for_each_of_its_versions(
     third = get("a.png", "b.png")
     assert third.vectors[:, 0].tolist() == [[0, 0, 255], [0, 255, 0]]
     assert (third.found, pool.opened) == (1, 4)
-    # After one was deleted, no two passes have the same number, which says which one is newer.
+    # Passes are ordered by number, so no two have the same one, even after one was deleted.
     folder = tmp_path / "features"
     shutil.rmtree(next(folder.glob("*/pass-00000-*")))
     assert get("b.png", "c.png").found == 1

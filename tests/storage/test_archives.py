@@ -177,7 +177,7 @@ def test_inflating_stops_at_the_limit_whatever_the_headers_claim() -> None:
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
-def test_a_header_that_is_no_name_is_not_read_into_memory(kind: bytes, tmp_path: Path) -> None:
+def test_a_header_too_large_for_a_name_is_not_read_into_memory(kind: bytes, tmp_path: Path) -> None:
     path = tmp_path / "bomb.tar"
     info = tarfile.TarInfo("long")
     info.type, info.size = kind, 2**33

@@ -114,7 +114,7 @@ def test_a_cluster_indexes_the_tars_of_a_store(
     season, whole = "s3://photos/on a cluster", (packed / "a.tar").read_bytes()
     for name, data in (("1", whole), ("2", whole[: len(whole) // 2]), ("3", whole)):
         s3.write(f"{season}/{name}.tar", data)
-    # Small ones are read at once, where the command runs.
+    # The driver itself would index archives as small as these.
     monkeypatch.setattr(monkeyray.storage.store, "RANGE_BYTES", 50_000)
 
     def listed(storage: Storage) -> tuple[pa.Table, Counter[str]]:

@@ -175,7 +175,7 @@ FORMATS = (
         _read,
     ),
     Format(
-        "the results of a detector, not labels of people",
+        "the output of a detector, not labels by people",
         frozenset(["detectioncategories"]),
         frozenset(),
         "give it as --detections, and the labels as --images",

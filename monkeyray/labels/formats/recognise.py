@@ -20,7 +20,7 @@ def recognise(source: Source, uri_column: str | None) -> Format | None:
     """The format of a source; None for a plain table of images.
 
     A plain table has a column uri, or the one that is given. Raises InputError for what is nearly
-    one of the formats, or cannot be read.
+    one of the formats, and for a format that is refused.
     """
     fields = set(map(key, source.fields))
 

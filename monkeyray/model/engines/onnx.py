@@ -231,7 +231,7 @@ class OnnxEngine:
         """See TensorFlowEngine."""
         network, spec = self._network, self._network.onnx
         assert spec is not None
-        # Without images, pixels are not of as many views.
+        # The pixels of an empty batch have only one view.
         count, views = len(pixels), len(network.views)
         flat = pixels.reshape(-1, *pixels.shape[2:])
         features = np.empty((count, views, spec.width), np.float32)

@@ -49,8 +49,8 @@ def fetch(
 ) -> Fetched:
     """One image's bytes; a definite answer of the store about this image becomes its status.
 
-    `version`: that of the plan, which may say where in a tar archive the image is, or that this is
-    a broken archive.
+    `version`: that of the plan, which may have the image's place in a tar archive, or mark an image
+    that its archive lacks, or an archive that is broken.
     Raises StorageError for faults, which are not about the image.
     """
     if (reason := broken_reason(version)) is not None:
@@ -143,7 +143,7 @@ def fetch_neighbours(
     return [_outcome(functools.partial(member, size, version), limits) for _, size, version in plan]
 
 
-#: The URI of an image that could be read, and its version, which says where in an archive it is.
+#: The URI of an image that could be read, and its version, which has its place in an archive.
 Readable = tuple[str, str | None]
 
 

@@ -90,8 +90,9 @@ class ObstoreStore:
         except FaultError:
             raise
         except StorageError:
-            # HEAD's error has no code, so a missing bucket looks like a missing key. GET alone
-            # would begin to send the file, and a large one costs its connection.
+            # HEAD's error has no code, so a missing bucket looks like a missing key; GET's has.
+            # GET does not come first: it begins to send the file, and a large one costs its
+            # connection.
             meta = self._get(place).meta
         return Entry(str(place), meta["size"], self._version(meta))
 

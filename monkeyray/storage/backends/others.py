@@ -96,7 +96,7 @@ class ArrowStore:
                 infos = filesystem.get_file_info(selector)
         for info in sorted(infos, key=lambda info: str(info.path)):
             if info.is_file:
-                # Many file systems' paths lack the URI's host.
+                # In many file systems, paths lack the host of the URI.
                 below = info.path[len(path) :].lstrip("/")
                 uri = str(place / below if below else place)
                 yield Entry(uri, info.size, time_version(info.mtime_ns))

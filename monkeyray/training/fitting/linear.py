@@ -1,9 +1,9 @@
 """The linear head: multinomial logistic regression with an L2 penalty, to convergence.
 
-The loss is convex, so no seed decides the result. Every worker runs the same L-BFGS: it computes
-the loss and its gradient over its shares of the images, and `all_reduce` gives it those of the
-others. Nothing else is exchanged. The shares, and the order in which they are added up, depend
-neither on the number of workers nor on that of threads, so neither do the heads.
+The loss is convex, so the result does not depend on a seed. Every worker runs the same L-BFGS: it
+computes the loss and its gradient over its own shares of the images, and gets those of the other
+workers through `all_reduce`. Nothing else is exchanged. The shares, and the order in which they are
+added up, are the same for any number of workers and threads, and so are the heads.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ L2, TOLERANCE = 10.0, 1e-4
 #: Images that are converted to float64 at a time.
 _ROWS = 1024
 
-#: Shares of the images, a power of two. No more workers than these have anything to do.
+#: How many shares the images are cut into, a power of two. More workers would have no work.
 _SHARES = 16
 
 #: How many steps L-BFGS remembers, and the maximum that it takes; 50 to 150 are typical.
@@ -75,15 +75,15 @@ def fit_linear(
     of these images (m,); `weight`: each image's weight in each head's loss, float (m, heads), 0 for
     images that a head must not see. A head minimises the weighted sum of the cross-entropies plus
     l2 / 2 times the sum of squares of its kernel, on features scaled by one number to a mean
-    variance of 1. The bias is not penalised; of a label without an image it falls until the
-    tolerance ends the fit, and the head never predicts it.
+    variance of 1. The bias is not penalised; that of a label without images falls until the fit
+    converges, so the head never predicts the label.
 
-    All workers get the same arguments except `rank`, of `world`, and `threads`, about one for each
-    core if None; `all_reduce` sums an array over them. Any number of workers and threads gives the
-    same heads, to the last bit. `fold`: the index of the head that each image is held out of, int
-    (m,), negative for none. `on_step` is called on all workers after each of at most `steps` steps;
-    `due` is called on worker 0, and all workers get its answer. To resume, pass the `values` of a
-    Progress as `start`: the result is the same within the tolerance.
+    All workers get the same arguments except `rank` (of `world`) and `threads` (about one per core
+    if None); `all_reduce` sums an array over the workers. The heads are the same to the last bit
+    with any number of workers and threads. `fold`: the index of the head that each image is held
+    out of, int (m,), negative for none. `on_step` is called on all workers after each of at most
+    `steps` steps; `due` is called on worker 0, and all workers get its answer. To resume, pass the
+    `values` of a Progress as `start`: the result is the same within the tolerance.
     """
     from scipy.optimize import minimize
     from threadpoolctl import threadpool_limits
@@ -94,16 +94,16 @@ def fit_linear(
     own_fold = np.full(len(images), -1) if fold is None else fold
     ends = len(images) * np.arange(_SHARES + 1) // _SHARES
     own = range(_SHARES * rank // world, _SHARES * (rank + 1) // world)
-    # Workers with equally many shares send their sums; others send each share, so that all are
-    # added up in the same order.
+    # If all workers have equally many shares, each sends one sum. Otherwise it sends each share, so
+    # that they are always added up in the same order.
     slots = world if _SHARES % world == 0 else _SHARES
     biases, extra = heads * labels, 6
     size = extra + (width + 1) * biases
     last: list[Array] = []
 
     def sums(kernel: Array, bias: Array, share: int) -> Array:
-        """The loss, the measures, 0 for `due`, and the gradient of a share of the images, the
-        latter without the penalty and for features that are neither centred nor scaled."""
+        """The loss, measures, 0 for `due`, and gradient of a share of the images, float64 (size,).
+        The gradient is without the penalty, and of features neither centred nor scaled."""
         found = np.zeros(size)
         gradient, end = found[extra:].reshape(width + 1, biases), ends[share + 1]
         for first in range(ends[share], end, _ROWS):
@@ -128,7 +128,7 @@ def fit_linear(
 
     def objective(values: Array) -> tuple[float, Array]:
         both = values.reshape(width + 1, biases)
-        # Rather than each image's features, the kernel is scaled, and the bias takes the mean.
+        # Instead of centring and scaling each image's features, change the kernel and the bias.
         kernel = both[:-1] / scale
         bias = both[-1] - mean @ kernel
         parts = pool.map(lambda share: sums(kernel, bias, share), own)
@@ -136,7 +136,7 @@ def fit_linear(
         for slot in range(own.start // each, own.stop // each):
             known[slot] = _add_up(parts, each)
         known[0, extra - 1] = rank == 0 and due()
-        # Adding the zeros of other workers rounds nothing, but makes 0.0 of -0.0.
+        # Adding the zeros of other workers is exact, but turns -0.0 into 0.0; so does this.
         found = _add_up(iter(all_reduce(known)), slots) + 0.0
         last[:] = [found[1:extra]]
         gradient = found[extra:].reshape(width + 1, biases)
@@ -148,7 +148,7 @@ def fit_linear(
         on_step(Progress(intermediate_result.x.copy(), loss, np.array(measures), due_now > 0))
 
     values = np.zeros((width + 1) * biases) if start is None else start
-    # BLAS with another number of threads rounds differently.
+    # With another number of threads, BLAS rounds differently.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
         if steps:
             values = minimize(
@@ -170,7 +170,7 @@ def fit_linear(
 
 
 def _add_up(parts: Iterator[Array], count: int) -> Array:
-    """The sum of the next parts, of which `count` is a power of two, in pairs of sums of pairs."""
+    """The sum of the next `count` parts, a power of two: in pairs, then the sums in pairs, …"""
     if count == 1:
         return next(parts)
     return _add_up(parts, count // 2) + _add_up(parts, count // 2)

@@ -79,7 +79,7 @@ def test_both_runtimes_compute_the_same(
         assert network.head_weights is not None
         theirs = head_logits(network.head_weights, features.mean(axis=1))
         np.testing.assert_allclose(logits, theirs, atol=1e-4)
-        # As of a batch without a readable image.
+        # As for a batch without a readable image.
         assert [array.shape for array in engine(PIXELS[:0, :1])] == [(0, 2, WIDTH), (0, 4)]
     headless, logits = OPENVINO.build(replace(network, head_weights=None))(PIXELS)
     np.testing.assert_allclose(headless, features, atol=1e-4)

@@ -79,7 +79,7 @@ def test_it_is_the_regression_of_scikit_learn() -> None:
 
 
 def fitted_by(world: int, images: int) -> list[tuple[list[Weights], list[Progress]]]:
-    """What each of some workers gets for `problem(2)`: the heads and its steps."""
+    """The heads and steps that each of `world` workers gets for `problem(2)`."""
     vectors, truth, weight = problem(2, images)
     fold = np.arange(images) % 2
     barrier, parts = threading.Barrier(world), [np.zeros(0)] * world
@@ -123,7 +123,7 @@ def test_any_number_of_workers_gives_the_same_heads_to_the_last_bit(
 
 
 def test_any_number_of_threads_takes_the_same_steps_to_the_last_bit() -> None:
-    # Enough features that BLAS would use its threads, and round differently.
+    # Enough features for BLAS to use several threads, which would round differently.
     vectors, truth, weight = problem(2, images=300, width=1200)
     found: list[list[Progress]] = []
     for threads in (1, 2, 5):
