@@ -39,6 +39,8 @@ INDEX_ENDING = ".index.jsonl"
 RANGE_BYTES = 24 * 2**20
 
 _VERSION = re.compile(r"(?s)(.*)@(\d+)-(\d+)([tz])")
+#: What follows the ; of a member that is not the first of its name.
+_NUMBER = re.compile("[0-9]{1,18}")
 _BROKEN = "@broken: "
 _ABSENT = "@absent"
 
@@ -142,7 +144,7 @@ class Index:
         row = self._rows.get(fragment)
         if row is None:
             name, semicolon, number = fragment.rpartition(";")
-            if not semicolon or not number.isdigit():
+            if not semicolon or not _NUMBER.fullmatch(number):
                 name, number = fragment, "1"
             name = unquote(name, errors="surrogateescape")
             row = self._rows.get(_fragment(name, int(number)))
@@ -353,6 +355,12 @@ class _Header(tarfile.TarInfo):
         if self.type in _NAMING and self.size > _LONGEST_NAME:
             raise tarfile.ReadError(f"a header of {self.size} bytes at byte {self.offset}")
         return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
+
+    def _block(self, count: int) -> int:
+        # Older releases of Python follow it backwards, for ever.
+        if count < 0:
+            raise tarfile.ReadError(f"a size of {count} bytes at byte {self.offset}")
+        return super()._block(count)  # type: ignore[misc,no-any-return]
 
 
 def _tar_members(file: IO[bytes], size: int, index: Index) -> Iterator[tuple[str, int, int, int]]:

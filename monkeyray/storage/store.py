@@ -166,8 +166,12 @@ class Storage:
         try:
             return self._retried(lambda: store.read(place, max_bytes))
         except MissingError as missing:
-            if is_absent(version):
+            split = place.split_member()
+            if split is None or is_absent(version):
                 raise
+            with contextlib.suppress(ConflictError, MissingError):
+                return self._read_member(*self._member(place, missing), max_bytes)
+            self._forget_if_changed(split[0])
             return self._read_member(*self._member(place, missing), max_bytes)
 
     def _read_member(self, archive: Location, member: Member, max_bytes: int | None) -> Blob:
@@ -287,6 +291,13 @@ class Storage:
         if split is None or member is None:
             raise missing
         return split[0], member
+
+    def _forget_if_changed(self, archive: Location) -> None:
+        """Keep the index of an archive no longer if that has another version now."""
+        now = self.stat(archive).version or ""
+        with _INDEXING:
+            if archive in self._indexes and self._indexes[archive].version != now:
+                del self._indexes[archive]
 
     def open(self, place: Place) -> IO[bytes]:
         """A file to read at any position; of a remote one, only what is read is fetched.

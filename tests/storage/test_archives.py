@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import stat
 import tarfile
 import zipfile
@@ -215,6 +216,38 @@ def test_a_changed_archive_is_noticed(tmp_path: Path) -> None:
     path.write_bytes(make_tar([("b.jpg", b"two"), ("a.jpg", b"three")]))
     with pytest.raises(ConflictError, match="was changed by another program"):
         storage.read_range(path.as_posix(), where.start, where.end, where.version)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_members_of_an_archive_that_changes_are_found_where_they_are_now(
+    kind: str, tmp_path: Path
+) -> None:
+    path, storage = tmp_path / f"a.{'tar' if kind == 'tar' else 'zip'}", Storage()
+    versions = [("a.jpg", b"1")], [("b.jpg", b"22"), ("a.jpg", b"333")], [("c.jpg", b"4")]
+    for second, files in enumerate(versions):
+        path.write_bytes(MAKERS[kind](files))
+        os.utime(path, (second, second))
+        for name, data in files:
+            assert storage.read(f"{path}#{name}").data == data
+    for name in ("a.jpg", "a.jpg;²", "c.jpg;2"):
+        with pytest.raises(MissingError, match=name):
+            storage.read(f"{path}#{name}")
+
+
+@pytest.mark.parametrize("in_pax", [False, True])
+def test_a_negative_size_ends_an_archive(in_pax: bool) -> None:
+    # It would lead back to the same header.
+    info = tarfile.TarInfo("bad.jpg")
+    if in_pax:
+        info.pax_headers = {"size": "-1536"}
+        bad = info.tobuf(tarfile.PAX_FORMAT)
+    else:
+        info.size = -512
+        bad = info.tobuf(tarfile.GNU_FORMAT)
+    data = make_tar([("a.jpg", b"data")])[:1024] + bad + bytes(1024)
+    index = index_archive(io.BytesIO(data), False, "")
+    assert index.names == ["a.jpg"]
+    assert "a size of -" in (index.broken or "")
 
 
 def test_an_archive_that_never_ends_is_not_read_for_ever(tmp_path: Path) -> None:
