@@ -20,11 +20,11 @@ from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.scoring.summary import NOTHING_SCORED, nothing_scored
 from monkeyray.storage.location import Location
 
-#: Images of the trial of a worker without a GPU, and the parts that it is timed in.
+#: How many images a worker without a GPU tries, and in how many parts it is timed.
 _TRIAL_IMAGES, _PARTS = 64, 2
 
-#: With a GPU there are more parts, each of this many batches, or of one for each decode process:
-#: its engine computes up to eight at once.
+#: A worker with a GPU is timed in more parts, each of this many batches, or one for each decode
+#: process if they are more: its engine computes up to eight batches at once.
 _GPU_PARTS, _GPU_BATCHES = 8, 16
 
 
@@ -73,7 +73,7 @@ def estimate(
 ) -> Estimate:
     """Score some of the images, evenly spaced, with one worker, and estimate the time for all.
 
-    The trial is written below `place`, so that it meets the same storage as the job, and deleted.
+    The trial is written below `place`, so that it uses the same storage as the job, and deleted.
     """
     one = replace(workers, workers=1, grows=False)
     wanted, parts = _TRIAL_IMAGES, _PARTS
@@ -94,13 +94,13 @@ def estimate(
             tables = [table for _, table in run.read_files(["status", "predicted_at"])]
     finally:
         work.storage.delete_tree(trial)
-    # The first part warms up; the others are timed, from last row to last row. The median leaves
-    # out the seconds in which a GPU's kernels are tuned for another number of batches.
+    # The first part warms up; each of the others is timed from the last row of the one before. The
+    # median ignores parts in which GPU kernels are tuned for a new number of batches.
     times = np.sort(np.concatenate([table["predicted_at"].to_numpy() for table in tables]))
     timed = [part for part in np.array_split(times, parts) if len(part)]
     each = np.diff([part[-1] for part in timed]) / np.timedelta64(1, "s")
     seconds = float(np.median(each)) if len(each) else 0.0
-    # Fewer images do not keep all processes of a GPU busy.
+    # Fewer images would not keep all processes of a GPU busy.
     enough = seconds > 0 and (not one.decoders or sample.rows >= wanted)
     rate = len(timed[-1]) / seconds * workers.workers if enough else None
     tried = Counter(status for table in tables for status in table["status"].to_pylist())

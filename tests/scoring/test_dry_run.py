@@ -1,5 +1,4 @@
-"""The dry run of a scoring, with workers whose speed is known: they make rows by a clock of their
-own."""
+"""The dry run of a scoring, with simulated workers of known speed."""
 
 from __future__ import annotations
 
@@ -23,8 +22,8 @@ from tests.support.shard_jobs import work
 
 
 class TimedPool(MachinePool):
-    """Each of a worker's processes decodes so many images a second, and then waits for the network,
-    which computes so many for all of them and is ready after 20 s."""
+    """Simulates a worker. Each process decodes `decoded` images a second and waits for the network,
+    which is ready after 20 s and computes `computed` images a second for all processes."""
 
     def __init__(self, decoded: float, computed: float) -> None:
         super().__init__()
@@ -83,7 +82,7 @@ def tried(folder: Path, images: int, pool: TimedPool, workers: WorkerCount) -> E
 
 
 @pytest.mark.parametrize("images", [45, 64, 100_000])
-def test_processes_of_a_core_each_add_up(images: int, tmp_path: Path) -> None:
+def test_the_rates_of_processes_without_a_gpu_add_up(images: int, tmp_path: Path) -> None:
     pool = TimedPool(decoded=100, computed=300)
     found = tried(tmp_path, images, pool, WorkerCount(4))
     assert found.rate == pytest.approx(4 / (1 / 100 + 1 / 300), rel=1e-4)
