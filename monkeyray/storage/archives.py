@@ -39,7 +39,7 @@ INDEX_ENDING = ".index.jsonl"
 RANGE_BYTES = 24 * 2**20
 
 _VERSION = re.compile(r"(?s)(.*)@(\d+)-(\d+)([tz])")
-#: What follows the ; of a member that is not the first of its name.
+#: The number after the ; of a member that is not the first of its name.
 _NUMBER = re.compile("[0-9]{1,18}")
 _BROKEN = "@broken: "
 _ABSENT = "@absent"
@@ -348,8 +348,8 @@ def _scan_zip(file: IO[bytes]) -> Generator[tuple[str, int, int, int], None, int
 
 
 class _Header(tarfile.TarInfo):
-    """A member's headers. Raises tarfile.ReadError for one that would take more memory than a
-    name needs."""
+    """A member's headers. Raises tarfile.ReadError for one with a negative size, or that would take
+    more memory than a name needs."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _NAMING and self.size > _LONGEST_NAME:
@@ -357,7 +357,7 @@ class _Header(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
 
     def _block(self, count: int) -> int:
-        # Older releases of Python follow it backwards, for ever.
+        # Older releases of Python would go back to an earlier header, for ever.
         if count < 0:
             raise tarfile.ReadError(f"a size of {count} bytes at byte {self.offset}")
         return super()._block(count)  # type: ignore[misc,no-any-return]

@@ -293,7 +293,7 @@ class Storage:
         return split[0], member
 
     def _forget_if_changed(self, archive: Location) -> None:
-        """Keep the index of an archive no longer if that has another version now."""
+        """Drop the kept index of an archive that has another version now. Raises as `stat` does."""
         now = self.stat(archive).version or ""
         with _INDEXING:
             if archive in self._indexes and self._indexes[archive].version != now:
