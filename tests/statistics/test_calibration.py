@@ -118,6 +118,10 @@ def test_interval_narrows_with_images_and_is_seeded() -> None:
     assert 0.085 < many[0] < (expected_calibration_error(confidence, correct) or 0) < many[1] < 0.13
     assert many[1] - many[0] < (few[1] - few[0]) / 2
     assert many == ece_interval(confidence, correct)
+    # As if images were drawn one by one.
+    draws = rng.integers(0, 4000, (1000, 4000))
+    errors = [expected_calibration_error(confidence[i], correct[i]) or 0.0 for i in draws]
+    assert many == pytest.approx(np.percentile(errors, [2.5, 97.5]), abs=0.003)
     assert ece_interval(confidence[:0], correct[:0]) is None
 
 
