@@ -26,6 +26,7 @@ from monkeyray.storage.archives import (
     Extent,
     Index,
     Member,
+    absent_version,
     dump_index,
     index_archive,
     is_absent,
@@ -167,7 +168,7 @@ class Storage:
             return self._retried(lambda: store.read(place, max_bytes))
         except MissingError as missing:
             split = place.split_member()
-            if split is None or is_absent(version):
+            if split is None or (is_absent(version) and version == self._absent_now(split[0])):
                 raise
             with contextlib.suppress(ConflictError, MissingError):
                 return self._read_member(*self._member(place, missing), max_bytes)
@@ -291,6 +292,10 @@ class Storage:
         if split is None or member is None:
             raise missing
         return split[0], member
+
+    def _absent_now(self, archive: Location) -> str:
+        """The version of members that an archive does not have now."""
+        return absent_version(self.stat(archive).version or "")
 
     def _forget_if_changed(self, archive: Location) -> None:
         """Drop the kept index of an archive that has another version now. Raises as `stat` does."""

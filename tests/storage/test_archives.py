@@ -19,6 +19,7 @@ from monkeyray.storage.archives import (
     Extent,
     Index,
     Member,
+    absent_version,
     dump_index,
     index_archive,
     unpack,
@@ -232,6 +233,18 @@ def test_members_of_an_archive_that_changes_are_found_where_they_are_now(
     for name in ("a.jpg", "a.jpg;²", "c.jpg;2"):
         with pytest.raises(MissingError, match=name):
             storage.read(f"{path}#{name}")
+
+
+def test_a_member_that_was_absent_is_looked_for_once_its_archive_has_changed(
+    tmp_path: Path,
+) -> None:
+    path, storage = tmp_path / "a.tar", Storage()
+    path.write_bytes(make_tar([("a.jpg", b"1")]))
+    os.utime(path, (1, 1))
+    absent = absent_version(storage.stat(str(path)).version or "")
+    path.write_bytes(make_tar([("a.jpg", b"1"), ("b.jpg", b"2")]))
+    os.utime(path, (2, 2))
+    assert storage.read(f"{path}#b.jpg", None, absent).data == b"2"
 
 
 @pytest.mark.parametrize("in_pax", [False, True])
