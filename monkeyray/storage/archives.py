@@ -228,11 +228,11 @@ def load_index(data: bytes, size_bytes: int, version: str) -> Index:
             raise ValueError("it is damaged")
         index = Index(version, "t", links=int(about["links"]), broken=about["broken"])
         for name, start, size in map(json.loads, lines.splitlines()):
-            if not 0 <= start <= start + size <= size_bytes:
-                raise ValueError("it names bytes that the archive does not have")
+            if not isinstance(name, str) or not 0 <= start <= start + size <= size_bytes:
+                raise ValueError("it names what the archive does not have")
             index.add(name, size, start, start + size)
         return index
-    except (KeyError, TypeError, RecursionError) as error:
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError("it is not an index") from error
 
 

@@ -281,7 +281,14 @@ class Storage:
             index = index_archive(file, is_zip, version)
         index.stale = stale
         if self.index_archives and has_index:
-            self.write(beside, dump_index(index, size))
+            try:
+                self.write(beside, dump_index(index, size))
+            except ObjectError as error:
+                # Not about the archive, which can be read.
+                raise StorageError(
+                    f"cannot write {beside}: {error}; leave out --index-archives, or allow writing "
+                    "beside the archives"
+                ) from error
         return index
 
     def _member(self, place: Location, missing: MissingError) -> tuple[Location, Member]:

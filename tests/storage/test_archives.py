@@ -8,13 +8,22 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import monkeyray.storage.store
-from monkeyray.errors import ConflictError, MemberError, MissingError, TooLargeError
+from monkeyray.errors import (
+    ConflictError,
+    ForbiddenError,
+    MemberError,
+    MissingError,
+    ObjectError,
+    StorageError,
+    TooLargeError,
+)
 from monkeyray.storage.archives import (
     Extent,
     Index,
@@ -305,11 +314,17 @@ def test_an_index_beside_a_tar_is_used_if_it_is_of_this_very_version(
     beside.write_bytes(written)
     assert Storage().read_index(replace(entry, version="other")).stale
     assert Storage().read_index(replace(entry, size_bytes=len(path.read_bytes()) + 1)).stale
-    # One that lies about the archive, with a right hash.
-    index = Index(entry.version or "", "t")
-    index.add("a.jpg", 10**9, 512, 512 + 10**9)
-    beside.write_bytes(dump_index(index, entry.size_bytes or 0))
-    assert Storage().read_index(entry).stale
+    # Those that lie about the archive, with a right hash.
+    for name, end, links in (("a.jpg", 10**9, 0), (1, 513, 0), ("a.jpg", 513, float("inf"))):
+        index = Index(entry.version or "", "t", links=links)  # type: ignore[arg-type]
+        index.add(name, end - 512, 512, end)  # type: ignore[arg-type]
+        beside.write_bytes(dump_index(index, entry.size_bytes or 0))
+        assert Storage().read_index(entry).stale
+    # It is not the archive that is forbidden.
+    monkeypatch.setattr(Storage, "write", Mock(side_effect=ForbiddenError("AccessDenied")))
+    with pytest.raises(StorageError, match="AccessDenied; leave out --index-archives") as error:
+        Storage(index_archives=True).read_index(entry)
+    assert not isinstance(error.value, ObjectError)
 
 
 def test_a_tar_in_a_store_is_read_once_in_large_ranges(
