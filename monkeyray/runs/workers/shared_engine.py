@@ -35,12 +35,13 @@ Reply = Callable[[Results | Exception], None]
 class SharedEngine:
     """Runs the engine of some work in a thread of this process, for `clients` decode processes.
 
-    While it computes, the next batches are collected in another array. `work`: that of the clients,
-    who have two times as many batches under way as are computed at once.
+    While it computes, the next batches are collected in another array. `work`: that of the clients.
+    They have four times as many batches under way as are computed at once, so that half of them
+    keep the engine busy while the others end a shard.
     """
 
     def __init__(self, work: Work, clients: int) -> None:
-        self.work = replace(work, make_engine=no_engine, ahead=-(-2 * _AT_ONCE // clients))
+        self.work = replace(work, make_engine=no_engine, ahead=-(-4 * _AT_ONCE // clients))
         self._most = _AT_ONCE * work.batch_size
         shape = (self._most, work.views, work.size, work.size, 3)
         self._queue: queue.SimpleQueue[tuple[Bytes, Reply]] = queue.SimpleQueue()
