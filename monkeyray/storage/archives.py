@@ -229,7 +229,7 @@ def load_index(data: bytes, size_bytes: int, version: str) -> Index:
         index = Index(version, "t", links=int(about["links"]), broken=about["broken"])
         for name, start, size in map(json.loads, lines.splitlines()):
             if not isinstance(name, str) or not 0 <= start <= start + size <= size_bytes:
-                raise ValueError("it names what the archive does not have")
+                raise ValueError("it has an entry that does not fit the archive")
             index.add(name, size, start, start + size)
         return index
     except (KeyError, TypeError, OverflowError, RecursionError) as error:

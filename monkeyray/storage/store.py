@@ -152,7 +152,7 @@ class Storage:
         """All bytes of a file, or of a member of an archive if no file has that very name.
 
         `version`: that of a row, which has the place of a member of a tar archive, or marks it as
-        absent. Without a version, or if its place is out of date, the member is looked for.
+        absent. Without a version, or if the archive has changed, the member is looked for.
 
         Raises an ObjectError for what the store says of this file (missing, forbidden, more than
         `max_bytes`, not a regular file) or the archive of this member, and StorageError for
@@ -284,7 +284,7 @@ class Storage:
             try:
                 self.write(beside, dump_index(index, size))
             except ObjectError as error:
-                # Not about the archive, which can be read.
+                # The error is about the index; the archive itself can be read.
                 raise StorageError(
                     f"cannot write {beside}: {error}; leave out --index-archives, or allow writing "
                     "beside the archives"
@@ -301,7 +301,7 @@ class Storage:
         return split[0], member
 
     def _absent_now(self, archive: Location) -> str:
-        """The version of members that an archive does not have now."""
+        """The version of a member that the archive lacks now. Raises as `stat` does."""
         return absent_version(self.stat(archive).version or "")
 
     def _forget_if_changed(self, archive: Location) -> None:

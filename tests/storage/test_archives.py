@@ -320,7 +320,7 @@ def test_an_index_beside_a_tar_is_used_if_it_is_of_this_very_version(
         index.add(name, end - 512, 512, end)  # type: ignore[arg-type]
         beside.write_bytes(dump_index(index, entry.size_bytes or 0))
         assert Storage().read_index(entry).stale
-    # It is not the archive that is forbidden.
+    # The index is forbidden, not the archive.
     monkeypatch.setattr(Storage, "write", Mock(side_effect=ForbiddenError("AccessDenied")))
     with pytest.raises(StorageError, match="AccessDenied; leave out --index-archives") as error:
         Storage(index_archives=True).read_index(entry)

@@ -35,9 +35,9 @@ Reply = Callable[[Results | Exception], None]
 class SharedEngine:
     """Runs the engine of some work in a thread of this process, for `clients` decode processes.
 
-    While it computes, the next batches are collected in another array. `work`: that of the clients.
-    They have four times as many batches under way as are computed at once, so that half of them
-    keep the engine busy while the others end a shard.
+    While it computes, the next batches are collected in another array. `work`: that of the clients,
+    which together have four times as many batches under way as are computed at once. So half of the
+    clients can keep the engine busy while the others finish a shard.
     """
 
     def __init__(self, work: Work, clients: int) -> None:

@@ -34,7 +34,7 @@ def test_waiting_batches_are_computed_together_and_answered_in_order() -> None:
         return features, features[:, 0] * 2
 
     shared = SharedEngine(work(Limits(), lambda: engine), clients=5)
-    # Of 8 that are computed at once, half of the clients alone have twice as many.
+    # Four times the 8 batches that are computed at once, for 5 clients together.
     assert shared.work.ahead == 7
     answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
 
