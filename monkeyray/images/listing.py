@@ -25,6 +25,7 @@ from monkeyray.console import Say
 from monkeyray.errors import InputError, ObjectError
 from monkeyray.images.manifest import BACKSLASHES, BLANKS, DRIVES, count_true, read_manifest
 from monkeyray.storage.archives import (
+    CUT,
     LINKS,
     STALE,
     Index,
@@ -143,7 +144,7 @@ def with_versions(images: pa.Table, storage: Storage) -> pa.Table:
 def say_notes(skipped: Counter[str], say: Say) -> None:
     """Report how many paths were read differently from how they are written, and what archives
     have besides images, and remove these counts from `skipped`."""
-    for note in (BACKSLASHES, DRIVES, BLANKS, OTHER_FORM, LINKS, STALE):
+    for note in (BACKSLASHES, DRIVES, BLANKS, OTHER_FORM, LINKS, STALE, CUT):
         if count := skipped.pop(note, 0):
             say(f"{note}: {count}")
 

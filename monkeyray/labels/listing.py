@@ -22,6 +22,7 @@ from monkeyray.labels.paths import find_images, slashed
 from monkeyray.labels.policies import one_label_per_image
 from monkeyray.labels.schema import CONTEXT, NOTE
 from monkeyray.labels.source import Format, Source, open_source
+from monkeyray.storage.archives import BROKEN, CUT, broken_reason
 from monkeyray.storage.keys import first_of_each, string_keys
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -73,14 +74,18 @@ def list_labelled(
     }  # fmt: skip
     names = {name: column for name, column in columns.items() if column is not None}
     chunks = list(list_images(place, storage, skipped, folder=root, names=names))
-    table = pa.concat_tables(chunks) if chunks else PLAN_SCHEMA.empty_table()
+    listed = pa.concat_tables(chunks) if chunks else PLAN_SCHEMA.empty_table()
+    broken = pc.fill_null(pc.match_substring(listed["version"], BROKEN), False)
+    table = listed.filter(pc.invert(broken))
+    skipped[CUT] += listed.num_rows - table.num_rows
     if options.label_level is not None:
         skipped[f"{NOTE}of {place}, which has no taxa for --label-level"] += table.num_rows
     if table.num_rows == 0:
-        raise InputError(
-            f"no images in {place}: "
-            + ("it has no rows" if from_table else "give a folder whose sub-folders are the labels")
+        way_out = (
+            "it has no rows" if from_table else "give a folder whose sub-folders are the labels"
         )
+        reason = listed.num_rows and broken_reason(listed["version"][0].as_py())
+        raise InputError(f"no images in {place}: {reason or way_out}")
     if from_table:
         table = label_by_column(place, table)
     else:

@@ -32,6 +32,9 @@ LINKS = "links and special files in archives"
 #: Indexes beside archives that are of another version, or damaged, are counted under this name.
 STALE = "indexes beside archives that do not match them and were not used"
 
+#: Broken archives, which have no label, are counted under this name.
+CUT = "archives that are cut off or damaged, of which only whole members are used"
+
 #: The name of the index beside a tar archive is the archive's with this ending.
 INDEX_ENDING = ".index.jsonl"
 
@@ -41,7 +44,8 @@ RANGE_BYTES = 24 * 2**20
 _VERSION = re.compile(r"(?s)(.*)@(\d+)-(\d+)([tz])")
 #: The number after the ; of a member that is not the first of its name.
 _NUMBER = re.compile("[0-9]{1,18}")
-_BROKEN = "@broken: "
+#: What the version of a broken archive's row has after its own.
+BROKEN = "@broken: "
 _ABSENT = "@absent"
 
 #: Types of tar headers that only describe later members, and their maximum size in bytes. Python
@@ -166,12 +170,12 @@ def is_archive(uri: str) -> bool:
 
 def broken_version(version: str | None, reason: str) -> str:
     """The version of an archive whose row says that it is broken."""
-    return f"{version or ''}{_BROKEN}{reason}"
+    return f"{version or ''}{BROKEN}{reason}"
 
 
 def broken_reason(version: str | None) -> str | None:
     """Why an archive is broken, by the version in its row; None for everything else."""
-    return (version or "").partition(_BROKEN)[2] or None
+    return (version or "").partition(BROKEN)[2] or None
 
 
 def absent_version(archive_version: str) -> str:

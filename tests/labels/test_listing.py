@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from monkeyray.images.listing import list_images
 from monkeyray.labels.listing import list_labelled
 from monkeyray.labels.names import read_label_names
 from monkeyray.labels.schema import CONTEXT
+from monkeyray.storage.archives import CUT
 from monkeyray.storage.store import Storage
 from tests.support.files import touch
 
@@ -30,6 +32,21 @@ def test_labels_are_the_first_sub_folders(tmp_path: Path) -> None:
         table = list_labelled(str(root), STORAGE, skipped)
         assert table["label"].to_pylist() == ["n0", "n0", "n1"]
         assert +skipped == Counter({"hidden": 1, "side-car": 1})
+
+
+def test_the_whole_members_of_a_cut_archive_have_labels(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a/1.jpg", "in/b/1.jpg", "in/c/1.jpg")
+    path = tmp_path / "cut.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        archive.add(tmp_path / "in", "in")
+    os.truncate(path, 4608)
+    skipped: Counter[str] = Counter()
+    table = list_labelled(str(path), STORAGE, skipped)
+    assert table["label"].to_pylist() == ["a", "b"]
+    assert +skipped == Counter({CUT: 1})
+    os.truncate(path, 100)
+    with pytest.raises(InputError, match=r"no images in .*cut\.tar: not a tar archive, or cut off"):
+        list_labelled(str(path), STORAGE, Counter())
 
 
 def test_folders_whose_names_are_not_utf8(tmp_path: Path) -> None:
