@@ -32,7 +32,7 @@ LINKS = "links and special files in archives"
 #: Indexes beside archives that are of another version, or damaged, are counted under this name.
 STALE = "indexes beside archives that do not match them and were not used"
 
-#: Broken archives, which have no label, are counted under this name.
+#: Where labels are listed, broken archives are counted under this name.
 CUT = "archives that are cut off or damaged, of which only whole members are used"
 
 #: The name of the index beside a tar archive is the archive's with this ending.
@@ -44,7 +44,7 @@ RANGE_BYTES = 24 * 2**20
 _VERSION = re.compile(r"(?s)(.*)@(\d+)-(\d+)([tz])")
 #: The number after the ; of a member that is not the first of its name.
 _NUMBER = re.compile("[0-9]{1,18}")
-#: What the version of a broken archive's row has after its own.
+#: What stands between the version of a broken archive and the reason, in the version of its row.
 BROKEN = "@broken: "
 _ABSENT = "@absent"
 
