@@ -185,7 +185,7 @@ def collect(tables: Iterable[pa.Table], limit: int | None = None) -> Listing | N
             writer = pa.ipc.new_file(file, schema, options=_ZSTD)
         table = table.cast(schema)
         keys.append(row_keys(table))
-        for batch in table.to_batches():
+        for batch in filter(len, table.to_batches()):
             writer.write_batch(batch)
             starts.append(rows)
             rows += batch.num_rows
