@@ -317,19 +317,20 @@ def _zip_members(file: IO[bytes], index: Index) -> Iterator[tuple[str, int, int,
         )
         return
     infos.sort(key=lambda info: info.header_offset)
+    # Places beyond it are lies, and no store has a range beyond the end of a file.
     end = directory
     ends = []
     for info, following in zip(reversed(infos), [None, *reversed(infos)], strict=False):
         if following is not None and following.header_offset > info.header_offset:
-            end = following.header_offset
+            end = min(following.header_offset, directory)
         ends.append(end)
     for info, end in zip(infos, reversed(ends), strict=True):
-        if info.is_dir():
+        if info.filename.endswith("/"):
             continue
         if stat.S_ISLNK(info.external_attr >> 16):
             index.links += 1
             continue
-        yield info.filename, info.file_size, info.header_offset, max(end, info.header_offset)
+        yield info.filename, info.file_size, min(info.header_offset, end), end
 
 
 def _scan_zip(file: IO[bytes]) -> Generator[tuple[str, int, int, int], None, int]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -202,6 +203,19 @@ def test_a_header_too_large_for_a_name_is_not_read_into_memory(kind: bytes, tmp_
 
 def test_a_lying_extent_reads_no_more_than_a_member_can_have() -> None:
     assert Extent("", 10, 10**15, "z").clamped_end(1000) < 10**6
+
+
+def test_members_without_a_place_or_a_name_in_a_zip() -> None:
+    data = bytearray(make_zip([("a.jpg", b"1"), ("b.jpg", b"2"), ("c.jpg", b"3")]))
+    directory = data.index(b"PK\1\2")
+    second = data.index(b"b.jpg", directory) - 46
+    # The first one's place is beyond the end, and the second one's name is a comment.
+    data[directory + 42 : directory + 46] = (2**32 - 2).to_bytes(4, "little")
+    data[second + 28 : second + 34] = struct.pack("<3H", 0, 0, 5)
+    index = index_archive(io.BytesIO(data), True, "")
+    assert index.names == ["", "c.jpg", "a.jpg"]
+    assert [*index.starts] == [36, 72, directory]
+    assert [*index.ends] == [72, directory, directory]
 
 
 @pytest.mark.parametrize(
