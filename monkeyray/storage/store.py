@@ -228,7 +228,7 @@ class Storage:
             found |= {archive: kept.pop(archive) for archive in wanted if archive in kept}
             kept |= {key: index for key, index in found.items() if isinstance(index, Index)}
             members = sum(len(index.names) for index in kept.values())
-            while members > _KEPT_MEMBERS and len(kept) > 1:
+            while members > _KEPT_MEMBERS and len(kept) > len(wanted):
                 members -= len(kept.pop(next(iter(kept))).names)
         return found
 

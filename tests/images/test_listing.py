@@ -11,11 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+import monkeyray.storage.store
 from monkeyray.errors import InputError, MissingError
 from monkeyray.images.listing import PLAN_SCHEMA, VIDEOS, count_videos, list_images, with_versions
 from monkeyray.labels.listing import list_labelled
 from monkeyray.storage.archives import Index, broken_reason
 from monkeyray.storage.backends.protocol import Entry
+from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
 from tests.support.files import touch
 
@@ -153,6 +155,15 @@ def test_each_archive_is_indexed_once_however_a_manifest_is_ordered(
     assert table["version"].null_count == 0
     assert set(read.values()) == {1}
     assert len(read) == 20
+    # Part after part of a long manifest may name all of them.
+    monkeypatch.setattr(monkeyray.storage.store, "_KEPT_MEMBERS", 100)
+    storage, archives = Storage(), [*map(Location.of, read)]
+    for _ in range(3):
+        storage.indexes(archives)
+    assert set(read.values()) == {2}
+    storage.indexes(archives[:1])
+    storage.indexes(archives[1:])
+    assert set(read.values()) == {2, 3}
 
 
 def test_archives_that_can_only_be_read_from_their_start_are_refused(tmp_path: Path) -> None:
