@@ -377,13 +377,14 @@ def _tar_members(file: IO[bytes], size: int, index: Index) -> Iterator[tuple[str
         while (info := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
             end = info.offset_data + info.size
-            if info.isreg() and end > size:
+            # A sparse file's size, with its holes, is not what it takes here.
+            if not info.isreg() or info.issparse():
+                index.links += not info.isdir()
+            elif end > size:
                 index.broken = f"it ends after {size} bytes, inside a member that ends at {end}"
                 return
-            if info.isreg() and not info.issparse():
+            else:
                 yield info.name, info.size, info.offset_data, end
-            elif not info.isdir():
-                index.links += 1
         file.seek(archive.offset)
         # Python takes an invalid header for the end.
         if any(file.read(_BLOCK)):

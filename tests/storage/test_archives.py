@@ -123,15 +123,20 @@ def test_any_name_is_found_under_its_uri(names: list[str]) -> None:
         assert Location.parse(f"/x/a.tar#{fragment}").path == f"/x/a.tar#{fragment}"
 
 
-def test_links_and_folders_are_not_followed() -> None:
+def test_links_folders_and_sparse_files_are_left_out() -> None:
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w") as archive:
         for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE):
             info = tarfile.TarInfo(f"a-{kind!r}.jpg")
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
+        # With its holes it is larger than the archive.
+        sparse = tarfile.TarInfo("sparse.bin")
+        sparse.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": "100000"}
+        archive.addfile(sparse)
+        archive.addfile(tarfile.TarInfo("last.jpg"))
     index = index_archive(io.BytesIO(sink.getvalue()), False, "")
-    assert (len(index.names), index.links, index.broken) == (0, 3, None)
+    assert (index.names, index.links, index.broken) == (["last.jpg"], 4, None)
 
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as packed:
