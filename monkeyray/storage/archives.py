@@ -317,7 +317,8 @@ def _zip_members(file: IO[bytes], index: Index) -> Iterator[tuple[str, int, int,
         )
         return
     infos.sort(key=lambda info: info.header_offset)
-    # Places beyond it are lies, and no store has a range beyond the end of a file.
+    # No member goes beyond the directory, whatever its entry says, and stores refuse a range
+    # beyond the end of a file.
     end = directory
     ends = []
     for info, following in zip(reversed(infos), [None, *reversed(infos)], strict=False):
@@ -377,7 +378,7 @@ def _tar_members(file: IO[bytes], size: int, index: Index) -> Iterator[tuple[str
         while (info := archive.next()) is not None:
             archive.members.clear()  # type: ignore[attr-defined]  # it would keep them all
             end = info.offset_data + info.size
-            # A sparse file's size, with its holes, is not what it takes here.
+            # A sparse file's size counts its holes, which take no space in the archive.
             if not info.isreg() or info.issparse():
                 index.links += not info.isdir()
             elif end > size:

@@ -211,8 +211,8 @@ class Storage:
 
     def indexes(self, archives: Iterable[Location]) -> dict[Location, Index | ObjectError]:
         """The index of each archive, or the ObjectError for one that cannot be read. Several are
-        read at the same time, and those used last are kept. Otherwise raises as `read_index`
-        does."""
+        read at the same time. All of these are kept, and others that were used last. Otherwise
+        raises as `read_index` does."""
 
         def read(archive: Location) -> Index | ObjectError:
             try:

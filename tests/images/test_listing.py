@@ -155,7 +155,7 @@ def test_each_archive_is_indexed_once_however_a_manifest_is_ordered(
     assert table["version"].null_count == 0
     assert set(read.values()) == {1}
     assert len(read) == 20
-    # Part after part of a long manifest may name all of them.
+    # Each part of a long manifest may name all archives.
     monkeypatch.setattr(monkeyray.storage.store, "_KEPT_MEMBERS", 100)
     storage, archives = Storage(), [*map(Location.of, read)]
     for _ in range(3):

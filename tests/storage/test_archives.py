@@ -214,7 +214,7 @@ def test_members_without_a_place_or_a_name_in_a_zip() -> None:
     data = bytearray(make_zip([("a.jpg", b"1"), ("b.jpg", b"2"), ("c.jpg", b"3")]))
     directory = data.index(b"PK\1\2")
     second = data.index(b"b.jpg", directory) - 46
-    # The first one's place is beyond the end, and the second one's name is a comment.
+    # The first entry has a place beyond the end; the second has a comment instead of a name.
     data[directory + 42 : directory + 46] = (2**32 - 2).to_bytes(4, "little")
     data[second + 28 : second + 34] = struct.pack("<3H", 0, 0, 5)
     index = index_archive(io.BytesIO(data), True, "")
