@@ -76,22 +76,22 @@ class Changes:
             known = _version_keys(plan["size_bytes"], plan["version"])
         else:
             known = _version_keys(held["size_bytes"], held["etag_or_mtime"])
-        changed = there & self._listed.told[now]
-        changed &= (known != self._listed.version_keys[now]).any(axis=1)
+        told = there & self._listed.told[now]
+        changed = told & (known != self._listed.version_keys[now]).any(axis=1)
         self.vanished += int((~there).sum())
-        if not changed.any():
-            return plan, np.flatnonzero(again & there).tolist()
         self.changed += int(changed.sum())
-        # In the order of the listing, which is read batch by batch.
-        rows, place = np.unique(now[changed], return_inverse=True)
-        listed = self._listed.listing.take(rows).take(pa.array(place))
-        for name in ("size_bytes", "version"):
-            old, new = plan[name].combine_chunks(), listed[name].combine_chunks()
-            column = pc.replace_with_mask(old, pa.array(changed), new)
-            plan = plan.set_column(plan.column_names.index(name), name, column)
-        if held is None:
-            return plan, []
-        return plan, np.flatnonzero((again & there) | changed).tolist()
+        # Those without a file too: only the version of their archive may have changed, and workers
+        # would have to look for them in it.
+        made = there if held is None else (again & there) | changed
+        if (fresh := made & told).any():
+            # In the order of the listing, which is read batch by batch.
+            rows, place = np.unique(now[fresh], return_inverse=True)
+            listed = self._listed.listing.take(rows).take(pa.array(place))
+            for name in ("size_bytes", "version"):
+                old, new = plan[name].combine_chunks(), listed[name].combine_chunks()
+                column = pc.replace_with_mask(old, pa.array(fresh), new)
+                plan = plan.set_column(plan.column_names.index(name), name, column)
+        return plan, [] if held is None else np.flatnonzero(made).tolist()
 
 
 def update_run(

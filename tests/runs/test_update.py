@@ -125,6 +125,23 @@ def test_an_update_finds_what_is_new_changed_and_gone(tmp_path: Path, lease: Lea
     assert globbed(tmp_path) == Counter([*NAMES, "/x/new1", "/x/new2"])
 
 
+def test_members_to_be_made_have_the_version_that_their_archive_has_now() -> None:
+    names = ["/x/a.tar#1.jpg", "/x/a.tar#2.jpg"]
+    plan = pa.concat_tables(listed(names, "old@1-2t").tables())
+    changes = Changes(Listed.of(listed(names, "new@1-2t")), retry=True)
+    assert changes(plan, None)[0]["version"].to_pylist() == ["new@1-2t"] * 2
+    held = pa.table(
+        {
+            "status": ["ok", "missing"],
+            "size_bytes": plan["size_bytes"],
+            "etag_or_mtime": plan["version"],
+        }
+    )
+    now, made = changes(plan, held)
+    assert (now["version"].to_pylist(), made) == (["old@1-2t", "new@1-2t"], [1])
+    assert changes.changed == 0
+
+
 def test_an_update_that_finds_nothing_leaves_all_as_it_is(tmp_path: Path, lease: Lease) -> None:
     run = make_run(tmp_path, lease)
     work(run)
