@@ -362,6 +362,11 @@ class _Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"a header of {self.size} bytes at byte {self.offset}")
         return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
 
+    def _proc_gnusparse_10(self, header: tarfile.TarInfo, *_: object) -> None:
+        # A sparse file is left out. Its map may be as long as the archive, and takes 25 times the
+        # memory.
+        header.sparse = b""
+
     def _block(self, count: int) -> int:
         # Older releases of Python would go back to an earlier header, for ever.
         if count < 0:

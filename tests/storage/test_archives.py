@@ -130,13 +130,17 @@ def test_links_folders_and_sparse_files_are_left_out() -> None:
             info = tarfile.TarInfo(f"a-{kind!r}.jpg")
             info.type, info.linkname = kind, "/etc/passwd"
             archive.addfile(info)
-        # With its holes it is larger than the archive.
-        sparse = tarfile.TarInfo("sparse.bin")
-        sparse.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": "100000"}
-        archive.addfile(sparse)
+        for how in (
+            {"GNU.sparse.map": "0,0", "GNU.sparse.size": "100000"},
+            {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "100000"},
+        ):
+            # With its holes it is larger than the archive. The second one lacks its map.
+            sparse = tarfile.TarInfo("sparse.bin")
+            sparse.pax_headers = how
+            archive.addfile(sparse)
         archive.addfile(tarfile.TarInfo("last.jpg"))
     index = index_archive(io.BytesIO(sink.getvalue()), False, "")
-    assert (index.names, index.links, index.broken) == (["last.jpg"], 4, None)
+    assert (index.names, index.links, index.broken) == (["last.jpg"], 5, None)
 
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as packed:
