@@ -105,3 +105,9 @@ class MemberError(_ReasonedError, ObjectError):
 
 class DecodeError(_ReasonedError):
     """The bytes cannot be decoded as an image."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, at most 200 characters; its type if it has no
+    text."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.console import counted
-from monkeyray.errors import ConfigError, InputError
+from monkeyray.errors import ConfigError, InputError, first_line
 from monkeyray.images.boxes import BOX_COLUMNS
 from monkeyray.images.times import parse_times
 from monkeyray.redact import masked
@@ -264,8 +264,7 @@ def _try_schemes(manifest: str, uris: pa.ChunkedArray, storage: Storage, opened:
             count = count_true(pc.equal(kinds, kind))
             raise InputError(
                 f"manifest {manifest} has {counted(count, 'URI')} that cannot be opened, the first "
-                f"is "
-                f"{example!r}: {(str(error).splitlines() or [type(error).__name__])[0][:200]}"
+                f"is {example!r}: {first_line(error)}"
             ) from error
         opened.add(kind)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from monkeyray.console import counted, has_control
-from monkeyray.errors import InputError
+from monkeyray.errors import InputError, first_line
 from monkeyray.images.boxes import ANIMAL, BOX_FIELDS
 from monkeyray.images.listing import PLAN_SCHEMA, list_images
 from monkeyray.images.manifest import count_true
@@ -147,7 +147,7 @@ def _read(source: Source, kind: Format, options: LabelOptions, notes: Counter[st
     try:
         table = kind.read(source, options, notes)
     except (pa.ArrowException, TypeError, ValueError, AttributeError, sqlite3.Error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise InputError(
             f"{source.place} was read as {kind.called}, but has odd values: {reason}: "
             "export it again, or give a table with the columns uri and label"

@@ -20,7 +20,7 @@ from typing import Any
 
 from monkeyray.console import Say, follow_root, silence_stderr
 from monkeyray.environment import environment
-from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError
+from monkeyray.errors import ClusterError, ConfigError, MonkeyRayError, first_line
 from monkeyray.runs.workers.worker_count import capacity, usable_cores, wait_for_workers
 from monkeyray.storage.location import Location
 from monkeyray.storage.store import Storage
@@ -302,7 +302,7 @@ def _join(address: str, debug: bool) -> None:
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         raise ClusterError(
-            f"no Ray cluster at {address}: {_first_line(error)}; start it, correct "
+            f"no Ray cluster at {address}: {first_line(error)}; start it, correct "
             "--ray-address or RAY_ADDRESS, or leave both out to work without a cluster"
         ) from error
 
@@ -398,12 +398,8 @@ def result_of(reference: Any) -> Any:
     except ray.exceptions.RayError as error:
         raise ClusterError(
             f"Ray aborted a step of the job ({type(error).__name__}: "
-            f"{_first_line(error)}): run the same command again"
+            f"{first_line(error)}): run the same command again"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def map_in_tasks(

@@ -168,7 +168,9 @@ class Storage:
             return self._retried(lambda: store.read(place, max_bytes))
         except MissingError as missing:
             split = place.split_member()
-            if split is None or (is_absent(version) and version == self._absent_now(split[0])):
+            if split is None:
+                raise
+            if is_absent(version) and version == absent_version(self.stat(split[0]).version or ""):
                 raise
             with contextlib.suppress(ConflictError, MissingError):
                 return self._read_member(*self._member(place, missing), max_bytes)
@@ -299,10 +301,6 @@ class Storage:
         if split is None or member is None:
             raise missing
         return split[0], member
-
-    def _absent_now(self, archive: Location) -> str:
-        """The version of a member that the archive lacks now. Raises as `stat` does."""
-        return absent_version(self.stat(archive).version or "")
 
     def _forget_if_changed(self, archive: Location) -> None:
         """Drop the kept index of an archive that has another version now. Raises as `stat` does."""

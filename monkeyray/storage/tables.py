@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from monkeyray.errors import InputError, MissingError, ObjectError
+from monkeyray.errors import InputError, MissingError, ObjectError, first_line
 from monkeyray.storage.backends.local import local_errors
 from monkeyray.storage.keys import nfc
 from monkeyray.storage.location import Location
@@ -296,7 +296,7 @@ def _table_errors(place: Location, called: str) -> Iterator[None]:
         if isinstance(error, OSError) and error.errno is not None:
             with local_errors(place):
                 raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         if isinstance(error, UnicodeDecodeError) or "invalid UTF8" in reason:
             reason = _NOT_UTF8
         raise InputError(

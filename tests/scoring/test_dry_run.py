@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from monkeyray.console import Say
 from monkeyray.images.decode import Limits
 from monkeyray.runs.plan import collect
 from monkeyray.runs.workers.decode_process import Work
 from monkeyray.runs.workers.pools import MachinePool
-from monkeyray.runs.workers.worker import Job, Progress
+from monkeyray.runs.workers.worker import Job
 from monkeyray.runs.workers.worker_count import WorkerCount
 from monkeyray.scoring.dry_run import Estimate, estimate
 from monkeyray.storage.location import Location
@@ -30,13 +30,7 @@ class TimedPool(MachinePool):
         self._decoded, self._computed = decoded, computed
 
     def run(
-        self,
-        job: Job,
-        shards: list[int],
-        workers: WorkerCount,
-        say: Say,
-        progress: Progress,
-        images: int | None = None,
+        self, job: Job, shards: list[int], workers: WorkerCount, *_: Any, **__: Any
     ) -> Counter[str]:
         assert workers.workers == 1
         assert isinstance(job.work, Work)

@@ -323,9 +323,9 @@ class SupervisedDecoder:
 
     def _note(self, table: pa.Table) -> int:
         """Remember an image that could be read; returns how many were refused."""
-        read = table.select(["uri", "etag_or_mtime"]).filter(table["sha256"].is_valid())
-        if len(read):
-            self._readable = tuple(read.slice(len(read) - 1).to_pylist()[0].values())
+        read = table.filter(table["sha256"].is_valid())
+        if read.num_rows:
+            self._readable = read["uri"][-1].as_py(), read["etag_or_mtime"][-1].as_py()
         return int(pc.sum(pc.is_in(table["status"], pa.array(REFUSED))).as_py() or 0)
 
     def _try_alone(self, row: pa.Table) -> Decoded | DecodeError | None:

@@ -8,6 +8,7 @@ added up, are the same for any number of workers and threads, and so are the hea
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +92,7 @@ def fit_linear(
     heads, width = weight.shape[1], vectors.shape[1]
     images = np.arange(len(vectors)) if images is None else images
     mean, scale = _mean_and_scale(vectors, images)
-    own_fold = np.full(len(images), -1) if fold is None else fold
+    its_fold = np.full(len(images), -1) if fold is None else fold
     ends = len(images) * np.arange(_SHARES + 1) // _SHARES
     own = range(_SHARES * rank // world, _SHARES * (rank + 1) // world)
     # If all workers have equally many shares, each sends one sum. Otherwise it sends each share, so
@@ -121,7 +122,7 @@ def fit_linear(
             logits *= weight[rows, :, None]
             residuals = logits.reshape(-1, biases)
             found[0] += (weight[rows] * losses).sum()
-            found[1 : extra - 1] += _measure(losses, hits, weight[rows], own_fold[rows])
+            found[1 : extra - 1] += _measure(losses, hits, weight[rows], its_fold[rows])
             gradient[:-1] += features.T @ residuals
             gradient[-1] += residuals.sum(axis=0)
         return found
@@ -176,10 +177,10 @@ def _add_up(parts: Iterator[Array], count: int) -> Array:
     return _add_up(parts, count // 2) + _add_up(parts, count // 2)
 
 
-def _measure(losses: Array, hits: Array, weight: Array, own_fold: Array) -> Array:
-    """Progress.measures of some images. All arrays are (n, heads), except `own_fold`, (n,)."""
-    held = np.flatnonzero(own_fold >= 0)
-    its = held, own_fold[held]
+def _measure(losses: Array, hits: Array, weight: Array, its_fold: Array) -> Array:
+    """Progress.measures of some images. All arrays are (n, heads), except `its_fold`, (n,)."""
+    held = np.flatnonzero(its_fold >= 0)
+    its = held, its_fold[held]
     return np.array(
         [
             weight[:, -1] @ losses[:, -1],
@@ -288,17 +289,20 @@ class LinearTraining:
                 worker.checkpoint(state)
                 last = time.monotonic()
 
-        found = fit_linear(
+        fit = functools.partial(
+            fit_linear,
             self.vectors,
-            folds.truth[learned],
-            weight[learned, None] * folds.seen(learned, self.heads),
-            self.labels,
-            config.l2,
-            images=learned,
+            labels=self.labels,
+            l2=config.l2,
             rank=worker.rank,
             world=worker.world,
             threads=worker.threads,
             all_reduce=worker.sum,
+        )
+        found = fit(
+            folds.truth[learned],
+            weight[learned, None] * folds.seen(learned, self.heads),
+            images=learned,
             fold=np.where(folds.fold < self.heads, folds.fold, -1)[learned],
             start=state.variables[0] if state.variables else None,
             steps=0 if state.done else max(0, config.epochs - state.epoch),
@@ -309,18 +313,7 @@ class LinearTraining:
         for fraction, subset in self.subsets.items():
             some = learned[subset[learned]]
             seen = folds.seen(some, folds.count)
-            found = fit_linear(
-                self.vectors,
-                folds.truth[some],
-                weight[some, None] * seen,
-                self.labels,
-                config.l2,
-                images=some,
-                rank=worker.rank,
-                world=worker.world,
-                threads=worker.threads,
-                all_reduce=worker.sum,
-            )
+            found = fit(folds.truth[some], weight[some, None] * seen, images=some)
             weights |= _named(f"subset-{fraction}/", found)
             weights[f"subset-{fraction}/images"] = seen.sum(axis=0).mean(keepdims=True)
         return replace(state, done=True), weights
